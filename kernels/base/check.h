@@ -1,0 +1,13 @@
+// Broken invariants of our own abort with a message; bad input never comes here.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+#define TANDEM_CHECK(condition)                                                            \
+  do {                                                                                     \
+    if (!(condition)) [[unlikely]] {                                                       \
+      std::fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, __LINE__, #condition); \
+      std::abort();                                                                        \
+    }                                                                                      \
+  } while (false)
