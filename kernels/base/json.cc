@@ -1,0 +1,173 @@
+#include "kernels/base/json.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace tandem::json {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxQuotedBytes = 64;
+constexpr size_t kMaxDetailBytes = 200;
+
+absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
+
+// Printable and short, whatever the file holds.
+std::string Quoted(std::string_view text) {
+  const bool cut = text.size() > kMaxQuotedBytes;
+  return absl::StrCat("\"", absl::CHexEscape(ToAbsl(text.substr(0, kMaxQuotedBytes))),
+                      cut ? "...\"" : "\"");
+}
+
+// Reads chars and notes how far the parser has come: the SAX interface gives a position with
+// syntax errors only.
+class CountingIterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  CountingIterator(const char* at, const char** reached) : at_(at), reached_(reached) {}
+  const char& operator*() const { return *at_; }
+  CountingIterator& operator++() {
+    *reached_ = ++at_;
+    return *this;
+  }
+  CountingIterator operator++(int) {
+    CountingIterator old = *this;
+    ++*this;
+    return old;
+  }
+  bool operator==(const CountingIterator& other) const { return at_ == other.at_; }
+  bool operator!=(const CountingIterator& other) const { return at_ != other.at_; }
+
+ private:
+  const char* at_;
+  const char** reached_;
+};
+
+// Builds the DOM. `open_` points into `root_`: containers grow only at the innermost open one,
+// so the addresses of the others stay.
+class DomBuilder {
+ public:
+  DomBuilder(const char* begin, const char* const* reached, int max_depth)
+      : begin_(begin), reached_(reached), max_depth_(max_depth) {}
+
+  bool null() { return Add(nullptr); }
+  bool boolean(bool value) { return Add(value); }
+  bool number_integer(Json::number_integer_t value) { return Add(value); }
+  bool number_unsigned(Json::number_unsigned_t value) { return Add(value); }
+  bool number_float(Json::number_float_t value, const std::string&) { return Add(value); }
+  bool string(std::string& value) { return Add(std::move(value)); }
+  bool binary(Json::binary_t&) { return Fail("binary value"); }
+  bool start_object(size_t) { return Open(Json::value_t::object); }
+  bool start_array(size_t) { return Open(Json::value_t::array); }
+  bool end_object() { return Close(); }
+  bool end_array() { return Close(); }
+
+  bool key(std::string& name) {
+    auto [entry, is_new] =
+        open_.back()->get_ref<Json::object_t&>().try_emplace(std::move(name), nullptr);
+    if (!is_new) return Fail(absl::StrCat("key ", Quoted(entry->first), " appears twice"));
+    slot_ = &entry->second;
+    return true;
+  }
+
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) {
+    // "[json.exception...] parse error at line L, column C: WHAT; last read: '...'; expected E".
+    // What was read is left out: it is of any length and need not be UTF-8.
+    const std::string_view full = error.what();
+    std::string_view what = full;
+    for (const std::string_view start : {"] ", "column ", ": "}) {
+      if (const size_t at = what.find(start); at != what.npos)
+        what.remove_prefix(at + start.size());
+    }
+    what = what.substr(0, std::min(what.find("; last read"), kMaxDetailBytes));
+    std::string_view expected;
+    if (const size_t at = full.rfind("; expected "); at != full.npos) expected = full.substr(at);
+    if (expected.size() > kMaxDetailBytes) expected = {};
+    message_ = absl::StrCat("byte ", position == 0 ? 0 : position - 1, ": ", ToAbsl(what),
+                            ToAbsl(expected));
+    return false;
+  }
+
+  Json TakeRoot() { return std::move(root_); }
+  const std::string& message() const { return message_; }
+
+ private:
+  bool Fail(const std::string& what) {
+    const std::ptrdiff_t offset = *reached_ - begin_;
+    message_ = absl::StrCat("byte ", offset > 0 ? offset - 1 : 0, ": ", what);
+    return false;
+  }
+
+  template <typename T>
+  Json* Place(T&& value) {
+    if (open_.empty()) return &(root_ = Json(std::forward<T>(value)));
+    if (open_.back()->is_array()) {
+      return &open_.back()->get_ref<Json::array_t&>().emplace_back(std::forward<T>(value));
+    }
+    return &(*slot_ = Json(std::forward<T>(value)));
+  }
+
+  template <typename T>
+  bool Add(T&& value) {
+    Place(std::forward<T>(value));
+    return true;
+  }
+
+  bool Open(Json::value_t kind) {
+    if (static_cast<int>(open_.size()) >= max_depth_) {
+      return Fail(absl::StrCat("nested deeper than ", max_depth_, " levels"));
+    }
+    open_.push_back(Place(kind));
+    return true;
+  }
+
+  bool Close() {
+    open_.pop_back();
+    return true;
+  }
+
+  const char* begin_;
+  const char* const* reached_;
+  int max_depth_;
+  Json root_;
+  Json* slot_ = nullptr;     // where the value after the last key goes
+  std::vector<Json*> open_;  // outermost first
+  std::string message_;
+};
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view name, int max_depth) {
+  const char* reached = text.data();
+  DomBuilder builder(text.data(), &reached, max_depth);
+  try {
+    const char* end = text.data() + text.size();
+    if (Json::sax_parse(CountingIterator(text.data(), &reached), CountingIterator(end, &reached),
+                        &builder)) {
+      return builder.TakeRoot();
+    }
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(ToAbsl(name), ": out of memory while parsing JSON"));
+  } catch (const std::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(ToAbsl(name), ": ", error.what()));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(ToAbsl(name), ": ", builder.message()));
+}
+
+}  // namespace tandem::json

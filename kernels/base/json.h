@@ -1,0 +1,25 @@
+// JSON text from outside, as a DOM that is safe to walk and to destroy.
+#pragma once
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace tandem::json {
+
+// Parses one JSON value that must be the whole of `text` (UTF-8; spaces around it are allowed).
+// `name` is the file or field that error messages begin with; it is not opened.
+//
+// Stricter than nlohmann::json::parse, which keeps the last of two equal keys, follows any
+// nesting, and throws. InvalidArgument, one line, "NAME: byte OFFSET: WHAT", for
+//   - a syntax error, a number beyond double, invalid UTF-8, bytes after the value;
+//   - a key that appears twice in one object (named);
+//   - arrays and objects nested deeper than `max_depth` (refused when the level opens, so that
+//     depth costs neither stack nor memory).
+// No exception leaves this function. The caller still has to check types before get<>():
+// nlohmann turns -1 into 2^64 - 1 and 1.9 into 1 without a word.
+absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view name,
+                                     int max_depth = 64);
+
+}  // namespace tandem::json

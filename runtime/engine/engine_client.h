@@ -1,0 +1,109 @@
+// The only door from a front (gRPC service, batch runner, command line) to the
+// engine: plain data in both directions, no tensors, no MPI. In process now; a
+// local socket can carry the same calls when the front is to outlive the ranks.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/engine/sampling_params.h"
+
+namespace tandem::engine {
+
+using RequestId = uint64_t;
+using Clock = std::chrono::steady_clock;
+
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0.0f;
+};
+
+enum class FinishReason : uint8_t {
+  kNone,       // not finished
+  kStop,       // a stop token (eos or stop_token_ids) or the sink's word
+  kLength,     // max_tokens, or the context is full
+  kCancelled,  // Cancel
+  kError,      // see Event::status
+};
+
+struct Timings {
+  double queue_seconds = 0;       // submit to first scheduled
+  double prefill_seconds = 0;     // first scheduled to first token
+  double decode_seconds = 0;      // first token to last
+};
+
+// What became of one choice in one step. At most one event a choice and step.
+struct Event {
+  RequestId request = 0;
+  int32_t choice = 0;
+  std::vector<int32_t> token_ids;  // new ones; the stop token included when it ended the choice
+  bool ended_by_token = false;     // the last of token_ids is the stop token
+  FinishReason finish = FinishReason::kNone;
+  absl::Status status;             // not OK exactly when finish is kError
+  // One entry per token where logprobs were asked for.
+  std::vector<TokenLogprob> chosen_logprobs;
+  std::vector<std::vector<TokenLogprob>> top_logprobs;
+  // Set on the finishing event.
+  int32_t prompt_tokens = 0;
+  int32_t cached_prompt_tokens = 0;  // served by the prefix cache
+  int32_t completion_tokens = 0;
+  Timings timings;
+  uint64_t logits_hash = 0;        // where SamplingParams::logits_hash asked for it
+};
+
+// Called on the engine's thread, never concurrently for one request; must not
+// block. Returning false ends that choice (kStop for the engine's accounts)
+// before the next step; no further event of the choice follows.
+using EventSink = std::function<bool(const Event&)>;
+
+struct Request {
+  std::vector<int32_t> prompt_ids;  // not empty, each in [0, vocab)
+  SamplingParams sampling;
+  std::optional<Clock::time_point> deadline;  // past it: kError with DEADLINE_EXCEEDED
+};
+
+struct EngineStats {
+  int64_t running = 0;           // sequences
+  int64_t waiting = 0;           // sequences
+  int64_t kv_blocks_total = 0;
+  int64_t kv_blocks_used = 0;    // held by sequences; cached but unreferenced ones are free
+  int64_t preemptions = 0;
+  int64_t steps = 0;
+  int64_t prompt_tokens = 0;     // computed, without cached ones
+  int64_t cached_prompt_tokens = 0;
+  int64_t generated_tokens = 0;
+  int64_t requests_finished = 0;
+};
+
+struct EngineLimits {
+  int32_t vocab_size = 0;
+  int32_t max_model_len = 0;     // prompt + output tokens of one sequence
+  int32_t max_queue = 0;
+};
+
+class EngineClient {
+ public:
+  virtual ~EngineClient() = default;
+
+  // INVALID_ARGUMENT: ids out of range, prompt empty or not shorter than
+  // max_model_len. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: draining
+  // or failed. Otherwise the sink gets events until each of the n choices has
+  // finished. Thread-safe.
+  virtual absl::StatusOr<RequestId> Submit(Request request, EventSink sink) = 0;
+
+  // Ends all choices of a request before the next step: blocks are freed, each
+  // unfinished choice gets one event with kCancelled. Unknown or finished ids
+  // are ignored. Thread-safe.
+  virtual void Cancel(RequestId request) = 0;
+
+  virtual EngineStats Stats() const = 0;
+  virtual EngineLimits Limits() const = 0;
+};
+
+}  // namespace tandem::engine
