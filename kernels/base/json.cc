@@ -94,10 +94,15 @@ class DomBuilder {
       if (const size_t at = what.find(start); at != what.npos)
         what.remove_prefix(at + start.size());
     }
-    what = what.substr(0, std::min(what.find("; last read"), kMaxDetailBytes));
+    what = what.substr(
+        0, std::min({what.find("; last read"), what.find("; expected "), kMaxDetailBytes}));
     std::string_view expected;
     if (const size_t at = full.rfind("; expected "); at != full.npos) expected = full.substr(at);
-    if (expected.size() > kMaxDetailBytes) expected = {};
+    const auto printable = [](unsigned char c) { return c >= 0x20 && c < 0x7f; };
+    if (expected.size() > kMaxDetailBytes ||
+        !std::all_of(expected.begin(), expected.end(), printable)) {
+      expected = {};  // the end of what was read, not nlohmann's words
+    }
     message_ = absl::StrCat("byte ", position == 0 ? 0 : position - 1, ": ", ToAbsl(what),
                             ToAbsl(expected));
     return false;
