@@ -41,10 +41,10 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   RopeConfig rope;
   bool tie_word_embeddings = false;
-  bool qkv_bias = false;      // q_proj, k_proj, v_proj carry biases
-  bool o_bias = false;        // o_proj carries one
-  bool mlp_bias = false;      // gate_proj, up_proj, down_proj
-  bool qk_norm = false;       // RMSNorm over head_dim of q and k before RoPE (Qwen3)
+  bool qkv_bias = false;  // q_proj, k_proj, v_proj carry biases
+  bool o_bias = false;    // o_proj carries one
+  bool mlp_bias = false;  // gate_proj, up_proj, down_proj
+  bool qk_norm = false;   // RMSNorm over head_dim of q and k before RoPE (Qwen3)
   // What config.json says the weights are (torch_dtype or dtype); the tensors'
   // own headers decide what is loaded.
   kernels::DType dtype = kernels::DType::kBF16;

@@ -1,0 +1,141 @@
+// All tensors of a model folder: model.safetensors, or the files that
+// model.safetensors.index.json names.
+//
+// Opening reads headers only. A rank then takes each tensor it needs once and
+// copies its own rows or columns; the bytes are counted, so that a test can
+// hold them against the rank's planned shard.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/loader/model_folder.h"
+#include "runtime/loader/safetensors.h"
+
+namespace tandem::loader {
+
+class Checkpoint;
+
+// A tensor taken from a Checkpoint, which must outlive it. Copyable; copies may
+// run on many threads at once. Elements keep the type of the file (dtype());
+// a 1-D tensor [n] has n rows of one element.
+//
+// Ranges come from the sharding arithmetic: one outside the tensor is a broken
+// invariant and aborts. DataLoss if the file can no longer be read.
+class CheckpointTensor {
+ public:
+  const TensorInfo& info() const { return *info_; }
+  kernels::DType dtype() const { return *info_->dtype; }
+  int64_t rows() const;       // shape[0]; 1 for a scalar
+  int64_t row_bytes() const;  // bytes of the remaining dimensions
+
+  // Rows [row_begin, row_end) to dst, (row_end - row_begin) * row_bytes().
+  absl::Status CopyRows(int64_t row_begin, int64_t row_end, void* dst) const;
+  // Everything.
+  absl::Status CopyAll(void* dst) const { return CopyRows(0, rows(), dst); }
+
+  // Columns [column_begin, column_end) of rows [row_begin, row_end) of a 2-D
+  // tensor; row r of the block starts at dst + (r - row_begin) * dst_stride
+  // (bytes). Reads no column outside, beyond what a page holds.
+  absl::Status CopyBlock(int64_t row_begin, int64_t row_end, int64_t column_begin,
+                         int64_t column_end, void* dst, size_t dst_stride) const;
+  // All rows, packed.
+  absl::Status CopyColumns(int64_t column_begin, int64_t column_end, void* dst) const;
+
+  // The mapped bytes themselves, for rows that are looked up while serving.
+  // They may be unaligned for dtype(): read them with memcpy. Whoever reads
+  // reports it with CountRead. Valid as long as the Checkpoint.
+  const std::byte* data() const;
+  void CountRead(uint64_t bytes) const;
+
+  // Drops the pages that data() brought into this process. Copies leave none.
+  void Release() const;
+
+ private:
+  friend class Checkpoint;
+  CheckpointTensor(Checkpoint* checkpoint, const TensorInfo* info)
+      : checkpoint_(checkpoint), info_(info) {}
+  Checkpoint* checkpoint_;
+  const TensorInfo* info_;
+};
+
+// A tensor that the model needs.
+struct ExpectedTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+
+class Checkpoint {
+ public:
+  // Errors name the file and tensor. Index entries that leave the folder
+  // (separators, "..", NUL), that name a file which lacks the tensor, and
+  // tensors that the index does not list are refused; files that are symlinks
+  // are not (the hub's cache is made of them).
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const ModelFolder& folder);
+
+  // Headers only: what a planner reads. In file order; never changes.
+  const std::vector<TensorInfo>& ListTensors() const { return tensors_; }
+  size_t file_count() const { return files_.size(); }
+  const SafetensorsFile& file(size_t index) const { return files_[index]; }
+
+  bool Has(std::string_view name) const;
+  // NotFound naming the folder. The pointer lives as long as the Checkpoint.
+  absl::StatusOr<const TensorInfo*> Find(std::string_view name) const;
+
+  // Checks a list at once without taking: one line that names up to eight
+  // missing tensors and counts the rest; else the first with a wrong shape or
+  // type.
+  absl::Status CheckPresent(const std::vector<ExpectedTensor>& expected) const;
+
+  // Marks a tensor as used. NotFound if there is none (remembered for
+  // CheckAllUsed), InvalidArgument on another shape or a type that is not F32,
+  // F16 or BF16, FailedPrecondition if it was taken before. Not thread-safe.
+  absl::StatusOr<CheckpointTensor> Take(std::string_view name,
+                                        const std::vector<int64_t>& expected_shape);
+
+  // Error if a Take found no tensor, or if tensors were never taken and
+  // `allowed_unused` does not excuse them: weights that are left over mean that
+  // the model is not the one that the configuration describes.
+  absl::Status CheckAllUsed(const std::function<bool(std::string_view name)>& allowed_unused) const;
+
+  // Payload bytes that copies and CountRead have reported; headers are not in it.
+  uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  uint64_t header_bytes() const;
+
+  // Digest of config.json's text and of every file's name, size and header.
+  // Ranks compare it at start. Weights of equal names and shapes are not told
+  // apart: that would mean reading them all.
+  uint64_t Identity() const { return identity_; }
+
+ private:
+  friend class CheckpointTensor;
+  explicit Checkpoint(std::string folder) : folder_(std::move(folder)) {}
+  absl::Status AddFile(const ModelFolder& folder, const std::string& name);
+  absl::Status CheckAgainst(const TensorInfo& info,
+                            const std::vector<int64_t>& expected_shape) const;
+
+  std::string folder_;  // for messages
+  std::vector<SafetensorsFile> files_;
+  std::vector<TensorInfo> tensors_;
+  std::unordered_map<std::string, size_t> by_name_;  // into tensors_
+  std::vector<bool> taken_;                          // per tensor
+  std::vector<std::string> missing_;                 // asked for in vain
+  std::atomic<uint64_t> bytes_read_{0};
+  uint64_t identity_ = 0;
+};
+
+// Leftovers known to be harmless: rotary_emb.inv_freq of old conversions (we
+// compute them) and, when the embedding is tied, lm_head.weight (the embedding
+// stands for it, as in Transformers).
+bool IsHarmlessLeftover(std::string_view name, bool tie_word_embeddings);
+
+}  // namespace tandem::loader
