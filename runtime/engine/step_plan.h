@@ -18,8 +18,8 @@ struct StepPlan {
   enum class Kind : uint32_t { kForward = 1, kShutdown = 2, kHeartbeat = 3 };
 
   Kind kind = Kind::kForward;
-  uint64_t sequence_number = 0;  // counts plans of one world; ranks check it
-  std::vector<int32_t> token_ids;       // shapes as in model::StepInput
+  uint64_t sequence_number = 0;    // counts plans of one world; ranks check it
+  std::vector<int32_t> token_ids;  // shapes as in model::StepInput
   std::vector<int32_t> positions;
   std::vector<int32_t> slot_mapping;
   std::vector<int32_t> cu_seqlens_q;

@@ -1,0 +1,169 @@
+#include "runtime/engine/step_plan.h"
+
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace tandem::engine {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "the flat form is little-endian and copied without swapping");
+
+constexpr uint32_t kMagic = 0x50535454;  // "TTSP"
+constexpr uint32_t kVersion = 1;
+constexpr size_t kArrays = 7;
+
+// 56 bytes, then the arrays in the order of StepPlan's fields.
+struct Header {
+  uint32_t magic;
+  uint32_t version;
+  uint32_t kind;
+  int32_t max_blocks;
+  uint64_t sequence_number;
+  uint32_t lengths[kArrays];  // elements
+  uint32_t reserved;          // 0
+};
+static_assert(sizeof(Header) == 56);
+
+template <typename Plan>
+auto Arrays(Plan& plan) {
+  return std::array{&plan.token_ids,    &plan.positions,    &plan.slot_mapping,  &plan.cu_seqlens_q,
+                    &plan.context_lens, &plan.block_tables, &plan.logits_indices};
+}
+
+// A forward plan's arrays must fit each other, so that a rank may index by them.
+// Slots and blocks are checked from below; their upper bound is the KV cache's.
+absl::Status CheckForward(const StepPlan& plan) {
+  const size_t tokens = plan.token_ids.size();
+  const size_t sequences = plan.context_lens.size();
+  if (tokens == 0 || sequences == 0) return absl::InternalError("step plan: no tokens");
+  if (plan.positions.size() != tokens || plan.slot_mapping.size() != tokens ||
+      plan.cu_seqlens_q.size() != sequences + 1 || plan.max_blocks <= 0 ||
+      plan.block_tables.size() != sequences * static_cast<size_t>(plan.max_blocks) ||
+      plan.logits_indices.size() > tokens) {
+    return absl::InternalError(
+        absl::StrCat("step plan: array lengths do not fit ", tokens, " tokens of ", sequences,
+                     " sequences: positions ", plan.positions.size(), ", slot_mapping ",
+                     plan.slot_mapping.size(), ", cu_seqlens_q ", plan.cu_seqlens_q.size(),
+                     ", block_tables ", plan.block_tables.size(), " at max_blocks ",
+                     plan.max_blocks, ", logits_indices ", plan.logits_indices.size()));
+  }
+  if (plan.cu_seqlens_q.front() != 0 || plan.cu_seqlens_q.back() != static_cast<int64_t>(tokens)) {
+    return absl::InternalError("step plan: cu_seqlens_q does not span the tokens");
+  }
+  for (size_t s = 0; s < sequences; ++s) {
+    const int64_t begin = plan.cu_seqlens_q[s];
+    const int64_t count = plan.cu_seqlens_q[s + 1] - begin;
+    const int64_t context = plan.context_lens[s];
+    if (count <= 0 || context < count || context > int64_t{plan.max_blocks} * model::kBlockSize) {
+      return absl::InternalError(absl::StrCat("step plan: sequence ", s, " has ", count,
+                                              " tokens of a context of ", context));
+    }
+  }
+  for (size_t t = 0; t < tokens; ++t) {
+    if (plan.token_ids[t] < 0 || plan.positions[t] < 0 || plan.slot_mapping[t] < 0) {
+      return absl::InternalError(
+          absl::StrCat("step plan: token ", t, " has a negative id, position or slot"));
+    }
+  }
+  int32_t previous = -1;
+  for (const int32_t index : plan.logits_indices) {
+    if (index <= previous || index >= static_cast<int64_t>(tokens)) {
+      return absl::InternalError(absl::StrCat("step plan: logits index ", index, " of ", tokens,
+                                              " tokens is out of range or order"));
+    }
+    previous = index;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+model::StepInput StepPlan::Input() const {
+  return {.token_ids = token_ids,
+          .positions = positions,
+          .slot_mapping = slot_mapping,
+          .cu_seqlens_q = cu_seqlens_q,
+          .context_lens = context_lens,
+          .block_tables = block_tables,
+          .max_blocks = max_blocks,
+          .logits_indices = logits_indices};
+}
+
+void StepPlan::Clear() {
+  for (std::vector<int32_t>* array : Arrays(*this)) array->clear();
+  max_blocks = 0;
+}
+
+void StepPlan::Serialize(std::vector<std::byte>& out) const {
+  Header header{.magic = kMagic,
+                .version = kVersion,
+                .kind = static_cast<uint32_t>(kind),
+                .max_blocks = max_blocks,
+                .sequence_number = sequence_number,
+                .lengths = {},
+                .reserved = 0};
+  const auto arrays = Arrays(*this);
+  size_t bytes = sizeof(Header);
+  for (size_t i = 0; i < kArrays; ++i) {
+    header.lengths[i] = static_cast<uint32_t>(arrays[i]->size());
+    bytes += arrays[i]->size() * sizeof(int32_t);
+  }
+  out.resize(bytes);
+  std::memcpy(out.data(), &header, sizeof(Header));
+  std::byte* to = out.data() + sizeof(Header);
+  for (const std::vector<int32_t>* array : arrays) {
+    if (array->empty()) continue;
+    std::memcpy(to, array->data(), array->size() * sizeof(int32_t));
+    to += array->size() * sizeof(int32_t);
+  }
+}
+
+absl::Status StepPlan::Parse(std::span<const std::byte> message) {
+  if (message.size() < sizeof(Header)) {
+    return absl::InternalError(
+        absl::StrCat("step plan: ", message.size(), " bytes, a header has ", sizeof(Header)));
+  }
+  Header header;
+  std::memcpy(&header, message.data(), sizeof(Header));
+  if (header.magic != kMagic || header.version != kVersion || header.reserved != 0) {
+    return absl::InternalError(
+        absl::StrCat("step plan: magic ", absl::Hex(header.magic, absl::kZeroPad8), " version ",
+                     header.version, ", expected ", absl::Hex(kMagic, absl::kZeroPad8), " version ",
+                     kVersion, "; do all ranks run the same build?"));
+  }
+  if (header.kind < static_cast<uint32_t>(Kind::kForward) ||
+      header.kind > static_cast<uint32_t>(Kind::kHeartbeat)) {
+    return absl::InternalError(absl::StrCat("step plan: unknown kind ", header.kind));
+  }
+  // Seven lengths of 32 bits cannot overflow this sum; nothing is allocated
+  // before it is known to equal the message's size.
+  uint64_t elements = 0;
+  for (const uint32_t length : header.lengths) elements += length;
+  if (sizeof(Header) + elements * sizeof(int32_t) != message.size()) {
+    return absl::InternalError(absl::StrCat("step plan: lengths say ",
+                                            sizeof(Header) + elements * sizeof(int32_t),
+                                            " bytes, the message has ", message.size()));
+  }
+  kind = static_cast<Kind>(header.kind);
+  sequence_number = header.sequence_number;
+  max_blocks = header.max_blocks;
+  const std::byte* from = message.data() + sizeof(Header);
+  const auto arrays = Arrays(*this);
+  for (size_t i = 0; i < kArrays; ++i) {
+    arrays[i]->resize(header.lengths[i]);
+    const size_t bytes = arrays[i]->size() * sizeof(int32_t);
+    if (bytes != 0) std::memcpy(arrays[i]->data(), from, bytes);
+    from += bytes;
+  }
+  if (kind == Kind::kForward) return CheckForward(*this);
+  if (elements != 0) {
+    return absl::InternalError(absl::StrCat("step plan: kind ", header.kind, " carries arrays"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::engine
