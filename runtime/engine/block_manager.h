@@ -1,0 +1,57 @@
+// Who holds which block of the paged KV cache: reference counts over block ids,
+// no tensors. Single-threaded (the engine's thread).
+//
+// Sharing is of full blocks only, so no block with more than one holder is ever
+// written and copy-on-write has no copies: a choice that shares a prompt takes
+// references to the prompt's full blocks and recomputes the tokens of its last,
+// partly filled block (at most kBlockSize tokens) in a block of its own.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/engine/prefix_cache.h"
+
+namespace tandem::engine {
+
+class BlockManager {
+ public:
+  // `cache` (not owned, may be null) knows which blocks hold reusable content;
+  // such blocks are kept when their last holder lets go, and evicted in the
+  // order in which that happened (least recently used first).
+  BlockManager(int32_t num_blocks, PrefixCache* cache);
+
+  int32_t num_blocks() const { return static_cast<int32_t>(ref_counts_.size()); }
+  int32_t num_used() const { return num_used_; }
+  // What Allocate can still give: free blocks and cached ones without holders.
+  int32_t num_available() const { return num_blocks() - num_used_; }
+  int32_t ref_count(int32_t block) const;
+
+  // Takes a block with one holder; a free one, else the least recently used
+  // cached one, which leaves the cache. -1 when every block is held.
+  int32_t Allocate();
+
+  // Adds a holder, also to a cached block that had none.
+  void Retain(int32_t block);
+
+  // Drops a holder. Release a sequence's blocks last to first: a chain is then
+  // evicted from its end and what remains can still be matched.
+  void Release(int32_t block);
+
+ private:
+  void Unlink(int32_t block);
+
+  PrefixCache* cache_;
+  int32_t num_used_ = 0;
+  std::vector<int32_t> ref_counts_;  // [blocks]
+  std::vector<int32_t> free_;        // a stack; neither held nor cached
+  // Cached blocks without holders as a ring through index num_blocks:
+  // next_[num_blocks] is the least recently used.
+  std::vector<int32_t> next_;      // [blocks + 1]
+  std::vector<int32_t> previous_;  // [blocks + 1]
+};
+
+// Blocks that `tokens` tokens fill or begin.
+int32_t BlocksFor(int32_t tokens);
+
+}  // namespace tandem::engine
