@@ -1,0 +1,28 @@
+// xxh64 over the raw fp32 logits of a choice's sampled positions, in order of
+// positions and, within one, of ids: two runs that agree in it computed the same
+// bits. Streaming: the state lives with the sequence, so that pre-emption, which
+// never samples a position again, does not change the sum.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+struct XXH64_state_s;
+
+namespace tandem::engine {
+
+class LogitsHash {
+ public:
+  LogitsHash();
+  void Update(std::span<const float> logits);  // [vocab] of the next position
+  uint64_t Digest() const;
+
+ private:
+  struct Free {
+    void operator()(XXH64_state_s* state) const;
+  };
+  std::unique_ptr<XXH64_state_s, Free> state_;
+};
+
+}  // namespace tandem::engine

@@ -1,0 +1,34 @@
+#include "runtime/engine/sequence.h"
+
+#include "kernels/base/check.h"
+#include "runtime/engine/block_manager.h"
+#include "runtime/model/step_input.h"
+
+namespace tandem::engine {
+
+Sequence::Sequence(RequestId request, int32_t choice, uint64_t arrival,
+                   std::span<const int32_t> prompt_ids, int32_t max_total_tokens)
+    : request_(request),
+      choice_(choice),
+      arrival_(arrival),
+      prompt_tokens_(static_cast<int32_t>(prompt_ids.size())),
+      max_total_tokens_(max_total_tokens),
+      tokens_(prompt_ids.begin(), prompt_ids.end()) {
+  TANDEM_CHECK(!prompt_ids.empty() && max_total_tokens > prompt_tokens_);
+}
+
+int32_t Sequence::num_shareable_tokens() const {
+  return (prompt_tokens_ - 1) / model::kBlockSize * model::kBlockSize;
+}
+
+void Sequence::Append(int32_t token_id) {
+  TANDEM_CHECK(num_tokens() < max_total_tokens_);
+  tokens_.push_back(token_id);
+}
+
+void Sequence::Reserve() {
+  tokens_.reserve(max_total_tokens_);
+  block_table.reserve(BlocksFor(max_total_tokens_));
+}
+
+}  // namespace tandem::engine
