@@ -6,25 +6,31 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+
 namespace tandem::engine {
 
 struct SamplingParams {
-  float temperature = 1.0f;          // 0: greedy, ties to the lowest id
-  int32_t top_k = 0;                 // 0: off
-  float top_p = 1.0f;                // 1: off
-  float min_p = 0.0f;                // 0: off
-  float repetition_penalty = 1.0f;   // 1: off; over prompt and output, as Transformers
-  float presence_penalty = 0.0f;     // over output
-  float frequency_penalty = 0.0f;    // over output
+  float temperature = 1.0f;         // 0: greedy, ties to the lowest id
+  int32_t top_k = 0;                // 0: off
+  float top_p = 1.0f;               // 1: off
+  float min_p = 0.0f;               // 0: off
+  float repetition_penalty = 1.0f;  // 1: off; over prompt and output, as Transformers
+  float presence_penalty = 0.0f;    // over output
+  float frequency_penalty = 0.0f;   // over output
   std::vector<std::pair<int32_t, float>> logit_bias;  // added to logits
-  uint64_t seed = 0;                 // draws depend on (seed, choice index, position) alone
+  uint64_t seed = 0;  // draws depend on (seed, choice index, position) alone
   int32_t max_tokens = 16;
-  int32_t min_tokens = 0;            // no stop token is sampled before
+  int32_t min_tokens = 0;               // no stop token is sampled before
   std::vector<int32_t> stop_token_ids;  // beside the model's eos ids
   bool ignore_eos = false;
-  int32_t n = 1;                     // choices; they share the prompt's blocks
-  int32_t logprobs = -1;             // -1: none; k: the chosen token's and the top k
-  bool logits_hash = false;          // hash the raw logits of each sampled position
+  int32_t n = 1;             // choices; they share the prompt's blocks
+  int32_t logprobs = -1;     // -1: none; k: the chosen token's and the top k
+  bool logits_hash = false;  // hash the raw logits of each sampled position
 };
+
+// INVALID_ARGUMENT naming the first field that is out of range or not a number.
+// Engine::Submit applies it too; a front may, to answer earlier.
+absl::Status ValidateSamplingParams(const SamplingParams& params, int32_t vocab_size);
 
 }  // namespace tandem::engine

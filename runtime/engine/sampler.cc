@@ -1,0 +1,343 @@
+#include "runtime/engine/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "kernels/base/check.h"
+#include "runtime/engine/exact_math.h"
+#include "runtime/engine/philox.h"
+
+namespace tandem::engine {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr int kWeightBits = 44;
+constexpr uint64_t kLargestWeight = uint64_t{1} << kWeightBits;
+
+// Signed integers in the order of the floats (minus zero equal to zero): their
+// comparisons vectorize, those of floats do not because of NaN. NaN lies beyond
+// the infinities, on the side of its sign bit.
+int32_t OrderedKey(float x) {
+  const auto bits = std::bit_cast<int32_t>(x + 0.0f);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+float FromOrderedKey(int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
+
+// One integer a token: a larger one comes first in the order.
+uint64_t Pack(int32_t key, int32_t id) {
+  return (uint64_t{static_cast<uint32_t>(key) ^ 0x80000000u} << 32) |
+         (0xffffffffu - static_cast<uint32_t>(id));
+}
+
+int32_t PackedId(uint64_t token) {
+  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(token));
+}
+
+float PackedLogit(uint64_t token) {
+  return FromOrderedKey(static_cast<int32_t>(static_cast<uint32_t>(token >> 32) ^ 0x80000000u));
+}
+
+struct Argmax {
+  int32_t id = -1;
+  float logit = kMinusInfinity;
+  bool valid = false;  // no NaN, no plus infinity, and something to choose
+};
+
+// One pass over memory: the largest and smallest key of a stretch, then a look
+// for the id in the stretch that holds the first largest.
+Argmax FindLargest(std::span<const float> logits) {
+  constexpr size_t kStretch = 2048;  // 8 KiB, still in the first cache
+  int32_t largest = std::numeric_limits<int32_t>::min();
+  int32_t smallest = std::numeric_limits<int32_t>::max();
+  size_t where = 0;
+  for (size_t begin = 0; begin < logits.size(); begin += kStretch) {
+    const size_t end = std::min(begin + kStretch, logits.size());
+    int32_t high = std::numeric_limits<int32_t>::min();
+    int32_t low = std::numeric_limits<int32_t>::max();
+    for (size_t i = begin; i < end; ++i) {
+      const int32_t key = OrderedKey(logits[i]);
+      high = key > high ? key : high;
+      low = key < low ? key : low;
+    }
+    smallest = std::min(smallest, low);
+    if (high > largest) {
+      largest = high;
+      where = begin;
+    }
+  }
+  const int32_t minus = OrderedKey(kMinusInfinity);
+  Argmax result;
+  result.valid = smallest >= minus && largest > minus && largest < OrderedKey(-kMinusInfinity);
+  if (!result.valid) return result;
+  while (OrderedKey(logits[where]) != largest) ++where;
+  result.id = static_cast<int32_t>(where);
+  result.logit = logits[where];
+  return result;
+}
+
+// 2^44 exp((logit - largest) / temperature), to nearest. Below -32 it is 0, so
+// that minus infinity needs no case of its own. The bias of 2^52 leaves the
+// rounded integer in the low bits of the sum, in a form that vectorizes.
+uint64_t Weight(float logit, double largest, double inverse_temperature) {
+  double x = (static_cast<double>(logit) - largest) * inverse_temperature;
+  x = x > -32.0 ? x : -32.0;
+  const double scaled = ExactExp(x) * static_cast<double>(kLargestWeight) + 0x1p52;
+  return std::bit_cast<uint64_t>(scaled) - std::bit_cast<uint64_t>(0x1p52);
+}
+
+// The weight that a prefix must reach.
+uint64_t Share(float share, uint64_t total) {
+  return static_cast<uint64_t>(std::ceil(static_cast<double>(share) * static_cast<double>(total)));
+}
+
+// Log of the sum of e^(logit - largest), added in 8 fixed lanes.
+double LogSumExp(std::span<const float> logits, double largest) {
+  constexpr size_t kLanes = 8;
+  std::array<double, kLanes> lanes{};
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) {
+      lanes[l] += ExactExp(static_cast<double>(logits[i + l]) - largest);
+    }
+  }
+  for (size_t l = 0; i < logits.size(); ++i, ++l) {
+    lanes[l] += ExactExp(static_cast<double>(logits[i]) - largest);
+  }
+  double sum = 0.0;
+  for (const double lane : lanes) sum += lane;
+  return ExactLog(sum);
+}
+
+}  // namespace
+
+Sampler::Sampler(int32_t vocab_size, std::vector<int32_t> eos_token_ids)
+    : vocab_size_(vocab_size), eos_token_ids_(std::move(eos_token_ids)) {
+  TANDEM_CHECK(vocab_size > 0 && vocab_size <= kMaxVocabSize);
+  row_.resize(vocab_size);
+  counts_.resize(vocab_size);
+  weights_.resize(vocab_size);
+  kept_.reserve(vocab_size);
+}
+
+bool Sampler::IsStop(int32_t token_id, const SamplingParams& params) const {
+  const auto holds = [token_id](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token_id) != ids.end();
+  };
+  return holds(params.stop_token_ids) || (!params.ignore_eos && holds(eos_token_ids_));
+}
+
+absl::Status Sampler::Run(const SampleInput& input, Sample* sample) {
+  TANDEM_CHECK(static_cast<int32_t>(input.logits.size()) == vocab_size_);
+  const std::span<const float> row = Process(input);
+  const bool raw = row.data() == input.logits.data();
+  Argmax largest = FindLargest(input.logits);
+  if (!largest.valid) {
+    return absl::InternalError("NAN_LOGITS: the model's logits are not numbers");
+  }
+  const float raw_largest = largest.logit;
+  if (!raw) largest = FindLargest(row);
+  if (!largest.valid) {
+    return absl::InvalidArgumentError("logit_bias and penalties leave no token to sample");
+  }
+  sample->token_id =
+      input.params.temperature == 0.0f ? largest.id : Draw(row, largest.logit, input);
+  sample->top_logprobs.clear();
+  if (input.params.logprobs >= 0) {
+    FillLogprobs(input.logits, raw_largest, input.params.logprobs, sample);
+  }
+  return absl::OkStatus();
+}
+
+std::span<const float> Sampler::Process(const SampleInput& input) {
+  const SamplingParams& params = input.params;
+  const bool repetition = params.repetition_penalty != 1.0f;
+  const bool counted = params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
+  const bool too_short = static_cast<int32_t>(input.output_ids.size()) < params.min_tokens;
+  if (params.logit_bias.empty() && !repetition && !counted && !too_short) return input.logits;
+
+  std::copy(input.logits.begin(), input.logits.end(), row_.begin());
+  for (const auto& [id, bias] : params.logit_bias) row_[id] += bias;
+  if (repetition) {
+    // counts_ marks the ids already penalized: each is once, however often it occurs.
+    for (const auto ids : {input.prompt_ids, input.output_ids}) {
+      for (const int32_t id : ids) {
+        if (counts_[id]++ != 0) continue;
+        float& logit = row_[id];
+        logit =
+            logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+      }
+    }
+    for (const auto ids : {input.prompt_ids, input.output_ids}) {
+      for (const int32_t id : ids) counts_[id] = 0;
+    }
+  }
+  if (counted) {
+    for (const int32_t id : input.output_ids) ++counts_[id];
+    for (const int32_t id : input.output_ids) {
+      const uint32_t count = std::exchange(counts_[id], 0);
+      if (count == 0) continue;
+      row_[id] -= static_cast<float>(count) * params.frequency_penalty;
+      row_[id] -= params.presence_penalty;
+    }
+  }
+  if (too_short) {
+    for (const int32_t id : params.stop_token_ids) row_[id] = kMinusInfinity;
+    if (!params.ignore_eos) {
+      for (const int32_t id : eos_token_ids_) {
+        if (id < vocab_size_) row_[id] = kMinusInfinity;
+      }
+    }
+  }
+  return row_;
+}
+
+void Sampler::FillLogprobs(std::span<const float> logits, float largest, int32_t k,
+                           Sample* sample) {
+  const double log_sum = LogSumExp(logits, largest);
+  const auto logprob = [&](float logit) {
+    return static_cast<float>(static_cast<double>(logit) - static_cast<double>(largest) - log_sum);
+  };
+  sample->logprob = logprob(logits[sample->token_id]);
+  if (k == 0) return;
+  SelectTopK(logits, k);
+  for (const uint64_t token : kept_) {
+    sample->top_logprobs.push_back(
+        {.token_id = PackedId(token), .logprob = logprob(PackedLogit(token))});
+  }
+}
+
+void Sampler::SelectTopK(std::span<const float> logits, int32_t k) {
+  // Collects what beats the k-th best so far; when the buffer is full it is cut
+  // to the best k. A later id never beats an equal key, so `>` is exact.
+  const auto count = static_cast<size_t>(k);
+  const size_t full = std::max<size_t>(2 * count, 1024);
+  kept_.clear();
+  int64_t threshold = std::numeric_limits<int64_t>::min();
+  const auto cut = [&] {
+    if (kept_.size() <= count) return;
+    const auto kth = kept_.begin() + static_cast<std::ptrdiff_t>(count) - 1;
+    std::nth_element(kept_.begin(), kth, kept_.end(), std::greater<>());
+    kept_.resize(count);
+    threshold = OrderedKey(PackedLogit(kept_.back()));
+  };
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const int32_t key = OrderedKey(logits[i]);
+    if (key <= threshold) continue;
+    kept_.push_back(Pack(key, static_cast<int32_t>(i)));
+    if (kept_.size() == full) cut();
+  }
+  cut();
+  std::sort(kept_.begin(), kept_.end(), std::greater<>());
+}
+
+void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
+  // Likely tokens are few: gather those above a falling bar until they weigh
+  // enough, then halve the boundary by selection instead of sorting.
+  for (const int bits : {kWeightBits - 10, kWeightBits - 22, 0}) {
+    const uint64_t bar = uint64_t{1} << bits;
+    uint64_t mass = 0;
+    kept_.clear();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (weights_[i] < bar) continue;
+      mass += weights_[i];
+      kept_.push_back(Pack(OrderedKey(logits[i]), static_cast<int32_t>(i)));
+    }
+    if (mass >= needed) break;
+  }
+  // The first `low` tokens weigh `before` < needed; the first `high` reach it.
+  auto low = kept_.begin();
+  auto high = kept_.end();
+  uint64_t before = 0;
+  while (high - low > 1) {
+    const auto middle = low + (high - low) / 2;
+    std::nth_element(low, middle, high, std::greater<>());
+    uint64_t mass = before;
+    for (auto it = low; it != middle; ++it) mass += weights_[PackedId(*it)];
+    if (mass >= needed) {
+      high = middle;
+    } else {
+      low = middle;
+      before = mass;
+    }
+  }
+  kept_.erase(high, kept_.end());
+}
+
+int32_t Sampler::Draw(std::span<const float> logits, float largest, const SampleInput& input) {
+  const SamplingParams& params = input.params;
+  const double inverse_temperature = 1.0 / static_cast<double>(params.temperature);
+  const double top = largest;
+  uint64_t total = 0;
+  const bool use_kept = (params.top_k > 0 && params.top_k < vocab_size_) || params.top_p < 1.0f;
+  if (params.top_k > 0 && params.top_k < vocab_size_) {
+    SelectTopK(logits, params.top_k);
+    for (const uint64_t token : kept_) {
+      const uint64_t weight = Weight(PackedLogit(token), top, inverse_temperature);
+      weights_[PackedId(token)] = weight;
+      total += weight;
+    }
+    if (params.top_p < 1.0f) {
+      const uint64_t needed = Share(params.top_p, total);
+      uint64_t mass = 0;
+      size_t count = 0;
+      while (mass < needed) mass += weights_[PackedId(kept_[count++])];
+      kept_.resize(count);
+    }
+  } else {
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const uint64_t weight = Weight(logits[i], top, inverse_temperature);
+      weights_[i] = weight;
+      total += weight;
+    }
+    if (params.top_p < 1.0f) SelectByWeight(logits, Share(params.top_p, total));
+  }
+  const uint64_t least = Share(params.min_p, kLargestWeight);
+
+  const auto position = static_cast<uint32_t>(input.prompt_ids.size() + input.output_ids.size());
+  const std::array<uint32_t, 4> random =
+      Philox4x32({position, static_cast<uint32_t>(input.choice), 0, 0},
+                 {static_cast<uint32_t>(params.seed), static_cast<uint32_t>(params.seed >> 32)});
+  const uint64_t uniform = (uint64_t{random[1]} << 32) | random[0];
+  const auto target = [uniform](uint64_t sum) {  // 0 .. sum - 1
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(uniform) * sum) >> 64);
+  };
+
+  if (use_kept) {
+    // By id: the packed form holds its complement in the low half.
+    std::sort(kept_.begin(), kept_.end(), [](uint64_t a, uint64_t b) {
+      return static_cast<uint32_t>(a) > static_cast<uint32_t>(b);
+    });
+    std::erase_if(kept_, [&](uint64_t token) { return weights_[PackedId(token)] < least; });
+    total = 0;
+    for (const uint64_t token : kept_) total += weights_[PackedId(token)];
+    uint64_t rest = target(total);
+    for (const uint64_t token : kept_) {
+      const int32_t id = PackedId(token);
+      if (rest < weights_[id]) return id;
+      rest -= weights_[id];
+    }
+  } else {
+    if (least > 0) {
+      total = 0;
+      for (uint64_t& weight : weights_) {
+        weight = weight < least ? 0 : weight;
+        total += weight;
+      }
+    }
+    uint64_t rest = target(total);
+    for (int32_t id = 0; id < vocab_size_; ++id) {
+      if (rest < weights_[id]) return id;
+      rest -= weights_[id];
+    }
+  }
+  TANDEM_CHECK(false && "the kept weights add up to their sum");
+  return -1;
+}
+
+}  // namespace tandem::engine

@@ -1,0 +1,97 @@
+// Chooses the next token of one sequence from its row of logits, so that the
+// choice is a pure function of (logits, parameters, tokens so far, choice
+// index): the same on every CPU, in every batch, after pre-emption or restart.
+//
+// Order of operations:
+//   1. logprobs, where asked for: log-softmax of the model's raw logits, before
+//      anything below (the default of vLLM).
+//   2. logit_bias is added.
+//   3. repetition_penalty, as Transformers: the logit of every id that occurs in
+//      prompt or output is divided by it when positive, else multiplied.
+//   4. frequency and presence penalties, as the OpenAI API: minus
+//      count * frequency_penalty, minus presence_penalty, over the output.
+//   5. min_tokens: stop ids are banned until that many tokens are out.
+//   6. temperature 0: the largest logit. Otherwise
+//   7. temperature, top_k, top_p, min_p, in the order of Transformers. (vLLM
+//      applies min_p before top_k and top_p: other sets only where top_p and
+//      min_p are both on.)
+//   8. a draw among what is left.
+//
+// Ties go to the lowest id everywhere: tokens are ordered by logit descending,
+// then id. top_k keeps exactly k. top_p keeps the shortest prefix of that order
+// whose probability reaches top_p of what top_k left. min_p keeps tokens with
+// at least min_p times the largest probability.
+//
+// A token's weight is exp((logit - largest) / temperature) in 44-bit fixed
+// point, rounded to nearest. Sums of integers are exact in any order, so
+// selection may take shortcuts without changing a bit. A token less likely than
+// 2^-45 of the likeliest has weight 0 and is never drawn (fp32 softmax loses
+// them at about 2^-24).
+//
+// The draw is Philox4x32-10 with key = seed and counter = (position, choice
+// index, 0, 0), position being the drawn token's index in prompt plus output: a
+// run continued from prompt plus partial output draws as one that never
+// stopped. Its first 64 bits, scaled to the kept weights' sum, are looked up in
+// their running sum in order of ids.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/engine/engine_client.h"
+#include "runtime/engine/sampling_params.h"
+
+namespace tandem::engine {
+
+struct SampleInput {
+  std::span<const float> logits;  // [vocab], raw
+  const SamplingParams& params;   // valid, see ValidateSamplingParams
+  std::span<const int32_t> prompt_ids;
+  std::span<const int32_t> output_ids;
+  int32_t choice = 0;
+};
+
+struct Sample {
+  int32_t token_id = -1;
+  // Where params.logprobs >= 0: of the chosen token, and of the params.logprobs
+  // likeliest in order.
+  float logprob = 0.0f;
+  std::vector<TokenLogprob> top_logprobs;
+};
+
+// Owns scratch of about 20 bytes an id; single-threaded.
+class Sampler {
+ public:
+  static constexpr int32_t kMaxVocabSize = 1 << 19;  // sums of weights fit 64 bits
+
+  Sampler(int32_t vocab_size, std::vector<int32_t> eos_token_ids);
+
+  // Whether the id ends a sequence with these parameters.
+  bool IsStop(int32_t token_id, const SamplingParams& params) const;
+
+  // INTERNAL "NAN_LOGITS: ..." for a NaN, plus infinity, or nothing but minus
+  // infinity in the raw logits; INVALID_ARGUMENT when bias and penalties left
+  // no token. Reuses sample's memory.
+  absl::Status Run(const SampleInput& input, Sample* sample);
+
+ private:
+  // The row after steps 2 to 5: the raw one, or row_ where something applied.
+  std::span<const float> Process(const SampleInput& input);
+  void FillLogprobs(std::span<const float> logits, float largest, int32_t k, Sample* sample);
+  int32_t Draw(std::span<const float> logits, float largest, const SampleInput& input);
+  // Sets kept_ to the first k tokens of the order, sorted.
+  void SelectTopK(std::span<const float> logits, int32_t k);
+  // Sets kept_ to a prefix of the order, unsorted, whose weight reaches `needed`.
+  void SelectByWeight(std::span<const float> logits, uint64_t needed);
+
+  const int32_t vocab_size_;
+  const std::vector<int32_t> eos_token_ids_;
+  std::vector<float> row_;         // [vocab]
+  std::vector<uint32_t> counts_;   // [vocab], all 0 between calls
+  std::vector<uint64_t> weights_;  // [vocab]
+  std::vector<uint64_t> kept_;     // [<= vocab], packed tokens, see sampler.cc
+};
+
+}  // namespace tandem::engine
