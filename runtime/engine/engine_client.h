@@ -33,9 +33,9 @@ enum class FinishReason : uint8_t {
 };
 
 struct Timings {
-  double queue_seconds = 0;       // submit to first scheduled
-  double prefill_seconds = 0;     // first scheduled to first token
-  double decode_seconds = 0;      // first token to last
+  double queue_seconds = 0;    // submit to first scheduled
+  double prefill_seconds = 0;  // first scheduled to first token
+  double decode_seconds = 0;   // first token to last
 };
 
 // What became of one choice in one step. At most one event a choice and step.
@@ -45,7 +45,7 @@ struct Event {
   std::vector<int32_t> token_ids;  // new ones; the stop token included when it ended the choice
   bool ended_by_token = false;     // the last of token_ids is the stop token
   FinishReason finish = FinishReason::kNone;
-  absl::Status status;             // not OK exactly when finish is kError
+  absl::Status status;  // not OK exactly when finish is kError
   // One entry per token where logprobs were asked for.
   std::vector<TokenLogprob> chosen_logprobs;
   std::vector<std::vector<TokenLogprob>> top_logprobs;
@@ -54,7 +54,7 @@ struct Event {
   int32_t cached_prompt_tokens = 0;  // served by the prefix cache
   int32_t completion_tokens = 0;
   Timings timings;
-  uint64_t logits_hash = 0;        // where SamplingParams::logits_hash asked for it
+  uint64_t logits_hash = 0;  // where SamplingParams::logits_hash asked for it
 };
 
 // Called on the engine's thread, never concurrently for one request; must not
@@ -69,13 +69,13 @@ struct Request {
 };
 
 struct EngineStats {
-  int64_t running = 0;           // sequences
-  int64_t waiting = 0;           // sequences
+  int64_t running = 0;  // sequences
+  int64_t waiting = 0;  // sequences
   int64_t kv_blocks_total = 0;
-  int64_t kv_blocks_used = 0;    // held by sequences; cached but unreferenced ones are free
+  int64_t kv_blocks_used = 0;  // held by sequences; cached but unreferenced ones are free
   int64_t preemptions = 0;
   int64_t steps = 0;
-  int64_t prompt_tokens = 0;     // computed, without cached ones
+  int64_t prompt_tokens = 0;  // computed, without cached ones
   int64_t cached_prompt_tokens = 0;
   int64_t generated_tokens = 0;
   int64_t requests_finished = 0;
@@ -83,7 +83,7 @@ struct EngineStats {
 
 struct EngineLimits {
   int32_t vocab_size = 0;
-  int32_t max_model_len = 0;     // prompt + output tokens of one sequence
+  int32_t max_model_len = 0;  // prompt + output tokens of one sequence
   int32_t max_queue = 0;
 };
 

@@ -1,0 +1,145 @@
+// The loop of rank 0: requests in, steps through a StepExecutor, events out.
+//
+// One thread, started by Start, does all of it; each turn, before it schedules
+// a step, it takes new requests from the bounded queue, applies cancels and
+// ends what is past its deadline, so that a request that is over never costs
+// another step. Without work it sleeps on a condition variable.
+//
+// An executor's error is final: every open choice ends with kError and
+// UNAVAILABLE, on_failure is called once, and Submit answers UNAVAILABLE from
+// then on. Waits inside Execute must be bounded by the executor; Stop waits for
+// the step in progress.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/engine/engine_client.h"
+#include "runtime/engine/engine_config.h"
+#include "runtime/engine/sampler.h"
+#include "runtime/engine/scheduler.h"
+#include "runtime/engine/step_executor.h"
+#include "runtime/engine/step_plan.h"
+
+namespace tandem::engine {
+
+// All called on the engine's thread.
+struct EngineHooks {
+  // Called every idle_interval while there is no work; 0: never. An error is
+  // final, as one of the executor's is.
+  std::function<absl::Status()> on_idle;
+  std::chrono::milliseconds idle_interval{0};
+  // Called once, after the last events, with the executor's or on_idle's error.
+  std::function<void(const absl::Status&)> on_failure;
+};
+
+class Engine : public EngineClient {
+ public:
+  // INVALID_ARGUMENT names the field of `config` that is out of range.
+  // `executor` is not owned and outlives the engine; it is called on the
+  // engine's thread alone. Requests are accepted at once and served from Start.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineConfig config, StepExecutor* executor,
+                                                        EngineHooks hooks = {});
+
+  // Stops.
+  ~Engine() override;
+
+  // Once, before anything but Submit and Cancel.
+  void Start();
+
+  // Refuses new requests and waits until the open ones have ended. OK then.
+  // DEADLINE_EXCEEDED when some remain: they end with kError and UNAVAILABLE
+  // before the next step. Not on the engine's thread.
+  absl::Status Drain(Clock::time_point deadline);
+
+  // Refuses new requests, ends the open ones with kError and UNAVAILABLE after
+  // the step in progress, and joins the thread. Idempotent. Not on the engine's
+  // thread.
+  void Stop();
+
+  // As EngineClient says; besides INVALID_ARGUMENT for sampling parameters out
+  // of range and for a request that could outgrow the KV cache. n choices take
+  // n places in the queue.
+  absl::StatusOr<RequestId> Submit(Request request, EventSink sink) override;
+  void Cancel(RequestId request) override;
+  EngineStats Stats() const override;
+  EngineLimits Limits() const override;
+
+  // OK, or what made the engine fail.
+  absl::Status Failure() const;
+
+ private:
+  struct Choice;
+  struct OpenRequest;
+
+  Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks);
+
+  void Run();
+  // Sleeps until there is something to do, then takes it. False: the loop ends.
+  bool TakeCommands(absl::Status* failure);
+  void Admit();
+  void ApplyCancels();
+  void ExpireDeadlines(Clock::time_point now);
+  absl::Status Step();
+  void Accept(const ScheduledSequence& entry, Clock::time_point now);
+  void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
+  void EndAll(const absl::Status& status);
+  // Ends a choice, with an event unless its sink asked for the end. The request
+  // goes with its last choice: the references are dead afterwards.
+  void Finish(OpenRequest& request, Choice& choice, FinishReason reason, const absl::Status& status,
+              bool emit);
+  bool Emit(OpenRequest& request, Choice& choice, FinishReason reason, const absl::Status& status);
+  void PublishStats();
+  void Fail(const absl::Status& status);
+
+  const EngineConfig config_;
+  StepExecutor* const executor_;
+  const EngineHooks hooks_;
+  std::thread thread_;
+
+  // Shared between threads, under mutex_.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;     // the engine's thread: something to do
+  std::condition_variable drained_;  // Drain: nothing open
+  std::vector<std::unique_ptr<OpenRequest>> incoming_;
+  std::vector<RequestId> cancels_;
+  RequestId next_request_ = 1;
+  int64_t queued_ = 0;  // choices that wait for their first step, incoming_ included
+  int64_t incoming_choices_ = 0;
+  int64_t open_requests_ = 0;  // incoming_ included
+  bool draining_ = false;      // no new requests
+  bool end_open_ = false;      // a drain's deadline has passed
+  bool stop_ = false;
+  bool started_ = false;
+  absl::Status failure_;
+  EngineStats stats_;
+
+  // The engine's thread alone (Stop's, where Start never was).
+  Scheduler scheduler_;
+  Sampler sampler_;
+  StepPlan plan_;
+  std::unique_ptr<float[]> logits_;  // [max running, vocab]
+  std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;
+  std::vector<std::unique_ptr<OpenRequest>> taken_;
+  std::vector<RequestId> taken_cancels_;
+  bool end_all_ = false;
+  uint64_t next_arrival_ = 1;
+  Clock::time_point next_deadline_ = Clock::time_point::max();  // none is earlier
+  Sample sample_;
+  Event event_;
+  EngineStats work_;         // counters, copied to stats_ by PublishStats
+  int64_t first_steps_ = 0;  // choices that left the queue since PublishStats
+  int64_t closed_ = 0;       // requests that ended since PublishStats
+};
+
+}  // namespace tandem::engine
