@@ -1,0 +1,191 @@
+// A device seen from above: memory, and the operations of a decoder step on it.
+// One class per device (ref: the scalar specification; cpu: SIMD). Built once at
+// start and passed down. One rank uses a backend from one thread; operations run
+// in the order of the calls and may return before they are done, until
+// Synchronize.
+//
+// Activations are fp32. Every operation defines its order of additions, and all
+// backends of one arithmetic family give the same bits (tests compare cpu with
+// ref for equality). Dimensions of zero are allowed everywhere: a rank may own no
+// head or no leaf.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "kernels/base/sum_tree.h"
+
+namespace tandem::kernels {
+
+// Owning device memory, 64-byte aligned and zeroed when allocated.
+class Buffer {
+ public:
+  using Deleter = void (*)(void* data, size_t bytes);
+
+  Buffer() = default;
+  Buffer(void* data, size_t bytes, Deleter deleter) : data_(data), bytes_(bytes), deleter_(deleter) {}
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(deleter_, other.deleter_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) deleter_(data_, bytes_);
+  }
+
+  template <typename T>
+  T* as() const { return static_cast<T*>(data_); }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+  Deleter deleter_ = nullptr;
+};
+
+// Shape of one rank's share of a linear layer y = W x.
+// Column-parallel: all leaves are owned, rows are the rank's own.
+// Row-parallel: rows are all of them, leaves the rank's own.
+struct LinearSpec {
+  DType dtype = DType::kBF16;
+  int64_t rows = 0;            // outputs held here
+  int64_t global_columns = 0;  // K of the whole layer
+  int64_t leaf_size = 128;     // columns of a leaf
+  LeafRange leaves;            // owned; local columns are theirs
+
+  int64_t column_begin() const { return leaves.begin * leaf_size; }
+  int64_t columns() const {
+    const int64_t end = leaves.end * leaf_size;
+    return (end < global_columns ? end : global_columns) - column_begin();
+  }
+};
+
+// Weights in a backend's own layout.
+class LinearWeight {
+ public:
+  explicit LinearWeight(const LinearSpec& spec)
+      : spec(spec), schedule(MakeLeafSchedule(spec.global_columns, spec.leaf_size, spec.leaves)) {}
+  virtual ~LinearWeight() = default;
+  virtual size_t bytes() const = 0;
+
+  const LinearSpec spec;
+  const LeafSchedule schedule;
+};
+
+// Fills dst with rows [row_begin, row_end) of a weight, row-major
+// [rows, local columns] in the spec's dtype.
+using RowReader =
+    absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, std::byte* dst)>;
+
+// One layer's KV cache on one rank. K is stored [block, kv_head, head_dim,
+// block_size], so that a vector lane is a position; V is [block, kv_head,
+// block_size, v_stride], so that a lane is a dimension; v_stride is head_dim
+// rounded up to 16.
+struct KvCacheView {
+  DType dtype = DType::kF32;
+  void* k = nullptr;
+  void* v = nullptr;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t v_stride() const { return (head_dim + 15) / 16 * 16; }
+  // Elements of one block, all heads.
+  int64_t k_block_elements() const { return kv_heads * head_dim * 16; }
+  int64_t v_block_elements() const { return kv_heads * 16 * v_stride(); }
+};
+
+struct RopeAndCacheArgs {
+  int64_t tokens = 0;
+  int64_t q_heads = 0;
+  int64_t head_dim = 0;
+  float* qkv = nullptr;           // [tokens, (q_heads + 2 kv_heads) * head_dim]; q is updated
+  const float* q_norm = nullptr;  // [head_dim] or null: RMSNorm per head before RoPE
+  const float* k_norm = nullptr;
+  float norm_epsilon = 0;
+  const float* cos = nullptr;     // [tokens, head_dim / 2]
+  const float* sin = nullptr;
+  const int32_t* slot_mapping = nullptr;  // [tokens]
+  KvCacheView cache;
+};
+
+struct PagedAttentionArgs {
+  int64_t tokens = 0;
+  int64_t q_heads = 0;
+  int64_t head_dim = 0;
+  const float* qkv = nullptr;             // q of each token at the row's start
+  int64_t qkv_stride = 0;                 // floats between tokens
+  const int32_t* positions = nullptr;     // [tokens]; token t attends to [0, position]
+  const int32_t* token_sequence = nullptr;  // [tokens], row of block_tables
+  const int32_t* block_tables = nullptr;  // [sequences, max_blocks]
+  int64_t max_blocks = 0;
+  const int32_t* head_to_kv = nullptr;    // [q_heads], local KV head of each local query head
+  float scale = 0;
+  KvCacheView cache;
+  float* out = nullptr;                   // [tokens, q_heads * head_dim]
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
+  virtual void CopyFromHost(void* dst, const void* src, size_t bytes) = 0;
+  virtual void CopyToHost(void* dst, const void* src, size_t bytes) = 0;
+  virtual void Synchronize() = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
+                                                                   RowReader read_rows) = 0;
+
+  // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
+  // in order; x is [tokens, columns]. Inside a leaf, columns are added in order
+  // by fused multiply-adds from zero; leaves along the tree. With all leaves
+  // owned there is one subtree, the product itself; bias ([rows] or null) may be
+  // given only then, and is added last.
+  virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens,
+                      const float* bias, float* y) = 0;
+
+  // out[t] = row ids[t] of a host table [vocab, hidden], widened to fp32.
+  virtual void EmbedTokens(const void* host_table, DType dtype, int64_t hidden,
+                           const int32_t* ids, int64_t tokens, float* out) = 0;
+
+  // residual += delta (+ delta_bias) where delta is not null; then
+  // out = residual / sqrt(mean(residual^2) + epsilon) * weight. Squares are added
+  // in 16 lanes, column j in lane j mod 16, lanes then folded 8, 4, 2, 1.
+  // [tokens, hidden] each; weight and delta_bias [hidden].
+  virtual void AddRmsNorm(const float* delta, const float* delta_bias, float* residual,
+                          const float* weight, float epsilon, int64_t tokens, int64_t hidden,
+                          float* out) = 0;
+
+  // cos, sin [tokens, half] of float(position) * inverse_frequencies[i], each
+  // times attention_factor.
+  virtual void RopeAngles(const int32_t* positions, int64_t tokens,
+                          const float* inverse_frequencies, int64_t half,
+                          float attention_factor, float* cos, float* sin) = 0;
+
+  // Norms (where asked) and rotates q and k, halves paired as Transformers'
+  // rotate_half does; writes k and v to the cache's slots, rounded to its dtype.
+  virtual void RopeAndCache(const RopeAndCacheArgs& args) = 0;
+
+  // Softmax attention of each (token, head) over its cached context. The context
+  // is cut at fixed positions every 256; inside a cut, scores are dot products
+  // with columns in order, exponentials are relative to the cut's maximum, their
+  // sum runs in 16 lanes (position mod 16), values add in position order; cuts
+  // are combined in order.
+  virtual void PagedAttention(const PagedAttentionArgs& args) = 0;
+
+  // out[t, i] = silu(gate_up[t, i]) * gate_up[t, columns + i].
+  virtual void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) = 0;
+
+  // out[r] = x[indices[r]], rows of `columns`.
+  virtual void GatherRows(const float* x, const int32_t* indices, int64_t rows, int64_t columns,
+                          float* out) = 0;
+};
+
+}  // namespace tandem::kernels

@@ -1,0 +1,100 @@
+// Scalar arithmetic that every backend repeats bit for bit: conversions, exp,
+// sine and cosine from fused multiply-adds alone. libm's own functions pick an
+// implementation by CPU, so their last bits may differ between hosts.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+namespace tandem::kernels {
+
+inline float Bf16ToFloat(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+// Rounds to nearest even; NaN stays NaN.
+inline uint16_t FloatToBf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float F16ToFloat(uint16_t bits) {
+  _Float16 half;
+  static_assert(sizeof(half) == 2);
+  __builtin_memcpy(&half, &bits, 2);
+  return static_cast<float>(half);
+}
+
+// Rounds to nearest even; too large becomes infinity.
+inline uint16_t FloatToF16(float value) {
+  const _Float16 half = static_cast<_Float16>(value);
+  uint16_t bits;
+  __builtin_memcpy(&bits, &half, 2);
+  return bits;
+}
+
+// exp(x) = 2^n * p(r), x = n ln 2 + r, |r| <= ln 2 / 2; p is the Taylor series to
+// degree 7 (remainder below 2^-27 of the result). x is clamped to
+// [kExpMin, 88]; below, the result is 0, so that masked scores vanish.
+inline constexpr float kExpMin = -87.0f;
+inline constexpr float kExpMax = 88.0f;
+inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
+inline constexpr float kLn2Low = 1.42860677838325500488e-06f;
+inline constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+inline constexpr float kExpCoefficients[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120,
+                                             1.0f / 24,   1.0f / 6,   0.5f, 1.0f, 1.0f};
+
+inline float ExpF32(float x) {
+  if (x < kExpMin) return 0.0f;
+  const float clamped = x > kExpMax ? kExpMax : x;
+  const float shifted = std::fma(clamped, kLog2E, kRoundMagic);
+  const float n = shifted - kRoundMagic;
+  float r = std::fma(-n, kLn2High, clamped);
+  r = std::fma(-n, kLn2Low, r);
+  float p = kExpCoefficients[0];
+  for (int i = 1; i < 8; ++i) p = std::fma(p, r, kExpCoefficients[i]);
+  const int32_t exponent = static_cast<int32_t>(n);
+  return p * std::bit_cast<float>((exponent + 127) << 23);
+}
+
+// Sine and cosine of a finite fp32 angle below 2^30, correct to fp32 rounding:
+// reduced in double by multiples of pi/2 (pi/2 in three parts), then Taylor.
+inline void SinCosF32(float angle, float& sine, float& cosine) {
+  constexpr double kTwoOverPi = 0.63661977236758134308;
+  constexpr double kPart1 = 1.57079632673412561417e+00;  // first 33 bits of pi/2
+  constexpr double kPart2 = 6.07710050630396597660e-11;  // next 33 bits
+  constexpr double kPart3 = 2.02226624871116645580e-21;  // the next
+  const double x = angle;
+  const double n = std::nearbyint(x * kTwoOverPi);
+  double r = std::fma(-n, kPart1, x);
+  r = std::fma(-n, kPart2, r);
+  r = std::fma(-n, kPart3, r);
+  const double r2 = r * r;
+  double s = -1.0 / 1307674368000.0;  // 1/15!
+  s = std::fma(s, r2, 1.0 / 6227020800.0);
+  s = std::fma(s, r2, -1.0 / 39916800.0);
+  s = std::fma(s, r2, 1.0 / 362880.0);
+  s = std::fma(s, r2, -1.0 / 5040.0);
+  s = std::fma(s, r2, 1.0 / 120.0);
+  s = std::fma(s, r2, -1.0 / 6.0);
+  s = std::fma(s * r2, r, r);
+  double c = 1.0 / 20922789888000.0;  // 1/16!
+  c = std::fma(c, r2, -1.0 / 87178291200.0);
+  c = std::fma(c, r2, 1.0 / 479001600.0);
+  c = std::fma(c, r2, -1.0 / 3628800.0);
+  c = std::fma(c, r2, 1.0 / 40320.0);
+  c = std::fma(c, r2, -1.0 / 720.0);
+  c = std::fma(c, r2, 1.0 / 24.0);
+  c = std::fma(c, r2, -0.5);
+  c = std::fma(c, r2, 1.0);
+  const int64_t quadrant = static_cast<int64_t>(n) & 3;
+  const double a = (quadrant & 1) ? c : s;
+  const double b = (quadrant & 1) ? s : c;
+  sine = static_cast<float>((quadrant & 2) ? -a : a);
+  cosine = static_cast<float>((quadrant == 1 || quadrant == 2) ? -b : b);
+}
+
+}  // namespace tandem::kernels

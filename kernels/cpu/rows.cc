@@ -1,0 +1,193 @@
+// Row-wise operations: norms, activation, rotation with the KV write.
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/rows.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tandem::kernels::HWY_NAMESPACE {
+
+void AddRmsNormRowTarget(const float* HWY_RESTRICT delta, const float* HWY_RESTRICT delta_bias,
+                         float* HWY_RESTRICT residual, const float* HWY_RESTRICT weight,
+                         float epsilon, size_t hidden, float* HWY_RESTRICT out) {
+  const F d;
+  if (delta != nullptr) {
+    size_t j = 0;
+    for (; j + kWidth <= hidden; j += kWidth) {
+      V v = hn::LoadU(d, delta + j);
+      if (delta_bias != nullptr) v = hn::Add(v, hn::LoadU(d, delta_bias + j));
+      hn::StoreU(hn::Add(hn::LoadU(d, residual + j), v), d, residual + j);
+    }
+    for (; j < hidden; ++j) {
+      const float v = delta_bias != nullptr ? delta[j] + delta_bias[j] : delta[j];
+      residual[j] += v;
+    }
+  }
+  const float inverse = InverseRms(residual, hidden, epsilon);
+  const V scale = hn::Set(d, inverse);
+  size_t j = 0;
+  for (; j + kWidth <= hidden; j += kWidth) {
+    const V v = hn::Mul(hn::LoadU(d, residual + j), scale);
+    hn::StoreU(hn::Mul(v, hn::LoadU(d, weight + j)), d, out + j);
+  }
+  for (; j < hidden; ++j) out[j] = residual[j] * inverse * weight[j];
+}
+
+void SiluMulRowTarget(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
+                      size_t columns, float* HWY_RESTRICT out) {
+  const F d;
+  const V one = hn::Set(d, 1.0f);
+  size_t j = 0;
+  for (; j + kWidth <= columns; j += kWidth) {
+    const V g = hn::LoadU(d, gate + j);
+    const V silu = hn::Div(g, hn::Add(one, Exp(hn::Neg(g))));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + j)), d, out + j);
+  }
+  for (; j < columns; ++j) out[j] = gate[j] / (1.0f + ExpF32(-gate[j])) * up[j];
+}
+
+template <DType dtype>
+void WidenTyped(const void* row, size_t columns, float* HWY_RESTRICT out) {
+  const F d;
+  const auto* in = static_cast<const typename Storage<dtype>::T*>(row);
+  size_t j = 0;
+  for (; j + kWidth <= columns; j += kWidth) hn::StoreU(LoadWide<dtype>(in + j), d, out + j);
+  // The row may be unaligned: it lies in a mapped file.
+  for (; j < columns; ++j) {
+    if constexpr (dtype == DType::kF32) {
+      std::memcpy(out + j, in + j, sizeof(float));
+    } else {
+      uint16_t bits;
+      std::memcpy(&bits, in + j, sizeof(bits));
+      out[j] = dtype == DType::kF16 ? F16ToFloat(bits) : Bf16ToFloat(bits);
+    }
+  }
+}
+
+void WidenRowTarget(const void* row, DType dtype, size_t columns, float* HWY_RESTRICT out) {
+  switch (dtype) {
+    case DType::kF32: WidenTyped<DType::kF32>(row, columns, out); return;
+    case DType::kF16: WidenTyped<DType::kF16>(row, columns, out); return;
+    case DType::kBF16: WidenTyped<DType::kBF16>(row, columns, out); return;
+  }
+}
+
+// RMSNorm (where norm is given) and rotation of one head in place.
+HWY_INLINE void NormRotate(float* HWY_RESTRICT head, size_t head_dim,
+                           const float* HWY_RESTRICT norm, float epsilon,
+                           const float* HWY_RESTRICT cos, const float* HWY_RESTRICT sin) {
+  const F d;
+  if (norm != nullptr) {
+    const float inverse = InverseRms(head, head_dim, epsilon);
+    for (size_t i = 0; i < head_dim; ++i) head[i] = head[i] * inverse * norm[i];
+  }
+  const size_t half = head_dim / 2;
+  size_t i = 0;
+  for (; i + kWidth <= half; i += kWidth) {
+    const V x1 = hn::LoadU(d, head + i);
+    const V x2 = hn::LoadU(d, head + half + i);
+    const V c = hn::LoadU(d, cos + i);
+    const V s = hn::LoadU(d, sin + i);
+    hn::StoreU(hn::MulAdd(x1, c, hn::Neg(hn::Mul(x2, s))), d, head + i);
+    hn::StoreU(hn::MulAdd(x2, c, hn::Mul(x1, s)), d, head + half + i);
+  }
+  for (; i < half; ++i) {
+    const float x1 = head[i];
+    const float x2 = head[half + i];
+    head[i] = __builtin_fmaf(x1, cos[i], -(x2 * sin[i]));
+    head[half + i] = __builtin_fmaf(x2, cos[i], x1 * sin[i]);
+  }
+}
+
+// How one fp32 value is rounded into the cache.
+template <DType dtype>
+struct CacheElement;
+template <>
+struct CacheElement<DType::kF32> {
+  using T = float;
+  static T From(float v) { return v; }
+};
+template <>
+struct CacheElement<DType::kF16> {
+  using T = uint16_t;
+  static T From(float v) { return FloatToF16(v); }
+};
+template <>
+struct CacheElement<DType::kBF16> {
+  using T = uint16_t;
+  static T From(float v) { return FloatToBf16(v); }
+};
+
+template <DType dtype>
+void RopeAndCacheTyped(const RopeAndCacheArgs& a, int64_t token) {
+  using Element = CacheElement<dtype>;
+  const size_t d = static_cast<size_t>(a.head_dim);
+  const int64_t kv_heads = a.cache.kv_heads;
+  float* row = a.qkv + token * (a.q_heads + 2 * kv_heads) * a.head_dim;
+  const float* cos = a.cos + token * (a.head_dim / 2);
+  const float* sin = a.sin + token * (a.head_dim / 2);
+  for (int64_t h = 0; h < a.q_heads; ++h) {
+    NormRotate(row + h * a.head_dim, d, a.q_norm, a.norm_epsilon, cos, sin);
+  }
+  const int64_t block = a.slot_mapping[token] / 16;
+  const int64_t offset = a.slot_mapping[token] % 16;
+  for (int64_t h = 0; h < kv_heads; ++h) {
+    float* k = row + (a.q_heads + h) * a.head_dim;
+    const float* v = row + (a.q_heads + kv_heads + h) * a.head_dim;
+    NormRotate(k, d, a.k_norm, a.norm_epsilon, cos, sin);
+    auto* k_out = static_cast<typename Element::T*>(a.cache.k) +
+                  block * a.cache.k_block_elements() + h * a.head_dim * 16 + offset;
+    auto* v_out = static_cast<typename Element::T*>(a.cache.v) +
+                  block * a.cache.v_block_elements() + (h * 16 + offset) * a.cache.v_stride();
+    for (size_t i = 0; i < d; ++i) {
+      k_out[i * 16] = Element::From(k[i]);
+      v_out[i] = Element::From(v[i]);
+    }
+  }
+}
+
+void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
+  switch (a.cache.dtype) {
+    case DType::kF32: RopeAndCacheTyped<DType::kF32>(a, token); return;
+    case DType::kF16: RopeAndCacheTyped<DType::kF16>(a, token); return;
+    case DType::kBF16: RopeAndCacheTyped<DType::kBF16>(a, token); return;
+  }
+}
+
+}  // namespace tandem::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tandem::kernels {
+HWY_EXPORT(AddRmsNormRowTarget);
+HWY_EXPORT(SiluMulRowTarget);
+HWY_EXPORT(WidenRowTarget);
+HWY_EXPORT(RopeAndCacheTokenTarget);
+
+namespace cpu {
+
+void AddRmsNormRow(const float* delta, const float* delta_bias, float* residual,
+                   const float* weight, float epsilon, int64_t hidden, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddRmsNormRowTarget)
+  (delta, delta_bias, residual, weight, epsilon, static_cast<size_t>(hidden), out);
+}
+
+void SiluMulRow(const float* gate, const float* up, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(SiluMulRowTarget)(gate, up, static_cast<size_t>(columns), out);
+}
+
+void WidenRow(const void* row, DType dtype, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(WidenRowTarget)(row, dtype, static_cast<size_t>(columns), out);
+}
+
+void RopeAndCacheToken(const RopeAndCacheArgs& args, int64_t token) {
+  HWY_DYNAMIC_DISPATCH(RopeAndCacheTokenTarget)(args, token);
+}
+
+}  // namespace cpu
+}  // namespace tandem::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,284 @@
+#include "kernels/ref/ref_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/base/host_memory.h"
+#include "kernels/base/math.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int64_t kLanes = 16;      // logical lanes of a reduction
+constexpr int64_t kBlock = 16;      // positions of a KV block
+constexpr int64_t kAttentionCut = 256;
+
+// base may be unaligned: an embedding table lies in the file as it lies.
+float LoadElement(const void* base, DType dtype, int64_t index) {
+  const auto* element = static_cast<const std::byte*>(base) + index * DTypeSize(dtype);
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, element, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, element, sizeof(bits));
+  return dtype == DType::kF16 ? F16ToFloat(bits) : Bf16ToFloat(bits);
+}
+
+void StoreElement(void* base, DType dtype, int64_t index, float value) {
+  switch (dtype) {
+    case DType::kF32: static_cast<float*>(base)[index] = value; return;
+    case DType::kF16: static_cast<uint16_t*>(base)[index] = FloatToF16(value); return;
+    case DType::kBF16: static_cast<uint16_t*>(base)[index] = FloatToBf16(value); return;
+  }
+}
+
+float FoldLanes(float* lanes) {
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// 1 / sqrt(mean of squares + epsilon)
+float InverseRms(const float* x, int64_t n, float epsilon) {
+  float lanes[kLanes] = {};
+  for (int64_t j = 0; j < n; ++j) lanes[j % kLanes] = std::fma(x[j], x[j], lanes[j % kLanes]);
+  const float mean = FoldLanes(lanes) / static_cast<float>(n);
+  return 1.0f / std::sqrt(mean + epsilon);
+}
+
+class RefLinearWeight : public LinearWeight {
+ public:
+  RefLinearWeight(const LinearSpec& spec, Buffer data) : LinearWeight(spec), data_(std::move(data)) {}
+  size_t bytes() const override { return data_.bytes(); }
+  const void* data() const { return data_.data(); }
+
+ private:
+  Buffer data_;  // [rows, columns]
+};
+
+class RefBackend : public Backend {
+ public:
+  absl::StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateHost(bytes); }
+  void CopyFromHost(void* dst, const void* src, size_t bytes) override {
+    if (bytes > 0) std::memcpy(dst, src, bytes);
+  }
+  void CopyToHost(void* dst, const void* src, size_t bytes) override {
+    if (bytes > 0) std::memcpy(dst, src, bytes);
+  }
+  void Synchronize() override {}
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
+                                                           RowReader read_rows) override {
+    TANDEM_ASSIGN_OR_RETURN(
+        Buffer data, AllocateHost(spec.rows * spec.columns() * DTypeSize(spec.dtype)));
+    if (data.bytes() > 0) {
+      TANDEM_RETURN_IF_ERROR(read_rows(0, spec.rows, data.as<std::byte>()));
+    }
+    return std::make_unique<RefLinearWeight>(spec, std::move(data));
+  }
+
+  void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
+              float* y) override {
+    const auto& w = static_cast<const RefLinearWeight&>(weight);
+    const int64_t rows = w.spec.rows;
+    const int64_t columns = w.spec.columns();
+    TANDEM_CHECK(bias == nullptr || w.schedule.subtrees == 1);
+    std::vector<float> stack;
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t r = 0; r < rows; ++r) {
+        int64_t subtree = 0;
+        stack.clear();
+        for (const LeafStep& step : w.schedule.steps) {
+          float sum = 0;
+          for (int64_t k = step.column_begin; k < step.column_end; ++k) {
+            sum = std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k),
+                           x[t * columns + k], sum);
+          }
+          stack.push_back(sum);
+          for (int32_t m = 0; m < step.merges; ++m) {
+            const float right = stack.back();
+            stack.pop_back();
+            stack.back() += right;
+          }
+          if (step.emit) {
+            y[(subtree++ * tokens + t) * rows + r] = stack.back();
+            stack.pop_back();
+          }
+        }
+        if (bias != nullptr) y[t * rows + r] += bias[r];
+      }
+    }
+  }
+
+  void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
+                   int64_t tokens, float* out) override {
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t j = 0; j < hidden; ++j) {
+        out[t * hidden + j] = LoadElement(host_table, dtype, ids[t] * hidden + j);
+      }
+    }
+  }
+
+  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual,
+                  const float* weight, float epsilon, int64_t tokens, int64_t hidden,
+                  float* out) override {
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* x = residual + t * hidden;
+      if (delta != nullptr) {
+        for (int64_t j = 0; j < hidden; ++j) {
+          float d = delta[t * hidden + j];
+          if (delta_bias != nullptr) d += delta_bias[j];
+          x[j] += d;
+        }
+      }
+      const float inverse = InverseRms(x, hidden, epsilon);
+      for (int64_t j = 0; j < hidden; ++j) out[t * hidden + j] = x[j] * inverse * weight[j];
+    }
+  }
+
+  void RopeAngles(const int32_t* positions, int64_t tokens, const float* inverse_frequencies,
+                  int64_t half, float attention_factor, float* cos, float* sin) override {
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t i = 0; i < half; ++i) {
+        float s, c;
+        SinCosF32(static_cast<float>(positions[t]) * inverse_frequencies[i], s, c);
+        cos[t * half + i] = c * attention_factor;
+        sin[t * half + i] = s * attention_factor;
+      }
+    }
+  }
+
+  void RopeAndCache(const RopeAndCacheArgs& a) override {
+    const int64_t d = a.head_dim;
+    const int64_t kv_heads = a.cache.kv_heads;
+    for (int64_t t = 0; t < a.tokens; ++t) {
+      float* row = a.qkv + t * (a.q_heads + 2 * kv_heads) * d;
+      const float* cos = a.cos + t * (d / 2);
+      const float* sin = a.sin + t * (d / 2);
+      for (int64_t h = 0; h < a.q_heads; ++h) NormRotate(row + h * d, a.q_norm, a, cos, sin);
+      const int64_t block = a.slot_mapping[t] / kBlock;
+      const int64_t offset = a.slot_mapping[t] % kBlock;
+      for (int64_t h = 0; h < kv_heads; ++h) {
+        float* k = row + (a.q_heads + h) * d;
+        const float* v = row + (a.q_heads + kv_heads + h) * d;
+        NormRotate(k, a.k_norm, a, cos, sin);
+        const int64_t k_base = block * a.cache.k_block_elements() + h * d * kBlock;
+        const int64_t v_base = block * a.cache.v_block_elements() +
+                               (h * kBlock + offset) * a.cache.v_stride();
+        for (int64_t i = 0; i < d; ++i) {
+          StoreElement(a.cache.k, a.cache.dtype, k_base + i * kBlock + offset, k[i]);
+          StoreElement(a.cache.v, a.cache.dtype, v_base + i, v[i]);
+        }
+      }
+    }
+  }
+
+  void PagedAttention(const PagedAttentionArgs& a) override {
+    std::vector<float> cut(a.head_dim), total(a.head_dim), scores(kAttentionCut);
+    for (int64_t t = 0; t < a.tokens; ++t) {
+      const int32_t* table = a.block_tables + a.token_sequence[t] * a.max_blocks;
+      for (int64_t h = 0; h < a.q_heads; ++h) {
+        Attend(a, a.qkv + t * a.qkv_stride + h * a.head_dim, a.head_to_kv[h], table,
+               a.positions[t] + 1, scores, cut, total);
+        std::copy(total.begin(), total.end(), a.out + (t * a.q_heads + h) * a.head_dim);
+      }
+    }
+  }
+
+  void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* gate = gate_up + t * 2 * columns;
+      for (int64_t i = 0; i < columns; ++i) {
+        const float g = gate[i];
+        out[t * columns + i] = g / (1.0f + ExpF32(-g)) * gate[columns + i];
+      }
+    }
+  }
+
+  void GatherRows(const float* x, const int32_t* indices, int64_t rows, int64_t columns,
+                  float* out) override {
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(out + r * columns, x + indices[r] * columns, columns * sizeof(float));
+    }
+  }
+
+ private:
+  static void NormRotate(float* head, const float* norm, const RopeAndCacheArgs& a,
+                         const float* cos, const float* sin) {
+    const int64_t d = a.head_dim;
+    if (norm != nullptr) {
+      const float inverse = InverseRms(head, d, a.norm_epsilon);
+      for (int64_t i = 0; i < d; ++i) head[i] = head[i] * inverse * norm[i];
+    }
+    for (int64_t i = 0; i < d / 2; ++i) {
+      const float x1 = head[i];
+      const float x2 = head[i + d / 2];
+      head[i] = std::fma(x1, cos[i], -(x2 * sin[i]));
+      head[i + d / 2] = std::fma(x2, cos[i], x1 * sin[i]);
+    }
+  }
+
+  static void Attend(const PagedAttentionArgs& a, const float* q, int64_t kv_head,
+                     const int32_t* table, int64_t context, std::vector<float>& scores,
+                     std::vector<float>& cut, std::vector<float>& total) {
+    const int64_t d = a.head_dim;
+    float total_max = 0, total_sum = 0;
+    for (int64_t begin = 0; begin < context; begin += kAttentionCut) {
+      const int64_t n = std::min(kAttentionCut, context - begin);
+      float max = -std::numeric_limits<float>::infinity();
+      for (int64_t j = 0; j < n; ++j) {
+        const int64_t block = table[(begin + j) / kBlock];
+        const int64_t base = block * a.cache.k_block_elements() + kv_head * d * kBlock + j % kBlock;
+        float dot = 0;
+        for (int64_t i = 0; i < d; ++i) {
+          dot = std::fma(q[i] * a.scale, LoadElement(a.cache.k, a.cache.dtype, base + i * kBlock),
+                         dot);
+        }
+        scores[j] = dot;
+        max = std::max(max, dot);
+      }
+      float lanes[kLanes] = {};
+      std::fill(cut.begin(), cut.end(), 0.0f);
+      for (int64_t j = 0; j < n; ++j) {
+        const float p = ExpF32(scores[j] - max);
+        lanes[j % kLanes] += p;
+        const int64_t block = table[(begin + j) / kBlock];
+        const int64_t base = block * a.cache.v_block_elements() +
+                             (kv_head * kBlock + j % kBlock) * a.cache.v_stride();
+        for (int64_t i = 0; i < d; ++i) {
+          cut[i] = std::fma(p, LoadElement(a.cache.v, a.cache.dtype, base + i), cut[i]);
+        }
+      }
+      const float sum = FoldLanes(lanes);
+      if (begin == 0) {
+        total_max = max;
+        total_sum = sum;
+        total = cut;
+        continue;
+      }
+      const float joint = std::max(total_max, max);
+      const float old_weight = ExpF32(total_max - joint);
+      const float new_weight = ExpF32(max - joint);
+      total_sum = std::fma(sum, new_weight, total_sum * old_weight);
+      for (int64_t i = 0; i < d; ++i) {
+        total[i] = std::fma(cut[i], new_weight, total[i] * old_weight);
+      }
+      total_max = joint;
+    }
+    for (int64_t i = 0; i < d; ++i) total[i] /= total_sum;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeRefBackend() { return std::make_unique<RefBackend>(); }
+
+}  // namespace tandem::kernels
