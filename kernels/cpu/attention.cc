@@ -119,7 +119,7 @@ void AttendHeads(const PagedAttentionArgs& a, int64_t token, int64_t head,
   const int64_t context = a.positions[token] + 1;
   const T* k_base = static_cast<const T*>(a.cache.k) + kv_head * a.head_dim * 16;
   const T* v_base = static_cast<const T*>(a.cache.v) + kv_head * 16 * a.cache.v_stride();
-  float total_max[kHeads], total_sum[kHeads];
+  float total_max[kHeads] = {}, total_sum[kHeads] = {};
   for (int64_t begin = 0; begin < context; begin += cpu::kCut) {
     const int64_t n = std::min(cpu::kCut, context - begin);
     for (int64_t j = 0; j < n; j += 16) {

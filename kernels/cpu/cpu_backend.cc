@@ -198,6 +198,7 @@ absl::Status PinIsa(const std::string& isa) {
   }
   // Targets better than the named one have lower bits.
   hwy::DisableTargets(mask - 1);
+  hwy::GetChosenTarget().DeInit();  // forgets what earlier calls had chosen
   return absl::OkStatus();
 }
 
