@@ -198,7 +198,8 @@ absl::Status PinIsa(const std::string& isa) {
   }
   // Targets better than the named one have lower bits.
   hwy::DisableTargets(mask - 1);
-  hwy::GetChosenTarget().DeInit();  // forgets what earlier calls had chosen
+  // Said aloud: Highway 1.0.3 chooses among all targets at the first call.
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   return absl::OkStatus();
 }
 
