@@ -196,10 +196,11 @@ absl::Status PinIsa(const std::string& isa) {
     return absl::InvalidArgumentError(
         absl::StrCat("isa: this CPU lacks '", isa, "'; choose auto"));
   }
-  // Targets better than the named one have lower bits.
-  hwy::DisableTargets(mask - 1);
-  // Said aloud: Highway 1.0.3 chooses among all targets at the first call.
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  // Targets better than the named one have lower bits. DisableTargets would not
+  // do: in Highway 1.0.3 each SupportedTargets() chooses among all targets again.
+  const int64_t allowed = hwy::SupportedTargets() & ~(mask - 1);
+  hwy::SetSupportedTargetsForTest(allowed);
+  hwy::GetChosenTarget().Update(allowed);
   return absl::OkStatus();
 }
 
