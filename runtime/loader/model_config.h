@@ -26,6 +26,8 @@ struct RopeConfig {
   // Both cos and sin are multiplied by it (yarn); 1 elsewhere. hf_config has
   // resolved attention_factor, mscale and mscale_all_dim into it.
   double attention_factor = 1.0;
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {
