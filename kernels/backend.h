@@ -63,6 +63,7 @@ struct LinearSpec {
 
   int64_t column_begin() const { return leaves.begin * leaf_size; }
   int64_t columns() const {
+    if (leaves.size() == 0) return 0;
     const int64_t end = leaves.end * leaf_size;
     return (end < global_columns ? end : global_columns) - column_begin();
   }

@@ -1,0 +1,73 @@
+// Collectives of one TP world. Built eagerly at start and handed to the layers;
+// all ranks make the same calls in the same order. Steps and bytes of each:
+// docs/collectives.md.
+//
+// A Status that is not OK is final: the world cannot go on.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/sum_tree.h"
+
+namespace tandem::parallel {
+
+// Who holds which partial sums of a row-parallel product: the nodes of the sum
+// tree over [0, leaves) in order, those of rank r being [rank_begin[r],
+// rank_begin[r + 1]).
+struct TreeLayout {
+  int64_t leaves = 0;
+  std::vector<kernels::LeafRange> nodes;
+  std::vector<int64_t> rank_begin;  // [size + 1]
+
+  // owned[r] are rank r's leaves; together they cover [0, leaves) in order.
+  static TreeLayout Make(int64_t leaves, std::span<const kernels::LeafRange> owned);
+
+  int64_t node_count(int rank) const { return rank_begin[rank + 1] - rank_begin[rank]; }
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // The one all-reduce: mine is [node_count(rank), count], this rank's partial
+  // sums; every rank gets the tree's root, [count], in the same bits.
+  virtual absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
+                                     float* out) = 0;
+
+  // Rank 0 gets [rows, sum of widths]: rank r's columns come from its mine,
+  // [rows, widths[r]]. out is used on rank 0 alone.
+  virtual absl::Status GatherColumns(const float* mine, int64_t rows,
+                                     std::span<const int64_t> widths, float* out) = 0;
+
+  // Everybody's bytes, by rank. For start and end, not for steps.
+  virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) = 0;
+
+  virtual absl::Status Barrier() = 0;
+};
+
+// A world of one: a copy.
+class SelfCommunicator : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
+                             float* out) override;
+  absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
+                             float* out) override;
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override;
+  absl::Status Barrier() override { return absl::OkStatus(); }
+};
+
+// OK if every rank is; otherwise on all ranks the error of the lowest rank that
+// has one, with "rank N: " before it where the world has several. A start-up
+// phase ends with it, so that all ranks fail together.
+absl::Status AgreeOnStatus(Communicator& communicator, const absl::Status& mine);
+
+}  // namespace tandem::parallel

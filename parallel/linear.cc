@@ -1,0 +1,137 @@
+#include "parallel/linear.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/math.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::parallel {
+namespace {
+
+using kernels::DType;
+using kernels::DTypeSize;
+
+// Rows of a vector, widened to fp32 on the host.
+absl::Status ReadVector(const WeightSource& source, Range rows, float* out) {
+  if (rows.size() == 0) return absl::OkStatus();
+  const size_t size = DTypeSize(source.dtype());
+  std::vector<std::byte> raw(rows.size() * size);
+  TANDEM_RETURN_IF_ERROR(source.CopyBlock(rows, {0, 1}, raw.data(), size));
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    if (source.dtype() == DType::kF32) {
+      std::memcpy(out + i, raw.data() + i * 4, 4);
+      continue;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, raw.data() + i * 2, 2);
+    out[i] = source.dtype() == DType::kF16 ? kernels::F16ToFloat(bits) : kernels::Bf16ToFloat(bits);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend, const std::vector<float>& values) {
+  TANDEM_ASSIGN_OR_RETURN(kernels::Buffer buffer, backend.Allocate(values.size() * sizeof(float)));
+  backend.CopyFromHost(buffer.data(), values.data(), values.size() * sizeof(float));
+  return buffer;
+}
+
+}  // namespace
+
+absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(
+    kernels::Backend& backend, std::span<const RowSlice> slices) {
+  TANDEM_CHECK(!slices.empty());
+  const WeightSource& first = *slices[0].weight;
+  kernels::LinearSpec spec;
+  spec.dtype = first.dtype();
+  spec.global_columns = first.columns();
+  spec.leaf_size = kColumnLeafSize;
+  spec.leaves = {0, (first.columns() + kColumnLeafSize - 1) / kColumnLeafSize};
+  bool any_bias = false;
+  for (const RowSlice& slice : slices) {
+    if (slice.weight->dtype() != spec.dtype) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(slice.weight->name(), ": found ", std::string(DTypeName(slice.weight->dtype())),
+                       ", expected ", std::string(DTypeName(spec.dtype)), " as ", first.name(),
+                       " has; store both in one type"));
+    }
+    TANDEM_CHECK(slice.weight->columns() == spec.global_columns);
+    spec.rows += slice.rows.size();
+    any_bias = any_bias || slice.bias != nullptr;
+  }
+  const size_t row_bytes = spec.columns() * DTypeSize(spec.dtype);
+  const auto read = [&](int64_t begin, int64_t end, std::byte* dst) -> absl::Status {
+    int64_t first_row = 0;  // of the slice, in the merged matrix
+    for (const RowSlice& slice : slices) {
+      const int64_t from = std::max(begin, first_row);
+      const int64_t to = std::min(end, first_row + slice.rows.size());
+      if (from < to) {
+        const Range rows = {slice.rows.begin + from - first_row, slice.rows.begin + to - first_row};
+        TANDEM_RETURN_IF_ERROR(slice.weight->CopyBlock(rows, {0, spec.global_columns},
+                                                       dst + (from - begin) * row_bytes,
+                                                       row_bytes));
+      }
+      first_row += slice.rows.size();
+    }
+    return absl::OkStatus();
+  };
+  ColumnParallelLinear layer;
+  TANDEM_ASSIGN_OR_RETURN(layer.weight_, backend.PackLinear(spec, read));
+  if (any_bias && spec.rows > 0) {
+    std::vector<float> bias(spec.rows);
+    int64_t row = 0;
+    for (const RowSlice& slice : slices) {
+      if (slice.bias != nullptr) {
+        TANDEM_RETURN_IF_ERROR(ReadVector(*slice.bias, slice.rows, bias.data() + row));
+      }
+      row += slice.rows.size();
+    }
+    TANDEM_ASSIGN_OR_RETURN(layer.bias_, Upload(backend, bias));
+  }
+  return layer;
+}
+
+absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(kernels::Backend& backend,
+                                                          const WeightSource& weight,
+                                                          const WeightSource* bias,
+                                                          int64_t leaf_size,
+                                                          kernels::LeafRange leaves) {
+  kernels::LinearSpec spec;
+  spec.dtype = weight.dtype();
+  spec.rows = weight.rows();
+  spec.global_columns = weight.columns();
+  spec.leaf_size = leaf_size;
+  spec.leaves = leaves;
+  const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
+  const size_t row_bytes = columns.size() * DTypeSize(spec.dtype);
+  const auto read = [&](int64_t begin, int64_t end, std::byte* dst) {
+    return weight.CopyBlock({begin, end}, columns, dst, row_bytes);
+  };
+  RowParallelLinear layer;
+  TANDEM_ASSIGN_OR_RETURN(layer.weight_, backend.PackLinear(spec, read));
+  if (bias != nullptr) {
+    TANDEM_ASSIGN_OR_RETURN(layer.bias_, LoadVector(backend, *bias));
+  }
+  return layer;
+}
+
+absl::Status RowParallelLinear::Forward(kernels::Backend& backend, Communicator& communicator,
+                                        const TreeLayout& layout, const float* x, int64_t tokens,
+                                        float* partials, float* y) const {
+  if (communicator.size() == 1) {
+    backend.Linear(*weight_, x, tokens, nullptr, y);
+    return absl::OkStatus();
+  }
+  backend.Linear(*weight_, x, tokens, nullptr, partials);
+  backend.Synchronize();
+  return communicator.AllReduceTree(layout, partials, tokens * weight_->spec.rows, y);
+}
+
+absl::StatusOr<kernels::Buffer> LoadVector(kernels::Backend& backend, const WeightSource& source) {
+  std::vector<float> values(source.rows());
+  TANDEM_RETURN_IF_ERROR(ReadVector(source, {0, source.rows()}, values.data()));
+  return Upload(backend, values);
+}
+
+}  // namespace tandem::parallel

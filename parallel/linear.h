@@ -1,0 +1,85 @@
+// The parallel layers. Each slices its own weight: column-parallel layers hold
+// rows of W (outputs), row-parallel ones columns (inputs) and finish their sum
+// with the world's all-reduce.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "parallel/communicator.h"
+#include "parallel/shard_plan.h"
+
+namespace tandem::parallel {
+
+// A weight matrix [rows, columns] (PyTorch's [out, in]) somewhere on disk, or a
+// vector [rows]; only what is asked for is read.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual kernels::DType dtype() const = 0;
+  virtual int64_t rows() const = 0;
+  virtual int64_t columns() const = 0;  // 1 for a vector
+  virtual std::string name() const = 0;
+  // The block into dst, rows dst_stride bytes apart.
+  virtual absl::Status CopyBlock(Range rows, Range columns, std::byte* dst,
+                                 size_t dst_stride) const = 0;
+};
+
+// Rows of one matrix that go into a merged one.
+struct RowSlice {
+  const WeightSource* weight = nullptr;
+  const WeightSource* bias = nullptr;  // or null
+  Range rows;
+};
+
+// y = W x + b for this rank's rows, which may come from several matrices with the
+// same input: q, k and v; gate and up; a slice of the head.
+class ColumnParallelLinear {
+ public:
+  // INVALID_ARGUMENT where the matrices' element types differ.
+  static absl::StatusOr<ColumnParallelLinear> Load(kernels::Backend& backend,
+                                                   std::span<const RowSlice> slices);
+
+  // x [tokens, columns] -> y [tokens, rows].
+  void Forward(kernels::Backend& backend, const float* x, int64_t tokens, float* y) const {
+    backend.Linear(*weight_, x, tokens, bias_.as<float>(), y);
+  }
+  int64_t rows() const { return weight_->spec.rows; }
+  size_t bytes() const { return weight_->bytes() + bias_.bytes(); }
+
+ private:
+  std::unique_ptr<kernels::LinearWeight> weight_;
+  kernels::Buffer bias_;  // fp32 [rows], or empty
+};
+
+// y = W x over this rank's columns, summed over all ranks. The bias is the
+// same on every rank and is not added here: the norm that follows adds it once.
+class RowParallelLinear {
+ public:
+  static absl::StatusOr<RowParallelLinear> Load(kernels::Backend& backend,
+                                                const WeightSource& weight,
+                                                const WeightSource* bias, int64_t leaf_size,
+                                                kernels::LeafRange leaves);
+
+  // x [tokens, local columns] -> y [tokens, rows], whole on every rank. partials
+  // is scratch for [own subtrees, tokens, rows]; with a world of one the product
+  // goes straight to y.
+  absl::Status Forward(kernels::Backend& backend, Communicator& communicator,
+                       const TreeLayout& layout, const float* x, int64_t tokens,
+                       float* partials, float* y) const;
+  const float* bias() const { return bias_.as<float>(); }
+  int64_t subtrees() const { return weight_->schedule.subtrees; }
+  size_t bytes() const { return weight_->bytes() + bias_.bytes(); }
+
+ private:
+  std::unique_ptr<kernels::LinearWeight> weight_;
+  kernels::Buffer bias_;
+};
+
+// A whole vector as fp32 in the backend's memory.
+absl::StatusOr<kernels::Buffer> LoadVector(kernels::Backend& backend, const WeightSource& source);
+
+}  // namespace tandem::parallel

@@ -1,0 +1,63 @@
+// Who owns which heads, columns and rows at a given TP degree: pure arithmetic,
+// the same on every rank and in the planner.
+//
+// Any degree works. Heads, FFN leaves and vocabulary rows are cut as evenly as
+// whole items allow; a rank may own none of a kind.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/base/sum_tree.h"
+#include "parallel/communicator.h"
+
+namespace tandem::parallel {
+
+struct ModelShape {
+  int64_t hidden = 0;
+  int64_t intermediate = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab = 0;
+};
+
+// Columns of a leaf of the down projection.
+inline int64_t FfnLeafSize(int64_t intermediate) { return intermediate < 4096 ? 32 : 128; }
+
+// Columns of a leaf of a column-parallel product, whose sums are all local.
+inline constexpr int64_t kColumnLeafSize = 128;
+
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+  bool operator==(const Range&) const = default;
+};
+
+// One rank's share.
+struct RankShard {
+  Range heads;      // query heads; also the leaves of the output projection
+  Range kv_heads;   // those that its query heads read; may also be on a neighbour
+  std::vector<int32_t> head_to_kv;  // local query head -> local KV head
+  kernels::LeafRange ffn_leaves;
+  Range ffn;        // rows of gate and up, columns of down
+  Range vocab;      // rows of the head
+};
+
+struct ShardPlan {
+  int tp = 1;
+  ModelShape shape;
+  bool cut_by_kv_group = true;  // else attention is cut by query head
+  std::vector<RankShard> ranks;
+  TreeLayout attention_tree;    // output projection, one leaf a query head
+  TreeLayout ffn_tree;          // down projection
+  std::vector<int64_t> vocab_widths;  // by rank
+
+  // Attention is cut by KV group or by query head, whichever leaves the smaller
+  // largest rank (weights of q, k, v and o); by group when they are equal, since
+  // no KV head is then held twice.
+  static ShardPlan Make(const ModelShape& shape, int tp);
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,88 @@
+#include "parallel/thread_communicator.h"
+
+#include <cstring>
+
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::parallel {
+
+absl::Status ThreadWorld::Meet() {
+  std::unique_lock lock(mutex_);
+  const uint64_t round = round_;
+  if (++arrived_ == size_) {
+    arrived_ = 0;
+    ++round_;
+    all_here_.notify_all();
+  } else {
+    all_here_.wait(lock, [&] { return round_ != round || aborted_; });
+  }
+  if (aborted_) return absl::AbortedError("another rank has ended the world");
+  return absl::OkStatus();
+}
+
+void ThreadWorld::Abort() {
+  const std::lock_guard lock(mutex_);
+  aborted_ = true;
+  all_here_.notify_all();
+}
+
+class ThreadCommunicator : public Communicator {
+ public:
+  ThreadCommunicator(ThreadWorld* world, int rank) : world_(*world), rank_(rank) {}
+  int rank() const override { return rank_; }
+  int size() const override { return world_.size(); }
+
+  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
+                             float* out) override {
+    world_.slots_[rank_] = mine;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    values_.clear();
+    for (int r = 0; r < size(); ++r) {
+      for (int64_t i = 0; i < layout.node_count(r); ++i) {
+        values_.push_back(world_.slots_[r] + i * count);
+      }
+    }
+    kernels::FinishTree(layout.leaves, layout.nodes, values_, count, out);
+    return world_.Meet();  // nobody's partial sums change while others read them
+  }
+
+  absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
+                             float* out) override {
+    world_.slots_[rank_] = mine;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    if (rank_ == 0) {
+      int64_t total = 0, column = 0;
+      for (int64_t width : widths) total += width;
+      for (int r = 0; r < size(); column += widths[r++]) {
+        for (int64_t row = 0; row < rows; ++row) {
+          std::memcpy(out + row * total + column, world_.slots_[r] + row * widths[r],
+                      widths[r] * sizeof(float));
+        }
+      }
+    }
+    return world_.Meet();
+  }
+
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    world_.bytes_[rank_] = mine;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    std::vector<std::string> all = world_.bytes_;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    return all;
+  }
+
+  absl::Status Barrier() override { return world_.Meet(); }
+
+ private:
+  ThreadWorld& world_;
+  const int rank_;
+  std::vector<const float*> values_;
+};
+
+std::unique_ptr<Communicator> ThreadWorld::Make(int rank) {
+  TANDEM_CHECK(rank >= 0 && rank < size_);
+  return std::make_unique<ThreadCommunicator>(this, rank);
+}
+
+}  // namespace tandem::parallel
