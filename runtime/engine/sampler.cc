@@ -91,6 +91,19 @@ uint64_t Weight(float logit, double largest, double inverse_temperature) {
   return std::bit_cast<uint64_t>(scaled) - std::bit_cast<uint64_t>(0x1p52);
 }
 
+uint64_t FillWeights(std::span<const float> logits, double largest, double inverse_temperature,
+                     uint64_t* __restrict weights) {
+  const float* from = logits.data();
+  const size_t count = logits.size();
+  uint64_t total = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const uint64_t weight = Weight(from[i], largest, inverse_temperature);
+    weights[i] = weight;
+    total += weight;
+  }
+  return total;
+}
+
 // The weight that a prefix must reach.
 uint64_t Share(float share, uint64_t total) {
   return static_cast<uint64_t>(std::ceil(static_cast<double>(share) * static_cast<double>(total)));
@@ -236,24 +249,36 @@ void Sampler::SelectTopK(std::span<const float> logits, int32_t k) {
   std::sort(kept_.begin(), kept_.end(), std::greater<>());
 }
 
-void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
-  // Likely tokens are few: gather those above a falling bar until they weigh
-  // enough, then halve the boundary by selection instead of sorting.
-  for (const int bits : {kWeightBits - 10, kWeightBits - 22, 0}) {
-    const uint64_t bar = uint64_t{1} << bits;
-    uint64_t mass = 0;
-    kept_.clear();
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if (weights_[i] < bar) continue;
-      mass += weights_[i];
-      kept_.push_back(Pack(OrderedKey(logits[i]), static_cast<int32_t>(i)));
-    }
-    if (mass >= needed) break;
+uint64_t Sampler::GatherAbove(std::span<const float> logits, uint64_t bar) {
+  uint64_t mass = 0;
+  kept_.clear();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (weights_[i] < bar) continue;
+    mass += weights_[i];
+    kept_.push_back(Pack(OrderedKey(logits[i]), static_cast<int32_t>(i)));
   }
-  // The first `low` tokens weigh `before` < needed; the first `high` reach it.
-  auto low = kept_.begin();
-  auto high = kept_.end();
+  return mass;
+}
+
+void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
+  // Likely tokens are few: those above 1/1024 of the likeliest mostly suffice.
+  // Otherwise the weight of each octave tells in which one the boundary lies.
+  auto low = kept_.begin();  // the first `low` tokens weigh `before` < needed
   uint64_t before = 0;
+  if (GatherAbove(logits, kLargestWeight >> 10) < needed) {
+    std::array<uint64_t, kWeightBits + 2> octaves{};  // by bit width
+    for (const uint64_t weight : weights_) octaves[std::bit_width(weight)] += weight;
+    int width = kWeightBits + 1;
+    uint64_t mass = octaves[width];
+    while (mass < needed) mass += octaves[--width];
+    GatherAbove(logits, uint64_t{1} << (width - 1));
+    low = std::partition(kept_.begin(), kept_.end(), [&](uint64_t token) {
+      return static_cast<int>(std::bit_width(weights_[PackedId(token)])) > width;
+    });
+    before = mass - octaves[width];
+  }
+  // Halves what may hold the boundary by selection, which costs less than to sort.
+  auto high = kept_.end();  // the first `high` reach it
   while (high - low > 1) {
     const auto middle = low + (high - low) / 2;
     std::nth_element(low, middle, high, std::greater<>());
@@ -267,6 +292,22 @@ void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
     }
   }
   kept_.erase(high, kept_.end());
+}
+
+void Sampler::OrderKeptById(std::span<const float> logits) {
+  if (kept_.size() < 1024) {  // the low half of a packed token is its id's complement
+    std::sort(kept_.begin(), kept_.end(), [](uint64_t a, uint64_t b) {
+      return static_cast<uint32_t>(a) > static_cast<uint32_t>(b);
+    });
+    return;
+  }
+  // A prefix of the order is what does not come behind its last token.
+  const uint64_t last = *std::min_element(kept_.begin(), kept_.end());
+  kept_.clear();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const uint64_t token = Pack(OrderedKey(logits[i]), static_cast<int32_t>(i));
+    if (token >= last) kept_.push_back(token);
+  }
 }
 
 int32_t Sampler::Draw(std::span<const float> logits, float largest, const SampleInput& input) {
@@ -290,11 +331,7 @@ int32_t Sampler::Draw(std::span<const float> logits, float largest, const Sample
       kept_.resize(count);
     }
   } else {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      const uint64_t weight = Weight(logits[i], top, inverse_temperature);
-      weights_[i] = weight;
-      total += weight;
-    }
+    total = FillWeights(logits, top, inverse_temperature, weights_.data());
     if (params.top_p < 1.0f) SelectByWeight(logits, Share(params.top_p, total));
   }
   const uint64_t least = Share(params.min_p, kLargestWeight);
@@ -309,10 +346,7 @@ int32_t Sampler::Draw(std::span<const float> logits, float largest, const Sample
   };
 
   if (use_kept) {
-    // By id: the packed form holds its complement in the low half.
-    std::sort(kept_.begin(), kept_.end(), [](uint64_t a, uint64_t b) {
-      return static_cast<uint32_t>(a) > static_cast<uint32_t>(b);
-    });
+    OrderKeptById(logits);
     std::erase_if(kept_, [&](uint64_t token) { return weights_[PackedId(token)] < least; });
     total = 0;
     for (const uint64_t token : kept_) total += weights_[PackedId(token)];

@@ -83,8 +83,12 @@ class Sampler {
   int32_t Draw(std::span<const float> logits, float largest, const SampleInput& input);
   // Sets kept_ to the first k tokens of the order, sorted.
   void SelectTopK(std::span<const float> logits, int32_t k);
-  // Sets kept_ to a prefix of the order, unsorted, whose weight reaches `needed`.
+  // Sets kept_ to the tokens that weigh at least `bar`, and returns their sum.
+  uint64_t GatherAbove(std::span<const float> logits, uint64_t bar);
+  // Sets kept_ to the shortest prefix of the order, unsorted, whose weight reaches `needed`.
   void SelectByWeight(std::span<const float> logits, uint64_t needed);
+  // Sorts kept_, a prefix of the order, by id.
+  void OrderKeptById(std::span<const float> logits);
 
   const int32_t vocab_size_;
   const std::vector<int32_t> eos_token_ids_;
