@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -143,6 +144,8 @@ class Backend {
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;
+  // What PackLinear will take, for plans made before loading.
+  virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 
   // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
   // in order; x is [tokens, columns]. Inside a leaf, columns are added in order

@@ -46,7 +46,7 @@ class CpuBackend : public Backend {
     const cpu::PanelLayout layout(spec.rows);
     const int64_t columns = spec.columns();
     const size_t size = DTypeSize(spec.dtype);
-    TANDEM_ASSIGN_OR_RETURN(Buffer panels, AllocateHost(layout.padded_rows() * columns * size));
+    TANDEM_ASSIGN_OR_RETURN(Buffer panels, AllocateHost(PackedBytes(spec)));
     if (columns > 0) {
       std::vector<std::byte> rows(cpu::kPanelRows * columns * size);
       for (int64_t p = 0; p < layout.panels(); ++p) {
@@ -58,6 +58,10 @@ class CpuBackend : public Backend {
       }
     }
     return std::make_unique<CpuLinearWeight>(spec, std::move(panels));
+  }
+
+  size_t PackedBytes(const LinearSpec& spec) const override {
+    return cpu::PanelLayout(spec.rows).padded_rows() * spec.columns() * DTypeSize(spec.dtype);
   }
 
   void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,

@@ -77,12 +77,15 @@ class RefBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
-    TANDEM_ASSIGN_OR_RETURN(
-        Buffer data, AllocateHost(spec.rows * spec.columns() * DTypeSize(spec.dtype)));
+    TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
     if (data.bytes() > 0) {
       TANDEM_RETURN_IF_ERROR(read_rows(0, spec.rows, data.as<std::byte>()));
     }
     return std::make_unique<RefLinearWeight>(spec, std::move(data));
+  }
+
+  size_t PackedBytes(const LinearSpec& spec) const override {
+    return spec.rows * spec.columns() * DTypeSize(spec.dtype);
   }
 
   void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,

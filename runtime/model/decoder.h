@@ -1,0 +1,123 @@
+// One rank's share of a decoder-only transformer, and its forward step. Every
+// rank runs the same step; two all-reduces a layer and one gather of logits tie
+// them together.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "parallel/communicator.h"
+#include "parallel/linear.h"
+#include "parallel/shard_plan.h"
+#include "runtime/loader/checkpoint.h"
+#include "runtime/loader/model_config.h"
+#include "runtime/model/kv_cache.h"
+#include "runtime/model/step_input.h"
+
+namespace tandem::model {
+
+struct DecoderOptions {
+  kernels::DType kv_dtype = kernels::DType::kF32;
+  int64_t num_blocks = 0;   // of kBlockSize tokens
+  int64_t max_tokens = 0;   // of one step
+  int64_t max_rows = 0;     // of logits in one step
+};
+
+// Bytes that a rank will hold, by purpose.
+struct DecoderBytes {
+  size_t weights = 0;
+  size_t kv = 0;
+  size_t workspace = 0;
+  size_t total() const { return weights + kv + workspace; }
+};
+
+class Decoder {
+ public:
+  // Reads this rank's slices and packs them. Takes the checkpoint: embedding rows
+  // are looked up in its mapped file while serving. The backend and the
+  // communicator must outlive the decoder. Not collective: ranks agree on the
+  // status afterwards.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const loader::ModelConfig& config,
+                                                       std::unique_ptr<loader::Checkpoint> checkpoint,
+                                                       parallel::ShardPlan plan,
+                                                       kernels::Backend& backend,
+                                                       parallel::Communicator& communicator,
+                                                       const DecoderOptions& options);
+
+  // What Load will hold on `rank`, from shapes alone. dtype_of names the element
+  // type of a tensor.
+  static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                           const parallel::ShardPlan& plan, int rank,
+                           const kernels::Backend& backend, const DecoderOptions& options);
+
+  // One step on all ranks. logits is [rows, vocab] in fp32 on rank 0 and unused
+  // elsewhere. An error is final for the world.
+  absl::Status Forward(const StepInput& input, float* logits);
+
+  // As held, by purpose; equals Plan where the plan is right.
+  DecoderBytes bytes() const;
+  uint64_t bytes_read() const { return checkpoint_->bytes_read(); }
+  const loader::ModelConfig& config() const { return config_; }
+
+ private:
+  struct Layer {
+    kernels::Buffer input_norm, post_norm;   // fp32 [hidden]
+    kernels::Buffer q_norm, k_norm;          // fp32 [head_dim], or empty
+    parallel::ColumnParallelLinear qkv;      // [(q + 2 kv) local heads * head_dim, hidden]
+    parallel::RowParallelLinear output;      // [hidden, local heads * head_dim]
+    parallel::ColumnParallelLinear gate_up;  // [2 * local ffn, hidden]
+    parallel::RowParallelLinear down;        // [hidden, local ffn]
+  };
+
+  // Scratch of a step, sized once for options.max_tokens and max_rows.
+  struct Workspace {
+    kernels::Buffer memory;
+    float* residual = nullptr;   // [tokens, hidden]
+    float* normed = nullptr;     // [tokens, hidden]
+    float* delta = nullptr;      // [tokens, hidden], a sub-layer's output
+    float* qkv = nullptr;        // [tokens, local qkv]
+    float* attention = nullptr;  // [tokens, local heads * head_dim]
+    float* gate_up = nullptr;    // [tokens, 2 * local ffn]
+    float* activated = nullptr;  // [tokens, local ffn]
+    float* partials = nullptr;   // [own subtrees, tokens, hidden]
+    float* cos = nullptr;        // [tokens, head_dim / 2]
+    float* sin = nullptr;
+    float* rows = nullptr;       // [rows, hidden]
+    float* logits = nullptr;     // [rows, local vocab]
+    static size_t Layout(const loader::ModelConfig& config, const parallel::ShardPlan& plan,
+                         int rank, const DecoderOptions& options, Workspace* out);
+  };
+
+  Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
+          parallel::ShardPlan plan, kernels::Backend& backend,
+          parallel::Communicator& communicator, const DecoderOptions& options);
+
+  absl::Status LoadWeights();
+  absl::Status LoadLayer(int64_t index);
+  absl::Status Attention(const Layer& layer, int64_t index, const StepInput& input);
+  absl::Status FeedForward(const Layer& layer, int64_t tokens);
+
+  const loader::ModelConfig config_;
+  std::unique_ptr<loader::Checkpoint> checkpoint_;
+  const parallel::ShardPlan plan_;
+  const parallel::RankShard& shard_;
+  kernels::Backend& backend_;
+  parallel::Communicator& communicator_;
+  const DecoderOptions options_;
+
+  std::unique_ptr<loader::CheckpointTensor> embedding_;
+  std::vector<Layer> layers_;
+  kernels::Buffer final_norm_;
+  parallel::ColumnParallelLinear head_;  // [local vocab, hidden]
+  std::vector<float> inverse_frequencies_;
+  KvCache kv_cache_;
+  Workspace workspace_;
+  std::vector<int32_t> token_sequence_;  // [tokens], row of the block tables
+  size_t weight_bytes_ = 0;
+};
+
+}  // namespace tandem::model

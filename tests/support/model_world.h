@@ -1,0 +1,140 @@
+// A whole TP world of a real model folder in one process, ranks as threads, and
+// plain ways to run sequences through it.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "parallel/thread_communicator.h"
+#include "runtime/loader/hf_config.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/model_tensors.h"
+
+namespace tandem::testing {
+
+// A sequence's token ids with its blocks.
+struct Sequence {
+  std::vector<int32_t> ids;
+  int32_t computed = 0;
+  std::vector<int32_t> blocks;
+};
+
+// Builds one step: `take[i]` next tokens of each sequence; logits for the last
+// token of each.
+struct Step {
+  std::vector<int32_t> token_ids, positions, slots, cu_seqlens = {0}, context_lens, tables, rows;
+  int32_t max_blocks = 64;
+
+  void Add(Sequence& sequence, int32_t take) {
+    for (int32_t i = 0; i < take; ++i) {
+      const int32_t position = sequence.computed + i;
+      token_ids.push_back(sequence.ids[position]);
+      positions.push_back(position);
+      slots.push_back(sequence.blocks[position / model::kBlockSize] * model::kBlockSize +
+                      position % model::kBlockSize);
+    }
+    sequence.computed += take;
+    cu_seqlens.push_back(static_cast<int32_t>(token_ids.size()));
+    context_lens.push_back(sequence.computed);
+    std::vector<int32_t> table = sequence.blocks;
+    table.resize(max_blocks, -1);
+    tables.insert(tables.end(), table.begin(), table.end());
+    rows.push_back(static_cast<int32_t>(token_ids.size()) - 1);
+  }
+
+  model::StepInput Input() const {
+    return {.token_ids = token_ids,
+            .positions = positions,
+            .slot_mapping = slots,
+            .cu_seqlens_q = cu_seqlens,
+            .context_lens = context_lens,
+            .block_tables = tables,
+            .max_blocks = max_blocks,
+            .logits_indices = rows};
+  }
+};
+
+struct WorldOptions {
+  int tp = 1;
+  int threads = 1;
+  std::string isa = "auto";
+  kernels::DType kv_dtype = kernels::DType::kF32;
+  int64_t num_blocks = 256;
+  int64_t max_tokens = 1024;
+};
+
+// A rank as the body sees it.
+struct Rank {
+  int index;
+  model::Decoder& decoder;
+  // Runs one step; returns rank 0's logits, [rows, vocab].
+  std::vector<float> Forward(const Step& step) {
+    std::vector<float> logits(step.rows.size() * decoder.config().vocab_size);
+    EXPECT_TRUE(decoder.Forward(step.Input(), logits.data()).ok());
+    return logits;
+  }
+};
+
+// Loads `folder` on tp ranks and runs body on each, one thread a rank. Returns
+// the first loading error.
+inline absl::Status RunWorld(const std::string& folder, const WorldOptions& options,
+                             const std::function<void(Rank&)>& body) {
+  parallel::ThreadWorld world(options.tp);
+  std::vector<absl::Status> statuses(options.tp);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < options.tp; ++r) {
+    threads.emplace_back([&, r] {
+      statuses[r] = [&]() -> absl::Status {
+        auto model_folder = loader::ModelFolder::Open(folder);
+        if (!model_folder.ok()) return model_folder.status();
+        auto config = loader::ReadConfig(*model_folder);
+        if (!config.ok()) return config.status();
+        auto checkpoint = loader::Checkpoint::Open(*model_folder);
+        if (!checkpoint.ok()) return checkpoint.status();
+        auto backend = kernels::MakeCpuBackend(options.isa, {.threads = options.threads});
+        if (!backend.ok()) return backend.status();
+        const auto communicator = world.Make(r);
+        auto plan = parallel::ShardPlan::Make(model::ShapeOf(*config), options.tp);
+        auto decoder = model::Decoder::Load(*config, *std::move(checkpoint), std::move(plan),
+                                            **backend, *communicator,
+                                            {.kv_dtype = options.kv_dtype,
+                                             .num_blocks = options.num_blocks,
+                                             .max_tokens = options.max_tokens,
+                                             .max_rows = 64});
+        const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
+        if (!agreed.ok()) return agreed;
+        Rank rank = {r, **decoder};
+        body(rank);
+        return communicator->Barrier();
+      }();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const absl::Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+inline std::string SourcePath(const std::string& path) {
+  return std::string(TANDEM_SOURCE_DIR) + "/" + path;
+}
+
+// The folder of materials shared beside the project, or empty where it is not.
+inline std::string SharedPath(const std::string& path) {
+  const char* override_path = std::getenv("TANDEM_SHARED");
+  const std::string base =
+      override_path != nullptr ? override_path : SourcePath("../shared");
+  const std::string full = base + "/" + path;
+  return std::filesystem::exists(full) ? full : "";
+}
+
+}  // namespace tandem::testing
