@@ -118,6 +118,8 @@ absl::StatusOr<RopeConfig> ReadDict(const JsonFields& root, const Json& dict, co
     return fields.Unsupported("partial_rotary_factor", "1; partial rotation is not supported");
   }
   if (rope.kind == Kind::kDefault) return rope;
+  // The written factor, as in Transformers since 4.57; before, yarn divided
+  // max_position_embeddings by the original. Published models have both equal.
   TANDEM_ASSIGN_OR_RETURN(rope.factor, fields.RequiredDouble("factor", 1, kMaxFactor));
   if (rope.kind == Kind::kLlama3) TANDEM_RETURN_IF_ERROR(ReadLlama3(fields, rope));
   if (rope.kind == Kind::kYarn) {
