@@ -1,0 +1,172 @@
+#include "launcher/generate_front.h"
+
+#include <cstdio>
+#include <fstream>
+#include <future>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/engine/engine.h"
+#include "runtime/tokenizer/stream_decoder.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace tandem::launcher {
+namespace {
+
+// Passes plans on and writes the logits of the one request's sampled positions.
+class LogitsRecorder : public engine::StepExecutor {
+ public:
+  LogitsRecorder(engine::StepExecutor& inner, std::ofstream* file) : inner_(inner), file_(file) {}
+
+  absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override {
+    TANDEM_RETURN_IF_ERROR(inner_.Execute(plan, logits));
+    if (file_ != nullptr && !plan.logits_indices.empty()) {
+      file_->write(reinterpret_cast<const char*>(logits.data()),
+                   static_cast<std::streamsize>(logits.size_bytes()));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  engine::StepExecutor& inner_;
+  std::ofstream* file_;
+};
+
+const char* ReasonName(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop: return "stop";
+    case engine::FinishReason::kLength: return "length";
+    case engine::FinishReason::kCancelled: return "cancelled";
+    default: return "error";
+  }
+}
+
+engine::SamplingParams Sampling(const GenerateJob& job, const loader::GenerationConfig& defaults) {
+  engine::SamplingParams params;
+  const bool greedy_default = defaults.do_sample.has_value() && !*defaults.do_sample;
+  params.temperature = static_cast<float>(
+      job.temperature.value_or(greedy_default ? 0.0 : defaults.temperature.value_or(1.0)));
+  params.top_k = job.top_k.value_or(static_cast<int32_t>(defaults.top_k.value_or(0)));
+  params.top_p = static_cast<float>(job.top_p.value_or(defaults.top_p.value_or(1.0)));
+  params.min_p = static_cast<float>(defaults.min_p.value_or(0.0));
+  params.repetition_penalty = static_cast<float>(defaults.repetition_penalty.value_or(1.0));
+  params.seed = job.seed ? *job.seed : std::random_device()();
+  params.logits_hash = true;
+  return params;
+}
+
+}  // namespace
+
+absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job) {
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+  if (runtime.folder().Has("tokenizer.json")) {
+    TANDEM_ASSIGN_OR_RETURN(
+        tokenizer, tokenizer::Tokenizer::FromFile(runtime.folder().PathOf("tokenizer.json")));
+  }
+  engine::Request request;
+  request.prompt_ids = job.prompt_ids;
+  if (job.prompt) {
+    if (tokenizer == nullptr) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          runtime.folder().path(), " has no tokenizer.json: give --prompt-ids instead of text"));
+    }
+    TANDEM_ASSIGN_OR_RETURN(request.prompt_ids, tokenizer->Encode(*job.prompt, true));
+  }
+  if (request.prompt_ids.empty()) {
+    return absl::InvalidArgumentError("the prompt is empty: expected at least one token");
+  }
+  request.sampling = Sampling(job, runtime.generation());
+  const int64_t room = runtime.max_model_len() - static_cast<int64_t>(request.prompt_ids.size());
+  request.sampling.max_tokens =
+      job.max_tokens.value_or(static_cast<int32_t>(std::max<int64_t>(1, room)));
+
+  std::ofstream logits_file;
+  if (!job.logits_file.empty()) {
+    logits_file.open(job.logits_file, std::ios::binary | std::ios::trunc);
+    if (!logits_file) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--logits ", job.logits_file, ": cannot be written"));
+    }
+  }
+  LogitsRecorder recorder(runtime.runner(), logits_file.is_open() ? &logits_file : nullptr);
+  engine::EngineConfig config;
+  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
+  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
+  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  config.max_num_seqs = 1;
+  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
+  config.eos_token_ids = runtime.eos_token_ids();
+  TANDEM_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(config, &recorder));
+
+  GenerateResult result;
+  std::optional<tokenizer::StreamDecoder> decoder;
+  if (tokenizer != nullptr) decoder.emplace(*tokenizer, /*skip_special_tokens=*/true);
+  std::promise<absl::Status> done;
+  const auto print = [&](const std::string& text) {
+    result.text += text;
+    if (!job.json) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    }
+  };
+  const auto sink = [&](const engine::Event& event) {
+    for (const int32_t id : event.token_ids) {
+      result.token_ids.push_back(id);
+      // A model may have more ids than its tokenizer: those have no text.
+      if (decoder) print(decoder->Append(id).value_or(""));
+    }
+    if (event.finish == engine::FinishReason::kNone) return true;
+    if (decoder) print(decoder->Flush());
+    result.finish_reason = ReasonName(event.finish);
+    result.prompt_tokens = event.prompt_tokens;
+    result.cached_prompt_tokens = event.cached_prompt_tokens;
+    result.queue_seconds = event.timings.queue_seconds;
+    result.prefill_seconds = event.timings.prefill_seconds;
+    result.decode_seconds = event.timings.decode_seconds;
+    result.logits_hash = event.logits_hash;
+    done.set_value(event.status);
+    return true;
+  };
+  engine->Start();
+  TANDEM_RETURN_IF_ERROR(engine->Submit(std::move(request), sink).status());
+  const absl::Status status = done.get_future().get();
+  engine->Stop();
+  TANDEM_RETURN_IF_ERROR(status);
+  if (!job.json) {
+    if (tokenizer == nullptr) {
+      for (const int32_t id : result.token_ids) std::printf("%d ", id);
+    }
+    std::printf("\n");
+  }
+  if (logits_file.is_open() && !logits_file.flush()) {
+    return absl::DataLossError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
+  }
+  return result;
+}
+
+std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks) {
+  nlohmann::ordered_json json;
+  json["token_ids"] = result.token_ids;
+  json["text"] = result.text;
+  json["finish_reason"] = result.finish_reason;
+  json["usage"] = {{"prompt_tokens", result.prompt_tokens},
+                   {"completion_tokens", result.token_ids.size()},
+                   {"total_tokens", result.prompt_tokens + result.token_ids.size()},
+                   {"cached_prompt_tokens", result.cached_prompt_tokens}};
+  json["timings"] = {{"queue_seconds", result.queue_seconds},
+                     {"prefill_seconds", result.prefill_seconds},
+                     {"decode_seconds", result.decode_seconds}};
+  json["logits_hash"] = absl::StrFormat("%016x", result.logits_hash);
+  json["ranks"] = nlohmann::ordered_json::array();
+  for (const RankReport& rank : ranks) {
+    json["ranks"].push_back({{"bytes_read", rank.bytes_read},
+                             {"planned_bytes", rank.planned_bytes},
+                             {"peak_memory", rank.peak_memory}});
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace tandem::launcher

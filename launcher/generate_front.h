@@ -1,0 +1,44 @@
+// `tandem generate` on rank 0: one prompt through the engine, to stdout.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "launcher/rank_runtime.h"
+#include "runtime/engine/sampling_params.h"
+
+namespace tandem::launcher {
+
+struct GenerateJob {
+  std::optional<std::string> prompt;  // or
+  std::vector<int32_t> prompt_ids;    // taken as they are
+  // Unset fields come from generation_config.json, then greedy-neutral defaults.
+  std::optional<double> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<double> top_p;
+  std::optional<uint64_t> seed;
+  std::optional<int32_t> max_tokens;  // unset: what the context leaves
+  bool json = false;                  // one object at the end; else text as it comes
+  std::string logits_file;            // raw fp32 [sampled positions, vocab]; empty: none
+};
+
+// What came out; the JSON object but for the ranks' reports.
+struct GenerateResult {
+  std::vector<int32_t> token_ids;
+  std::string text;
+  std::string finish_reason;
+  int32_t prompt_tokens = 0;
+  int32_t cached_prompt_tokens = 0;
+  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
+  uint64_t logits_hash = 0;
+};
+
+// On rank 0. Text goes to stdout as it comes, unless the job asks for JSON.
+absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job);
+
+// One line of JSON, as documented in README.
+std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks);
+
+}  // namespace tandem::launcher

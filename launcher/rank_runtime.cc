@@ -1,0 +1,213 @@
+#include "launcher/rank_runtime.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "runtime/loader/hf_config.h"
+#include "runtime/model/model_tensors.h"
+
+namespace tandem::launcher {
+namespace {
+
+// Share of the free memory that a KV cache of its own accord takes.
+constexpr double kKvShare = 0.5;
+
+std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
+
+absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights) {
+  if (name == "auto") return weights;
+  if (name == "fp32") return kernels::DType::kF32;
+  if (name == "fp16") return kernels::DType::kF16;
+  if (name == "bf16") return kernels::DType::kBF16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--kv-dtype: found '", name, "', expected auto, fp32, fp16 or bf16"));
+}
+
+template <typename T>
+std::string Pack(const T& value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+template <typename T>
+T Unpack(const std::string& bytes) {
+  T value;
+  std::memcpy(&value, bytes.data(), sizeof(value));
+  return value;
+}
+
+// What the collectives hold on a rank (parallel/mpi_world.cc): the partial sums
+// of the largest all-reduce and, on rank 0, two copies of the logits.
+uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
+                            const model::DecoderOptions& options) {
+  uint64_t bytes = 0;
+  if (plan.tp > 1) {
+    const uint64_t nodes = std::max(plan.attention_tree.nodes.size(), plan.ffn_tree.nodes.size());
+    const uint64_t floats = options.max_tokens * plan.shape.hidden;
+    bytes = nodes * std::max<uint64_t>(floats / plan.tp + 1, 8 << 10) * sizeof(float);
+  }
+  if (rank == 0) {
+    const uint64_t copies = plan.tp > 1 ? 2 : 1;
+    bytes += copies * options.max_rows * plan.shape.vocab * sizeof(float);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorld& world,
+                                                               const RankOptions& options) {
+  std::unique_ptr<RankRuntime> runtime(new RankRuntime(world));
+  runtime->communicator_ = world.MakeCommunicator();
+  parallel::Communicator& all = *runtime->communicator_;
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
+  TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
+  TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
+  if (world.size() > 1) runtime->channel_ = world.MakeStepChannel();
+  if (world.rank() == 0) {
+    runtime->runner_ = std::make_unique<engine::ModelRunner>(runtime->decoder_.get(),
+                                                             runtime->channel_.get());
+  }
+  return runtime;
+}
+
+absl::Status RankRuntime::Prepare(const RankOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(folder_, loader::ModelFolder::Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(config_, loader::ReadConfig(*folder_));
+  TANDEM_ASSIGN_OR_RETURN(generation_, loader::ReadGenerationConfig(*folder_));
+  TANDEM_ASSIGN_OR_RETURN(checkpoint_, loader::Checkpoint::Open(*folder_));
+  // Shapes are checked before anything is sized by them.
+  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_)));
+  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding, checkpoint_->Find(model::kEmbedding));
+  TANDEM_ASSIGN_OR_RETURN(kv_dtype_, KvDType(options.kv_dtype, *embedding->dtype));
+  shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), world_.size());
+  threads_ = options.threads > 0
+                 ? options.threads
+                 : std::max(1, engine::AvailableCpus() / world_.local_size());
+  TANDEM_ASSIGN_OR_RETURN(backend_,
+                          kernels::MakeCpuBackend(options.isa, {.threads = threads_}));
+  if (options.max_model_len > config_.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",
+                     config_.max_position_embeddings, ", the model's max_position_embeddings"));
+  }
+  return absl::OkStatus();
+}
+
+// Ranks must mean the same model, instruction set and options, or their numbers
+// would not fit together.
+absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
+  const std::string mine =
+      absl::StrCat(checkpoint_->Identity(), "|", kernels::IsaInUse(options.isa), "|",
+                   static_cast<int>(kv_dtype_), "|", options.max_model_len, "|", options.kv_memory,
+                   "|", options.max_num_seqs, "|", options.max_batched_tokens);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank] != all[0]) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "rank ", rank, " differs from rank 0 in model, instruction set or options (", all[rank],
+          " against ", all[0], "); give all ranks the same, and --isa on unlike hosts"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRuntime::SizeCache(const RankOptions& options) {
+  decoder_options_ = {.kv_dtype = kv_dtype_,
+                      .max_tokens = options.max_batched_tokens,
+                      .max_rows = options.max_num_seqs};
+  const model::DecoderBytes bytes =
+      model::Decoder::Plan(config_, *checkpoint_, shards_, world_.rank(), *backend_, decoder_options_);
+  plan_.weights = bytes.weights;
+  plan_.workspace = bytes.workspace;
+  plan_.communication = CommunicationBytes(shards_, world_.rank(), decoder_options_);
+  plan_.process = engine::ResidentBytes();
+  const uint64_t block_bytes = model::KvCache::BlockBytes(
+      {.layers = config_.num_layers,
+       .kv_heads = shards_.ranks[world_.rank()].kv_heads.size(),
+       .head_dim = config_.head_dim,
+       .dtype = kv_dtype_});
+
+  // Blocks for every sequence at full length are the most that can be of use.
+  const int64_t context =
+      options.max_model_len > 0 ? options.max_model_len : config_.max_position_embeddings;
+  const int64_t sequence_blocks = (context + model::kBlockSize - 1) / model::kBlockSize;
+  const int64_t useful = sequence_blocks * options.max_num_seqs;
+  int64_t blocks = useful;
+  if (block_bytes > 0) {
+    uint64_t memory = options.kv_memory;
+    if (memory == 0) {
+      const uint64_t share = engine::AvailableMemory() / world_.local_size();
+      const uint64_t taken = plan_.weights + plan_.workspace + plan_.communication;
+      memory = share > taken ? static_cast<uint64_t>((share - taken) * kKvShare) : 0;
+    }
+    blocks = std::min<int64_t>(useful, static_cast<int64_t>(memory / block_bytes));
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator_->AllGatherBytes(Pack(blocks)));
+  for (const std::string& theirs : all) blocks = std::min(blocks, Unpack<int64_t>(theirs));
+  if (blocks < 1 || (options.max_model_len > 0 && blocks < sequence_blocks)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "KV cache: a context of ", context, " tokens needs ",
+        Mebibytes(sequence_blocks * block_bytes), " a rank, there is room for ",
+        blocks * model::kBlockSize, " tokens; give a smaller --max-model-len, more --kv-memory or "
+        "more ranks"));
+  }
+  num_blocks_ = blocks;
+  max_model_len_ = std::min(context, blocks * model::kBlockSize);
+  decoder_options_.num_blocks = blocks;
+  plan_.kv = blocks * block_bytes;
+  if (max_model_len_ < context && world_.rank() == 0) {
+    spdlog::warn("the KV cache holds {} tokens: contexts are limited to that, not the model's {}",
+                 max_model_len_, context);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
+  const uint64_t needed = plan_.total() - plan_.kv;
+  const uint64_t available = engine::AvailableMemory();
+  if (needed > available + plan_.process) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("memory: this rank needs ", Mebibytes(needed), " beside the KV cache, the "
+                     "host has ", Mebibytes(available), "; use more ranks or a smaller format"));
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_, *backend_,
+                                     *communicator_, decoder_options_));
+  peak_.Sample();
+  spdlog::debug("rank {}: {} threads of {}, {} read, planned {}: weights {}, KV {}, workspace {}, "
+                "communication {}, process {}",
+                rank(), threads_, kernels::IsaInUse(options.isa),
+                Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()),
+                Mebibytes(plan_.weights), Mebibytes(plan_.kv), Mebibytes(plan_.workspace),
+                Mebibytes(plan_.communication), Mebibytes(plan_.process));
+  return absl::OkStatus();
+}
+
+const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
+  return generation_.eos_token_ids.empty() ? config_.eos_token_ids : generation_.eos_token_ids;
+}
+
+absl::Status RankRuntime::Work() {
+  return engine::RunWorker(*decoder_, *channel_);
+}
+
+absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
+  peak_.Sample();
+  const RankReport mine = {.bytes_read = decoder_->bytes_read(),
+                           .planned_bytes = plan_.total(),
+                           .peak_memory = peak_.bytes()};
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator_->AllGatherBytes(Pack(mine)));
+  std::vector<RankReport> reports;
+  for (const std::string& bytes : all) reports.push_back(Unpack<RankReport>(bytes));
+  return reports;
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,96 @@
+// One rank, put together: MPI, backend, checkpoint, decoder, and what they agreed
+// on. Built once at start; a failure is the same on every rank.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "parallel/mpi_world.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/engine/model_runner.h"
+#include "runtime/loader/generation_config.h"
+#include "runtime/loader/model_config.h"
+#include "runtime/loader/model_folder.h"
+#include "runtime/model/decoder.h"
+
+namespace tandem::launcher {
+
+struct RankOptions {
+  std::string model;             // folder or name in the hub's cache
+  int threads = 0;               // a rank's; 0: its share of the host's CPUs
+  std::string isa = "auto";      // as kernels::PinIsa
+  std::string kv_dtype = "auto"; // auto (as the weights), fp32, fp16, bf16
+  int64_t max_model_len = 0;     // tokens; 0: the model's own, or what fits
+  uint64_t kv_memory = 0;        // bytes of KV cache a rank; 0: what the plan leaves
+  int64_t max_num_seqs = 64;
+  int64_t max_batched_tokens = 512;
+};
+
+// What a rank reports at the end.
+struct RankReport {
+  uint64_t bytes_read = 0;     // of weights, from the checkpoint
+  uint64_t planned_bytes = 0;  // MemoryPlan's total
+  uint64_t peak_memory = 0;    // anonymous and shared; what a rank takes it keeps, so that
+                               // the end shows it
+};
+
+class RankRuntime {
+ public:
+  // Joins the world and loads. world outlives it. All ranks get the same error.
+  static absl::StatusOr<std::unique_ptr<RankRuntime>> Load(parallel::MpiWorld& world,
+                                                           const RankOptions& options);
+
+  int rank() const { return world_.rank(); }
+  int tp() const { return world_.size(); }
+  const loader::ModelFolder& folder() const { return *folder_; }
+  const loader::ModelConfig& config() const { return config_; }
+  const loader::GenerationConfig& generation() const { return generation_; }
+  // generation_config.json's, else config.json's.
+  const std::vector<int32_t>& eos_token_ids() const;
+  model::Decoder& decoder() { return *decoder_; }
+  const engine::MemoryPlan& plan() const { return plan_; }
+  int64_t num_blocks() const { return num_blocks_; }
+  int64_t max_model_len() const { return max_model_len_; }
+  int64_t max_batched_tokens() const { return decoder_options_.max_tokens; }
+
+  // Rank 0's way to run steps on all ranks.
+  engine::ModelRunner& runner() { return *runner_; }
+  // Other ranks: until rank 0 shuts down.
+  absl::Status Work();
+
+  // After the last step, on all ranks: everybody's report, by rank.
+  absl::StatusOr<std::vector<RankReport>> GatherReports();
+
+ private:
+  explicit RankRuntime(parallel::MpiWorld& world) : world_(world) {}
+  absl::Status Prepare(const RankOptions& options);      // local, before anything large
+  absl::Status SizeCache(const RankOptions& options);    // collective
+  absl::Status LoadDecoder(const RankOptions& options);  // local
+  absl::Status CheckAgreement(const RankOptions& options);  // collective
+
+  parallel::MpiWorld& world_;
+  std::unique_ptr<parallel::Communicator> communicator_;
+  std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
+  std::optional<loader::ModelFolder> folder_;
+  loader::ModelConfig config_;
+  loader::GenerationConfig generation_;
+  std::unique_ptr<loader::Checkpoint> checkpoint_;  // until the decoder takes it
+  parallel::ShardPlan shards_;
+  std::unique_ptr<kernels::Backend> backend_;
+  int threads_ = 1;
+  kernels::DType kv_dtype_ = kernels::DType::kF32;
+  int64_t max_model_len_ = 0;
+  int64_t num_blocks_ = 0;
+  model::DecoderOptions decoder_options_;
+  engine::MemoryPlan plan_;
+  engine::PeakMemory peak_;
+  std::unique_ptr<model::Decoder> decoder_;
+  std::unique_ptr<engine::ModelRunner> runner_;
+};
+
+}  // namespace tandem::launcher

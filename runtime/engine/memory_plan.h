@@ -1,0 +1,44 @@
+// What a rank will need, by purpose, and what it has: the KV cache is sized from
+// the difference, and serving measures itself against the plan.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace tandem::engine {
+
+// Bytes on one rank.
+struct MemoryPlan {
+  uint64_t weights = 0;
+  uint64_t kv = 0;
+  uint64_t workspace = 0;      // scratch of a step
+  uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
+  uint64_t process = 0;        // the process itself: libraries, MPI, gRPC, tokenizer
+  uint64_t total() const { return weights + kv + workspace + communication + process; }
+};
+
+// Memory that this process holds by itself, in bytes: anonymous and shared
+// pages, not the mapped files' (the kernel may drop those).
+uint64_t ResidentBytes();
+
+// The largest ResidentBytes() seen at any Sample().
+class PeakMemory {
+ public:
+  void Sample();
+  uint64_t bytes() const { return peak_; }
+
+ private:
+  uint64_t peak_ = 0;
+};
+
+// Memory that may still be taken on this host: the system's available memory or
+// what the control group's limit leaves, whichever is less.
+uint64_t AvailableMemory();
+
+// CPUs that this process may use at once: its affinity mask, capped by the
+// control group's quota. At least 1.
+int AvailableCpus();
+
+}  // namespace tandem::engine

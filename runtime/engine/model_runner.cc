@@ -1,0 +1,43 @@
+#include "runtime/engine/model_runner.h"
+
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::engine {
+
+absl::Status ModelRunner::Send(const StepPlan& plan) {
+  if (channel_ == nullptr) return absl::OkStatus();
+  plan.Serialize(message_);
+  return channel_->Send(message_);
+}
+
+absl::Status ModelRunner::Execute(const StepPlan& plan, std::span<float> logits) {
+  TANDEM_CHECK(plan.kind == StepPlan::Kind::kForward);
+  TANDEM_RETURN_IF_ERROR(Send(plan));
+  return decoder_.Forward(plan.Input(), logits.data());
+}
+
+absl::Status ModelRunner::Shutdown() {
+  StepPlan plan;
+  plan.kind = StepPlan::Kind::kShutdown;
+  return Send(plan);
+}
+
+absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel) {
+  StepPlan plan;
+  for (;;) {
+    TANDEM_ASSIGN_OR_RETURN(const std::span<const std::byte> message, channel.Receive());
+    TANDEM_RETURN_IF_ERROR(plan.Parse(message));
+    switch (plan.kind) {
+      case StepPlan::Kind::kForward:
+        TANDEM_RETURN_IF_ERROR(decoder.Forward(plan.Input(), nullptr));
+        break;
+      case StepPlan::Kind::kHeartbeat:
+        break;
+      case StepPlan::Kind::kShutdown:
+        return absl::OkStatus();
+    }
+  }
+}
+
+}  // namespace tandem::engine
