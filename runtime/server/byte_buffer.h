@@ -1,0 +1,23 @@
+// Requests are parsed here and not by gRPC: its callback API answers bytes that do not parse with
+// UNIMPLEMENTED and no message, and protobuf itself writes a line to stderr for each string that
+// is not UTF-8.
+#pragma once
+
+#include "absl/status/status.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/status.h"
+
+namespace tandem::server {
+
+// INVALID_ARGUMENT for bytes that are no such message ("malformed tandem.v1.GenerateRequest:
+// ...") and for a string field that is not UTF-8, named with the offset of the first bad byte.
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
+
+// Never fails for a message of ours within protobuf's 2 GiB.
+void SerializeMessage(const google::protobuf::Message& message, grpc::ByteBuffer* bytes);
+
+// The codes are the same numbers.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+}  // namespace tandem::server

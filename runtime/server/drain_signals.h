@@ -1,0 +1,40 @@
+// The signals that ask a server to finish: SIGUSR1 (which mpirun forwards to its ranks; its own
+// SIGTERM kills them within a second or two), SIGTERM and SIGINT. They are blocked and read from a
+// descriptor, so no code runs in a handler.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+namespace tandem::server {
+
+class DrainSignals {
+ public:
+  // Blocks the signals in the calling thread. Call it before any other thread is started, MPI's and
+  // gRPC's too: threads inherit the mask, and a signal is delivered to any thread that leaves it
+  // open.
+  static absl::StatusOr<std::unique_ptr<DrainSignals>> Block();
+
+  // The mask stays: a signal that comes late must not kill the process on its way out.
+  ~DrainSignals();
+  DrainSignals(const DrainSignals&) = delete;
+  DrainSignals& operator=(const DrainSignals&) = delete;
+
+  // The next signal's number, or 0 after Wake. One thread at a time.
+  int Wait();
+
+  // Makes Wait return 0, now and from then on. Any thread.
+  void Wake();
+
+ private:
+  DrainSignals(int signal_fd, int wake_fd) : signal_fd_(signal_fd), wake_fd_(wake_fd) {}
+  const int signal_fd_;
+  const int wake_fd_;
+};
+
+// For ranks other than the front: whoever signals the whole world means the front, which ends the
+// others when the streams are done.
+void IgnoreDrainSignals();
+
+}  // namespace tandem::server

@@ -1,0 +1,77 @@
+// One Generate stream, between two worlds: the engine's thread hands in events and must not
+// wait; gRPC's threads carry messages out one at a time. What comes in while a write is under way
+// is merged into the next message, so a slow reader costs memory for its own answer (bounded by
+// max_tokens) and nothing else.
+//
+// Lifetime: the call owns itself from Create until gRPC's OnDone; the engine's sink holds another
+// reference for as long as the engine keeps it. After Finish no gRPC operation is started, so an
+// event that comes late finds a live object and is dropped.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "runtime/engine/engine_client.h"
+#include "runtime/tokenizer/stream_decoder.h"
+#include "tandem/v1/inference.pb.h"
+
+namespace tandem::server {
+
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  // `on_done` is called once, on a gRPC thread, when gRPC is through with the call.
+  static std::shared_ptr<GenerateCall> Create(std::function<void(GenerateCall*)> on_done);
+
+  // Hands the request to the engine; its refusal ends the stream. `engine` must live until
+  // on_done, and so must `tokenizer`, which is null for a model without one. Once only.
+  void Start(engine::EngineClient* engine, engine::Request request,
+             const tokenizer::Tokenizer* tokenizer);
+
+  // Ends the stream with an error, after the write under way; the engine drops the request.
+  // Does nothing for a call that has ended. Any thread.
+  void End(const absl::Status& status);
+
+ private:
+  explicit GenerateCall(std::function<void(GenerateCall*)> on_done)
+      : on_done_(std::move(on_done)) {}
+
+  // The engine's thread. False: no more events, please.
+  bool OnEvent(const engine::Event& event);
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+  // Sets how the stream ends, if that is not decided yet. Needs mutex_.
+  void DecideLocked(grpc::Status status, bool drop_pending);
+  // Starts the next operation, if one may be started. Needs mutex_.
+  void AdvanceLocked();
+  // Outside mutex_: the engine may call the sink meanwhile.
+  void CancelInEngine();
+
+  const std::function<void(GenerateCall*)> on_done_;
+  std::shared_ptr<GenerateCall> self_;  // until OnDone
+
+  std::mutex mutex_;
+  engine::EngineClient* engine_ = nullptr;
+  std::optional<engine::RequestId> request_id_;  // once Submit has returned
+  std::optional<engine::Clock::time_point> deadline_;
+  bool engine_done_ = false;  // the finishing event came, or Submit refused
+  std::optional<tokenizer::StreamDecoder> decoder_;
+  v1::GenerateResponse pending_;  // not yet handed to gRPC
+  bool has_pending_ = false;
+  bool writing_ = false;             // `buffer_` is gRPC's
+  std::optional<grpc::Status> end_;  // decided; Finish may have to wait for a write
+  bool finished_ = false;            // Finish was called: gRPC may be touched no more
+  grpc::ByteBuffer buffer_;
+};
+
+}  // namespace tandem::server

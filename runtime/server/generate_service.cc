@@ -1,0 +1,211 @@
+#include "runtime/server/generate_service.h"
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/server/byte_buffer.h"
+#include "runtime/server/validation.h"
+#include "runtime/tokenizer/utf8.h"
+
+namespace tandem::server {
+namespace {
+
+constexpr char kNoTokenizer[] =
+    "the model has no tokenizer.json: it takes and gives token ids only";
+
+// gRPC's deadline is wall-clock time, the engine's is not.
+std::optional<engine::Clock::time_point> Deadline(const grpc::CallbackServerContext& context) {
+  const std::chrono::system_clock::time_point deadline = context.deadline();
+  // "None" comes as the end of time or close to it, depending on how it was converted.
+  const auto left = deadline - std::chrono::system_clock::now();
+  if (left > std::chrono::hours(24 * 365)) return std::nullopt;
+  return engine::Clock::now() + std::chrono::duration_cast<engine::Clock::duration>(left);
+}
+
+absl::StatusOr<engine::Request> MakeRequest(const v1::GenerateRequest& message,
+                                            const ServedModel& model) {
+  const engine::EngineLimits limits = model.engine->Limits();
+  engine::Request request;
+  switch (message.prompt_case()) {
+    case v1::GenerateRequest::kText: {
+      if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
+      if (message.text().empty()) {
+        return absl::InvalidArgumentError("text: empty, allowed: at least 1 character");
+      }
+      TANDEM_ASSIGN_OR_RETURN(request.prompt_ids,
+                              model.tokenizer->Encode(message.text(), /*add_special=*/true));
+      break;
+    }
+    case v1::GenerateRequest::kTokenIds:
+      request.prompt_ids.assign(message.token_ids().ids().begin(), message.token_ids().ids().end());
+      break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      return absl::InvalidArgumentError("prompt: not set, allowed: text or token_ids");
+  }
+  TANDEM_RETURN_IF_ERROR(CheckPrompt(request.prompt_ids, limits));
+  TANDEM_ASSIGN_OR_RETURN(
+      request.sampling, MakeSampling(SamplingFromProto(message.sampling()), model.defaults, limits,
+                                     static_cast<int64_t>(request.prompt_ids.size()), FreshSeed()));
+  return request;
+}
+
+grpc::ServerUnaryReactor* FinishUnary(grpc::CallbackServerContext* context,
+                                      const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+absl::Status TokenizeInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
+                          grpc::ByteBuffer* out) {
+  v1::TokenizeRequest request;
+  TANDEM_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                          model.tokenizer->Encode(request.text(), request.add_special_tokens()));
+  v1::TokenizeResponse response;
+  response.mutable_ids()->Add(ids.begin(), ids.end());
+  SerializeMessage(response, out);
+  return absl::OkStatus();
+}
+
+absl::Status DetokenizeInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
+                            grpc::ByteBuffer* out) {
+  v1::DetokenizeRequest request;
+  TANDEM_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
+  const std::span<const int32_t> ids(request.ids().data(), request.ids().size());
+  TANDEM_RETURN_IF_ERROR(CheckTokenIds(ids, model.engine->Limits().vocab_size, "ids"));
+  v1::DetokenizeResponse response;
+  TANDEM_ASSIGN_OR_RETURN(const std::string text,
+                          model.tokenizer->Decode(ids, request.skip_special_tokens()));
+  response.set_text(tokenizer::Utf8Lossy(text));
+  SerializeMessage(response, out);
+  return absl::OkStatus();
+}
+
+absl::Status DescribeInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
+                          grpc::ByteBuffer* out) {
+  v1::GetModelRequest request;
+  TANDEM_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  const engine::EngineLimits limits = model.engine->Limits();
+  v1::GetModelResponse response;
+  response.set_name(model.info.name);
+  response.set_architecture(model.info.architecture);
+  response.set_vocab_size(limits.vocab_size);
+  response.set_max_model_len(limits.max_model_len);
+  response.mutable_eos_token_ids()->Add(model.info.eos_token_ids.begin(),
+                                        model.info.eos_token_ids.end());
+  response.set_has_tokenizer(model.tokenizer != nullptr);
+  response.set_tp_degree(model.info.tp_degree);
+  response.set_weight_dtype(model.info.weight_dtype);
+  response.set_version(model.info.version);
+  SerializeMessage(response, out);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+GenerateService::~GenerateService() { TANDEM_CHECK(calls_.empty()); }
+
+void GenerateService::SetModel(ServedModel model) {
+  TANDEM_CHECK(model.engine != nullptr);
+  std::lock_guard lock(mutex_);
+  TANDEM_CHECK(model_ == nullptr);
+  model_ = std::make_shared<const ServedModel>(std::move(model));
+}
+
+void GenerateService::StopAccepting(const absl::Status& reason) {
+  TANDEM_CHECK(!reason.ok());
+  std::lock_guard lock(mutex_);
+  if (stopped_.ok()) stopped_ = reason;
+}
+
+bool GenerateService::WaitIdle(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, deadline, [this] { return calls_.empty(); });
+}
+
+void GenerateService::EndAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<GenerateCall>> calls;
+  {
+    std::lock_guard lock(mutex_);
+    calls.assign(calls_.begin(), calls_.end());
+  }
+  for (const auto& call : calls) call->End(status);
+}
+
+size_t GenerateService::open_streams() const {
+  std::lock_guard lock(mutex_);
+  return calls_.size();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes) {
+  std::shared_ptr<GenerateCall> call =
+      GenerateCall::Create([this](GenerateCall* done) { Remove(done); });
+  const auto submit = [&]() -> absl::Status {
+    TANDEM_RETURN_IF_ERROR(Admit(call));
+    TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Model());
+    v1::GenerateRequest message;
+    TANDEM_RETURN_IF_ERROR(ParseMessage(*bytes, &message));
+    TANDEM_ASSIGN_OR_RETURN(engine::Request request, MakeRequest(message, *model));
+    request.deadline = Deadline(*context);
+    call->Start(model->engine, std::move(request), model->tokenizer);
+    return absl::OkStatus();
+  };
+  if (absl::Status status = submit(); !status.ok()) call->End(status);
+  return call.get();
+}
+
+grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  const auto model = Model();
+  return FinishUnary(context,
+                     model.ok() ? TokenizeInto(**model, *request, response) : model.status());
+}
+
+grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  const auto model = Model();
+  return FinishUnary(context,
+                     model.ok() ? DetokenizeInto(**model, *request, response) : model.status());
+}
+
+grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  const auto model = Model();
+  return FinishUnary(context,
+                     model.ok() ? DescribeInto(**model, *request, response) : model.status());
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> GenerateService::Model() const {
+  std::lock_guard lock(mutex_);
+  if (model_ != nullptr) return model_;
+  return stopped_.ok() ? absl::UnavailableError("the model is still loading") : stopped_;
+}
+
+absl::Status GenerateService::Admit(const std::shared_ptr<GenerateCall>& call) {
+  std::lock_guard lock(mutex_);
+  if (!stopped_.ok()) return stopped_;
+  calls_.insert(call);
+  return absl::OkStatus();
+}
+
+void GenerateService::Remove(GenerateCall* call) {
+  // The call is alive: it holds itself until this returns.
+  const std::shared_ptr<GenerateCall> held = call->shared_from_this();
+  std::lock_guard lock(mutex_);
+  calls_.erase(held);
+  if (calls_.empty()) idle_.notify_all();
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,79 @@
+// tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel. Lives as long as the
+// process, the model comes later: until SetModel every call gets UNAVAILABLE.
+//
+// Threads: the methods run on gRPC's threads (validation and tokenization too); the rest of the
+// public interface may be called from any thread. The gRPC server must have ended before the
+// service, the engine and the tokenizer go.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+
+#include "absl/status/status.h"
+#include "grpcpp/support/server_callback.h"
+#include "runtime/server/generate_call.h"
+#include "runtime/server/served_model.h"
+#include "tandem/v1/inference.grpc.pb.h"
+
+namespace tandem::server {
+
+namespace internal {
+// Raw methods, so that malformed bytes come to us (see byte_buffer.h).
+using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate<
+    v1::InferenceService::WithRawCallbackMethod_Tokenize<
+        v1::InferenceService::WithRawCallbackMethod_Detokenize<
+            v1::InferenceService::WithRawCallbackMethod_GetModel<v1::InferenceService::Service>>>>;
+}  // namespace internal
+
+class GenerateService final : public internal::RawInferenceService {
+ public:
+  GenerateService() = default;
+  ~GenerateService() override;
+
+  // Calls are served from now on. Once only.
+  void SetModel(ServedModel model);
+
+  // New Generate calls get `reason`; open streams go on, and so do the calls that cost the engine
+  // nothing. The first reason stays.
+  void StopAccepting(const absl::Status& reason);
+
+  // Waits until no Generate stream is open. False if `deadline` came first.
+  bool WaitIdle(std::chrono::steady_clock::time_point deadline);
+
+  // Ends every open stream with this status.
+  void EndAll(const absl::Status& status);
+
+  size_t open_streams() const;
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+
+ private:
+  // The model, or UNAVAILABLE while it loads.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Model() const;
+  // Adds the call to the open ones, or says why not. One step, so that EndAll and WaitIdle see
+  // every call that was let in.
+  absl::Status Admit(const std::shared_ptr<GenerateCall>& call);
+  void Remove(GenerateCall* call);
+
+  mutable std::mutex mutex_;
+  std::condition_variable idle_;
+  std::shared_ptr<const ServedModel> model_;
+  absl::Status stopped_;  // OK: new calls are welcome
+  std::unordered_set<std::shared_ptr<GenerateCall>> calls_;
+};
+
+}  // namespace tandem::server

@@ -1,0 +1,54 @@
+// A gRPC server with the limits and liveness settings that Tandem promises, on one address.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/impl/service_type.h"
+#include "grpcpp/server.h"
+
+namespace tandem::server {
+
+struct GrpcServerOptions {
+  // HOST:PORT, [IPv6]:PORT or unix:PATH. Port 0 takes a free one.
+  std::string listen = "127.0.0.1:50051";
+  // The longest request. A prompt of 131,072 tokens takes under 1 MiB.
+  int max_receive_bytes = 4 << 20;
+  // Streams of one connection; more wait in the client.
+  int max_streams_per_connection = 4096;
+  // A connection that says nothing for so long is asked for a sign of life, and closed when none
+  // comes within the timeout.
+  std::chrono::milliseconds keepalive_time{60'000};
+  std::chrono::milliseconds keepalive_timeout{20'000};
+  // A client that asks more often than this, without data in between, is disconnected.
+  std::chrono::milliseconds min_client_ping_interval{10'000};
+};
+
+class GrpcServer {
+ public:
+  // Listens at once. The address is the server's alone: a port that is in use is an error (gRPC
+  // would share it), as is an address that this machine does not have. UNAVAILABLE for these,
+  // INVALID_ARGUMENT for an address that is none; the address is in the message. `services` must
+  // outlive the server. Server reflection is registered too.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
+
+  ~GrpcServer();
+
+  // The port that is listened on; 0 for a unix socket.
+  int port() const { return port_; }
+
+  // Takes no new calls, waits for the open ones, ends what is left at `deadline`. Returns when all
+  // calls are done with. Further calls do nothing.
+  void Shutdown(std::chrono::system_clock::time_point deadline);
+
+ private:
+  GrpcServer() = default;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+}  // namespace tandem::server

@@ -1,0 +1,95 @@
+// What rank 0 does around the engine of a serving world: the port, health, and a clean end.
+//
+//   auto signals = DrainSignals::Block();            // before MPI and gRPC start threads
+//   auto front = ServeFront::Start(options, std::move(*signals));   // port taken, NOT_SERVING
+//   ... load the model, start the engine ...
+//   front->SetModel(model);                          // SERVING
+//   front->WaitUntilStopped();                       // a signal, RequestDrain or Fail
+//   ... stop engine and ranks ...
+//
+// A signal (or RequestDrain) drains: NOT_SERVING and UNAVAILABLE for new calls at once; open
+// streams go on until they end or `drain_timeout` is over, then they get UNAVAILABLE; the port is
+// closed; `on_stopped` runs. A second signal cuts the wait short.
+//
+// All methods may be called from any thread; the destructor from one, and never from on_stopped.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/server/drain_signals.h"
+#include "runtime/server/generate_service.h"
+#include "runtime/server/grpc_server.h"
+#include "runtime/server/health_service.h"
+#include "runtime/server/served_model.h"
+
+namespace tandem::server {
+
+struct ServeFrontOptions {
+  GrpcServerOptions server;
+  std::chrono::milliseconds drain_timeout{30'000};
+  // Called once on a thread of the front when no call is open any more and the port is closed. The
+  // place to tell an engine loop that runs on the main thread to end. May be empty.
+  std::function<void()> on_stopped;
+};
+
+class ServeFront {
+ public:
+  // Takes the port; errors as GrpcServer::Start. `signals` may be null: then only RequestDrain
+  // and Fail end it.
+  static absl::StatusOr<std::unique_ptr<ServeFront>> Start(ServeFrontOptions options,
+                                                           std::unique_ptr<DrainSignals> signals);
+
+  // Open streams get UNAVAILABLE at once if it still serves. Afterwards nothing touches the
+  // engine or the tokenizer any more.
+  ~ServeFront();
+
+  int port() const { return port_; }
+
+  // Ready: SERVING, unless a drain was asked for meanwhile. Once only.
+  void SetModel(ServedModel model);
+
+  void RequestDrain();
+
+  // True from the first signal or RequestDrain on: whoever is still loading may stop.
+  bool drain_requested() const;
+
+  // The engine is lost: NOT_SERVING, every open stream ends with `status` (not OK), the port is
+  // closed.
+  void Fail(const absl::Status& status);
+
+  // Until the port is closed and on_stopped has returned. What Fail was given, or OK.
+  absl::Status WaitUntilStopped();
+
+ private:
+  ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals);
+
+  void WatchSignals();   // a thread
+  void StopWhenAsked();  // a thread
+  void EndStreams(const absl::Status& status);
+
+  const ServeFrontOptions options_;
+  const std::unique_ptr<DrainSignals> signals_;
+  HealthService health_;
+  GenerateService service_;
+  std::unique_ptr<GrpcServer> server_;  // after the services: ends before them
+  int port_ = 0;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool draining_ = false;
+  bool stopped_ = false;
+  absl::Status failure_;
+
+  std::thread signal_thread_;
+  std::thread stop_thread_;
+};
+
+}  // namespace tandem::server

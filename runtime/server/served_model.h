@@ -1,0 +1,41 @@
+// What a front serves, once it is loaded. Plain data and borrowed pointers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/engine/engine_client.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace tandem::server {
+
+// Sampling values of generation_config.json; they stand in for fields that a request leaves
+// unset. nullopt: the built-in value (see validation.h). `do_sample: false` is temperature 0.
+struct SamplingDefaults {
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+};
+
+// The answer of GetModel.
+struct ModelInfo {
+  std::string name;
+  std::string architecture;
+  std::vector<int32_t> eos_token_ids;
+  int32_t tp_degree = 1;
+  std::string weight_dtype;
+  std::string version;
+};
+
+struct ServedModel {
+  engine::EngineClient* engine = nullptr;           // outlives the server; limits are asked of it
+  const tokenizer::Tokenizer* tokenizer = nullptr;  // outlives the server; null: ids only
+  ModelInfo info;
+  SamplingDefaults defaults;
+};
+
+}  // namespace tandem::server
