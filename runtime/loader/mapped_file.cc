@@ -52,9 +52,11 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
         absl::StrCat(path, ": cannot map ", file.size_, " bytes: ", std::strerror(errno)));
   }
   file.data_ = static_cast<const std::byte*>(address);
-  // Ordinary read-ahead fetches up to twice its window beyond what was asked
-  // for, which for a slice of columns is other ranks' columns. Both ways in are
-  // marked as random; loading names its pages itself (Prefetch).
+  // Ordinary read-ahead brings in other ranks' columns. Measured with mincore for
+  // a rank of 4 that takes 7 KiB of every 28 KiB row of a 64 MiB tensor (16384
+  // pages, its slices lie on 7020): a mapping in normal mode brought in all
+  // 16384 (60 ms); in random mode 7020, but page by page (660 ms); reads in
+  // random mode 7020 (290 ms), and with Prefetch before them 7020 in 69 ms.
   madvise(address, file.size_, MADV_RANDOM);
   posix_fadvise(file.fd_, 0, 0, POSIX_FADV_RANDOM);
   return file;

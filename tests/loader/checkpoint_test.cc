@@ -149,7 +149,8 @@ TEST(Checkpoint, NamesEightMissingTensorsAndCountsTheRest) {
   dir.Write("model.safetensors", SafetensorsOf({{"m", 1, 1, 0}}));
   auto checkpoint = OpenIn(dir.path());
   std::vector<ExpectedTensor> expected = {{"m", {1, 1}}};
-  for (int i = 0; i < 20; ++i) expected.push_back({"x" + std::to_string(i), {1}});
+  for (int i = 0; i < 20; ++i)
+    expected.push_back({std::string("x").append(std::to_string(i)), {1}});
   const absl::Status present = (*checkpoint)->CheckPresent(expected);
   EXPECT_EQ(present.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(present.message()), HasSubstr("\"x0\", "));
