@@ -1,0 +1,115 @@
+// The `tandem` command. Decides whether this process is a rank or starts ranks; everything is done
+// elsewhere.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/client.h"
+#include "launcher/exit_code.h"
+#include "launcher/mpi_command.h"
+#include "launcher/options.h"
+#include "launcher/process_group.h"
+#include "launcher/rank_main.h"
+#include "launcher/supervisor.h"
+#include "launcher/text_commands.h"
+
+namespace tandem::launcher {
+namespace {
+
+// The same command line for the ranks, with the thread count that was decided for them.
+std::vector<std::string> RankCommand(const std::string& self, char** argv, int threads,
+                                     bool threads_given) {
+  std::vector<std::string> command = {self};
+  bool inserted = threads_given;
+  for (char** argument = argv + 1; *argument != nullptr; ++argument) {
+    command.push_back(*argument);
+    if (!inserted) {  // the subcommand comes first: no option may come before it
+      command.insert(command.end(), {"--threads", absl::StrCat(threads)});
+      inserted = true;
+    }
+  }
+  return command;
+}
+
+absl::StatusOr<std::string> OwnPath() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  if (length <= 0 || length == static_cast<ssize_t>(sizeof(path))) {
+    return absl::InternalError("cannot find this program's own path");
+  }
+  return std::string(path, static_cast<size_t>(length));
+}
+
+// Runs `rank` here, if this process is a rank or the world is one without supervision; else
+// starts the world. Returns the exit code.
+template <typename Rank>
+absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
+                             bool alone_in_process, char** argv, Rank rank) {
+  const GetEnv get_env = [](const char* name) -> const char* { return std::getenv(name); };
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(get_env));
+  if (world.has_value() || StartedByLauncher()) {
+    TANDEM_RETURN_IF_ERROR(DieWithParent());
+    const int size = world.value_or(1);
+    if (model.tp != 0 && model.tp != size) {
+      return absl::FailedPreconditionError(absl::StrCat("--tp ", model.tp, ", but this world has ",
+                                                        size, size == 1 ? " rank" : " ranks"));
+    }
+    return rank();
+  }
+  const int ranks = model.tp == 0 ? 1 : model.tp;
+  if (ranks == 1 && alone_in_process) return rank();
+
+  const Host host = InspectHost();
+  const int threads = model.threads != 0 ? model.threads : DefaultThreads(host, ranks);
+  TANDEM_ASSIGN_OR_RETURN(const std::string self, OwnPath());
+  std::vector<std::string> command = RankCommand(self, argv, threads, model.threads != 0);
+  WorldOptions options = world_options;
+  options.through_mpirun = ranks > 1;
+  if (options.through_mpirun) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string mpirun, FindProgram("mpirun", get_env));
+    command = MpirunCommand(mpirun, host, ranks, threads, ExportedVariables(environ), command);
+  }
+  return RunWorld(command, options);
+}
+
+int Main(int argc, char** argv) {
+  const CommandLine line = ParseCommandLine(argc, argv);
+  if (!line.command.has_value()) {
+    std::fputs(line.output.c_str(), line.exit_code == 0 ? stdout : stderr);
+    return line.exit_code;
+  }
+  absl::StatusOr<int> code = 0;
+  if (const auto* serve = std::get_if<ServeOptions>(&*line.command)) {
+    WorldOptions world;
+    world.drains = true;
+    world.drain_timeout =
+        std::chrono::milliseconds(static_cast<int64_t>(serve->drain_timeout * 1e3));
+    code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
+                    [&] { return RunServeRank(*serve); });
+  } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
+    WorldOptions world;
+    world.pass_stdin = generate->prompt == "-";
+    code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
+                    [&] { return RunGenerateRank(*generate); });
+  } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {
+    code = RunClient(*client);
+  } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {
+    code = RunTokenize(*tokenize, std::cin, std::cout);
+  } else {
+    code = RunDetokenize(std::get<DetokenizeOptions>(*line.command), std::cin, std::cout);
+  }
+  return code.ok() ? *code : ReportError(code.status());
+}
+
+}  // namespace
+}  // namespace tandem::launcher
+
+int main(int argc, char** argv) { return tandem::launcher::Main(argc, argv); }

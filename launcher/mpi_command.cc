@@ -1,0 +1,115 @@
+#include "launcher/mpi_command.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <set>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "launcher/process_group.h"
+
+namespace tandem::launcher {
+namespace {
+
+std::optional<int> Number(const char* text) {
+  int value = 0;
+  if (text == nullptr || !absl::SimpleAtoi(text, &value) || value < 1) return std::nullopt;
+  return value;
+}
+
+bool StartsWith(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+
+}  // namespace
+
+absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
+  // Open MPI's mpirun.
+  if (const std::optional<int> size = Number(get_env("OMPI_COMM_WORLD_SIZE"))) return size;
+  // srun: a step of its own, and the library's way in.
+  const std::optional<int> tasks = Number(get_env("SLURM_STEP_NUM_TASKS"));
+  const bool step = get_env("SLURM_STEP_ID") != nullptr && get_env("SLURM_PROCID") != nullptr;
+  if (get_env("PMIX_RANK") != nullptr) {
+    if (tasks.has_value()) return tasks;
+    return std::optional<int>(Number(get_env("SLURM_NTASKS")).value_or(1));
+  }
+  if (step && tasks.value_or(1) > 1) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "started by srun with ", *tasks, " tasks but without PMIx: use srun --mpi=pmix"));
+  }
+  return std::optional<int>();
+}
+
+Host InspectHost() {
+  Host host;
+  host.root = geteuid() == 0;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return host;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    // CPUs of one core list the same siblings.
+    std::string siblings;
+    std::ifstream file(
+        absl::StrCat("/sys/devices/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
+    if (!std::getline(file, siblings)) siblings = absl::StrCat("cpu", cpu);
+    cores.insert(siblings);
+  }
+  host.cores = std::max<int>(1, static_cast<int>(cores.size()));
+  host.restricted = CPU_COUNT(&set) < sysconf(_SC_NPROCESSORS_ONLN);
+  return host;
+}
+
+int DefaultThreads(const Host& host, int ranks) { return std::max(1, host.cores / ranks); }
+
+std::vector<std::string> MpirunCommand(const std::string& mpirun, const Host& host, int ranks,
+                                       int threads, const std::vector<std::string>& exported,
+                                       const std::vector<std::string>& program) {
+  // --quiet: a rank that fails has said why in one line; mpirun would add six.
+  std::vector<std::string> argv = {mpirun, "--quiet", "-np", absl::StrCat(ranks)};
+  if (host.root) argv.push_back("--allow-run-as-root");
+  if (ranks > host.cores) argv.push_back("--oversubscribe");
+  if (!host.restricted && static_cast<int64_t>(ranks) * threads <= host.cores) {
+    argv.insert(argv.end(), {"--map-by", absl::StrCat("slot:PE=", threads), "--bind-to", "core"});
+  } else {
+    argv.insert(argv.end(), {"--bind-to", "none"});
+  }
+  // Containers forbid process_vm_readv, and the default then warns from every rank.
+  argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});
+  argv.insert(argv.end(), {"--mca", "orte_base_help_aggregate", "0"});
+  for (const std::string& name : exported) argv.insert(argv.end(), {"-x", name});
+  argv.insert(argv.end(), program.begin(), program.end());
+  return argv;
+}
+
+std::vector<std::string> ExportedVariables(const char* const* environment) {
+  std::vector<std::string> names = {kParentVariable};
+  for (; *environment != nullptr; ++environment) {
+    const std::string name(*environment, std::strcspn(*environment, "="));
+    const bool wanted = StartsWith(name, "TANDEM_") || StartsWith(name, "NCCL_") ||
+                        StartsWith(name, "CUDA_") || name == "HF_HOME" || name == "HF_HUB_CACHE" ||
+                        name == "XDG_CACHE_HOME" || name == "LD_LIBRARY_PATH";
+    if (wanted && name != kParentVariable) names.push_back(name);
+  }
+  return names;
+}
+
+absl::StatusOr<std::string> FindProgram(const std::string& name, const GetEnv& get_env) {
+  if (name.find('/') != std::string::npos) {
+    if (access(name.c_str(), X_OK) == 0) return name;
+  } else {
+    const char* path = get_env("PATH");
+    for (const auto folder : absl::StrSplit(path == nullptr ? "/usr/bin:/bin" : path, ':')) {
+      const std::string candidate = absl::StrCat(folder.empty() ? "." : folder, "/", name);
+      if (access(candidate.c_str(), X_OK) == 0) return candidate;
+    }
+  }
+  return absl::UnavailableError(
+      absl::StrCat(name, " is not there: ranks are started with Open MPI (Debian: openmpi-bin)"));
+}
+
+}  // namespace tandem::launcher

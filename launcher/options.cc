@@ -1,0 +1,147 @@
+#include "launcher/options.h"
+
+#include <CLI/CLI.hpp>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/exit_code.h"
+
+namespace tandem::launcher {
+namespace {
+
+constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
+
+void AddModel(CLI::App* app, std::string* model) {
+  app->add_option("MODEL", *model, "Model folder, or a name in the hub's local cache")->required();
+}
+
+void AddModelOptions(CLI::App* app, ModelOptions* options) {
+  AddModel(app, &options->model);
+  app->add_option("--tp", options->tp, "TP degree: ranks the model is cut over (default 1)")
+      ->check(CLI::Range(1, 4096));
+  app->add_option("--threads", options->threads, "Threads of a rank (default: its share of cores)")
+      ->check(CLI::Range(1, 4096));
+  app->add_option("--isa", options->isa, "Instruction set, for the same bits on unlike hosts")
+      ->capture_default_str();
+  app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
+      ->capture_default_str();
+  app->add_option("--max-model-len", options->max_model_len,
+                  "Tokens of prompt and answer together (default: the model's, or what fits)")
+      ->check(CLI::Range(int64_t{2}, kMaxCount));
+  app->add_option("--kv-memory", options->kv_memory,
+                  "Bytes of KV cache a rank, such as 2GiB (default: what is left)")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+  app->add_option("--max-num-seqs", options->max_num_seqs, "Sequences that run at once")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  app->add_option("--max-batched-tokens", options->max_batched_tokens, "Tokens of one step")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+}
+
+void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<int32_t>* ids) {
+  CLI::Option* text = app->add_option("PROMPT", *prompt, "Text; - reads standard input");
+  app->add_option("--prompt-ids", *ids, "Token ids instead of text: 1,2,3")
+      ->delimiter(',')
+      ->excludes(text);
+}
+
+void AddSampling(CLI::App* app, SamplingOptions* options) {
+  app->add_option("--max-tokens", options->max_tokens,
+                  "Most tokens of the answer (default: what the context leaves)");
+  app->add_option("--temperature", options->temperature, "0 is greedy");
+  app->add_option("--top-k", options->top_k, "0 is off");
+  app->add_option("--top-p", options->top_p, "1 is off");
+  app->add_option("--seed", options->seed, "Default: a random one");
+}
+
+CommandLine Mistake(absl::string_view what) {
+  std::string line(what);
+  for (char& c : line) c = c == '\n' ? ' ' : c;
+  return {std::nullopt, absl::StrCat("tandem: ", line, " (see tandem --help)\n"), kExitUsage};
+}
+
+}  // namespace
+
+CommandLine ParseCommandLine(int argc, const char* const* argv) {
+  CLI::App app("Serves a language model that is cut over several ranks.", "tandem");
+  app.set_version_flag("--version", std::string("tandem " TANDEM_VERSION));
+  app.require_subcommand(1);
+
+  ServeOptions serve;
+  CLI::App* serve_app = app.add_subcommand("serve", "Answer gRPC requests");
+  AddModelOptions(serve_app, &serve.model);
+  serve_app->add_option("--listen", serve.listen, "HOST:PORT")->capture_default_str();
+  serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  serve_app
+      ->add_option("--drain-timeout", serve.drain_timeout,
+                   "Seconds that open streams have to end after a signal")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  serve_app->add_option("--name", serve.name, "Name of the model for clients");
+
+  GenerateOptions generate;
+  CLI::App* generate_app = app.add_subcommand("generate", "Answer one prompt and end");
+  AddModelOptions(generate_app, &generate.model);
+  AddPrompt(generate_app, &generate.prompt, &generate.prompt_ids);
+  AddSampling(generate_app, &generate.sampling);
+  generate_app->add_flag("--json", generate.json, "Print one JSON object");
+  generate_app->add_option("--logits", generate.logits_file,
+                           "File for the logits of each sampled position, raw float32");
+
+  ClientOptions client;
+  CLI::App* client_app = app.add_subcommand("client", "Send one prompt to a server");
+  client_app->add_option("--addr", client.address, "HOST:PORT")->capture_default_str();
+  AddPrompt(client_app, &client.prompt, &client.prompt_ids);
+  AddSampling(client_app, &client.sampling);
+  client_app->add_flag("--json", client.json, "Print one JSON object at the end");
+  client_app->add_option("--timeout", client.timeout, "Deadline of the call in seconds")
+      ->check(CLI::Range(0.0, 1e7));
+  client_app
+      ->add_option("--wait-ready", client.wait_ready, "Seconds to wait until the server is ready")
+      ->check(CLI::Range(0.0, 1e7));
+
+  TokenizeOptions tokenize;
+  CLI::App* tokenize_app = app.add_subcommand("tokenize", "Token ids of standard input");
+  AddModel(tokenize_app, &tokenize.model);
+  tokenize_app->add_flag("--json", tokenize.json, "Print {\"ids\":[...]}");
+  tokenize_app->add_flag("--add-special", tokenize.add_special,
+                         "Add the special tokens that the model's prompts have");
+
+  DetokenizeOptions detokenize;
+  CLI::App* detokenize_app = app.add_subcommand(
+      "detokenize", "Text of the ids on standard input: {\"ids\":[...]} or plain numbers");
+  AddModel(detokenize_app, &detokenize.model);
+  detokenize_app->add_flag("--json", detokenize.json, "Print {\"text\":...}");
+  detokenize_app->add_flag("--skip-special", detokenize.skip_special, "Leave special tokens out");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    for (const CLI::App* sub : app.get_subcommands()) return {std::nullopt, sub->help(), 0};
+    return {std::nullopt, app.help(), 0};
+  } catch (const CLI::CallForVersion& version) {
+    return {std::nullopt, absl::StrCat(version.what(), "\n"), 0};
+  } catch (const CLI::ParseError& error) {
+    return Mistake(error.what());
+  }
+
+  const auto needs_prompt = [](const auto& options) {
+    return !options.prompt.has_value() && options.prompt_ids.empty();
+  };
+  if (*serve_app) return {Command(serve), "", 0};
+  if (*generate_app) {
+    if (needs_prompt(generate)) return Mistake("generate: PROMPT or --prompt-ids is required");
+    return {Command(generate), "", 0};
+  }
+  if (*client_app) {
+    if (needs_prompt(client)) return Mistake("client: PROMPT or --prompt-ids is required");
+    return {Command(client), "", 0};
+  }
+  if (*tokenize_app) return {Command(tokenize), "", 0};
+  return {Command(detokenize), "", 0};
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,85 @@
+// The command line as plain structs. Values are checked for form and range here; whether a model
+// or a world fits them is found out later.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace tandem::launcher {
+
+// Of every command that runs a model.
+struct ModelOptions {
+  std::string model;  // folder or name in the hub's cache
+  int tp = 0;         // ranks; 0: the given world's size, or 1
+  int threads = 0;    // a rank's; 0: its share of the cores
+  std::string isa = "auto";
+  std::string kv_dtype = "auto";
+  int64_t max_model_len = 0;  // tokens; 0: the model's own, or what fits
+  uint64_t kv_memory = 0;     // bytes a rank; 0: what is left
+  int64_t max_num_seqs = 64;
+  int64_t max_batched_tokens = 512;
+};
+
+struct ServeOptions {
+  ModelOptions model;
+  std::string listen = "127.0.0.1:50051";
+  int64_t max_queue = 1024;
+  double drain_timeout = 30;  // seconds
+  std::string name;           // in GetModel; empty: MODEL's last part
+};
+
+struct SamplingOptions {
+  std::optional<double> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<double> top_p;
+  std::optional<int64_t> seed;
+  std::optional<int32_t> max_tokens;
+};
+
+struct GenerateOptions {
+  ModelOptions model;
+  std::optional<std::string> prompt;  // "-": standard input; exactly one of prompt and ids
+  std::vector<int32_t> prompt_ids;
+  SamplingOptions sampling;
+  bool json = false;
+  std::string logits_file;
+};
+
+struct ClientOptions {
+  std::string address = "127.0.0.1:50051";
+  std::optional<std::string> prompt;  // as above
+  std::vector<int32_t> prompt_ids;
+  SamplingOptions sampling;
+  bool json = false;
+  double timeout = 0;     // seconds, of the call; 0: none
+  double wait_ready = 0;  // seconds to wait for SERVING; 0: do not ask
+};
+
+struct TokenizeOptions {
+  std::string model;
+  bool json = false;
+  bool add_special = false;
+};
+
+struct DetokenizeOptions {
+  std::string model;
+  bool json = false;
+  bool skip_special = false;
+};
+
+using Command =
+    std::variant<ServeOptions, GenerateOptions, ClientOptions, TokenizeOptions, DetokenizeOptions>;
+
+// Either a command, or what to print and how to end: help and version (0), or a mistake (64).
+struct CommandLine {
+  std::optional<Command> command;
+  std::string output;  // with its line end; to stderr when exit_code is not 0
+  int exit_code = 0;
+};
+
+CommandLine ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace tandem::launcher

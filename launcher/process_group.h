@@ -1,0 +1,19 @@
+// What keeps a world from outliving its launcher: each process asks the kernel to kill it when its
+// parent dies. The chain is launcher -> mpirun -> ranks.
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace tandem::launcher {
+
+// The pid that a rank of ours must have as its parent; set by RunWorld.
+inline constexpr char kParentVariable[] = "TANDEM_PARENT_PID";
+
+// True in a process that RunWorld started, directly or through mpirun.
+bool StartedByLauncher();
+
+// In a rank, first thing: SIGKILL when the parent dies. UNAVAILABLE if it is dead already. Does
+// nothing in a process that the launcher did not start.
+absl::Status DieWithParent();
+
+}  // namespace tandem::launcher

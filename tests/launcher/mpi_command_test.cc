@@ -1,0 +1,104 @@
+#include "launcher/mpi_command.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tandem::launcher {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+GetEnv Env(const std::map<std::string, std::string>& variables) {
+  return [variables](const char* name) -> const char* {
+    const auto found = variables.find(name);
+    return found == variables.end() ? nullptr : found->second.c_str();
+  };
+}
+
+std::optional<int> World(const std::map<std::string, std::string>& variables) {
+  const auto world = FindWorld(Env(variables));
+  EXPECT_TRUE(world.ok()) << world.status();
+  return world.value_or(std::nullopt);
+}
+
+TEST(FindWorldTest, NoneMpirunAndSrun) {
+  EXPECT_EQ(World({}), std::nullopt);
+  EXPECT_EQ(World({{"OMPI_COMM_WORLD_SIZE", "3"}, {"PMIX_RANK", "0"}}), 3);
+  EXPECT_EQ(World({{"OMPI_COMM_WORLD_SIZE", "1"}}), 1);
+  EXPECT_EQ(World({{"PMIX_RANK", "1"},
+                   {"SLURM_PROCID", "1"},
+                   {"SLURM_STEP_ID", "0"},
+                   {"SLURM_STEP_NUM_TASKS", "4"},
+                   {"SLURM_NTASKS", "8"}}),
+            4);
+}
+
+TEST(FindWorldTest, ABatchScriptIsInNoWorld) {
+  EXPECT_EQ(World({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}}), std::nullopt);
+}
+
+TEST(FindWorldTest, SrunWithoutPmixIsRefused) {
+  const auto world = FindWorld(
+      Env({{"SLURM_PROCID", "0"}, {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "4"}}));
+  EXPECT_EQ(world.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(world.status().message()), HasSubstr("--mpi=pmix"));
+}
+
+std::string Joined(const Host& host, int ranks, int threads) {
+  std::string line;
+  for (const std::string& word : MpirunCommand("/usr/bin/mpirun", host, ranks, threads, {"A", "B"},
+                                               {"/bin/tandem", "serve"})) {
+    line += word + " ";
+  }
+  return line;
+}
+
+TEST(MpirunCommandTest, BindsWhereThereAreCores) {
+  const std::string line = Joined({/*cores=*/8, /*restricted=*/false, /*root=*/false}, 2, 4);
+  EXPECT_THAT(line, HasSubstr("/usr/bin/mpirun --quiet -np 2 "));
+  EXPECT_THAT(line, HasSubstr("--map-by slot:PE=4 --bind-to core "));
+  EXPECT_THAT(line, Not(HasSubstr("--oversubscribe")));
+  EXPECT_THAT(line, Not(HasSubstr("--allow-run-as-root")));
+  EXPECT_THAT(line, HasSubstr("-x A -x B /bin/tandem serve "));
+}
+
+TEST(MpirunCommandTest, DoesNotBindWhereThereAreTooFew) {
+  EXPECT_THAT(Joined({8, false, false}, 2, 5), HasSubstr("--bind-to none"));
+  EXPECT_THAT(Joined({8, true, false}, 2, 1), HasSubstr("--bind-to none"));
+  const std::string line = Joined({2, false, true}, 3, 1);
+  EXPECT_THAT(line, HasSubstr("--oversubscribe"));
+  EXPECT_THAT(line, HasSubstr("--bind-to none"));
+  EXPECT_THAT(line, HasSubstr("--allow-run-as-root"));
+}
+
+TEST(MpirunCommandTest, ThreadsShareTheCores) {
+  EXPECT_EQ(DefaultThreads({8, false, false}, 3), 2);
+  EXPECT_EQ(DefaultThreads({2, false, false}, 4), 1);
+  EXPECT_GE(InspectHost().cores, 1);
+}
+
+TEST(MpirunCommandTest, ExportsOurVariablesOnly) {
+  const char* environment[] = {"TANDEM_X=1", "HF_TOKEN=secret", "NCCL_DEBUG=INFO", "HOME=/",
+                               nullptr};
+  const auto names = ExportedVariables(environment);
+  EXPECT_THAT(names, Contains("TANDEM_X"));
+  EXPECT_THAT(names, Contains("TANDEM_PARENT_PID"));
+  EXPECT_THAT(names, Contains("NCCL_DEBUG"));
+  EXPECT_THAT(names, Not(Contains("HF_TOKEN")));
+  EXPECT_THAT(names, Not(Contains("HOME")));
+}
+
+TEST(FindProgramTest, SearchesThePath) {
+  EXPECT_EQ(*FindProgram("sh", Env({{"PATH", "/nonexistent:/bin"}})), "/bin/sh");
+  EXPECT_EQ(FindProgram("sh", Env({{"PATH", "/nonexistent"}})).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace tandem::launcher

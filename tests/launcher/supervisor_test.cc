@@ -1,0 +1,161 @@
+// RunWorld with shell scripts for worlds. Each runs in a process of its own, because it changes
+// signal masks and reaps all children.
+#include "launcher/supervisor.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "gtest/gtest.h"
+
+namespace tandem::launcher {
+namespace {
+
+using std::chrono::milliseconds;
+
+class SupervisorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string path = ::testing::TempDir() + "supervisorXXXXXX";
+    folder_ = mkdtemp(path.data());
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // The launcher: RunWorld of `sh -c script`. Its pid.
+  pid_t Launch(const std::string& script, const WorldOptions& options) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      if (chdir(folder_.c_str()) != 0) _exit(99);
+      _exit(RunWorld({"/bin/sh", "-c", script}, options));
+    }
+    return pid;
+  }
+
+  static int ExitOf(pid_t pid) {
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+
+  // The number in a file that a script writes; waits for it.
+  pid_t ReadPid(const std::string& name) {
+    for (int i = 0; i < 1000; ++i) {
+      std::ifstream file(folder_ + "/" + name);
+      pid_t pid = 0;
+      if (file >> pid) return pid;
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    return 0;
+  }
+
+  // Gone or a zombie that nobody has reaped yet; waits up to 5 s.
+  static bool IsGone(pid_t pid) {
+    for (int i = 0; i < 1000; ++i) {
+      std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+      std::string id, name, state;
+      if (!(file >> id >> name >> state) || state == "Z") return true;
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    return false;
+  }
+
+  static WorldOptions Draining(milliseconds timeout, milliseconds grace) {
+    WorldOptions options;
+    options.drains = true;
+    options.drain_timeout = timeout;
+    options.grace = grace;
+    return options;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(SupervisorTest, ExitCodesComeThrough) {
+  EXPECT_EQ(ExitOf(Launch("exit 0", {})), 0);
+  EXPECT_EQ(ExitOf(Launch("exit 65", {})), 65);
+  EXPECT_EQ(ExitOf(Launch("exit 78", {})), 78);
+  EXPECT_EQ(ExitOf(Launch("exit 1", {})), 70);
+  EXPECT_EQ(ExitOf(Launch("exit 137", {})), 137);
+  EXPECT_EQ(ExitOf(Launch("kill -9 $$", {})), 137);
+}
+
+TEST_F(SupervisorTest, ADrainIsSigusr1AndEndsWithZero) {
+  const pid_t launcher =
+      Launch("trap 'echo 1 > drained; exit 0' USR1; echo $$ > ready; while :; do sleep 0.01; done",
+             Draining(milliseconds(5000), milliseconds(1000)));
+  ASSERT_NE(ReadPid("ready"), 0);
+  kill(launcher, SIGTERM);
+  EXPECT_EQ(ExitOf(launcher), 0);
+  EXPECT_EQ(ReadPid("drained"), 1);
+}
+
+TEST_F(SupervisorTest, ADrainThatComesTooEarlyIsADrain) {
+  const pid_t launcher =
+      Launch("echo $$ > ready; exec sleep 20", Draining(milliseconds(5000), milliseconds(1000)));
+  ASSERT_NE(ReadPid("ready"), 0);
+  kill(launcher, SIGINT);
+  EXPECT_EQ(ExitOf(launcher), 0);
+}
+
+TEST_F(SupervisorTest, ADrainThatDoesNotEndIsForced) {
+  const pid_t launcher = Launch("trap '' USR1 TERM; echo $$ > ready; while :; do sleep 0.01; done",
+                                Draining(milliseconds(50), milliseconds(50)));
+  const pid_t world = ReadPid("ready");
+  ASSERT_NE(world, 0);
+  kill(launcher, SIGTERM);
+  EXPECT_EQ(ExitOf(launcher), 70);
+  EXPECT_TRUE(IsGone(world));
+}
+
+TEST_F(SupervisorTest, ASecondSignalForces) {
+  const pid_t launcher = Launch("trap '' USR1; echo $$ > ready; while :; do sleep 0.01; done",
+                                Draining(milliseconds(60'000), milliseconds(1000)));
+  ASSERT_NE(ReadPid("ready"), 0);
+  kill(launcher, SIGTERM);
+  std::this_thread::sleep_for(milliseconds(50));
+  kill(launcher, SIGTERM);
+  EXPECT_EQ(ExitOf(launcher), 70);
+}
+
+TEST_F(SupervisorTest, AWorldThatDoesNotDrainEndsWithTheSignalsCode) {
+  const pid_t launcher = Launch("echo $$ > ready; exec sleep 20", {});
+  ASSERT_NE(ReadPid("ready"), 0);
+  kill(launcher, SIGINT);
+  EXPECT_EQ(ExitOf(launcher), 128 + SIGINT);
+}
+
+TEST_F(SupervisorTest, KillingTheLauncherLeavesNothing) {
+  const pid_t launcher = Launch("echo $$ > ready; exec sleep 20", {});
+  const pid_t world = ReadPid("ready");
+  ASSERT_NE(world, 0);
+  kill(launcher, SIGKILL);
+  EXPECT_EQ(ExitOf(launcher), 1000 + SIGKILL);
+  EXPECT_TRUE(IsGone(world));
+}
+
+TEST_F(SupervisorTest, WhatTheWorldLeavesBehindIsEnded) {
+  const pid_t launcher = Launch("setsid sleep 20 & echo $! > ready; exit 65", {});
+  const pid_t orphan = ReadPid("ready");
+  ASSERT_NE(orphan, 0);
+  EXPECT_EQ(ExitOf(launcher), 65);
+  EXPECT_TRUE(IsGone(orphan));
+}
+
+TEST_F(SupervisorTest, TheWorldHasAGroupAndKnowsItsParent) {
+  WorldOptions direct;
+  direct.through_mpirun = false;
+  EXPECT_EQ(ExitOf(Launch("[ $TANDEM_PARENT_PID = $PPID ] && exit 64; exit 65", direct)), 64);
+  EXPECT_EQ(ExitOf(Launch("[ $TANDEM_PARENT_PID = $$ ] && exit 64; exit 65", {})), 64);
+  EXPECT_EQ(ExitOf(Launch("[ \"$(ps -o pgid= -p $$ | tr -d ' ')\" = $$ ] && exit 64; exit 65", {})),
+            64);
+}
+
+}  // namespace
+}  // namespace tandem::launcher
