@@ -59,6 +59,9 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
     TANDEM_RETURN_IF_ERROR(DieWithParent());
     const int size = world.value_or(1);
     if (model.tp != 0 && model.tp != size) {
+      // Every rank sees it; one says it.
+      const char* own_rank = std::getenv("PMIX_RANK");
+      if (own_rank != nullptr && std::string(own_rank) != "0") return kExitConfig;
       return absl::FailedPreconditionError(absl::StrCat("--tp ", model.tp, ", but this world has ",
                                                         size, size == 1 ? " rank" : " ranks"));
     }
