@@ -52,13 +52,18 @@ CHAT_TEMPLATE = (
 SPLIT_PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 VOCAB_SIZE = 768
-SEQUENCE_LENGTH = 256
-BATCH_SIZE = 16
+# Addition is the hardest to learn and so is seen most often.
+KIND_WEIGHTS = {"add": 4, "sort": 3, "reverse": 2, "story": 2}
+STEP_TOKENS = 2048
+# Copying is found sooner where there is little to look through, so that rows
+# are short at first; the later ones teach longer conversations.
+SHORT_ROW, LONG_ROW = 128, 256
+SHORT_ROWS_PART = 0.65
 PEAK_LEARNING_RATE = 3e-3
-WARMUP_STEPS = 200
+WARMUP_STEPS = 100
 AVERAGE_DECAY = 0.995
-TASKS_PER_KIND = 100
-CHECKPOINT_STEPS = 500
+TASKS_PER_KIND = 125
+CHECKPOINT_STEPS = 1000
 
 log = logging.getLogger("train_demo_model")
 
@@ -115,7 +120,9 @@ def write_tokenizer(
   (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def make_model(tokenizer: tokenizers.Tokenizer) -> transformers.LlamaForCausalLM:
+def make_model(
+    tokenizer: tokenizers.Tokenizer,
+) -> transformers.LlamaForCausalLM:
   """Makes an untrained model; 8 query and 4 KV heads leave TP room to cut."""
   config = transformers.LlamaConfig(
       vocab_size=tokenizer.get_vocab_size(),
@@ -144,30 +151,32 @@ def make_model(tokenizer: tokenizers.Tokenizer) -> transformers.LlamaForCausalLM
 
 
 def make_batches(
-    tokenizer: tokenizers.Tokenizer, rng: random.Random
+    tokenizer: tokenizers.Tokenizer, steps: int, rng: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-  """Yields (tokens, is_answer), both [batch, sequence + 1], for ever.
+  """Yields (tokens, is_answer), both [batch, row + 1], for each step.
 
   A row is one conversation of as many questions as fit, which wastes nothing
   on padding and teaches the model to go on after its first answer.
   """
   ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+  kinds, weights = tuple(KIND_WEIGHTS), tuple(KIND_WEIGHTS.values())
 
   def encode(text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
   def add_turn(row: list[int], answer_mask: list[bool]) -> None:
-    kind = rng.choice(demo_tasks.KINDS)
+    (kind,) = rng.choices(kinds, weights)
     task = demo_tasks.make_task_of("train", kind, rng)
     asked = [ids[USER], *encode(task.question), ids[END], ids[ASSISTANT]]
     answer = [*encode(task.answer), ids[END]]
     row += asked + answer
     answer_mask += [False] * len(asked) + [True] * len(answer)
 
-  length = SEQUENCE_LENGTH + 1
-  while True:
+  for step in range(steps):
+    row_tokens = SHORT_ROW if step < SHORT_ROWS_PART * steps else LONG_ROW
+    length = row_tokens + 1
     rows, masks = [], []
-    for _ in range(BATCH_SIZE):
+    for _ in range(STEP_TOKENS // row_tokens):
       row = [ids[BOS]]
       if rng.random() < 0.2:
         message = rng.choice(demo_tasks.SYSTEM_MESSAGES)
@@ -195,11 +204,30 @@ def answer_loss(
   )
 
 
+def make_optimizers(
+    model: transformers.LlamaForCausalLM,
+) -> list[torch.optim.Optimizer]:
+  """Muon for the matrices, since it needs fewer tokens; AdamW for the rest."""
+  embedding = model.model.embed_tokens.weight
+  matrices = [
+      p for p in model.parameters() if p.dim() > 1 and p is not embedding
+  ]
+  others = [p for p in model.parameters() if p.dim() == 1 or p is embedding]
+  return [
+      torch.optim.Muon(
+          matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+      ),
+      torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
+  ]
+
+
 def learning_rate(step: int, steps: int) -> float:
+  """Linear warm-up, then a cosine down to a hundredth of the peak."""
   if step < WARMUP_STEPS:
     return PEAK_LEARNING_RATE * (step + 1) / WARMUP_STEPS
   progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-  return PEAK_LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+  cosine = (1 + math.cos(math.pi * progress)) / 2
+  return PEAK_LEARNING_RATE * (0.01 + 0.99 * cosine)
 
 
 def train(
@@ -210,29 +238,21 @@ def train(
     out: pathlib.Path,
 ) -> transformers.LlamaForCausalLM:
   """Trains `model` and returns the running average of its weights."""
-  matrices = [p for p in model.parameters() if p.dim() > 1]
-  vectors = [p for p in model.parameters() if p.dim() == 1]
-  optimizer = torch.optim.AdamW(
-      [
-          {"params": matrices, "weight_decay": 0.1},
-          {"params": vectors, "weight_decay": 0.0},
-      ],
-      betas=(0.9, 0.98),
-      fused=True,
-  )
+  optimizers = make_optimizers(model)
   average = copy.deepcopy(model)
-  batches = make_batches(tokenizer, random.Random(f"{seed}/train"))
   validation = make_tasks("validation", 20, random.Random(f"{seed}/validation"))
   started = time.monotonic()
-  for step in range(steps):
-    for group in optimizer.param_groups:
-      group["lr"] = learning_rate(step, steps)
-    loss = answer_loss(model, *next(batches))
+  batches = make_batches(tokenizer, steps, random.Random(f"{seed}/train"))
+  for step, (tokens, is_answer) in enumerate(batches):
+    for optimizer in optimizers:
+      optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+    loss = answer_loss(model, tokens, is_answer)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    # Early on the average follows closely, or the random start would stay in it.
+    for optimizer in optimizers:
+      optimizer.step()
+      optimizer.zero_grad()
+    # At first the average follows closely, or the random start stays in it.
     decay = min(AVERAGE_DECAY, step / (step + 10))
     with torch.no_grad():
       for kept, current in zip(average.parameters(), model.parameters()):
@@ -351,7 +371,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--seed", type=int, default=1)
-  parser.add_argument("--steps", type=int, default=5000)
+  parser.add_argument("--steps", type=int, default=6500)
   args = parser.parse_args()
   logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
   transformers.logging.set_verbosity_error()
@@ -376,7 +396,7 @@ def main() -> None:
           "seconds": round(seconds),
           "threads": torch.get_num_threads(),
           "steps": args.steps,
-          "tokens": args.steps * BATCH_SIZE * SEQUENCE_LENGTH,
+          "tokens": args.steps * STEP_TOKENS,
           "seed": args.seed,
       },
       "versions": {
