@@ -4,7 +4,6 @@
 #include <fstream>
 #include <future>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -44,44 +43,35 @@ const char* ReasonName(engine::FinishReason reason) {
   }
 }
 
-engine::SamplingParams Sampling(const GenerateJob& job, const loader::GenerationConfig& defaults) {
-  engine::SamplingParams params;
-  const bool greedy_default = defaults.do_sample.has_value() && !*defaults.do_sample;
-  params.temperature = static_cast<float>(
-      job.temperature.value_or(greedy_default ? 0.0 : defaults.temperature.value_or(1.0)));
-  params.top_k = job.top_k.value_or(static_cast<int32_t>(defaults.top_k.value_or(0)));
-  params.top_p = static_cast<float>(job.top_p.value_or(defaults.top_p.value_or(1.0)));
-  params.min_p = static_cast<float>(defaults.min_p.value_or(0.0));
-  params.repetition_penalty = static_cast<float>(defaults.repetition_penalty.value_or(1.0));
-  params.seed = job.seed ? *job.seed : std::random_device()();
-  params.logits_hash = true;
-  return params;
-}
-
 }  // namespace
 
+server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config) {
+  const auto narrow = [](const std::optional<double>& value) -> std::optional<float> {
+    if (!value) return std::nullopt;
+    return static_cast<float>(*value);
+  };
+  server::SamplingDefaults defaults;
+  defaults.temperature = narrow(config.temperature);
+  if (config.do_sample.has_value() && !*config.do_sample) defaults.temperature = 0.0f;
+  if (config.top_k) defaults.top_k = static_cast<int32_t>(*config.top_k);
+  defaults.top_p = narrow(config.top_p);
+  defaults.min_p = narrow(config.min_p);
+  defaults.repetition_penalty = narrow(config.repetition_penalty);
+  return defaults;
+}
+
 absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job) {
-  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
-  if (runtime.folder().Has("tokenizer.json")) {
-    TANDEM_ASSIGN_OR_RETURN(
-        tokenizer, tokenizer::Tokenizer::FromFile(runtime.folder().PathOf("tokenizer.json")));
-  }
+  const engine::EngineLimits limits = {
+      .vocab_size = static_cast<int32_t>(runtime.config().vocab_size),
+      .max_model_len = static_cast<int32_t>(runtime.max_model_len())};
+  TANDEM_RETURN_IF_ERROR(server::CheckPrompt(job.prompt_ids, limits));
   engine::Request request;
   request.prompt_ids = job.prompt_ids;
-  if (job.prompt) {
-    if (tokenizer == nullptr) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          runtime.folder().path(), " has no tokenizer.json: give --prompt-ids instead of text"));
-    }
-    TANDEM_ASSIGN_OR_RETURN(request.prompt_ids, tokenizer->Encode(*job.prompt, true));
-  }
-  if (request.prompt_ids.empty()) {
-    return absl::InvalidArgumentError("the prompt is empty: expected at least one token");
-  }
-  request.sampling = Sampling(job, runtime.generation());
-  const int64_t room = runtime.max_model_len() - static_cast<int64_t>(request.prompt_ids.size());
-  request.sampling.max_tokens =
-      job.max_tokens.value_or(static_cast<int32_t>(std::max<int64_t>(1, room)));
+  TANDEM_ASSIGN_OR_RETURN(
+      request.sampling,
+      server::MakeSampling(job.sampling, DefaultsOf(runtime.generation()), limits,
+                           static_cast<int64_t>(job.prompt_ids.size()), server::FreshSeed()));
+  request.sampling.logits_hash = true;
 
   std::ofstream logits_file;
   if (!job.logits_file.empty()) {
@@ -93,8 +83,8 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   }
   LogitsRecorder recorder(runtime.runner(), logits_file.is_open() ? &logits_file : nullptr);
   engine::EngineConfig config;
-  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
-  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
+  config.vocab_size = limits.vocab_size;
+  config.max_model_len = limits.max_model_len;
   config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
   config.max_num_seqs = 1;
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
@@ -103,7 +93,7 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
 
   GenerateResult result;
   std::optional<tokenizer::StreamDecoder> decoder;
-  if (tokenizer != nullptr) decoder.emplace(*tokenizer, /*skip_special_tokens=*/true);
+  if (job.tokenizer != nullptr) decoder.emplace(*job.tokenizer, /*skip_special_tokens=*/true);
   std::promise<absl::Status> done;
   const auto print = [&](const std::string& text) {
     result.text += text;
@@ -136,7 +126,7 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   engine->Stop();
   TANDEM_RETURN_IF_ERROR(status);
   if (!job.json) {
-    if (tokenizer == nullptr) {
+    if (job.tokenizer == nullptr) {
       for (const int32_t id : result.token_ids) std::printf("%d ", id);
     }
     std::printf("\n");

@@ -1,27 +1,22 @@
 // `tandem generate` on rank 0: one prompt through the engine, to stdout.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "launcher/rank_runtime.h"
-#include "runtime/engine/sampling_params.h"
+#include "runtime/server/validation.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
 
 struct GenerateJob {
-  std::optional<std::string> prompt;  // or
-  std::vector<int32_t> prompt_ids;    // taken as they are
-  // Unset fields come from generation_config.json, then greedy-neutral defaults.
-  std::optional<double> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<double> top_p;
-  std::optional<uint64_t> seed;
-  std::optional<int32_t> max_tokens;  // unset: what the context leaves
-  bool json = false;                  // one object at the end; else text as it comes
-  std::string logits_file;            // raw fp32 [sampled positions, vocab]; empty: none
+  std::vector<int32_t> prompt_ids;
+  const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
+  server::SamplingRequest sampling;  // unset fields come from generation_config.json
+  bool json = false;                 // one object at the end; else text as it comes
+  std::string logits_file;           // raw fp32 [sampled positions, vocab]; empty: none
 };
 
 // What came out; the JSON object but for the ranks' reports.
@@ -34,6 +29,9 @@ struct GenerateResult {
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
   uint64_t logits_hash = 0;
 };
+
+// What a model's makers suggest, as the fronts take it.
+server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config);
 
 // On rank 0. Text goes to stdout as it comes, unless the job asks for JSON.
 absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job);

@@ -1,16 +1,267 @@
-// Placeholder: the composition of world, model, engine and front goes here.
 #include "launcher/rank_main.h"
 
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 #include "launcher/exit_code.h"
+#include "launcher/generate_front.h"
+#include "launcher/mpi_command.h"
+#include "launcher/rank_runtime.h"
+#include "runtime/engine/engine.h"
+#include "runtime/server/serve_front.h"
 
 namespace tandem::launcher {
+namespace {
 
-int RunServeRank(const ServeOptions&) {
-  return ReportError(absl::UnimplementedError("serve is not built in"));
+// Logs go to stderr: stdout belongs to answers.
+void StartLog(int rank, spdlog::level::level_enum level) {
+  auto logger = spdlog::stderr_color_mt("tandem");
+  logger->set_pattern(absl::StrCat("%Y-%m-%d %H:%M:%S.%e %l rank ", rank, ": %v"));
+  logger->set_level(std::getenv("TANDEM_DEBUG") != nullptr ? spdlog::level::debug : level);
+  spdlog::set_default_logger(std::move(logger));
 }
 
-int RunGenerateRank(const GenerateOptions&) {
-  return ReportError(absl::UnimplementedError("generate is not built in"));
+// The MPI world that this process was started in; null for a world of one
+// without MPI.
+absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> size,
+                          FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
+  if (!size.has_value()) return nullptr;
+  return parallel::MpiWorld::Start();
+}
+
+std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world) {
+  if (world == nullptr) return std::make_unique<parallel::SelfCommunicator>();
+  return world->MakeCommunicator();
+}
+
+// An error that all ranks have agreed on: rank 0 says it, all end with its code.
+int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {
+  if (world != nullptr && world->rank() != 0) return ExitCode(status);
+  return ReportError(status);
+}
+
+// An error of this rank alone, others may be waiting for it: the world ends.
+int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
+  const int code = ReportError(
+      world == nullptr ? status
+                       : absl::Status(status.code(), absl::StrCat("rank ", world->rank(), ": ",
+                                                                  std::string(status.message()))));
+  if (world != nullptr && world->size() > 1) world->Abort(code);
+  return code;
+}
+
+RankOptions RankOptionsOf(const ModelOptions& model) {
+  RankOptions options;
+  options.model = model.model;
+  options.threads = model.threads;
+  options.isa = model.isa;
+  options.kv_dtype = model.kv_dtype;
+  options.max_model_len = model.max_model_len;
+  options.kv_memory = model.kv_memory;
+  options.max_num_seqs = model.max_num_seqs;
+  options.max_batched_tokens = model.max_batched_tokens;
+  return options;
+}
+
+// Null where the folder has no tokenizer.json.
+absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> LoadTokenizer(const std::string& model) {
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder, loader::ModelFolder::Open(model));
+  if (!folder.Has("tokenizer.json")) return nullptr;
+  return tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json"));
+}
+
+// Reads and tokenizes the prompt; only rank 0 does.
+absl::Status ReadPrompt(const GenerateOptions& options, GenerateJob& job,
+                        std::unique_ptr<tokenizer::Tokenizer>& tokenizer) {
+  TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
+  job.tokenizer = tokenizer.get();
+  job.prompt_ids = options.prompt_ids;
+  if (!options.prompt.has_value()) return absl::OkStatus();
+  if (tokenizer == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        options.model.model, " has no tokenizer.json: give --prompt-ids instead of text"));
+  }
+  std::string text = *options.prompt;
+  if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  if (text.empty()) {
+    return absl::InvalidArgumentError("prompt: found no text, expected some");
+  }
+  TANDEM_ASSIGN_OR_RETURN(job.prompt_ids, tokenizer->Encode(text, /*add_special_tokens=*/true));
+  return absl::OkStatus();
+}
+
+server::SamplingRequest SamplingOf(const SamplingOptions& options) {
+  server::SamplingRequest request;
+  if (options.temperature) request.temperature = static_cast<float>(*options.temperature);
+  request.top_k = options.top_k;
+  if (options.top_p) request.top_p = static_cast<float>(*options.top_p);
+  request.seed = options.seed;
+  request.max_tokens = options.max_tokens;
+  return request;
+}
+
+// Tokens that prompt and answer can have together, on every rank: rank 0 knows
+// the prompt. 0: as long as the model allows.
+absl::StatusOr<int64_t> AgreeOnContext(parallel::Communicator& communicator,
+                                       const GenerateJob& job) {
+  int64_t context = 0;
+  if (communicator.rank() == 0 && job.sampling.max_tokens.has_value()) {
+    context = static_cast<int64_t>(job.prompt_ids.size()) + *job.sampling.max_tokens;
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator.AllGatherBytes(absl::StrCat(context)));
+  return std::stoll(all[0]);
+}
+
+std::string LastPart(const std::string& path) {
+  const size_t end = path.find_last_not_of('/');
+  if (end == std::string::npos) return path;
+  const size_t begin = path.find_last_of('/', end);
+  return path.substr(begin == std::string::npos ? 0 : begin + 1,
+                     end - (begin == std::string::npos ? 0 : begin + 1) + 1);
+}
+
+// Rank 0 from a loaded world to a drained one. The exit code.
+absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options,
+                               server::ServeFront& front,
+                               const tokenizer::Tokenizer* tokenizer) {
+  engine::EngineConfig config;
+  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
+  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
+  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
+  config.max_batched_tokens = static_cast<int32_t>(options.model.max_batched_tokens);
+  config.max_queue = static_cast<int32_t>(options.max_queue);
+  config.eos_token_ids = runtime.eos_token_ids();
+  engine::EngineHooks hooks;
+  hooks.on_failure = [&front](const absl::Status& status) { front.Fail(status); };
+  TANDEM_ASSIGN_OR_RETURN(const auto engine,
+                          engine::Engine::Create(config, &runtime.runner(), hooks));
+  engine->Start();
+  server::ServedModel model;
+  model.engine = engine.get();
+  model.tokenizer = tokenizer;
+  model.info = {.name = options.name.empty() ? LastPart(options.model.model) : options.name,
+                .architecture = runtime.config().architecture,
+                .eos_token_ids = runtime.eos_token_ids(),
+                .tp_degree = runtime.tp(),
+                .weight_dtype = std::string(kernels::DTypeName(runtime.decoder().weight_dtype())),
+                .version = TANDEM_VERSION};
+  model.defaults = DefaultsOf(runtime.generation());
+  front.SetModel(std::move(model));
+  spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
+               options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
+               runtime.max_model_len());
+  const absl::Status status = front.WaitUntilStopped();
+  engine->Stop();
+  return status;
+}
+
+}  // namespace
+
+int RunGenerateRank(const GenerateOptions& options) {
+  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
+  if (!joined.ok()) return ReportError(joined.status());
+  parallel::MpiWorld* world = joined->get();
+  const auto communicator = CommunicatorOf(world);
+  const int rank = communicator->rank();
+  StartLog(rank, spdlog::level::warn);
+
+  GenerateJob job;
+  job.sampling = SamplingOf(options.sampling);
+  job.json = options.json;
+  job.logits_file = options.logits_file;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+  const absl::Status read = rank == 0 ? ReadPrompt(options, job, tokenizer) : absl::OkStatus();
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, read); !agreed.ok()) {
+    return AgreedError(world, agreed);
+  }
+  RankOptions rank_options = RankOptionsOf(options.model);
+  rank_options.max_num_seqs = 1;
+  const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
+  if (!context.ok()) return LoneError(world, context.status());
+  rank_options.used_context = *context;
+  const auto runtime = RankRuntime::Load(world, rank_options);
+  if (!runtime.ok()) return AgreedError(world, runtime.status());
+
+  absl::StatusOr<GenerateResult> result = GenerateResult();
+  if (rank == 0) {
+    result = RunGenerate(**runtime, job);
+    if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
+      return LoneError(world, status);
+    }
+  } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
+    return LoneError(world, status);
+  }
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, result.status()); !agreed.ok()) {
+    return AgreedError(world, agreed);
+  }
+  const auto reports = (*runtime)->GatherReports();
+  if (!reports.ok()) return LoneError(world, reports.status());
+  if (rank == 0 && options.json) {
+    std::cout << GenerateJson(*result, *reports) << std::endl;
+    if (!std::cout) return ReportError(absl::DataLossError("stdout: writing failed"));
+  }
+  return 0;
+}
+
+int RunServeRank(const ServeOptions& options) {
+  // Before MPI and gRPC start threads, which inherit the mask.
+  auto signals = server::DrainSignals::Block();
+  if (!signals.ok()) return ReportError(signals.status());
+  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
+  if (!joined.ok()) return ReportError(joined.status());
+  parallel::MpiWorld* world = joined->get();
+  const auto communicator = CommunicatorOf(world);
+  const int rank = communicator->rank();
+  StartLog(rank, spdlog::level::info);
+
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+  std::unique_ptr<server::ServeFront> front;
+  absl::Status started;
+  if (rank == 0) {
+    // The port first: a second server on it should not load a model to find out.
+    server::ServeFrontOptions front_options;
+    front_options.server.listen = options.listen;
+    front_options.drain_timeout =
+        std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
+    started = [&]() -> absl::Status {
+      TANDEM_ASSIGN_OR_RETURN(front,
+                              server::ServeFront::Start(front_options, *std::move(signals)));
+      TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
+      return absl::OkStatus();
+    }();
+  } else {
+    server::IgnoreDrainSignals();
+  }
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, started); !agreed.ok()) {
+    front.reset();
+    return AgreedError(world, agreed);
+  }
+  const auto runtime = RankRuntime::Load(world, RankOptionsOf(options.model));
+  if (!runtime.ok()) {
+    front.reset();
+    return AgreedError(world, runtime.status());
+  }
+  if (rank != 0) {
+    if (absl::Status status = (*runtime)->Work(); !status.ok()) return LoneError(world, status);
+    return 0;
+  }
+  absl::Status status = ServeUntilDrained(**runtime, options, *front, tokenizer.get());
+  front.reset();
+  if (!status.ok()) return LoneError(world, status);
+  if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LoneError(world, status);
+  return 0;
 }
 
 }  // namespace tandem::launcher

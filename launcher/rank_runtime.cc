@@ -59,17 +59,22 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorld& world,
+absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorld* world,
                                                                const RankOptions& options) {
-  std::unique_ptr<RankRuntime> runtime(new RankRuntime(world));
-  runtime->communicator_ = world.MakeCommunicator();
+  std::unique_ptr<RankRuntime> runtime(new RankRuntime);
+  if (world == nullptr) {
+    runtime->communicator_ = std::make_unique<parallel::SelfCommunicator>();
+  } else {
+    runtime->communicator_ = world->MakeCommunicator();
+    runtime->local_size_ = world->local_size();
+    if (world->size() > 1) runtime->channel_ = world->MakeStepChannel();
+  }
   parallel::Communicator& all = *runtime->communicator_;
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
-  if (world.size() > 1) runtime->channel_ = world.MakeStepChannel();
-  if (world.rank() == 0) {
+  if (all.rank() == 0) {
     runtime->runner_ = std::make_unique<engine::ModelRunner>(runtime->decoder_.get(),
                                                              runtime->channel_.get());
   }
@@ -85,10 +90,10 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_)));
   TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding, checkpoint_->Find(model::kEmbedding));
   TANDEM_ASSIGN_OR_RETURN(kv_dtype_, KvDType(options.kv_dtype, *embedding->dtype));
-  shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), world_.size());
+  shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), tp());
   threads_ = options.threads > 0
                  ? options.threads
-                 : std::max(1, engine::AvailableCpus() / world_.local_size());
+                 : std::max(1, engine::AvailableCpus() / local_size_);
   TANDEM_ASSIGN_OR_RETURN(backend_,
                           kernels::MakeCpuBackend(options.isa, {.threads = threads_}));
   if (options.max_model_len > config_.max_position_embeddings) {
@@ -118,31 +123,36 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
 }
 
 absl::Status RankRuntime::SizeCache(const RankOptions& options) {
+  // One run's tokens need no larger step than they are.
+  const int64_t step_tokens = options.used_context > 0
+                                  ? std::min(options.max_batched_tokens, options.used_context)
+                                  : options.max_batched_tokens;
   decoder_options_ = {.kv_dtype = kv_dtype_,
-                      .max_tokens = options.max_batched_tokens,
+                      .max_tokens = step_tokens,
                       .max_rows = options.max_num_seqs};
   const model::DecoderBytes bytes =
-      model::Decoder::Plan(config_, *checkpoint_, shards_, world_.rank(), *backend_, decoder_options_);
+      model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
   plan_.workspace = bytes.workspace;
-  plan_.communication = CommunicationBytes(shards_, world_.rank(), decoder_options_);
+  plan_.communication = CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
   const uint64_t block_bytes = model::KvCache::BlockBytes(
       {.layers = config_.num_layers,
-       .kv_heads = shards_.ranks[world_.rank()].kv_heads.size(),
+       .kv_heads = shards_.ranks[rank()].kv_heads.size(),
        .head_dim = config_.head_dim,
        .dtype = kv_dtype_});
 
   // Blocks for every sequence at full length are the most that can be of use.
-  const int64_t context =
+  int64_t context =
       options.max_model_len > 0 ? options.max_model_len : config_.max_position_embeddings;
+  if (options.used_context > 0) context = std::min(context, options.used_context);
   const int64_t sequence_blocks = (context + model::kBlockSize - 1) / model::kBlockSize;
   const int64_t useful = sequence_blocks * options.max_num_seqs;
   int64_t blocks = useful;
   if (block_bytes > 0) {
     uint64_t memory = options.kv_memory;
     if (memory == 0) {
-      const uint64_t share = engine::AvailableMemory() / world_.local_size();
+      const uint64_t share = engine::AvailableMemory() / local_size_;
       const uint64_t taken = plan_.weights + plan_.workspace + plan_.communication;
       memory = share > taken ? static_cast<uint64_t>((share - taken) * kKvShare) : 0;
     }
@@ -162,7 +172,7 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   max_model_len_ = std::min(context, blocks * model::kBlockSize);
   decoder_options_.num_blocks = blocks;
   plan_.kv = blocks * block_bytes;
-  if (max_model_len_ < context && world_.rank() == 0) {
+  if (max_model_len_ < context && rank() == 0) {
     spdlog::warn("the KV cache holds {} tokens: contexts are limited to that, not the model's {}",
                  max_model_len_, context);
   }

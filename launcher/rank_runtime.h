@@ -26,6 +26,7 @@ struct RankOptions {
   std::string isa = "auto";      // as kernels::PinIsa
   std::string kv_dtype = "auto"; // auto (as the weights), fp32, fp16, bf16
   int64_t max_model_len = 0;     // tokens; 0: the model's own, or what fits
+  int64_t used_context = 0;      // no sequence of this run gets longer; 0: not known
   uint64_t kv_memory = 0;        // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
@@ -41,12 +42,13 @@ struct RankReport {
 
 class RankRuntime {
  public:
-  // Joins the world and loads. world outlives it. All ranks get the same error.
-  static absl::StatusOr<std::unique_ptr<RankRuntime>> Load(parallel::MpiWorld& world,
+  // Loads this rank's share. world is null in a world of one without MPI, else
+  // outlives the runtime. All ranks get the same error.
+  static absl::StatusOr<std::unique_ptr<RankRuntime>> Load(parallel::MpiWorld* world,
                                                            const RankOptions& options);
 
-  int rank() const { return world_.rank(); }
-  int tp() const { return world_.size(); }
+  int rank() const { return communicator_->rank(); }
+  int tp() const { return communicator_->size(); }
   const loader::ModelFolder& folder() const { return *folder_; }
   const loader::ModelConfig& config() const { return config_; }
   const loader::GenerationConfig& generation() const { return generation_; }
@@ -67,13 +69,13 @@ class RankRuntime {
   absl::StatusOr<std::vector<RankReport>> GatherReports();
 
  private:
-  explicit RankRuntime(parallel::MpiWorld& world) : world_(world) {}
+  RankRuntime() = default;
   absl::Status Prepare(const RankOptions& options);      // local, before anything large
   absl::Status SizeCache(const RankOptions& options);    // collective
   absl::Status LoadDecoder(const RankOptions& options);  // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
 
-  parallel::MpiWorld& world_;
+  int local_size_ = 1;  // ranks on this host
   std::unique_ptr<parallel::Communicator> communicator_;
   std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
   std::optional<loader::ModelFolder> folder_;

@@ -53,10 +53,8 @@ absl::Status AgreeOnStatus(Communicator& communicator, const absl::Status& mine)
     if (all[rank].empty()) continue;
     const auto code = static_cast<absl::StatusCode>(all[rank][0]);
     const std::string message = all[rank].substr(1);
-    // A defect of the input is everybody's; only a lone rank's trouble needs its name.
-    bool lone = false;
-    for (const std::string& other : all) lone = lone || other != all[rank];
-    return absl::Status(code, lone ? absl::StrCat("rank ", rank, ": ", message) : message);
+    // Rank 0 sees what every rank sees; another one's trouble needs its name.
+    return absl::Status(code, rank > 0 ? absl::StrCat("rank ", rank, ": ", message) : message);
   }
   return absl::OkStatus();
 }

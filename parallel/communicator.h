@@ -66,7 +66,7 @@ class SelfCommunicator : public Communicator {
 };
 
 // OK if every rank is; otherwise on all ranks the error of the lowest rank that
-// has one, with "rank N: " before it where the world has several. A start-up
+// has one, with "rank N: " before it unless it is rank 0's. A start-up
 // phase ends with it, so that all ranks fail together.
 absl::Status AgreeOnStatus(Communicator& communicator, const absl::Status& mine);
 

@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "hwy/highway.h"
 #include "kernels/base/check.h"
-#include "kernels/base/host_memory.h"
+#include "kernels/host_memory.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_kernels.h"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "kernels/base/host_memory.h"
+#include "kernels/host_memory.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 

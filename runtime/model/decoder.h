@@ -62,6 +62,7 @@ class Decoder {
   DecoderBytes bytes() const;
   uint64_t bytes_read() const { return checkpoint_->bytes_read(); }
   const loader::ModelConfig& config() const { return config_; }
+  kernels::DType weight_dtype() const { return embedding_->dtype(); }
 
  private:
   struct Layer {

@@ -1,0 +1,148 @@
+"""Starts the real binary, real mpirun worlds and a gRPC client made from the .proto alone.
+
+The tests beside this file are plain unittest; CTest runs each with the binary, the
+generated Python stubs and the source folder in the environment.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+SOURCE = pathlib.Path(os.environ["TANDEM_SOURCE_DIR"])
+BINARY = os.environ["TANDEM_BINARY"]
+sys.path.insert(0, os.environ["TANDEM_PYTHON_STUBS"])
+
+import grpc  # noqa: E402
+from grpc.health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
+from tandem.v1 import inference_pb2 as pb  # noqa: E402
+from tandem.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
+
+SHARED = pathlib.Path(os.environ.get("TANDEM_SHARED", SOURCE.parent / "shared"))
+DEMO = SOURCE / "tests/models/demo"
+GOLDEN = SOURCE / "tests/golden/logits"
+
+
+def shared(path: str) -> pathlib.Path:
+  """A file of the materials beside the project; skips the test where it is missing."""
+  full = SHARED / path
+  if not full.exists():
+    raise unittest.SkipTest(f"{path} is not beside the project")
+  return full
+
+
+def run(*args, timeout=120, stdin=None, env=None, binary=True):
+  """Runs `tandem ARGS`; returns the finished process with text outputs."""
+  command = ([BINARY] if binary else []) + [str(a) for a in args]
+  return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout,
+                        env={**os.environ, **(env or {})})
+
+
+def generate(model, *args, timeout=120):
+  """`tandem generate MODEL ARGS --json` -> the object; raises with stderr on failure."""
+  done = run("generate", model, *args, "--json", timeout=timeout)
+  if done.returncode != 0:
+    raise AssertionError(f"exit {done.returncode}: {done.stderr.decode()}")
+  return json.loads(done.stdout)
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def processes_of_group(leader: int):
+  """Live (pid, command line) of tandem processes below `leader`, by walking /proc."""
+  parents = {}
+  for entry in pathlib.Path("/proc").iterdir():
+    if not entry.name.isdigit():
+      continue
+    with contextlib.suppress(OSError, IndexError, ValueError):
+      stat = (entry / "stat").read_text()
+      fields = stat.rsplit(")", 1)[1].split()
+      if fields[0] != "Z":
+        parents[int(entry.name)] = int(fields[1])
+  found, frontier = [], [leader]
+  while frontier:
+    parent = frontier.pop()
+    for pid, its_parent in parents.items():
+      if its_parent == parent:
+        found.append(pid)
+        frontier.append(pid)
+  return found
+
+
+class Server:
+  """`tandem serve` with a client; a context manager that stops it with SIGTERM."""
+
+  def __init__(self, model, *args, port=None, ready=True, command=None):
+    self.address = f"127.0.0.1:{port or free_port()}"
+    command = command or [BINARY]
+    self.process = subprocess.Popen(
+        [*command, "serve", str(model), "--listen", self.address, *[str(a) for a in args]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    self.channel = grpc.insecure_channel(self.address)
+    self.stub = pb_grpc.InferenceServiceStub(self.channel)
+    self.health_stub = health_pb2_grpc.HealthStub(self.channel)
+    if ready:
+      self.wait_ready()
+
+  def health(self, service=""):
+    return self.health_stub.Check(health_pb2.HealthCheckRequest(service=service),
+                                  timeout=5).status
+
+  def wait_ready(self, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+      if self.process.poll() is not None:
+        raise AssertionError(f"serve ended with {self.process.returncode}: "
+                             f"{self.process.stderr.read().decode()}")
+      with contextlib.suppress(grpc.RpcError):
+        if self.health() == health_pb2.HealthCheckResponse.SERVING:
+          return
+      time.sleep(0.05)
+    raise AssertionError("not serving in time")
+
+  def generate(self, text=None, ids=None, timeout=60, **sampling):
+    """Consumes one stream: (text, token ids, finish reason, last message)."""
+    request = pb.GenerateRequest(sampling=pb.SamplingParams(**sampling))
+    if ids is not None:
+      request.token_ids.ids.extend(ids)
+    else:
+      request.text = text
+    out_text, out_ids, reason, last = "", [], 0, None
+    for message in self.stub.Generate(request, timeout=timeout):
+      out_text += message.text
+      out_ids += message.token_ids
+      reason = message.finish_reason or reason
+      last = message
+    return out_text, out_ids, reason, last
+
+  def stop(self, seconds=30):
+    """SIGTERM; returns (exit status, stderr)."""
+    if self.process.poll() is None:
+      self.process.send_signal(signal.SIGTERM)
+    try:
+      _, errors = self.process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      _, errors = self.process.communicate()
+      raise AssertionError(f"serve did not stop: {errors.decode()}") from None
+    finally:
+      self.channel.close()
+    return self.process.returncode, errors.decode()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self.process.poll() is None:
+      self.stop()
+    self.channel.close()
