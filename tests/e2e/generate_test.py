@@ -49,7 +49,8 @@ class Stories(unittest.TestCase):
 class Demo(unittest.TestCase):
 
   def test_same_bits_at_any_degree_threads_and_world(self):
-    prompt = json.loads((worlds.SOURCE / "tests/models/demo_tasks.jsonl").open().readline())
+    tasks = (worlds.SOURCE / "tests/models/demo_tasks.jsonl").read_text()
+    prompt = json.loads(tasks.splitlines()[0])
     args = [prompt["prompt"], "--max-tokens", "32", "--temperature", "0"]
     first = worlds.generate(worlds.DEMO, *args)
     for tp in (2, 3, 4):

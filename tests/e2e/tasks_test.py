@@ -11,8 +11,8 @@ import worlds
 class Tasks(unittest.TestCase):
 
   def answers(self, tp):
-    tasks = [json.loads(line)
-             for line in (worlds.SOURCE / "tests/models/demo_tasks.jsonl").open()]
+    text = (worlds.SOURCE / "tests/models/demo_tasks.jsonl").read_text()
+    tasks = [json.loads(line) for line in text.splitlines()]
     with worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1) as server:
       with concurrent.futures.ThreadPoolExecutor(16) as pool:
         texts = list(pool.map(

@@ -1,7 +1,7 @@
 """Starts the real binary, real mpirun worlds and a gRPC client made from the .proto alone.
 
-The tests beside this file are plain unittest; CTest runs each with the binary, the
-generated Python stubs and the source folder in the environment.
+The tests beside this file are plain unittest. CTest names the binary and the generated stubs
+in the environment; by hand they are those of the release build.
 """
 
 import contextlib
@@ -15,11 +15,15 @@ import sys
 import time
 import unittest
 
-SOURCE = pathlib.Path(os.environ["TANDEM_SOURCE_DIR"])
-BINARY = os.environ["TANDEM_BINARY"]
-sys.path.insert(0, os.environ["TANDEM_PYTHON_STUBS"])
+SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
+BINARY = os.environ.get("TANDEM_BINARY", str(SOURCE / "build/release/tandem"))
+STUBS = os.environ.get("TANDEM_PYTHON_STUBS", str(SOURCE / "build/release/tests/e2e/stubs"))
+sys.path.insert(0, STUBS)
 
 import grpc  # noqa: E402
+
+# The health stubs live in a package named like the library's.
+grpc.__path__.append(STUBS + "/grpc")
 from grpc.health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
 from tandem.v1 import inference_pb2 as pb  # noqa: E402
 from tandem.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
@@ -146,3 +150,5 @@ class Server:
     if self.process.poll() is None:
       self.stop()
     self.channel.close()
+    self.process.stdout.close()
+    self.process.stderr.close()

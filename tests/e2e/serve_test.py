@@ -1,0 +1,214 @@
+"""`tandem serve` over real mpirun worlds, called by a client made from the .proto alone."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import signal
+import time
+import unittest
+
+import worlds
+from worlds import grpc, health_pb2, pb
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+PROMPT = "<|bos|><|user|>Add 12 and 30.<|end|><|assistant|>"
+
+
+class Worlds(unittest.TestCase):
+
+  def test_same_stream_at_every_degree(self):
+    answers = set()
+    for tp in (1, 2, 3, 4):
+      with worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1) as server:
+        model = server.stub.GetModel(pb.GetModelRequest(), timeout=10)
+        self.assertEqual(model.tp_degree, tp)
+        self.assertTrue(model.has_tokenizer)
+        self.assertEqual(server.health("tandem.v1.InferenceService"), SERVING)
+        text, ids, reason, last = server.generate(PROMPT, temperature=0.0, max_tokens=32)
+        self.assertEqual(reason, pb.FINISH_REASON_STOP)
+        self.assertEqual(last.usage.completion_tokens, len(ids))
+        self.assertGreater(last.timings.prefill.ToTimedelta().total_seconds(), 0)
+        answers.add((text, tuple(ids)))
+        status, errors = server.stop()
+        self.assertEqual(status, 0, errors)
+    self.assertEqual(len(answers), 1)
+    self.assertEqual(answers.pop()[0], "12 + 30 = 42")
+
+  def test_joins_a_given_world(self):
+    port = worlds.free_port()
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
+              worlds.BINARY]
+    with worlds.Server(worlds.DEMO, "--threads", 1, port=port, command=mpirun) as server:
+      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
+      # mpirun's own SIGTERM would kill the ranks; SIGUSR1 drains.
+      server.process.send_signal(signal.SIGUSR1)
+      server.process.communicate(timeout=30)
+      self.assertEqual(server.process.returncode, 0)
+
+  def test_a_folder_without_tokenizer_serves_ids(self):
+    model = worlds.shared("models/stories260k")
+    expected = json.loads((model / "expected.json").read_text())["greedy_ids"]
+    with worlds.Server(model, "--tp", 2, "--threads", 1) as server:
+      _, ids, reason, _ = server.generate(ids=[1], temperature=0.0, max_tokens=len(expected))
+      self.assertEqual(ids, expected)
+      self.assertEqual(reason, pb.FINISH_REASON_LENGTH)
+      with self.assertRaises(grpc.RpcError) as failed:
+        server.generate("text")
+      self.assertEqual(failed.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+class Service(unittest.TestCase):
+  """One world of two ranks for everything that does not end it."""
+
+  @classmethod
+  def setUpClass(cls):
+    cls.server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1)
+
+  @classmethod
+  def tearDownClass(cls):
+    status, errors = cls.server.stop()
+    if status != 0:
+      raise AssertionError(f"exit {status}: {errors}")
+
+  def test_many_streams_at_once_are_each_as_alone(self):
+    prompts = [f"<|bos|><|user|>What is {a} + {b}?<|end|><|assistant|>"
+               for a in range(5, 85, 10) for b in range(3, 40, 9)]
+    alone = [self.server.generate(p, temperature=0.0, max_tokens=24) for p in prompts]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+      together = list(pool.map(
+          lambda p: self.server.generate(p, temperature=0.0, max_tokens=24), prompts))
+    self.assertEqual([a[:3] for a in alone], [t[:3] for t in together])
+
+  def test_seeds_are_reproducible(self):
+    draws = [self.server.generate("Once", temperature=20.0, max_tokens=24, seed=s)[1]
+             for s in (1, 1, 2)]
+    self.assertEqual(draws[0], draws[1])
+    self.assertNotEqual(draws[0], draws[2])
+
+  def test_stop_token_ids_end_the_answer(self):
+    _, ids, _, _ = self.server.generate(PROMPT, temperature=0.0, max_tokens=24)
+    _, cut, reason, _ = self.server.generate(PROMPT, temperature=0.0, max_tokens=24,
+                                             stop_token_ids=[ids[3]])
+    self.assertEqual(cut, ids[:ids.index(ids[3]) + 1])
+    self.assertEqual(reason, pb.FINISH_REASON_STOP)
+
+  def test_tokenize_and_back(self):
+    text = "What is 5 + 7? \u00e9\U0001f642"
+    ids = self.server.stub.Tokenize(pb.TokenizeRequest(text=text), timeout=10).ids
+    back = self.server.stub.Detokenize(pb.DetokenizeRequest(ids=ids), timeout=10)
+    self.assertEqual(back.text, text)
+
+  def test_cancel_and_deadline_leave_the_server_well(self):
+    for _ in range(50):
+      request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
+          temperature=2.0, max_tokens=400))
+      call = self.server.stub.Generate(request, timeout=60)
+      next(iter(call))
+      call.cancel()
+    with self.assertRaises(grpc.RpcError) as failed:
+      self.server.generate("Once", temperature=20.0, max_tokens=480, timeout=0.005)
+    self.assertEqual(failed.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+    self.assertEqual(self.server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
+
+  def test_the_command_line_client(self):
+    done = worlds.run("client", "--addr", self.server.address, PROMPT, "--temperature", "0")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.stdout.decode().rstrip("\n"), "12 + 30 = 42")
+
+
+class Ends(unittest.TestCase):
+
+  def test_health_is_not_serving_before_the_weights(self):
+    server = worlds.Server(worlds.DEMO, "--tp", 2, ready=False)
+    with server:
+      seen = set()
+      deadline = time.monotonic() + 30
+      while SERVING not in seen and time.monotonic() < deadline:
+        try:
+          seen.add(server.health())
+        except grpc.RpcError as error:
+          self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE)
+      self.assertIn(SERVING, seen)
+
+  def test_a_port_in_use_is_one_line(self):
+    with worlds.Server(worlds.DEMO, "--tp", 1) as server:
+      port = server.address.rsplit(":", 1)[1]
+      done = worlds.run("serve", worlds.DEMO, "--tp", "2", "--listen", f"127.0.0.1:{port}",
+                        timeout=30)
+      self.assertNotEqual(done.returncode, 0)
+      lines = done.stderr.decode().strip().splitlines()
+      self.assertEqual(len(lines), 1, lines)
+      self.assertIn(port, lines[0])
+      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
+
+  def test_a_drain_lets_streams_finish(self):
+    for tp in (1, 2):
+      server = worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1)
+      request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
+          temperature=0.0, max_tokens=32))
+      call = server.stub.Generate(request, timeout=30)
+      first = next(iter(call))
+      server.process.send_signal(signal.SIGTERM)
+      text = first.text + "".join(message.text for message in call)
+      self.assertEqual(text, "12 + 30 = 42")
+      _, errors = server.process.communicate(timeout=30)  # a second signal would use force
+      self.assertEqual(server.process.returncode, 0, errors)
+      server.channel.close()
+
+  def test_nothing_survives_a_killed_launcher(self):
+    for tp in (1, 3):
+      server = worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1)
+      below = worlds.processes_of_group(server.process.pid)
+      self.assertGreaterEqual(len(below), tp)
+      server.process.kill()
+      server.process.wait()
+      deadline = time.monotonic() + 10
+      while time.monotonic() < deadline and any(alive(pid) for pid in below):
+        time.sleep(0.05)
+      self.assertEqual([pid for pid in below if alive(pid)], [])
+      server.channel.close()
+
+  def test_a_killed_rank_ends_the_world(self):
+    server = worlds.Server(worlds.DEMO, "--tp", 3, "--threads", 1)
+    ranks = [pid for pid in worlds.processes_of_group(server.process.pid)
+             if "mpirun" not in command(pid) and "serve" in command(pid)]
+    self.assertEqual(len(ranks), 3)
+    os.kill(ranks[-1], signal.SIGKILL)
+    _, errors = server.process.communicate(timeout=15)
+    self.assertNotEqual(server.process.returncode, 0)
+    server.channel.close()
+
+  def test_an_idle_world_is_quiet(self):
+    server = worlds.Server(worlds.DEMO, "--tp", 4, "--threads", 1)
+    with server:
+      server.generate(PROMPT, temperature=0.0)
+      time.sleep(1)
+      pids = worlds.processes_of_group(server.process.pid)
+      before = sum(cpu_seconds(pid) for pid in pids)
+      time.sleep(5)
+      used = (sum(cpu_seconds(pid) for pid in pids) - before) / 5
+      print(f"idle world of 4 ranks: {100 * used:.2f} % of one core")
+      # A spinning rank would use all of one; the figure itself is a benchmark's.
+      self.assertLess(used, 0.25)
+
+
+def command(pid):
+  return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def alive(pid):
+  try:
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+  except OSError:
+    return False
+
+
+def cpu_seconds(pid):
+  fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+  return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+  unittest.main()
