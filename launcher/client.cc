@@ -42,10 +42,13 @@ absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
   constexpr auto kPause = std::chrono::milliseconds(50);
   auto stub = grpc::health::v1::Health::NewStub(channel);
   const auto deadline = After(options.wait_ready);
-  std::string last;
+  std::string last = "no connection";
   while (true) {
     grpc::ClientContext context;
     context.set_deadline(deadline);
+    // Otherwise a refused connection fails the call at once, and between calls
+    // nothing but gRPC's 5 s timer would drive the next attempt.
+    context.set_wait_for_ready(true);
     grpc::health::v1::HealthCheckResponse response;
     const grpc::Status status = stub->Check(&context, {}, &response);
     if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
@@ -54,7 +57,7 @@ absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
     // The deadline of the last question says nothing about the server.
     if (status.ok()) {
       last = "it answers, but is not serving";
-    } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED || last.empty()) {
+    } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
       last = status.error_message();
     }
     if (system_clock::now() + kPause >= deadline) break;
@@ -108,7 +111,10 @@ std::string AnswerJson(const std::string& text, const std::vector<int32_t>& ids,
 }  // namespace
 
 int RunClient(const ClientOptions& options) {
-  const auto channel = grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials());
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);  // it may just be starting
+  const auto channel = grpc::CreateCustomChannel(options.address,
+                                                 grpc::InsecureChannelCredentials(), arguments);
   if (options.wait_ready > 0) {
     if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
       return ReportError(status);

@@ -92,7 +92,8 @@ class Server:
     self.process = subprocess.Popen(
         [*command, "serve", str(model), "--listen", self.address, *[str(a) for a in args]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    self.channel = grpc.insecure_channel(self.address)
+    self.channel = grpc.insecure_channel(
+        self.address, options=[("grpc.initial_reconnect_backoff_ms", 100)])
     self.stub = pb_grpc.InferenceServiceStub(self.channel)
     self.health_stub = health_pb2_grpc.HealthStub(self.channel)
     if ready:
@@ -100,7 +101,7 @@ class Server:
 
   def health(self, service=""):
     return self.health_stub.Check(health_pb2.HealthCheckRequest(service=service),
-                                  timeout=5).status
+                                  timeout=5, wait_for_ready=True).status
 
   def wait_ready(self, seconds=60):
     deadline = time.monotonic() + seconds
