@@ -1,0 +1,130 @@
+#include "runtime/tokenizer/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/tokenizer/utf8.h"
+
+namespace tandem::tokenizer {
+namespace {
+
+constexpr size_t kMaxForms = 16;
+// The longest decomposition of one character, U+FDFA, has 18.
+constexpr int kMaxDecomposed = 32;
+
+// No character below U+0300 combines, and NFC leaves those alone.
+bool IsPlainForNfc(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<uint8_t>(c) < 0xCC; });
+}
+
+bool IsAscii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<uint8_t>(c) < 0x80; });
+}
+
+int CombiningClass(int32_t code_point) {
+  return utf8proc_get_property(code_point)->combining_class;
+}
+
+// Sorts every run of combining marks by class, equal classes in their order.
+void OrderMarks(std::vector<int32_t>* code_points) {
+  const auto is_starter = [](int32_t c) { return CombiningClass(c) == 0; };
+  auto run = code_points->begin();
+  while (true) {
+    run = std::find_if_not(run, code_points->end(), is_starter);
+    if (run == code_points->end()) return;
+    const auto end = std::find_if(run, code_points->end(), is_starter);
+    std::stable_sort(run, end,
+                     [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); });
+    run = end;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> Normalize(std::string_view text, NormalForm form) {
+  const bool composes = form == NormalForm::kNfc || form == NormalForm::kNfkc;
+  const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+  if (form == NormalForm::kNfc ? IsPlainForNfc(text) : IsAscii(text)) return std::string(text);
+
+  // utf8proc_map would do all of it, but it orders marks in quadratic time.
+  const auto options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compatible ? UTF8PROC_COMPAT : 0) |
+                                     (composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE));
+  std::vector<int32_t> code_points;
+  code_points.reserve(text.size());
+  std::array<utf8proc_int32_t, kMaxDecomposed> buffer;
+  while (!text.empty()) {
+    const Utf8Step step = NextUtf8(text);
+    TANDEM_CHECK(step.code_point >= 0);
+    int last_boundary = 0;
+    const utf8proc_ssize_t count = utf8proc_decompose_char(step.code_point, buffer.data(),
+                                                           buffer.size(), options, &last_boundary);
+    TANDEM_CHECK(count >= 0 && count <= kMaxDecomposed);
+    code_points.insert(code_points.end(), buffer.begin(), buffer.begin() + count);
+    text.remove_prefix(step.length);
+  }
+  OrderMarks(&code_points);
+  if (composes) {
+    const utf8proc_ssize_t length =
+        utf8proc_normalize_utf32(code_points.data(), code_points.size(), options);
+    TANDEM_CHECK(length >= 0);
+    code_points.resize(length);
+  }
+  std::string out;
+  out.reserve(code_points.size() * 2);
+  for (const int32_t code_point : code_points) AppendUtf8(code_point, &out);
+  return out;
+}
+
+absl::StatusOr<Normalizer> Normalizer::FromJson(const JsonField& field) {
+  Normalizer normalizer;
+  TANDEM_RETURN_IF_ERROR(normalizer.Add(field));
+  return normalizer;
+}
+
+absl::Status Normalizer::Add(const JsonField& field) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
+  if (type == "Sequence") {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "normalizers"}));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("normalizers"));
+    TANDEM_RETURN_IF_ERROR(parts.CheckArray());
+    for (size_t i = 0; i < parts.value().size(); ++i) {
+      TANDEM_RETURN_IF_ERROR(Add(parts.At(i)));
+    }
+    return absl::OkStatus();
+  }
+  TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 1>{"type"}));
+  if (forms_.size() == kMaxForms) {
+    return field.Error(absl::StrCat("found more than ", kMaxForms, " normalizers, expected fewer"));
+  }
+  if (type == "NFC") {
+    forms_.push_back(NormalForm::kNfc);
+  } else if (type == "NFD") {
+    forms_.push_back(NormalForm::kNfd);
+  } else if (type == "NFKC") {
+    forms_.push_back(NormalForm::kNfkc);
+  } else if (type == "NFKD") {
+    forms_.push_back(NormalForm::kNfkd);
+  } else {
+    return field.Error(absl::StrCat("found type ", Quote(type),
+                                    ", expected NFC, NFD, NFKC, NFKD or a Sequence of them"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Normalizer::Apply(std::string_view text) const {
+  std::string result(text);
+  for (const NormalForm form : forms_) {
+    TANDEM_ASSIGN_OR_RETURN(result, Normalize(result, form));
+  }
+  return result;
+}
+
+}  // namespace tandem::tokenizer
