@@ -1,0 +1,52 @@
+// The chat template of a Hugging Face model folder: where it is written down, which one of
+// several is meant, and what it is given.
+//
+// Source: the chat template chapter of the Transformers documentation, and the behaviour of
+// its tokenizers.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "runtime/tokenizer/jinja/template.h"
+
+namespace tandem::jinja {
+
+struct ChatInputs {
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+  nlohmann::ordered_json tools;      // array; null: none
+  nlohmann::ordered_json documents;  // array; null: none
+  bool add_generation_prompt = true;
+  // Further variables, an object or null; they win over the model's special tokens.
+  nlohmann::ordered_json extra;
+};
+
+class ChatTemplate {
+ public:
+  // `tokenizer_config` is the text of tokenizer_config.json, `chat_template_jinja` that of
+  // chat_template.jinja where the folder has one: it wins over the former's chat_template.
+  // NOT_FOUND if there is no template at all, INVALID_ARGUMENT naming the field otherwise.
+  static absl::StatusOr<ChatTemplate> FromTokenizerConfig(
+      std::string_view tokenizer_config,
+      std::optional<std::string_view> chat_template_jinja = std::nullopt);
+
+  // The prompt. Errors as of Template::Render. Const; any number of threads may call it.
+  absl::StatusOr<std::string> Render(const ChatInputs& inputs,
+                                     const RenderOptions& options = RenderOptions()) const;
+
+  // bos_token, eos_token and so on, as given to the template.
+  const std::vector<std::pair<std::string, std::string>>& special_tokens() const {
+    return special_tokens_;
+  }
+
+ private:
+  std::vector<std::pair<std::string, Template>> templates_;  // by name
+  std::vector<std::pair<std::string, std::string>> special_tokens_;
+};
+
+}  // namespace tandem::jinja
