@@ -198,7 +198,7 @@ class MpiStepChannel : public StepChannel {
     // there within microseconds; after that each probe that finds nothing doubles
     // the sleep, up to a length that costs an idle rank well under 1 % of a core.
     constexpr auto kAwake = std::chrono::microseconds(500);
-    constexpr auto kLongest = std::chrono::microseconds(2000);
+    constexpr auto kLongest = std::chrono::microseconds(5000);
     const auto start = std::chrono::steady_clock::now();
     auto pause = std::chrono::microseconds(20);
     MPI_Status status;
