@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -70,9 +71,15 @@ absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
 v1::GenerateRequest MakeRequest(const ClientOptions& options) {
   v1::GenerateRequest request;
   if (options.prompt.has_value()) {
-    request.set_text(*options.prompt == "-" ? std::string(std::istreambuf_iterator<char>(std::cin),
-                                                          std::istreambuf_iterator<char>())
-                                            : *options.prompt);
+    std::string text = *options.prompt;
+    if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    if (options.chat) {
+      v1::ChatMessage* message = request.mutable_messages()->add_messages();
+      message->set_role("user");
+      message->set_content(std::move(text));
+    } else {
+      request.set_text(std::move(text));
+    }
   } else {
     request.mutable_token_ids()->mutable_ids()->Add(options.prompt_ids.begin(),
                                                     options.prompt_ids.end());

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/chat_template_file.h"
 #include "launcher/client.h"
 #include "launcher/exit_code.h"
 #include "launcher/mpi_command.h"
@@ -106,6 +107,8 @@ int Main(int argc, char** argv) {
     code = RunClient(*client);
   } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {
     code = RunTokenize(*tokenize, std::cin, std::cout);
+  } else if (const auto* render = std::get_if<RenderOptions>(&*line.command)) {
+    code = RunRender(*render, std::cin, std::cout);
   } else {
     code = RunDetokenize(std::get<DetokenizeOptions>(*line.command), std::cin, std::cout);
   }

@@ -96,6 +96,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   client_app->add_option("--addr", client.address, "HOST:PORT")->capture_default_str();
   AddPrompt(client_app, &client.prompt, &client.prompt_ids);
   AddSampling(client_app, &client.sampling);
+  client_app->add_flag("--chat", client.chat, "Send PROMPT as a message of the user")
+      ->excludes("--prompt-ids");
   client_app->add_flag("--json", client.json, "Print one JSON object at the end");
   client_app->add_option("--timeout", client.timeout, "Deadline of the call in seconds")
       ->check(CLI::Range(0.0, 1e7));
@@ -116,6 +118,18 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   AddModel(detokenize_app, &detokenize.model);
   detokenize_app->add_flag("--json", detokenize.json, "Print {\"text\":...}");
   detokenize_app->add_flag("--skip-special", detokenize.skip_special, "Leave special tokens out");
+
+  RenderOptions render;
+  CLI::App* render_app =
+      app.add_subcommand("render", "The prompt that a chat template makes of messages");
+  render_app
+      ->add_option("MODEL", render.model,
+                   "Model folder, name in the hub's local cache, or a .jinja file")
+      ->required();
+  render_app
+      ->add_option("--messages", render.messages,
+                   "JSON: {\"messages\":[...],\"tools\":[...],...}; - reads standard input")
+      ->required();
 
   try {
     app.parse(argc, argv);
@@ -140,6 +154,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
     if (needs_prompt(client)) return Mistake("client: PROMPT or --prompt-ids is required");
     return {Command(client), "", 0};
   }
+  if (*render_app) return {Command(render), "", 0};
   if (*tokenize_app) return {Command(tokenize), "", 0};
   return {Command(detokenize), "", 0};
 }

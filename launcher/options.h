@@ -52,6 +52,7 @@ struct ClientOptions {
   std::string address = "127.0.0.1:50051";
   std::optional<std::string> prompt;  // as above
   std::vector<int32_t> prompt_ids;
+  bool chat = false;  // the prompt is one message of the user, not raw text
   SamplingOptions sampling;
   bool json = false;
   double timeout = 0;     // seconds, of the call; 0: none
@@ -70,8 +71,13 @@ struct DetokenizeOptions {
   bool skip_special = false;
 };
 
-using Command =
-    std::variant<ServeOptions, GenerateOptions, ClientOptions, TokenizeOptions, DetokenizeOptions>;
+struct RenderOptions {
+  std::string model;     // as elsewhere, or the path of a .jinja file
+  std::string messages;  // a JSON file; "-": standard input
+};
+
+using Command = std::variant<ServeOptions, GenerateOptions, ClientOptions, TokenizeOptions,
+                             DetokenizeOptions, RenderOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

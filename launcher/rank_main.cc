@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/chat_template_file.h"
 #include "launcher/exit_code.h"
 #include "launcher/generate_front.h"
 #include "launcher/mpi_command.h"
@@ -134,7 +135,8 @@ std::string LastPart(const std::string& path) {
 // Rank 0 from a loaded world to a drained one. The exit code.
 absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options,
                                server::ServeFront& front,
-                               const tokenizer::Tokenizer* tokenizer) {
+                               const tokenizer::Tokenizer* tokenizer,
+                               const jinja::ChatTemplate* chat_template) {
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
@@ -151,6 +153,7 @@ absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options
   server::ServedModel model;
   model.engine = engine.get();
   model.tokenizer = tokenizer;
+  model.chat_template = chat_template;
   model.info = {.name = options.name.empty() ? LastPart(options.model.model) : options.name,
                 .architecture = runtime.config().architecture,
                 .eos_token_ids = runtime.eos_token_ids(),
@@ -227,6 +230,7 @@ int RunServeRank(const ServeOptions& options) {
   StartLog(rank, spdlog::level::info);
 
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+  absl::StatusOr<jinja::ChatTemplate> chat_template = absl::NotFoundError("");
   std::unique_ptr<server::ServeFront> front;
   absl::Status started;
   if (rank == 0) {
@@ -239,6 +243,11 @@ int RunServeRank(const ServeOptions& options) {
       TANDEM_ASSIGN_OR_RETURN(front,
                               server::ServeFront::Start(front_options, *std::move(signals)));
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
+      chat_template = LoadChatTemplate(options.model.model);
+      if (!chat_template.ok()) {
+        // Text and ids can be served all the same.
+        spdlog::warn("no chat messages: {}", std::string(chat_template.status().message()));
+      }
       return absl::OkStatus();
     }();
   } else {
@@ -257,7 +266,8 @@ int RunServeRank(const ServeOptions& options) {
     if (absl::Status status = (*runtime)->Work(); !status.ok()) return LoneError(world, status);
     return 0;
   }
-  absl::Status status = ServeUntilDrained(**runtime, options, *front, tokenizer.get());
+  absl::Status status = ServeUntilDrained(**runtime, options, *front, tokenizer.get(),
+                                          chat_template.ok() ? &*chat_template : nullptr);
   front.reset();
   if (!status.ok()) return LoneError(world, status);
   if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LoneError(world, status);

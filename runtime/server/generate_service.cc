@@ -9,6 +9,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/server/byte_buffer.h"
+#include "runtime/server/chat_prompt.h"
 #include "runtime/server/validation.h"
 #include "runtime/tokenizer/utf8.h"
 
@@ -17,6 +18,8 @@ namespace {
 
 constexpr char kNoTokenizer[] =
     "the model has no tokenizer.json: it takes and gives token ids only";
+constexpr char kNoChatTemplate[] =
+    "the model has no chat template that can be used: send text or token_ids";
 
 // gRPC's deadline is wall-clock time, the engine's is not.
 std::optional<engine::Clock::time_point> Deadline(const grpc::CallbackServerContext& context) {
@@ -44,8 +47,18 @@ absl::StatusOr<engine::Request> MakeRequest(const v1::GenerateRequest& message,
     case v1::GenerateRequest::kTokenIds:
       request.prompt_ids.assign(message.token_ids().ids().begin(), message.token_ids().ids().end());
       break;
+    case v1::GenerateRequest::kMessages: {
+      if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
+      if (model.chat_template == nullptr) return absl::FailedPreconditionError(kNoChatTemplate);
+      TANDEM_ASSIGN_OR_RETURN(const std::string text,
+                              RenderChat(message.messages(), *model.chat_template));
+      // The template has written the special tokens itself.
+      TANDEM_ASSIGN_OR_RETURN(request.prompt_ids,
+                              model.tokenizer->Encode(text, /*add_special=*/false));
+      break;
+    }
     case v1::GenerateRequest::PROMPT_NOT_SET:
-      return absl::InvalidArgumentError("prompt: not set, allowed: text or token_ids");
+      return absl::InvalidArgumentError("prompt: not set, allowed: text, token_ids or messages");
   }
   TANDEM_RETURN_IF_ERROR(CheckPrompt(request.prompt_ids, limits));
   TANDEM_ASSIGN_OR_RETURN(

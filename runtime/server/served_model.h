@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/engine/engine_client.h"
+#include "runtime/tokenizer/jinja/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::server {
@@ -34,6 +35,7 @@ struct ModelInfo {
 struct ServedModel {
   engine::EngineClient* engine = nullptr;           // outlives the server; limits are asked of it
   const tokenizer::Tokenizer* tokenizer = nullptr;  // outlives the server; null: ids only
+  const jinja::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
   SamplingDefaults defaults;
 };

@@ -1,6 +1,7 @@
 #include "runtime/server/validation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <string>
 
@@ -10,6 +11,9 @@ namespace tandem::server {
 namespace {
 
 constexpr float kMaxTemperature = 100.0f;
+constexpr float kMaxRepetitionPenalty = 100.0f;
+constexpr float kMaxPenalty = 2.0f;
+constexpr float kMaxBias = 100.0f;
 
 template <typename T>
 absl::Status OutOfRange(absl::string_view field, T found, absl::string_view allowed) {
@@ -26,6 +30,16 @@ SamplingRequest SamplingFromProto(const v1::SamplingParams& params) {
   if (params.has_seed()) request.seed = params.seed();
   if (params.has_max_tokens()) request.max_tokens = params.max_tokens();
   request.stop_token_ids.assign(params.stop_token_ids().begin(), params.stop_token_ids().end());
+  if (params.has_min_p()) request.min_p = params.min_p();
+  if (params.has_repetition_penalty()) request.repetition_penalty = params.repetition_penalty();
+  if (params.has_presence_penalty()) request.presence_penalty = params.presence_penalty();
+  if (params.has_frequency_penalty()) request.frequency_penalty = params.frequency_penalty();
+  request.logit_bias.assign(params.logit_bias().begin(), params.logit_bias().end());
+  // A map comes in any order, but the same mistake should get the same message.
+  std::sort(request.logit_bias.begin(), request.logit_bias.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  if (params.has_min_tokens()) request.min_tokens = params.min_tokens();
+  request.ignore_eos = params.ignore_eos();
   return request;
 }
 
@@ -64,8 +78,12 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
   params.temperature = choose(request.temperature, defaults.temperature, params.temperature);
   params.top_k = choose(request.top_k, defaults.top_k, params.top_k);
   params.top_p = choose(request.top_p, defaults.top_p, params.top_p);
-  params.min_p = defaults.min_p.value_or(params.min_p);
-  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  params.min_p = choose(request.min_p, defaults.min_p, params.min_p);
+  params.repetition_penalty =
+      choose(request.repetition_penalty, defaults.repetition_penalty, params.repetition_penalty);
+  params.presence_penalty = request.presence_penalty.value_or(params.presence_penalty);
+  params.frequency_penalty = request.frequency_penalty.value_or(params.frequency_penalty);
+  params.ignore_eos = request.ignore_eos;
 
   // Comparisons are written so that NaN fails them.
   if (!(params.temperature >= 0.0f && params.temperature <= kMaxTemperature)) {
@@ -78,6 +96,34 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
     return OutOfRange("sampling.top_p", params.top_p, "above 0, at most 1");
   }
 
+  if (!(params.min_p >= 0.0f && params.min_p <= 1.0f)) {
+    return OutOfRange("sampling.min_p", params.min_p, "0 (off) to 1");
+  }
+  if (!(params.repetition_penalty > 0.0f && params.repetition_penalty <= kMaxRepetitionPenalty)) {
+    return OutOfRange("sampling.repetition_penalty", params.repetition_penalty,
+                      "above 0, at most 100 (1 is off)");
+  }
+  if (!(std::fabs(params.presence_penalty) <= kMaxPenalty)) {
+    return OutOfRange("sampling.presence_penalty", params.presence_penalty, "-2 to 2");
+  }
+  if (!(std::fabs(params.frequency_penalty) <= kMaxPenalty)) {
+    return OutOfRange("sampling.frequency_penalty", params.frequency_penalty, "-2 to 2");
+  }
+  if (request.logit_bias.size() > static_cast<size_t>(kMaxLogitBiases)) {
+    return OutOfRange("sampling.logit_bias", request.logit_bias.size(),
+                      absl::StrCat("at most ", kMaxLogitBiases, " ids"));
+  }
+  for (const auto& [id, bias] : request.logit_bias) {
+    if (id < 0 || id >= limits.vocab_size) {
+      return OutOfRange("sampling.logit_bias", id,
+                        absl::StrCat("ids 0 to ", limits.vocab_size - 1, " (the vocabulary)"));
+    }
+    if (!(std::fabs(bias) <= kMaxBias)) {
+      return OutOfRange(absl::StrCat("sampling.logit_bias[", id, "]"), bias, "-100 to 100");
+    }
+  }
+  params.logit_bias = request.logit_bias;
+
   params.seed = request.seed.has_value() ? static_cast<uint64_t>(*request.seed) : fresh_seed;
 
   const auto room = static_cast<int32_t>(limits.max_model_len - prompt_tokens);
@@ -85,6 +131,12 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
     return OutOfRange("sampling.max_tokens", *request.max_tokens, "1 or more");
   }
   params.max_tokens = std::min(request.max_tokens.value_or(room), room);
+
+  params.min_tokens = request.min_tokens.value_or(0);
+  if (params.min_tokens < 0 || params.min_tokens > params.max_tokens) {
+    return OutOfRange("sampling.min_tokens", params.min_tokens,
+                      absl::StrCat("0 to ", params.max_tokens, " (max_tokens and the context)"));
+  }
 
   if (request.stop_token_ids.size() > static_cast<size_t>(kMaxStopTokenIds)) {
     return OutOfRange("sampling.stop_token_ids", request.stop_token_ids.size(),

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,15 +20,23 @@ namespace tandem::server {
 
 // More stop ids than any model has; bounds the work of a step.
 inline constexpr int kMaxStopTokenIds = 256;
+inline constexpr int kMaxLogitBiases = 1024;
 
 // Sampling as a caller wrote it; nullopt where nothing was said.
 struct SamplingRequest {
-  std::optional<float> temperature;     // [0, 100]; 0 is greedy; default 1
-  std::optional<int32_t> top_k;         // >= 0; 0 is off; default 0
-  std::optional<float> top_p;           // (0, 1]; default 1
-  std::optional<int64_t> seed;          // any; default `fresh_seed`
-  std::optional<int32_t> max_tokens;    // >= 1; default, and bound: what the context leaves
-  std::vector<int32_t> stop_token_ids;  // in the vocabulary; at most kMaxStopTokenIds
+  std::optional<float> temperature;         // [0, 100]; 0 is greedy; default 1
+  std::optional<int32_t> top_k;             // >= 0; 0 is off; default 0
+  std::optional<float> top_p;               // (0, 1]; default 1
+  std::optional<int64_t> seed;              // any; default `fresh_seed`
+  std::optional<int32_t> max_tokens;        // >= 1; default, and bound: what the context leaves
+  std::vector<int32_t> stop_token_ids;      // in the vocabulary; at most kMaxStopTokenIds
+  std::optional<float> min_p;               // [0, 1]; 0 is off; default 0
+  std::optional<float> repetition_penalty;  // (0, 100]; default 1
+  std::optional<float> presence_penalty;    // [-2, 2]; default 0
+  std::optional<float> frequency_penalty;   // [-2, 2]; default 0
+  std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100]; at most kMaxLogitBiases
+  std::optional<int32_t> min_tokens;                  // 0 to max_tokens; default 0
+  bool ignore_eos = false;
 };
 
 SamplingRequest SamplingFromProto(const v1::SamplingParams& params);

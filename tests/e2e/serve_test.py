@@ -81,6 +81,23 @@ class Service(unittest.TestCase):
           lambda p: self.server.generate(p, temperature=0.0, max_tokens=24), prompts))
     self.assertEqual([a[:3] for a in alone], [t[:3] for t in together])
 
+  def test_messages_are_answered_as_their_rendering(self):
+    messages = [{"role": "user", "content": "Add 12 and 30."}]
+    done = worlds.run("render", worlds.DEMO, "--messages", "-",
+                      stdin=json.dumps({"messages": messages}).encode())
+    self.assertEqual((done.returncode, done.stdout.decode()), (0, PROMPT), done.stderr)
+    request = pb.GenerateRequest(
+        messages=pb.ChatPrompt(messages=[pb.ChatMessage(**m) for m in messages]),
+        sampling=pb.SamplingParams(temperature=0.0, max_tokens=32))
+    parts = list(self.server.stub.Generate(request, timeout=60))
+    text, ids, _, last = self.server.generate(PROMPT, temperature=0.0, max_tokens=32)
+    self.assertEqual("".join(p.text for p in parts), text)
+    self.assertEqual([i for p in parts for i in p.token_ids], ids)
+    self.assertEqual(parts[-1].usage.prompt_tokens, last.usage.prompt_tokens)
+    done = worlds.run("client", "--addr", self.server.address, "--chat", "Add 12 and 30.",
+                      "--temperature", "0")
+    self.assertEqual(done.stdout.decode().rstrip("\n"), text)
+
   def test_seeds_are_reproducible(self):
     draws = [self.server.generate("Once", temperature=20.0, max_tokens=24, seed=s)[1]
              for s in (1, 1, 2)]

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,6 +48,7 @@ class GenerateServiceTest : public ::testing::Test {
     ServedModel model;
     model.engine = engine_.get();
     model.tokenizer = with_tokenizer ? tokenizer_.get() : nullptr;
+    model.chat_template = chat_template_.has_value() ? &*chat_template_ : nullptr;
     model.info = {"demo", "LlamaForCausalLM", {257}, 3, "BF16", "0.1.0"};
     service_.SetModel(model);
   }
@@ -71,6 +73,29 @@ class GenerateServiceTest : public ::testing::Test {
   void TearDown() override {
     if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + seconds(5));
     EXPECT_EQ(service_.open_streams(), 0u);
+  }
+
+  void UseTemplate(const char* text) {
+    auto made = jinja::ChatTemplate::FromTokenizerConfig("{}", text);
+    ASSERT_TRUE(made.ok()) << made.status();
+    chat_template_ = *std::move(made);
+  }
+
+  static v1::GenerateRequest ChatRequest(const std::string& role, const std::string& content) {
+    v1::GenerateRequest request;
+    v1::ChatMessage* message = request.mutable_messages()->add_messages();
+    message->set_role(role);
+    message->set_content(content);
+    request.mutable_sampling()->set_max_tokens(1);
+    return request;
+  }
+
+  // What the engine was given for a chat request, with < and > for the special tokens' ids.
+  std::string PromptOf(const v1::GenerateRequest& request) {
+    const Answer answer = Generate(request);
+    EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+    auto text = tokenizer_->Decode(engine_->submitted().back().prompt_ids, false);
+    return text.ok() ? *text : std::string(text.status().message());
   }
 
   static v1::GenerateRequest TextRequest(const std::string& text, int32_t max_tokens) {
@@ -136,6 +161,7 @@ class GenerateServiceTest : public ::testing::Test {
 
   std::unique_ptr<FakeEngine> engine_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
+  std::optional<jinja::ChatTemplate> chat_template_;  // set before Start
   GenerateService service_;
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -155,6 +181,69 @@ TEST_F(GenerateServiceTest, StreamsTextIdsUsageAndTimings) {
   EXPECT_EQ(answer.last.timings().queue().nanos(), 250'000'000);
   EXPECT_EQ(answer.last.timings().prefill().seconds(), 1);
   EXPECT_EQ(answer.last.timings().decode().nanos(), 750'000'000);
+}
+
+constexpr char kTemplate[] =
+    "<s>{% for m in messages %}[{{ m.role }}:{{ m.content }}{% if m.tool_calls %}"
+    "{{ m.tool_calls | tojson }}{% endif %}]{% endfor %}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% if shout %}!{{ shout }}{% endif %}"
+    "{% if messages[0].role == 'bad' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{% if add_generation_prompt %}>{% endif %}";
+
+TEST_F(GenerateServiceTest, MessagesAreRenderedAndGetNoSecondBos) {
+  UseTemplate(kTemplate);
+  Start();
+  v1::GenerateRequest request = ChatRequest("user", "hi");
+  EXPECT_EQ(PromptOf(request), "<s>[user:hi]>");
+  EXPECT_EQ(engine_->submitted().back().prompt_ids[0], 256);  // one special token, not 3 bytes
+
+  v1::ChatPrompt* prompt = request.mutable_messages();
+  prompt->set_add_generation_prompt(false);
+  prompt->set_tools_json(R"([{"z": 1, "a": 2.5}])");
+  (*prompt->mutable_template_variables()->mutable_fields())["shout"].set_number_value(3);
+  v1::ChatMessage* call = prompt->add_messages();
+  call->set_role("assistant");
+  call->set_tool_calls_json(R"([{"name": "f"}])");
+  EXPECT_EQ(PromptOf(request),
+            R"(<s>[user:hi][assistant:None[{"name": "f"}]][{"z": 1, "a": 2.5}]!3)");
+}
+
+TEST_F(GenerateServiceTest, SpecialTokensInContentsAreParsedAsTransformersDoes) {
+  UseTemplate("{{ messages[0].content }}");
+  Start();
+  PromptOf(ChatRequest("user", "a</s>"));
+  EXPECT_THAT(engine_->submitted().back().prompt_ids, ElementsAre('a', 257));
+}
+
+TEST_F(GenerateServiceTest, BadMessagesAreRefused) {
+  UseTemplate(kTemplate);
+  Start();
+  const auto refusal = [this](const v1::GenerateRequest& request) {
+    const Answer answer = Generate(request);
+    EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    return answer.status.error_message();
+  };
+  EXPECT_EQ(refusal(ChatRequest("bad", "x")), "messages: chat template: no such role");
+  EXPECT_THAT(refusal(ChatRequest("", "x")), HasSubstr("messages.messages[0].role: empty"));
+  v1::GenerateRequest request;
+  request.mutable_messages();
+  EXPECT_THAT(refusal(request), HasSubstr("messages.messages: empty"));
+  request = ChatRequest("user", "x");
+  request.mutable_messages()->set_tools_json("{}");
+  EXPECT_EQ(refusal(request), "messages.tools_json: object, allowed: a JSON array");
+  request.mutable_messages()->set_tools_json("[1,");
+  EXPECT_THAT(refusal(request), HasSubstr("messages.tools_json: byte "));
+  request = ChatRequest("user", "x");
+  (*request.mutable_messages()->mutable_template_variables()->mutable_fields())["tools"]
+      .set_bool_value(true);
+  EXPECT_THAT(refusal(request), HasSubstr("messages.template_variables: tools"));
+}
+
+TEST_F(GenerateServiceTest, MessagesNeedATemplate) {
+  Start();
+  const Answer answer = Generate(ChatRequest("user", "hi"));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("no chat template"));
 }
 
 TEST_F(GenerateServiceTest, TheStopTokenIsAnIdButNotText) {

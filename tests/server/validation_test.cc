@@ -94,6 +94,51 @@ TEST(MakeSamplingTest, RefusalsNameFieldFoundAndRange) {
   EXPECT_EQ(Refusal(request), "sampling.stop_token_ids: 257, allowed: at most 256 ids");
 }
 
+TEST(MakeSamplingTest, PenaltiesBiasesAndMinimum) {
+  v1::SamplingParams message;
+  message.set_min_p(0.5f);
+  message.set_repetition_penalty(1.5f);
+  message.set_presence_penalty(-2.0f);
+  message.set_frequency_penalty(2.0f);
+  (*message.mutable_logit_bias())[7] = -100.0f;
+  (*message.mutable_logit_bias())[3] = 1.0f;
+  message.set_min_tokens(40);
+  message.set_ignore_eos(true);
+  const auto made = Make(SamplingFromProto(message), {{}, {}, {}, 0.1f, 1.2f});
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->min_p, 0.5f);
+  EXPECT_EQ(made->repetition_penalty, 1.5f);
+  EXPECT_EQ(made->presence_penalty, -2.0f);
+  EXPECT_EQ(made->frequency_penalty, 2.0f);
+  EXPECT_EQ(made->logit_bias, (std::vector<std::pair<int32_t, float>>{{3, 1.0f}, {7, -100.0f}}));
+  EXPECT_EQ(made->min_tokens, 40);
+  EXPECT_TRUE(made->ignore_eos);
+}
+
+TEST(MakeSamplingTest, RefusalsOfPenaltiesBiasesAndMinimum) {
+  const auto refused = [](auto member, auto value) {
+    SamplingRequest request;
+    request.*member = value;
+    return Refusal(request);
+  };
+  EXPECT_EQ(refused(&SamplingRequest::min_p, 1.5f), "sampling.min_p: 1.5, allowed: 0 (off) to 1");
+  EXPECT_EQ(refused(&SamplingRequest::repetition_penalty, 0.0f),
+            "sampling.repetition_penalty: 0, allowed: above 0, at most 100 (1 is off)");
+  EXPECT_EQ(refused(&SamplingRequest::presence_penalty, 2.5f),
+            "sampling.presence_penalty: 2.5, allowed: -2 to 2");
+  EXPECT_THAT(refused(&SamplingRequest::frequency_penalty, std::nanf("")),
+              HasSubstr("sampling.frequency_penalty: nan"));
+  EXPECT_EQ(refused(&SamplingRequest::min_tokens, 41),
+            "sampling.min_tokens: 41, allowed: 0 to 40 (max_tokens and the context)");
+  SamplingRequest request;
+  request.logit_bias = {{100, 1.0f}};
+  EXPECT_EQ(Refusal(request), "sampling.logit_bias: 100, allowed: ids 0 to 99 (the vocabulary)");
+  request.logit_bias = {{5, 101.0f}};
+  EXPECT_EQ(Refusal(request), "sampling.logit_bias[5]: 101, allowed: -100 to 100");
+  request.logit_bias.assign(kMaxLogitBiases + 1, {1, 0.0f});
+  EXPECT_EQ(Refusal(request), "sampling.logit_bias: 1025, allowed: at most 1024 ids");
+}
+
 TEST(CheckPromptTest, LengthAndRange) {
   EXPECT_TRUE(CheckPrompt(std::vector<int32_t>(49, 1), kLimits).ok());
   EXPECT_EQ(CheckPrompt(std::vector<int32_t>(50, 1), kLimits).message(),

@@ -1,0 +1,125 @@
+#include "runtime/server/chat_prompt.h"
+
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/tokenizer/jinja/chat_inputs.h"
+
+namespace tandem::server {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using google::protobuf::Struct;
+using google::protobuf::Value;
+
+// The size of a request is bounded, what a template makes of it is not.
+constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
+constexpr size_t kMaxRenderMemory = size_t{256} << 20;
+constexpr double kMaxExactInteger = 9007199254740992.0;  // 2^53
+
+Json ToJson(const Struct& fields);
+
+// Recursion is bounded by the depth that protobuf parses.
+Json ToJson(const Value& value) {
+  switch (value.kind_case()) {
+    case Value::kNumberValue: {
+      // Struct knows doubles only, but a template prints 3 and 3.0 differently.
+      const double number = value.number_value();
+      if (std::floor(number) == number && std::fabs(number) <= kMaxExactInteger) {
+        return static_cast<int64_t>(number);
+      }
+      return number;
+    }
+    case Value::kStringValue:
+      return value.string_value();
+    case Value::kBoolValue:
+      return value.bool_value();
+    case Value::kStructValue:
+      return ToJson(value.struct_value());
+    case Value::kListValue: {
+      Json list = Json::array();
+      for (const Value& item : value.list_value().values()) list.push_back(ToJson(item));
+      return list;
+    }
+    default:
+      return nullptr;
+  }
+}
+
+Json ToJson(const Struct& fields) {
+  // The map's own order is random; the same request must give the same prompt.
+  std::map<std::string, const Value*> sorted;
+  for (const auto& [name, value] : fields.fields()) sorted.emplace(name, &value);
+  Json object = Json::object();
+  for (const auto& [name, value] : sorted) object[name] = ToJson(*value);
+  return object;
+}
+
+absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field) {
+  TANDEM_ASSIGN_OR_RETURN(Json list, jinja::ParseOrdered(text, field));
+  if (!list.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", list.type_name(), ", allowed: a JSON array"));
+  }
+  return list;
+}
+
+absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::string& field) {
+  if (message.role().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".role: empty, allowed: a name"));
+  }
+  Json json = {{"role", message.role()}};
+  json["content"] = message.has_content() ? Json(message.content()) : Json(nullptr);
+  if (message.has_reasoning_content()) json["reasoning_content"] = message.reasoning_content();
+  if (message.has_name()) json["name"] = message.name();
+  if (message.has_tool_call_id()) json["tool_call_id"] = message.tool_call_id();
+  if (message.has_tool_calls_json()) {
+    TANDEM_ASSIGN_OR_RETURN(json["tool_calls"], ParseList(message.tool_calls_json(),
+                                                          absl::StrCat(field, ".tool_calls_json")));
+  }
+  return json;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
+                                       const jinja::ChatTemplate& chat_template) {
+  if (prompt.messages().empty()) {
+    return absl::InvalidArgumentError("messages.messages: empty, allowed: at least 1 message");
+  }
+  jinja::ChatInputs inputs;
+  for (int i = 0; i < prompt.messages_size(); ++i) {
+    TANDEM_ASSIGN_OR_RETURN(
+        Json message,
+        MessageToJson(prompt.messages(i), absl::StrCat("messages.messages[", i, "]")));
+    inputs.messages.push_back(std::move(message));
+  }
+  if (prompt.has_tools_json()) {
+    TANDEM_ASSIGN_OR_RETURN(inputs.tools, ParseList(prompt.tools_json(), "messages.tools_json"));
+  }
+  if (prompt.has_add_generation_prompt()) {
+    inputs.add_generation_prompt = prompt.add_generation_prompt();
+  }
+  inputs.extra = ToJson(prompt.template_variables());
+  for (const char* taken : {"messages", "tools", "add_generation_prompt"}) {
+    if (inputs.extra.contains(taken)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("messages.template_variables: ", taken, ", allowed: names without a field"));
+    }
+  }
+  jinja::RenderOptions options;
+  options.max_output_bytes = kMaxRenderedBytes;
+  options.max_memory_bytes = kMaxRenderMemory;
+  absl::StatusOr<std::string> rendered = chat_template.Render(inputs, options);
+  if (!rendered.ok()) {
+    // A limit too: the same request would meet it again, so no status that asks for a retry.
+    return absl::InvalidArgumentError(
+        absl::StrCat("messages: chat template: ", rendered.status().message()));
+  }
+  return rendered;
+}
+
+}  // namespace tandem::server
