@@ -27,6 +27,19 @@ TEST(OptionsTest, Serve) {
   EXPECT_EQ(serve.drain_timeout, 30);
 }
 
+TEST(OptionsTest, RenderAndChat) {
+  const CommandLine line = Parse({"render", "t.jinja", "--messages", "-"});
+  ASSERT_TRUE(line.command.has_value()) << line.output;
+  EXPECT_EQ(std::get<RenderOptions>(*line.command).model, "t.jinja");
+  EXPECT_EQ(std::get<RenderOptions>(*line.command).messages, "-");
+  EXPECT_EQ(Parse({"render", "t.jinja"}).exit_code, 64);
+
+  const CommandLine chat = Parse({"client", "--chat", "Hello"});
+  ASSERT_TRUE(chat.command.has_value()) << chat.output;
+  EXPECT_TRUE(std::get<ClientOptions>(*chat.command).chat);
+  EXPECT_EQ(Parse({"client", "--chat", "--prompt-ids", "1"}).exit_code, 64);
+}
+
 TEST(OptionsTest, Generate) {
   const CommandLine line = Parse({"generate", "m", "--prompt-ids", "1,2,3", "--max-tokens", "7",
                                   "--temperature", "0", "--json", "--logits", "f"});
