@@ -36,10 +36,14 @@ class LogitsRecorder : public engine::StepExecutor {
 
 const char* ReasonName(engine::FinishReason reason) {
   switch (reason) {
-    case engine::FinishReason::kStop: return "stop";
-    case engine::FinishReason::kLength: return "length";
-    case engine::FinishReason::kCancelled: return "cancelled";
-    default: return "error";
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+    case engine::FinishReason::kCancelled:
+      return "cancelled";
+    default:
+      return "error";
   }
 }
 
@@ -103,10 +107,12 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
     }
   };
   const auto sink = [&](const engine::Event& event) {
-    for (const int32_t id : event.token_ids) {
-      result.token_ids.push_back(id);
-      // A model may have more ids than its tokenizer: those have no text.
-      if (decoder) print(decoder->Append(id).value_or(""));
+    result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
+    // The stop token is no part of the answer's text; a model may have more ids
+    // than its tokenizer: those have none either.
+    const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
+    for (size_t i = 0; decoder && i < texts; ++i) {
+      print(decoder->Append(event.token_ids[i]).value_or(""));
     }
     if (event.finish == engine::FinishReason::kNone) return true;
     if (decoder) print(decoder->Flush());

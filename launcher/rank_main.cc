@@ -33,8 +33,9 @@ void StartLog(int rank, spdlog::level::level_enum level) {
 // The MPI world that this process was started in; null for a world of one
 // without MPI.
 absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> size,
-                          FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::optional<int> size,
+      FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
   if (!size.has_value()) return nullptr;
   return parallel::MpiWorld::Start();
 }
@@ -133,8 +134,7 @@ std::string LastPart(const std::string& path) {
 
 // Rank 0 from a loaded world to a drained one. The exit code.
 absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options,
-                               server::ServeFront& front,
-                               const tokenizer::Tokenizer* tokenizer) {
+                               server::ServeFront& front, const tokenizer::Tokenizer* tokenizer) {
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
@@ -236,8 +236,7 @@ int RunServeRank(const ServeOptions& options) {
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     started = [&]() -> absl::Status {
-      TANDEM_ASSIGN_OR_RETURN(front,
-                              server::ServeFront::Start(front_options, *std::move(signals)));
+      TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
       return absl::OkStatus();
     }();

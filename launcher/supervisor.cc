@@ -93,8 +93,9 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
   if (world == 0) Become(argv, options, launcher, before);
   setpgid(world, world);  // whoever comes first
 
-  int asked_by = 0;  // the first signal
-  int force = 0;     // how often force was used: SIGTERM, then SIGKILL
+  int asked_by = 0;       // the first signal
+  bool insisted = false;  // a second one came
+  int force = 0;          // how often force was used: SIGTERM, then SIGKILL
   std::optional<Clock::time_point> next_force;
   const auto use_force = [&] {
     kill(world, force == 0 ? SIGTERM : SIGKILL);
@@ -131,6 +132,7 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
           use_force();
         }
       } else {
+        insisted = true;
         use_force();
       }
     } else if (signal < 0 && next_force.has_value() && Clock::now() >= *next_force) {
@@ -144,7 +146,10 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (asked_by != 0) {
     if (!options.drains) return 128 + asked_by;
-    if (force > 0) return Fail("the world did not end within the drain timeout");
+    if (force > 0) {
+      return Fail(insisted ? "a second signal ended the world before it had drained"
+                           : "the world did not end within the drain timeout");
+    }
     // Nobody was there yet to take the request: nothing was being served either.
     if (code == 128 + SIGUSR1) return 0;
   }
