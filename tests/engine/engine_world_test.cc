@@ -35,19 +35,19 @@ struct Setting {
 
 std::vector<engine::Request> Requests(int32_t vocab) {
   std::mt19937 random(3);
-  std::vector<int32_t> shared(40);
+  std::vector<int32_t> shared(34);
   for (int32_t& id : shared) id = static_cast<int32_t>(random() % vocab);
   std::vector<engine::Request> requests;
   for (int i = 0; i < 10; ++i) {
     engine::Request request;
     if (i % 3 == 0) request.prompt_ids = shared;  // something for the prefix cache
-    const size_t more = 1 + random() % 30;
+    const size_t more = 1 + random() % 14;
     for (size_t t = 0; t < more; ++t) {
       request.prompt_ids.push_back(static_cast<int32_t>(random() % vocab));
     }
     request.sampling.temperature = i % 2 == 0 ? 0.0f : 1.0f;
     request.sampling.seed = 100 + i;
-    request.sampling.max_tokens = 5 + i * 3;
+    request.sampling.max_tokens = 30 + i * 5;
     request.sampling.logits_hash = true;
     requests.push_back(std::move(request));
   }
@@ -132,7 +132,7 @@ TEST(EngineWorld, AnswersDependOnTheRequestAlone) {
   for (Setting& setting : settings) {
     EXPECT_EQ(Serve(setting, true), expected) << "TP " << setting.tp;
   }
-  Setting tight = {.tp = 3, .num_blocks = 9};
+  Setting tight = {.tp = 3, .num_blocks = 13};
   EXPECT_EQ(Serve(tight, true), expected);
   EXPECT_GT(tight.preemptions, 0);
 }
