@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/exit_code.h"
 #include "runtime/engine/engine.h"
 #include "runtime/tokenizer/stream_decoder.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -99,11 +100,12 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   std::optional<tokenizer::StreamDecoder> decoder;
   if (job.tokenizer != nullptr) decoder.emplace(*job.tokenizer, /*skip_special_tokens=*/true);
   std::promise<absl::Status> done;
+  bool written = true;  // to stdout
   const auto print = [&](const std::string& text) {
     result.text += text;
     if (!job.json) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      written = written && std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+                std::fflush(stdout) == 0;
     }
   };
   const auto sink = [&](const engine::Event& event) {
@@ -135,10 +137,11 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
     if (job.tokenizer == nullptr) {
       for (const int32_t id : result.token_ids) std::printf("%d ", id);
     }
-    std::printf("\n");
+    written = std::printf("\n") > 0 && std::fflush(stdout) == 0 && written;
   }
+  if (!written) return OutputError("stdout: cannot be written");
   if (logits_file.is_open() && !logits_file.flush()) {
-    return absl::DataLossError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
+    return OutputError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
   }
   return result;
 }

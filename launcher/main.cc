@@ -1,5 +1,6 @@
 // The `tandem` command. Decides whether this process is a rank or starts ranks; everything is done
 // elsewhere.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -98,6 +99,9 @@ int Main(int argc, char** argv) {
     code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
+    if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
+      return ReportError(OutputError("stdout: is closed, the answer has nowhere to go"));
+    }
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
     code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,

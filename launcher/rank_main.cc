@@ -3,6 +3,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -117,7 +118,7 @@ absl::StatusOr<int64_t> AgreeOnContext(parallel::Communicator& communicator,
                                        const GenerateJob& job) {
   int64_t context = 0;
   if (communicator.rank() == 0 && job.sampling.max_tokens.has_value()) {
-    context = static_cast<int64_t>(job.prompt_ids.size()) + *job.sampling.max_tokens;
+    context = static_cast<int64_t>(job.prompt_ids.size()) + std::max(1, *job.sampling.max_tokens);
   }
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(absl::StrCat(context)));
@@ -210,7 +211,7 @@ int RunGenerateRank(const GenerateOptions& options) {
   if (!reports.ok()) return LoneError(world, reports.status());
   if (rank == 0 && options.json) {
     std::cout << GenerateJson(*result, *reports) << std::endl;
-    if (!std::cout) return ReportError(absl::DataLossError("stdout: writing failed"));
+    if (!std::cout) return ReportError(OutputError("stdout: cannot be written"));
   }
   return 0;
 }

@@ -94,7 +94,12 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), tp());
   threads_ =
       options.threads > 0 ? options.threads : std::max(1, engine::AvailableCpus() / local_size_);
-  TANDEM_ASSIGN_OR_RETURN(backend_, kernels::MakeCpuBackend(options.isa, {.threads = threads_}));
+  auto backend = kernels::MakeCpuBackend(options.isa, {.threads = threads_});
+  if (!backend.ok()) {
+    return absl::Status(backend.status().code(),
+                        absl::StrCat("--", std::string(backend.status().message())));
+  }
+  backend_ = *std::move(backend);
   if (options.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",
