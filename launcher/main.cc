@@ -104,6 +104,7 @@ int Main(int argc, char** argv) {
     }
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
+    world.relay_stdout = true;
     code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunGenerateRank(*generate); });
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {

@@ -514,9 +514,17 @@ class Output(BadInput):
         return Ended("generate", str(worlds.DEMO), "hello", "--max-tokens", "2", "--tp", str(tp),
                      *args, stdout=full)
 
-    # Only where the rank writes itself: through mpirun the loss is mpirun's, which ignores it.
-    self.check_all([(lambda args=args: to_full(*args, tp=1), IO, "stdout")
-                    for args in ((), ("--json",))])
+    # Through mpirun too, which by itself ignores the loss.
+    self.check_all([(lambda tp=tp, args=args: to_full(*args, tp=tp), IO, "stdout")
+                    for tp in (1, 2) for args in ((), ("--json",))])
+
+  def test_reader_that_goes(self):
+    # A long answer: its world is not to go on for nobody.
+    ended = Ended("-c", f'"{worlds.BINARY}" generate "{worlds.DEMO}" hello --temperature 1 '
+                  "--seed 1 --tp 2 | head -c 1 >&2; exit ${PIPESTATUS[0]}", command=["bash"])
+    self.assertEqual(ended.code, IO, ended.err)
+    self.assertIn("tandem: stdout: cannot be written\n", ended.err)
+    self.assertEqual(ended.left, [])
 
   def test_full_disk_for_logits(self):
     self.check(generate(worlds.DEMO, "--logits", "/dev/full"), IO, "--logits /dev/full")
