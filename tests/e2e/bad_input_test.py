@@ -480,7 +480,8 @@ class Options(BadInput):
           word = name
         elif name == "--kv-memory":
           word = "KV cache"
-        cases.append((with_option(f"{name}={value}"), code, word))
+        tp = 2 if value == values[0] else 1
+        cases.append((with_option(f"{name}={value}", tp=tp), code, word))
     for tp in ("0", "-1", "abc", "5000", "1.5", ""):
       cases.append((with_option(tp=tp), USAGE, "--tp"))
     cases.append((lambda: Ended("generate"), USAGE, "MODEL"))
