@@ -29,7 +29,8 @@ class Buffer {
   using Deleter = void (*)(void* data, size_t bytes);
 
   Buffer() = default;
-  Buffer(void* data, size_t bytes, Deleter deleter) : data_(data), bytes_(bytes), deleter_(deleter) {}
+  Buffer(void* data, size_t bytes, Deleter deleter)
+      : data_(data), bytes_(bytes), deleter_(deleter) {}
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
@@ -42,7 +43,9 @@ class Buffer {
   }
 
   template <typename T>
-  T* as() const { return static_cast<T*>(data_); }
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
@@ -111,7 +114,7 @@ struct RopeAndCacheArgs {
   const float* q_norm = nullptr;  // [head_dim] or null: RMSNorm per head before RoPE
   const float* k_norm = nullptr;
   float norm_epsilon = 0;
-  const float* cos = nullptr;     // [tokens, head_dim / 2]
+  const float* cos = nullptr;  // [tokens, head_dim / 2]
   const float* sin = nullptr;
   const int32_t* slot_mapping = nullptr;  // [tokens]
   KvCacheView cache;
@@ -121,16 +124,16 @@ struct PagedAttentionArgs {
   int64_t tokens = 0;
   int64_t q_heads = 0;
   int64_t head_dim = 0;
-  const float* qkv = nullptr;             // q of each token at the row's start
-  int64_t qkv_stride = 0;                 // floats between tokens
-  const int32_t* positions = nullptr;     // [tokens]; token t attends to [0, position]
+  const float* qkv = nullptr;               // q of each token at the row's start
+  int64_t qkv_stride = 0;                   // floats between tokens
+  const int32_t* positions = nullptr;       // [tokens]; token t attends to [0, position]
   const int32_t* token_sequence = nullptr;  // [tokens], row of block_tables
-  const int32_t* block_tables = nullptr;  // [sequences, max_blocks]
+  const int32_t* block_tables = nullptr;    // [sequences, max_blocks]
   int64_t max_blocks = 0;
-  const int32_t* head_to_kv = nullptr;    // [q_heads], local KV head of each local query head
+  const int32_t* head_to_kv = nullptr;  // [q_heads], local KV head of each local query head
   float scale = 0;
   KvCacheView cache;
-  float* out = nullptr;                   // [tokens, q_heads * head_dim]
+  float* out = nullptr;  // [tokens, q_heads * head_dim]
 };
 
 class Backend {
@@ -152,12 +155,12 @@ class Backend {
   // by fused multiply-adds from zero; leaves along the tree. With all leaves
   // owned there is one subtree, the product itself; bias ([rows] or null) may be
   // given only then, and is added last.
-  virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens,
-                      const float* bias, float* y) = 0;
+  virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
+                      float* y) = 0;
 
   // out[t] = row ids[t] of a host table [vocab, hidden], widened to fp32.
-  virtual void EmbedTokens(const void* host_table, DType dtype, int64_t hidden,
-                           const int32_t* ids, int64_t tokens, float* out) = 0;
+  virtual void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
+                           int64_t tokens, float* out) = 0;
 
   // residual += delta (+ delta_bias) where delta is not null; then
   // out = residual / sqrt(mean(residual^2) + epsilon) * weight. Squares are added
@@ -170,8 +173,8 @@ class Backend {
   // cos, sin [tokens, half] of float(position) * inverse_frequencies[i], each
   // times attention_factor.
   virtual void RopeAngles(const int32_t* positions, int64_t tokens,
-                          const float* inverse_frequencies, int64_t half,
-                          float attention_factor, float* cos, float* sin) = 0;
+                          const float* inverse_frequencies, int64_t half, float attention_factor,
+                          float* cos, float* sin) = 0;
 
   // Norms (where asked) and rotates q and k, halves paired as Transformers'
   // rotate_half does; writes k and v to the cache's slots, rounded to its dtype.

@@ -16,6 +16,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "launcher/exit_code.h"
+#include "runtime/tokenizer/utf8.h"
 #include "nlohmann/json.hpp"
 #include "tandem/v1/inference.grpc.pb.h"
 
@@ -128,9 +129,15 @@ int RunClient(const ClientOptions& options) {
     }
   }
   auto stub = v1::InferenceService::NewStub(channel);
+  const v1::GenerateRequest request = MakeRequest(options);
+  if (const size_t bad = tokenizer::FindInvalidUtf8(request.text()); bad < request.text().size()) {
+    // Protobuf would send it all the same, with a complaint of its own.
+    return ReportError(
+        absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on")));
+  }
   grpc::ClientContext context;
   if (options.timeout > 0) context.set_deadline(After(options.timeout));
-  auto reader = stub->Generate(&context, MakeRequest(options));
+  auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;
   std::string text;
   std::vector<int32_t> ids;
@@ -154,7 +161,7 @@ int RunClient(const ClientOptions& options) {
     std::fputs("\n", stdout);  // the error is to begin on a line of its own
     std::fflush(stdout);
   }
-  if (!wrote) return ReportError(absl::DataLossError("cannot write to standard output"));
+  if (!wrote) return ReportError(OutputError("stdout: cannot be written"));
   if (!status.ok()) return ReportError(FromGrpc(options.address, status));
   return 0;
 }

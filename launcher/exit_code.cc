@@ -13,13 +13,14 @@ int ExitCode(const absl::Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kDataLoss:  // a file that is damaged or cannot be read
       return kExitData;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
       return kExitUnavailable;
-    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kAborted:  // OutputError
     case absl::StatusCode::kPermissionDenied:
       return kExitIo;
     case absl::StatusCode::kFailedPrecondition:
@@ -30,6 +31,8 @@ int ExitCode(const absl::Status& status) {
       return kExitInternal;
   }
 }
+
+absl::Status OutputError(const std::string& message) { return absl::AbortedError(message); }
 
 int ReportError(const absl::Status& status) {
   std::string line(status.message());

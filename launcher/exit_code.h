@@ -10,6 +10,8 @@
 //   128 + N  ended by signal N
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 
 namespace tandem::launcher {
@@ -22,6 +24,9 @@ inline constexpr int kExitIo = 74;
 inline constexpr int kExitConfig = 78;
 
 int ExitCode(const absl::Status& status);
+
+// What could not be written to where the user wanted it; ends with kExitIo.
+absl::Status OutputError(const std::string& message);
 
 // One line on stderr, "tandem: MESSAGE", and the exit code. Line breaks in the message become
 // spaces.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/exit_code.h"
 #include "runtime/engine/engine.h"
 #include "runtime/tokenizer/stream_decoder.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -36,10 +37,14 @@ class LogitsRecorder : public engine::StepExecutor {
 
 const char* ReasonName(engine::FinishReason reason) {
   switch (reason) {
-    case engine::FinishReason::kStop: return "stop";
-    case engine::FinishReason::kLength: return "length";
-    case engine::FinishReason::kCancelled: return "cancelled";
-    default: return "error";
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+    case engine::FinishReason::kCancelled:
+      return "cancelled";
+    default:
+      return "error";
   }
 }
 
@@ -95,18 +100,21 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   std::optional<tokenizer::StreamDecoder> decoder;
   if (job.tokenizer != nullptr) decoder.emplace(*job.tokenizer, /*skip_special_tokens=*/true);
   std::promise<absl::Status> done;
+  bool written = true;  // to stdout
   const auto print = [&](const std::string& text) {
     result.text += text;
     if (!job.json) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      written = written && std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+                std::fflush(stdout) == 0;
     }
   };
   const auto sink = [&](const engine::Event& event) {
-    for (const int32_t id : event.token_ids) {
-      result.token_ids.push_back(id);
-      // A model may have more ids than its tokenizer: those have no text.
-      if (decoder) print(decoder->Append(id).value_or(""));
+    result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
+    // The stop token is no part of the answer's text; a model may have more ids
+    // than its tokenizer: those have none either.
+    const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
+    for (size_t i = 0; decoder && i < texts; ++i) {
+      print(decoder->Append(event.token_ids[i]).value_or(""));
     }
     if (event.finish == engine::FinishReason::kNone) return true;
     if (decoder) print(decoder->Flush());
@@ -129,10 +137,11 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
     if (job.tokenizer == nullptr) {
       for (const int32_t id : result.token_ids) std::printf("%d ", id);
     }
-    std::printf("\n");
+    written = std::printf("\n") > 0 && std::fflush(stdout) == 0 && written;
   }
+  if (!written) return OutputError("stdout: cannot be written");
   if (logits_file.is_open() && !logits_file.flush()) {
-    return absl::DataLossError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
+    return OutputError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
   }
   return result;
 }

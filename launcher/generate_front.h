@@ -14,9 +14,9 @@ namespace tandem::launcher {
 struct GenerateJob {
   std::vector<int32_t> prompt_ids;
   const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
-  server::SamplingRequest sampling;  // unset fields come from generation_config.json
-  bool json = false;                 // one object at the end; else text as it comes
-  std::string logits_file;           // raw fp32 [sampled positions, vocab]; empty: none
+  server::SamplingRequest sampling;                 // unset fields come from generation_config.json
+  bool json = false;                                // one object at the end; else text as it comes
+  std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
 };
 
 // What came out; the JSON object but for the ranks' reports.

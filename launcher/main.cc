@@ -1,5 +1,6 @@
 // The `tandem` command. Decides whether this process is a rank or starts ranks; everything is done
 // elsewhere.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -99,8 +100,12 @@ int Main(int argc, char** argv) {
     code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
+    if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
+      return ReportError(OutputError("stdout: is closed, the answer has nowhere to go"));
+    }
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
+    world.relay_stdout = true;
     code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunGenerateRank(*generate); });
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {

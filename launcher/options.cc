@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <limits>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "launcher/exit_code.h"
 
@@ -30,6 +31,11 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->check(CLI::Range(int64_t{2}, kMaxCount));
   app->add_option("--kv-memory", options->kv_memory,
                   "Bytes of KV cache a rank, such as 2GiB (default: what is left)")
+      // In front of the transform, which would take a negative size.
+      ->check([](const std::string& text) {
+        return !text.empty() && text[0] == '-' ? "expected a size such as 2GiB, found " + text
+                                               : std::string();
+      })
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app->add_option("--max-num-seqs", options->max_num_seqs, "Sequences that run at once")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
@@ -43,6 +49,9 @@ void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<in
   CLI::Option* text = app->add_option("PROMPT", *prompt, "Text; - reads standard input");
   app->add_option("--prompt-ids", *ids, "Token ids instead of text: 1,2,3")
       ->delimiter(',')
+      ->check([](const std::string& id) {
+        return id.empty() ? "expected token ids such as 1,2,3, found nothing" : std::string();
+      })
       ->excludes(text);
 }
 
@@ -52,7 +61,13 @@ void AddSampling(CLI::App* app, SamplingOptions* options) {
   app->add_option("--temperature", options->temperature, "0 is greedy");
   app->add_option("--top-k", options->top_k, "0 is off");
   app->add_option("--top-p", options->top_p, "1 is off");
-  app->add_option("--seed", options->seed, "Default: a random one");
+  app->add_option("--seed", options->seed, "Default: a random one")
+      // CLI11 would take a number that is too large as the largest.
+      ->check([](const std::string& text) {
+        int64_t value = 0;
+        return absl::SimpleAtoi(text, &value) ? std::string()
+                                              : "expected a 64-bit integer, found " + text;
+      });
 }
 
 CommandLine Mistake(absl::string_view what) {

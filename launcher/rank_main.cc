@@ -3,6 +3,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,8 +35,9 @@ void StartLog(int rank, spdlog::level::level_enum level) {
 // The MPI world that this process was started in; null for a world of one
 // without MPI.
 absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> size,
-                          FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::optional<int> size,
+      FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
   if (!size.has_value()) return nullptr;
   return parallel::MpiWorld::Start();
 }
@@ -117,7 +119,7 @@ absl::StatusOr<int64_t> AgreeOnContext(parallel::Communicator& communicator,
                                        const GenerateJob& job) {
   int64_t context = 0;
   if (communicator.rank() == 0 && job.sampling.max_tokens.has_value()) {
-    context = static_cast<int64_t>(job.prompt_ids.size()) + *job.sampling.max_tokens;
+    context = static_cast<int64_t>(job.prompt_ids.size()) + std::max(1, *job.sampling.max_tokens);
   }
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(absl::StrCat(context)));
@@ -213,7 +215,7 @@ int RunGenerateRank(const GenerateOptions& options) {
   if (!reports.ok()) return LoneError(world, reports.status());
   if (rank == 0 && options.json) {
     std::cout << GenerateJson(*result, *reports) << std::endl;
-    if (!std::cout) return ReportError(absl::DataLossError("stdout: writing failed"));
+    if (!std::cout) return ReportError(OutputError("stdout: cannot be written"));
   }
   return 0;
 }
@@ -240,8 +242,7 @@ int RunServeRank(const ServeOptions& options) {
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     started = [&]() -> absl::Status {
-      TANDEM_ASSIGN_OR_RETURN(front,
-                              server::ServeFront::Start(front_options, *std::move(signals)));
+      TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
       chat_template = LoadChatTemplate(options.model.model);
       if (!chat_template.ok()) {

@@ -75,8 +75,8 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   if (all.rank() == 0) {
-    runtime->runner_ = std::make_unique<engine::ModelRunner>(runtime->decoder_.get(),
-                                                             runtime->channel_.get());
+    runtime->runner_ =
+        std::make_unique<engine::ModelRunner>(runtime->decoder_.get(), runtime->channel_.get());
   }
   return runtime;
 }
@@ -88,14 +88,18 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(checkpoint_, loader::Checkpoint::Open(*folder_));
   // Shapes are checked before anything is sized by them.
   TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_)));
-  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding, checkpoint_->Find(model::kEmbedding));
+  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding,
+                          checkpoint_->Find(model::kEmbedding));
   TANDEM_ASSIGN_OR_RETURN(kv_dtype_, KvDType(options.kv_dtype, *embedding->dtype));
   shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), tp());
-  threads_ = options.threads > 0
-                 ? options.threads
-                 : std::max(1, engine::AvailableCpus() / local_size_);
-  TANDEM_ASSIGN_OR_RETURN(backend_,
-                          kernels::MakeCpuBackend(options.isa, {.threads = threads_}));
+  threads_ =
+      options.threads > 0 ? options.threads : std::max(1, engine::AvailableCpus() / local_size_);
+  auto backend = kernels::MakeCpuBackend(options.isa, {.threads = threads_});
+  if (!backend.ok()) {
+    return absl::Status(backend.status().code(),
+                        absl::StrCat("--", std::string(backend.status().message())));
+  }
+  backend_ = *std::move(backend);
   if (options.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",
@@ -127,20 +131,19 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   const int64_t step_tokens = options.used_context > 0
                                   ? std::min(options.max_batched_tokens, options.used_context)
                                   : options.max_batched_tokens;
-  decoder_options_ = {.kv_dtype = kv_dtype_,
-                      .max_tokens = step_tokens,
-                      .max_rows = options.max_num_seqs};
+  decoder_options_ = {
+      .kv_dtype = kv_dtype_, .max_tokens = step_tokens, .max_rows = options.max_num_seqs};
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
   plan_.workspace = bytes.workspace;
   plan_.communication = CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
-  const uint64_t block_bytes = model::KvCache::BlockBytes(
-      {.layers = config_.num_layers,
-       .kv_heads = shards_.ranks[rank()].kv_heads.size(),
-       .head_dim = config_.head_dim,
-       .dtype = kv_dtype_});
+  const uint64_t block_bytes =
+      model::KvCache::BlockBytes({.layers = config_.num_layers,
+                                  .kv_heads = shards_.ranks[rank()].kv_heads.size(),
+                                  .head_dim = config_.head_dim,
+                                  .dtype = kv_dtype_});
 
   // Blocks for every sequence at full length are the most that can be of use.
   int64_t context =
@@ -162,11 +165,12 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
                           communicator_->AllGatherBytes(Pack(blocks)));
   for (const std::string& theirs : all) blocks = std::min(blocks, Unpack<int64_t>(theirs));
   if (blocks < 1 || (options.max_model_len > 0 && blocks < sequence_blocks)) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "KV cache: a context of ", context, " tokens needs ",
-        Mebibytes(sequence_blocks * block_bytes), " a rank, there is room for ",
-        blocks * model::kBlockSize, " tokens; give a smaller --max-model-len, more --kv-memory or "
-        "more ranks"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("KV cache: a context of ", context, " tokens needs ",
+                     Mebibytes(sequence_blocks * block_bytes), " a rank, there is room for ",
+                     blocks * model::kBlockSize,
+                     " tokens; give a smaller --max-model-len, more --kv-memory or "
+                     "more ranks"));
   }
   num_blocks_ = blocks;
   max_model_len_ = std::min(context, blocks * model::kBlockSize);
@@ -183,20 +187,22 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   const uint64_t needed = plan_.total() - plan_.kv;
   const uint64_t available = engine::AvailableMemory();
   if (needed > available + plan_.process) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("memory: this rank needs ", Mebibytes(needed), " beside the KV cache, the "
-                     "host has ", Mebibytes(available), "; use more ranks or a smaller format"));
+    return absl::ResourceExhaustedError(absl::StrCat("memory: this rank needs ", Mebibytes(needed),
+                                                     " beside the KV cache, the "
+                                                     "host has ",
+                                                     Mebibytes(available),
+                                                     "; use more ranks or a smaller format"));
   }
-  TANDEM_ASSIGN_OR_RETURN(
-      decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_, *backend_,
-                                     *communicator_, decoder_options_));
+  TANDEM_ASSIGN_OR_RETURN(decoder_,
+                          model::Decoder::Load(config_, std::move(checkpoint_), shards_, *backend_,
+                                               *communicator_, decoder_options_));
   peak_.Sample();
-  spdlog::debug("rank {}: {} threads of {}, {} read, planned {}: weights {}, KV {}, workspace {}, "
-                "communication {}, process {}",
-                rank(), threads_, kernels::IsaInUse(options.isa),
-                Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()),
-                Mebibytes(plan_.weights), Mebibytes(plan_.kv), Mebibytes(plan_.workspace),
-                Mebibytes(plan_.communication), Mebibytes(plan_.process));
+  spdlog::debug(
+      "rank {}: {} threads of {}, {} read, planned {}: weights {}, KV {}, workspace {}, "
+      "communication {}, process {}",
+      rank(), threads_, kernels::IsaInUse(options.isa), Mebibytes(decoder_->bytes_read()),
+      Mebibytes(plan_.total()), Mebibytes(plan_.weights), Mebibytes(plan_.kv),
+      Mebibytes(plan_.workspace), Mebibytes(plan_.communication), Mebibytes(plan_.process));
   return absl::OkStatus();
 }
 
@@ -204,9 +210,7 @@ const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
   return generation_.eos_token_ids.empty() ? config_.eos_token_ids : generation_.eos_token_ids;
 }
 
-absl::Status RankRuntime::Work() {
-  return engine::RunWorker(*decoder_, *channel_);
-}
+absl::Status RankRuntime::Work() { return engine::RunWorker(*decoder_, *channel_); }
 
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();

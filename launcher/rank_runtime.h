@@ -21,13 +21,13 @@
 namespace tandem::launcher {
 
 struct RankOptions {
-  std::string model;             // folder or name in the hub's cache
-  int threads = 0;               // a rank's; 0: its share of the host's CPUs
-  std::string isa = "auto";      // as kernels::PinIsa
-  std::string kv_dtype = "auto"; // auto (as the weights), fp32, fp16, bf16
-  int64_t max_model_len = 0;     // tokens; 0: the model's own, or what fits
-  int64_t used_context = 0;      // no sequence of this run gets longer; 0: not known
-  uint64_t kv_memory = 0;        // bytes of KV cache a rank; 0: what the plan leaves
+  std::string model;              // folder or name in the hub's cache
+  int threads = 0;                // a rank's; 0: its share of the host's CPUs
+  std::string isa = "auto";       // as kernels::PinIsa
+  std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
+  int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
+  int64_t used_context = 0;       // no sequence of this run gets longer; 0: not known
+  uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
 };
@@ -70,9 +70,9 @@ class RankRuntime {
 
  private:
   RankRuntime() = default;
-  absl::Status Prepare(const RankOptions& options);      // local, before anything large
-  absl::Status SizeCache(const RankOptions& options);    // collective
-  absl::Status LoadDecoder(const RankOptions& options);  // local
+  absl::Status Prepare(const RankOptions& options);         // local, before anything large
+  absl::Status SizeCache(const RankOptions& options);       // collective
+  absl::Status LoadDecoder(const RankOptions& options);     // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
 
   int local_size_ = 1;  // ranks on this host

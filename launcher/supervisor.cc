@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "launcher/exit_code.h"
+#include "launcher/output_relay.h"
 #include "launcher/process_group.h"
 
 namespace tandem::launcher {
@@ -29,7 +30,7 @@ int Fail(const std::string& what) {
 
 // In the child; does not return.
 [[noreturn]] void Become(const std::vector<std::string>& argv, const WorldOptions& options,
-                         pid_t launcher, const sigset_t& mask) {
+                         const OutputRelay& relay, pid_t launcher, const sigset_t& mask) {
   // A group of its own: Ctrl-C in a terminal is for the launcher, who knows how to pass it on.
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -43,6 +44,7 @@ int Fail(const std::string& what) {
       close(null);
     }
   }
+  if (options.relay_stdout) relay.BecomeStdout();
   std::vector<char*> arguments;
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
@@ -86,15 +88,21 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
   sigaction(SIGCHLD, &by_default, &inherited_chld);  // an inherited "ignore" would reap for us
   prctl(PR_SET_CHILD_SUBREAPER, 1);
 
+  OutputRelay relay;
+  if (options.relay_stdout) {
+    if (const absl::Status status = relay.Open(); !status.ok()) return ReportError(status);
+  }
   std::fflush(nullptr);  // or the child would have our unwritten output too
   const pid_t launcher = getpid();
   const pid_t world = fork();
   if (world < 0) return Fail(absl::StrCat("cannot start the world: ", std::strerror(errno)));
-  if (world == 0) Become(argv, options, launcher, before);
+  if (world == 0) Become(argv, options, relay, launcher, before);
   setpgid(world, world);  // whoever comes first
+  if (options.relay_stdout) relay.Start();  // its thread has the signals blocked, too
 
-  int asked_by = 0;  // the first signal
-  int force = 0;     // how often force was used: SIGTERM, then SIGKILL
+  int asked_by = 0;       // the first signal
+  bool insisted = false;  // a second one came
+  int force = 0;          // how often force was used: SIGTERM, then SIGKILL
   std::optional<Clock::time_point> next_force;
   const auto use_force = [&] {
     kill(world, force == 0 ? SIGTERM : SIGKILL);
@@ -113,6 +121,8 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
       }
     }
     if (ended) break;
+    // An answer that nobody gets need not be made.
+    if (relay.failed() && force == 0) use_force();
 
     timespec wait{3600, 0};
     if (next_force.has_value()) {
@@ -131,6 +141,7 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
           use_force();
         }
       } else {
+        insisted = true;
         use_force();
       }
     } else if (signal < 0 && next_force.has_value() && Clock::now() >= *next_force) {
@@ -138,13 +149,20 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
     }
   }
   EndOrphans();
+  relay.Finish();
   sigaction(SIGCHLD, &inherited_chld, nullptr);
   sigprocmask(SIG_SETMASK, &before, nullptr);
 
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  if (relay.failed() && asked_by == 0 && (code == 0 || force > 0)) {
+    return ReportError(OutputError("stdout: cannot be written"));
+  }
   if (asked_by != 0) {
     if (!options.drains) return 128 + asked_by;
-    if (force > 0) return Fail("the world did not end within the drain timeout");
+    if (force > 0) {
+      return Fail(insisted ? "a second signal ended the world before it had drained"
+                           : "the world did not end within the drain timeout");
+    }
     // Nobody was there yet to take the request: nothing was being served either.
     if (code == 128 + SIGUSR1) return 0;
   }

@@ -38,7 +38,7 @@ std::string ReadAll(std::istream& in) {
 absl::Status Write(std::ostream& out, const std::string& bytes) {
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   out.flush();
-  return out.good() ? absl::OkStatus() : absl::DataLossError("cannot write to standard output");
+  return out.good() ? absl::OkStatus() : OutputError("stdout: cannot be written");
 }
 
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {

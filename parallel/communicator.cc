@@ -35,8 +35,7 @@ absl::Status SelfCommunicator::GatherColumns(const float* mine, int64_t rows,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::string>> SelfCommunicator::AllGatherBytes(
-    const std::string& mine) {
+absl::StatusOr<std::vector<std::string>> SelfCommunicator::AllGatherBytes(const std::string& mine) {
   return std::vector<std::string>{mine};
 }
 
@@ -47,8 +46,7 @@ absl::Status AgreeOnStatus(Communicator& communicator, const absl::Status& mine)
     packed.push_back(static_cast<char>(mine.code()));
     packed.append(mine.message().data(), mine.message().size());
   }
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          communicator.AllGatherBytes(packed));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator.AllGatherBytes(packed));
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
     const auto code = static_cast<absl::StatusCode>(all[rank][0]);

@@ -31,7 +31,8 @@ absl::Status ReadVector(const WeightSource& source, Range rows, float* out) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend, const std::vector<float>& values) {
+absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend,
+                                       const std::vector<float>& values) {
   TANDEM_ASSIGN_OR_RETURN(kernels::Buffer buffer, backend.Allocate(values.size() * sizeof(float)));
   backend.CopyFromHost(buffer.data(), values.data(), values.size() * sizeof(float));
   return buffer;
@@ -39,8 +40,8 @@ absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend, const std::vec
 
 }  // namespace
 
-absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(
-    kernels::Backend& backend, std::span<const RowSlice> slices) {
+absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(kernels::Backend& backend,
+                                                                std::span<const RowSlice> slices) {
   TANDEM_CHECK(!slices.empty());
   const WeightSource& first = *slices[0].weight;
   kernels::LinearSpec spec;
@@ -51,10 +52,10 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(
   bool any_bias = false;
   for (const RowSlice& slice : slices) {
     if (slice.weight->dtype() != spec.dtype) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(slice.weight->name(), ": found ", std::string(DTypeName(slice.weight->dtype())),
-                       ", expected ", std::string(DTypeName(spec.dtype)), " as ", first.name(),
-                       " has; store both in one type"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          slice.weight->name(), ": found ", std::string(DTypeName(slice.weight->dtype())),
+          ", expected ", std::string(DTypeName(spec.dtype)), " as ", first.name(),
+          " has; store both in one type"));
     }
     TANDEM_CHECK(slice.weight->columns() == spec.global_columns);
     spec.rows += slice.rows.size();
@@ -68,9 +69,8 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(
       const int64_t to = std::min(end, first_row + slice.rows.size());
       if (from < to) {
         const Range rows = {slice.rows.begin + from - first_row, slice.rows.begin + to - first_row};
-        TANDEM_RETURN_IF_ERROR(slice.weight->CopyBlock(rows, {0, spec.global_columns},
-                                                       dst + (from - begin) * row_bytes,
-                                                       row_bytes));
+        TANDEM_RETURN_IF_ERROR(slice.weight->CopyBlock(
+            rows, {0, spec.global_columns}, dst + (from - begin) * row_bytes, row_bytes));
       }
       first_row += slice.rows.size();
     }

@@ -68,8 +68,8 @@ class RowParallelLinear {
   // is scratch for [own subtrees, tokens, rows]; with a world of one the product
   // goes straight to y.
   absl::Status Forward(kernels::Backend& backend, Communicator& communicator,
-                       const TreeLayout& layout, const float* x, int64_t tokens,
-                       float* partials, float* y) const;
+                       const TreeLayout& layout, const float* x, int64_t tokens, float* partials,
+                       float* y) const;
   const float* bias() const { return bias_.as<float>(); }
   int64_t subtrees() const { return weight_->schedule.subtrees; }
   size_t bytes() const { return weight_->bytes() + bias_.bytes(); }

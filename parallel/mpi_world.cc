@@ -59,16 +59,16 @@ class MpiCommunicator : public Communicator {
     }
     TANDEM_CHECK(rows * total <= INT_MAX);
     if (rank_ == 0) Reserve(rows * total);
-    TANDEM_RETURN_IF_ERROR(FromMpi(
-        MPI_Gatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
-                    offsets_.data(), MPI_FLOAT, 0, MPI_COMM_WORLD),
-        "gathering logits"));
+    TANDEM_RETURN_IF_ERROR(
+        FromMpi(MPI_Gatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
+                            offsets_.data(), MPI_FLOAT, 0, MPI_COMM_WORLD),
+                "gathering logits"));
     if (rank_ != 0) return absl::OkStatus();
     int64_t column = 0;
     for (int r = 0; r < size_; column += widths[r++]) {
       for (int64_t row = 0; row < rows; ++row) {
-        std::memcpy(out + row * total + column,
-                    gathered_.data() + offsets_[r] + row * widths[r], widths[r] * sizeof(float));
+        std::memcpy(out + row * total + column, gathered_.data() + offsets_[r] + row * widths[r],
+                    widths[r] * sizeof(float));
       }
     }
     return absl::OkStatus();
@@ -77,19 +77,19 @@ class MpiCommunicator : public Communicator {
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
     const int length = static_cast<int>(mine.size());
     std::vector<int> lengths(size_), offsets(size_);
-    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT,
-                                                 MPI_COMM_WORLD),
-                                   "gathering lengths"));
+    TANDEM_RETURN_IF_ERROR(
+        FromMpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, MPI_COMM_WORLD),
+                "gathering lengths"));
     int total = 0;
     for (int r = 0; r < size_; ++r) {
       offsets[r] = total;
       total += lengths[r];
     }
     std::string all(total, '\0');
-    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(),
-                                                  lengths.data(), offsets.data(), MPI_BYTE,
-                                                  MPI_COMM_WORLD),
-                                   "gathering bytes"));
+    TANDEM_RETURN_IF_ERROR(
+        FromMpi(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(), lengths.data(),
+                               offsets.data(), MPI_BYTE, MPI_COMM_WORLD),
+                "gathering bytes"));
     std::vector<std::string> out;
     for (int r = 0; r < size_; ++r) out.push_back(all.substr(offsets[r], lengths[r]));
     return out;
@@ -110,10 +110,10 @@ class MpiCommunicator : public Communicator {
       offsets_.push_back(static_cast<int>(layout.rank_begin[r] * count));
     }
     Reserve(static_cast<int64_t>(layout.nodes.size()) * count);
-    TANDEM_RETURN_IF_ERROR(FromMpi(
-        MPI_Allgatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
-                       offsets_.data(), MPI_FLOAT, MPI_COMM_WORLD),
-        "all-reduce"));
+    TANDEM_RETURN_IF_ERROR(
+        FromMpi(MPI_Allgatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
+                               offsets_.data(), MPI_FLOAT, MPI_COMM_WORLD),
+                "all-reduce"));
     values_.clear();
     for (size_t i = 0; i < layout.nodes.size(); ++i) {
       values_.push_back(gathered_.data() + i * count);
@@ -152,9 +152,9 @@ class MpiCommunicator : public Communicator {
                   MPI_COMM_WORLD, &requests_.emplace_back());
       }
     }
-    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Waitall(static_cast<int>(requests_.size()),
-                                               requests_.data(), MPI_STATUSES_IGNORE),
-                                   "all-reduce"));
+    TANDEM_RETURN_IF_ERROR(FromMpi(
+        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
+        "all-reduce"));
     kernels::FinishTree(layout.leaves, layout.nodes, values_, slice, out + begin);
     counts_.clear();
     offsets_.clear();
@@ -188,9 +188,9 @@ class MpiStepChannel : public StepChannel {
       MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_BYTE, r, kStepTag,
                 MPI_COMM_WORLD, &requests_.emplace_back());
     }
-    return FromMpi(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(),
-                               MPI_STATUSES_IGNORE),
-                   "sending the step plan");
+    return FromMpi(
+        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
+        "sending the step plan");
   }
 
   absl::StatusOr<std::span<const std::byte>> Receive() override {
@@ -217,9 +217,9 @@ class MpiStepChannel : public StepChannel {
     int bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &bytes);
     if (static_cast<int>(message_.size()) < bytes) message_.resize(bytes);
-    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Recv(message_.data(), bytes, MPI_BYTE, 0, kStepTag,
-                                            MPI_COMM_WORLD, MPI_STATUS_IGNORE),
-                                   "receiving the step plan"));
+    TANDEM_RETURN_IF_ERROR(FromMpi(
+        MPI_Recv(message_.data(), bytes, MPI_BYTE, 0, kStepTag, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+        "receiving the step plan"));
     return std::span<const std::byte>(message_.data(), bytes);
   }
 
@@ -237,7 +237,8 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
   TANDEM_RETURN_IF_ERROR(
       FromMpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI start"));
   if (provided < MPI_THREAD_SERIALIZED) {
-    return absl::FailedPreconditionError("MPI start: this MPI library offers no serialized threads");
+    return absl::FailedPreconditionError(
+        "MPI start: this MPI library offers no serialized threads");
   }
   // Errors come back as codes, so that they can be told in one line.
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

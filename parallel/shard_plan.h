@@ -37,12 +37,12 @@ struct Range {
 
 // One rank's share.
 struct RankShard {
-  Range heads;      // query heads; also the leaves of the output projection
-  Range kv_heads;   // those that its query heads read; may also be on a neighbour
+  Range heads;                      // query heads; also the leaves of the output projection
+  Range kv_heads;                   // those that its query heads read; may also be on a neighbour
   std::vector<int32_t> head_to_kv;  // local query head -> local KV head
   kernels::LeafRange ffn_leaves;
-  Range ffn;        // rows of gate and up, columns of down
-  Range vocab;      // rows of the head
+  Range ffn;    // rows of gate and up, columns of down
+  Range vocab;  // rows of the head
 };
 
 struct ShardPlan {
@@ -50,8 +50,8 @@ struct ShardPlan {
   ModelShape shape;
   bool cut_by_kv_group = true;  // else attention is cut by query head
   std::vector<RankShard> ranks;
-  TreeLayout attention_tree;    // output projection, one leaf a query head
-  TreeLayout ffn_tree;          // down projection
+  TreeLayout attention_tree;          // output projection, one leaf a query head
+  TreeLayout ffn_tree;                // down projection
   std::vector<int64_t> vocab_widths;  // by rank
 
   // Attention is cut by KV group or by query head, whichever leaves the smaller

@@ -32,7 +32,7 @@ class ThreadWorld {
   int arrived_ = 0;
   uint64_t round_ = 0;
   bool aborted_ = false;
-  std::vector<const float*> slots_;     // by rank: what it offers
+  std::vector<const float*> slots_;  // by rank: what it offers
   std::vector<std::string> bytes_;
 };
 

@@ -164,7 +164,11 @@ absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view nam
     const char* end = text.data() + text.size();
     if (Json::sax_parse(CountingIterator(text.data(), &reached), CountingIterator(end, &reached),
                         &builder)) {
-      return builder.TakeRoot();
+      // nlohmann takes a NUL for the end and looks no further. JSON has none, not even in strings.
+      const size_t nul = text.find('\0');
+      if (nul == text.npos) return builder.TakeRoot();
+      return absl::InvalidArgumentError(absl::StrCat(
+          ToAbsl(name), ": byte ", nul, ": found a NUL, expected the end of the text"));
     }
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(

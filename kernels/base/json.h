@@ -11,9 +11,9 @@ namespace tandem::json {
 // Parses one JSON value that must be the whole of `text` (UTF-8; spaces around it are allowed).
 // `name` is the file or field that error messages begin with; it is not opened.
 //
-// Stricter than nlohmann::json::parse, which keeps the last of two equal keys, follows any
-// nesting, and throws. InvalidArgument, one line, "NAME: byte OFFSET: WHAT", for
-//   - a syntax error, a number beyond double, invalid UTF-8, bytes after the value;
+// Stricter than nlohmann::json::parse, which keeps the last of two equal keys, takes a NUL for the
+// end, follows any nesting, and throws. InvalidArgument, one line, "NAME: byte OFFSET: WHAT", for
+//   - a syntax error, a number beyond double, invalid UTF-8, bytes after the value (a NUL too);
 //   - a key that appears twice in one object (named);
 //   - arrays and objects nested deeper than `max_depth` (refused when the level opens, so that
 //     depth costs neither stack nor memory).

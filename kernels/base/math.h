@@ -44,8 +44,8 @@ inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
 inline constexpr float kLn2Low = 1.42860677838325500488e-06f;
 inline constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-inline constexpr float kExpCoefficients[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120,
-                                             1.0f / 24,   1.0f / 6,   0.5f, 1.0f, 1.0f};
+inline constexpr float kExpCoefficients[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
+                                             1.0f / 6,    0.5f,       1.0f,       1.0f};
 
 inline float ExpF32(float x) {
   if (x < kExpMin) return 0.0f;

@@ -14,8 +14,8 @@
 #ifndef TANDEM_ATTENTION_CUT
 #define TANDEM_ATTENTION_CUT
 namespace tandem::kernels::cpu {
-inline constexpr int64_t kCut = 256;       // positions between fixed cuts
-inline constexpr int64_t kMaxGroup = 4;    // query heads taken together
+inline constexpr int64_t kCut = 256;     // positions between fixed cuts
+inline constexpr int64_t kMaxGroup = 4;  // query heads taken together
 }  // namespace tandem::kernels::cpu
 #endif
 
@@ -50,8 +50,7 @@ HWY_INLINE void ScoreBlock(const typename Storage<dtype>::T* HWY_RESTRICT k, siz
 // cut[h * stride + i] += p * v over the first `positions` positions of a block.
 template <DType dtype, size_t kHeads>
 HWY_INLINE void AddValues(const typename Storage<dtype>::T* HWY_RESTRICT v, size_t stride,
-                          size_t positions, const float* HWY_RESTRICT p,
-                          float* HWY_RESTRICT cut) {
+                          size_t positions, const float* HWY_RESTRICT p, float* HWY_RESTRICT cut) {
   const F d;
   for (size_t i = 0; i < stride; i += kLanes) {
     V acc[kHeads][kGroup];
@@ -62,7 +61,8 @@ HWY_INLINE void AddValues(const typename Storage<dtype>::T* HWY_RESTRICT v, size
     }
     for (size_t j = 0; j < positions; ++j) {
       V value[kGroup];
-      for (size_t g = 0; g < kGroup; ++g) value[g] = LoadWide<dtype>(v + j * stride + i + g * kWidth);
+      for (size_t g = 0; g < kGroup; ++g)
+        value[g] = LoadWide<dtype>(v + j * stride + i + g * kWidth);
       for (size_t h = 0; h < kHeads; ++h) {
         const V weight = hn::Set(d, p[h * cpu::kCut + j]);
         for (size_t g = 0; g < kGroup; ++g) acc[h][g] = hn::MulAdd(weight, value[g], acc[h][g]);
@@ -107,10 +107,10 @@ void AttendHeads(const PagedAttentionArgs& a, int64_t token, int64_t head,
   using T = typename Storage<dtype>::T;
   const size_t head_dim = static_cast<size_t>(a.head_dim);
   const size_t stride = static_cast<size_t>(a.cache.v_stride());
-  float* q = scratch;                         // [kHeads, head_dim]
-  float* scores = q + kHeads * head_dim;      // [kHeads, kCut]
-  float* cut = scores + kHeads * cpu::kCut;   // [kHeads, stride]
-  float* total = cut + kHeads * stride;       // [kHeads, stride]
+  float* q = scratch;                        // [kHeads, head_dim]
+  float* scores = q + kHeads * head_dim;     // [kHeads, kCut]
+  float* cut = scores + kHeads * cpu::kCut;  // [kHeads, stride]
+  float* total = cut + kHeads * stride;      // [kHeads, stride]
   const float* q_in = a.qkv + token * a.qkv_stride + head * a.head_dim;
   for (size_t i = 0; i < kHeads * head_dim; ++i) q[i] = q_in[i] * a.scale;
 
@@ -176,9 +176,15 @@ void AttendTyped(const PagedAttentionArgs& a, int64_t token, int64_t head, int64
 void AttendTokenTarget(const PagedAttentionArgs& a, int64_t token, int64_t head_begin,
                        int64_t head_end, float* scratch) {
   switch (a.cache.dtype) {
-    case DType::kF32: AttendTyped<DType::kF32>(a, token, head_begin, head_end, scratch); return;
-    case DType::kF16: AttendTyped<DType::kF16>(a, token, head_begin, head_end, scratch); return;
-    case DType::kBF16: AttendTyped<DType::kBF16>(a, token, head_begin, head_end, scratch); return;
+    case DType::kF32:
+      AttendTyped<DType::kF32>(a, token, head_begin, head_end, scratch);
+      return;
+    case DType::kF16:
+      AttendTyped<DType::kF16>(a, token, head_begin, head_end, scratch);
+      return;
+    case DType::kBF16:
+      AttendTyped<DType::kBF16>(a, token, head_begin, head_end, scratch);
+      return;
   }
 }
 

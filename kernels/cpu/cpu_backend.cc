@@ -6,11 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "hwy/highway.h"
 #include "kernels/base/check.h"
-#include "kernels/host_memory.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/host_memory.h"
 #include "kernels/ref/ref_backend.h"
 
 namespace tandem::kernels {
@@ -96,9 +96,8 @@ class CpuBackend : public Backend {
     }
   }
 
-  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual,
-                  const float* weight, float epsilon, int64_t tokens, int64_t hidden,
-                  float* out) override {
+  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual, const float* weight,
+                  float epsilon, int64_t tokens, int64_t hidden, float* out) override {
     ForTokens(tokens, [&](int64_t t) {
       cpu::AddRmsNormRow(delta == nullptr ? nullptr : delta + t * hidden, delta_bias,
                          residual + t * hidden, weight, epsilon, hidden, out + t * hidden);
@@ -197,8 +196,7 @@ absl::Status PinIsa(const std::string& isa) {
         absl::StrCat("isa: found '", isa, "', expected auto, avx2, avx3 or ref"));
   }
   if ((hwy::SupportedTargets() & mask) == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("isa: this CPU lacks '", isa, "'; choose auto"));
+    return absl::InvalidArgumentError(absl::StrCat("isa: this CPU lacks '", isa, "'; choose auto"));
   }
   // Targets better than the named one have lower bits. DisableTargets would not
   // do: in Highway 1.0.3 each SupportedTargets() chooses among all targets again.

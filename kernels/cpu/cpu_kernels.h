@@ -25,13 +25,10 @@ struct PanelLayout {
   int64_t panels() const { return full_panels + tail_panels; }
   int64_t padded_rows() const { return full_panels * kPanelRows + tail_panels * kTailRows; }
   int64_t first_row(int64_t panel) const {
-    return panel < full_panels
-               ? panel * kPanelRows
-               : full_panels * kPanelRows + (panel - full_panels) * kTailRows;
+    return panel < full_panels ? panel * kPanelRows
+                               : full_panels * kPanelRows + (panel - full_panels) * kTailRows;
   }
-  int64_t panel_rows(int64_t panel) const {
-    return panel < full_panels ? kPanelRows : kTailRows;
-  }
+  int64_t panel_rows(int64_t panel) const { return panel < full_panels ? kPanelRows : kTailRows; }
 };
 
 // Tokens that LinearPanels takes at a time, and the scratch it needs for it.
@@ -47,7 +44,7 @@ struct LinearArgs {
   const float* x = nullptr;  // [tokens, columns]
   int64_t tokens = 0;
   const float* bias = nullptr;
-  float* y = nullptr;        // [subtree, tokens, rows]
+  float* y = nullptr;  // [subtree, tokens, rows]
 };
 
 // Panels [panel_begin, panel_end).

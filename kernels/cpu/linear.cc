@@ -20,9 +20,9 @@ inline constexpr size_t kRegisters = HWY_LANES(float) >= 16 ? 32 : 16;
 // panel points at the group's first row, its columns panel_stride apart; sums go
 // to out[m * out_stride + 16 g].
 template <DType dtype, size_t kTokens, size_t kGroups>
-HWY_INLINE void SumLeaf(const typename Storage<dtype>::T* HWY_RESTRICT panel,
-                        size_t panel_stride, const float* HWY_RESTRICT x, size_t x_stride,
-                        size_t k0, size_t k1, float* HWY_RESTRICT out, size_t out_stride) {
+HWY_INLINE void SumLeaf(const typename Storage<dtype>::T* HWY_RESTRICT panel, size_t panel_stride,
+                        const float* HWY_RESTRICT x, size_t x_stride, size_t k0, size_t k1,
+                        float* HWY_RESTRICT out, size_t out_stride) {
   const F d;
   constexpr size_t kVectors = kGroups * kGroup;
   V acc[kTokens][kVectors];
@@ -55,8 +55,8 @@ HWY_INLINE void LeafTile(const typename Storage<dtype>::T* HWY_RESTRICT panel,
   constexpr size_t kGroups = kFit >= kPanelGroups ? kPanelGroups : (kFit >= 2 ? 2 : 1);
   static_assert(kPanelGroups % kGroups == 0);
   for (size_t g = 0; g < kPanelGroups; g += kGroups) {
-    SumLeaf<dtype, kTokens, kGroups>(panel + g * kLanes, kPanelGroups * kLanes, x, x_stride, k0,
-                                     k1, out + g * kLanes, out_stride);
+    SumLeaf<dtype, kTokens, kGroups>(panel + g * kLanes, kPanelGroups * kLanes, x, x_stride, k0, k1,
+                                     out + g * kLanes, out_stride);
   }
 }
 
@@ -91,8 +91,7 @@ HWY_INLINE void AddInto(float* HWY_RESTRICT left, const float* HWY_RESTRICT righ
 // [depth, tokens, panel rows].
 template <DType dtype, size_t kPanelGroups>
 void PanelTokens(const cpu::LinearArgs& a, const typename Storage<dtype>::T* HWY_RESTRICT panel,
-                 int64_t first_row, int64_t first_token, size_t tokens,
-                 float* HWY_RESTRICT stack) {
+                 int64_t first_row, int64_t first_token, size_t tokens, float* HWY_RESTRICT stack) {
   constexpr size_t kRows = kPanelGroups * kLanes;
   const size_t level = tokens * kRows;
   const float* x = a.x + first_token * a.columns;
@@ -100,8 +99,8 @@ void PanelTokens(const cpu::LinearArgs& a, const typename Storage<dtype>::T* HWY
   float* top = stack;  // first free level
   int64_t subtree = 0;
   for (const LeafStep& step : a.schedule->steps) {
-    LeafTokens<dtype, kPanelGroups>(panel, tokens, x, a.columns, step.column_begin,
-                                    step.column_end, top, kRows);
+    LeafTokens<dtype, kPanelGroups>(panel, tokens, x, a.columns, step.column_begin, step.column_end,
+                                    top, kRows);
     top += level;
     for (int32_t m = 0; m < step.merges; ++m) {
       top -= level;
@@ -144,9 +143,15 @@ void LinearPanelsTyped(const cpu::LinearArgs& a, int64_t panel_begin, int64_t pa
 void LinearPanelsTarget(const cpu::LinearArgs& a, int64_t panel_begin, int64_t panel_end,
                         float* scratch) {
   switch (a.dtype) {
-    case DType::kF32: LinearPanelsTyped<DType::kF32>(a, panel_begin, panel_end, scratch); return;
-    case DType::kF16: LinearPanelsTyped<DType::kF16>(a, panel_begin, panel_end, scratch); return;
-    case DType::kBF16: LinearPanelsTyped<DType::kBF16>(a, panel_begin, panel_end, scratch); return;
+    case DType::kF32:
+      LinearPanelsTyped<DType::kF32>(a, panel_begin, panel_end, scratch);
+      return;
+    case DType::kF16:
+      LinearPanelsTyped<DType::kF16>(a, panel_begin, panel_end, scratch);
+      return;
+    case DType::kBF16:
+      LinearPanelsTyped<DType::kBF16>(a, panel_begin, panel_end, scratch);
+      return;
   }
 }
 
@@ -166,8 +171,7 @@ size_t LinearScratchBytes(const LeafSchedule& schedule) {
   return sizeof(float) * (schedule.max_depth + 1) * kTokenBlock * kPanelRows;
 }
 
-void LinearPanels(const LinearArgs& args, int64_t panel_begin, int64_t panel_end,
-                  float* scratch) {
+void LinearPanels(const LinearArgs& args, int64_t panel_begin, int64_t panel_end, float* scratch) {
   HWY_DYNAMIC_DISPATCH(LinearPanelsTarget)(args, panel_begin, panel_end, scratch);
 }
 

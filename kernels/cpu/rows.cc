@@ -37,8 +37,8 @@ void AddRmsNormRowTarget(const float* HWY_RESTRICT delta, const float* HWY_RESTR
   for (; j < hidden; ++j) out[j] = residual[j] * inverse * weight[j];
 }
 
-void SiluMulRowTarget(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
-                      size_t columns, float* HWY_RESTRICT out) {
+void SiluMulRowTarget(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up, size_t columns,
+                      float* HWY_RESTRICT out) {
   const F d;
   const V one = hn::Set(d, 1.0f);
   size_t j = 0;
@@ -70,9 +70,15 @@ void WidenTyped(const void* row, size_t columns, float* HWY_RESTRICT out) {
 
 void WidenRowTarget(const void* row, DType dtype, size_t columns, float* HWY_RESTRICT out) {
   switch (dtype) {
-    case DType::kF32: WidenTyped<DType::kF32>(row, columns, out); return;
-    case DType::kF16: WidenTyped<DType::kF16>(row, columns, out); return;
-    case DType::kBF16: WidenTyped<DType::kBF16>(row, columns, out); return;
+    case DType::kF32:
+      WidenTyped<DType::kF32>(row, columns, out);
+      return;
+    case DType::kF16:
+      WidenTyped<DType::kF16>(row, columns, out);
+      return;
+    case DType::kBF16:
+      WidenTyped<DType::kBF16>(row, columns, out);
+      return;
   }
 }
 
@@ -152,9 +158,15 @@ void RopeAndCacheTyped(const RopeAndCacheArgs& a, int64_t token) {
 
 void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
   switch (a.cache.dtype) {
-    case DType::kF32: RopeAndCacheTyped<DType::kF32>(a, token); return;
-    case DType::kF16: RopeAndCacheTyped<DType::kF16>(a, token); return;
-    case DType::kBF16: RopeAndCacheTyped<DType::kBF16>(a, token); return;
+    case DType::kF32:
+      RopeAndCacheTyped<DType::kF32>(a, token);
+      return;
+    case DType::kF16:
+      RopeAndCacheTyped<DType::kF16>(a, token);
+      return;
+    case DType::kBF16:
+      RopeAndCacheTyped<DType::kBF16>(a, token);
+      return;
   }
 }
 

@@ -29,11 +29,17 @@ inline constexpr size_t kGroup = kLanes / kWidth;
 template <DType>
 struct Storage;
 template <>
-struct Storage<DType::kF32> { using T = float; };
+struct Storage<DType::kF32> {
+  using T = float;
+};
 template <>
-struct Storage<DType::kF16> { using T = hwy::float16_t; };
+struct Storage<DType::kF16> {
+  using T = hwy::float16_t;
+};
 template <>
-struct Storage<DType::kBF16> { using T = hwy::bfloat16_t; };
+struct Storage<DType::kBF16> {
+  using T = hwy::bfloat16_t;
+};
 
 // kWidth elements widened to fp32; p is aligned to the vector or not.
 template <DType dtype>

@@ -7,15 +7,15 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "kernels/host_memory.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/host_memory.h"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int64_t kLanes = 16;      // logical lanes of a reduction
-constexpr int64_t kBlock = 16;      // positions of a KV block
+constexpr int64_t kLanes = 16;  // logical lanes of a reduction
+constexpr int64_t kBlock = 16;  // positions of a KV block
 constexpr int64_t kAttentionCut = 256;
 
 // base may be unaligned: an embedding table lies in the file as it lies.
@@ -33,9 +33,15 @@ float LoadElement(const void* base, DType dtype, int64_t index) {
 
 void StoreElement(void* base, DType dtype, int64_t index, float value) {
   switch (dtype) {
-    case DType::kF32: static_cast<float*>(base)[index] = value; return;
-    case DType::kF16: static_cast<uint16_t*>(base)[index] = FloatToF16(value); return;
-    case DType::kBF16: static_cast<uint16_t*>(base)[index] = FloatToBf16(value); return;
+    case DType::kF32:
+      static_cast<float*>(base)[index] = value;
+      return;
+    case DType::kF16:
+      static_cast<uint16_t*>(base)[index] = FloatToF16(value);
+      return;
+    case DType::kBF16:
+      static_cast<uint16_t*>(base)[index] = FloatToBf16(value);
+      return;
   }
 }
 
@@ -56,7 +62,8 @@ float InverseRms(const float* x, int64_t n, float epsilon) {
 
 class RefLinearWeight : public LinearWeight {
  public:
-  RefLinearWeight(const LinearSpec& spec, Buffer data) : LinearWeight(spec), data_(std::move(data)) {}
+  RefLinearWeight(const LinearSpec& spec, Buffer data)
+      : LinearWeight(spec), data_(std::move(data)) {}
   size_t bytes() const override { return data_.bytes(); }
   const void* data() const { return data_.data(); }
 
@@ -102,8 +109,8 @@ class RefBackend : public Backend {
         for (const LeafStep& step : w.schedule.steps) {
           float sum = 0;
           for (int64_t k = step.column_begin; k < step.column_end; ++k) {
-            sum = std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k),
-                           x[t * columns + k], sum);
+            sum = std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k), x[t * columns + k],
+                           sum);
           }
           stack.push_back(sum);
           for (int32_t m = 0; m < step.merges; ++m) {
@@ -130,9 +137,8 @@ class RefBackend : public Backend {
     }
   }
 
-  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual,
-                  const float* weight, float epsilon, int64_t tokens, int64_t hidden,
-                  float* out) override {
+  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual, const float* weight,
+                  float epsilon, int64_t tokens, int64_t hidden, float* out) override {
     for (int64_t t = 0; t < tokens; ++t) {
       float* x = residual + t * hidden;
       if (delta != nullptr) {
@@ -174,8 +180,8 @@ class RefBackend : public Backend {
         const float* v = row + (a.q_heads + kv_heads + h) * d;
         NormRotate(k, a.k_norm, a, cos, sin);
         const int64_t k_base = block * a.cache.k_block_elements() + h * d * kBlock;
-        const int64_t v_base = block * a.cache.v_block_elements() +
-                               (h * kBlock + offset) * a.cache.v_stride();
+        const int64_t v_base =
+            block * a.cache.v_block_elements() + (h * kBlock + offset) * a.cache.v_stride();
         for (int64_t i = 0; i < d; ++i) {
           StoreElement(a.cache.k, a.cache.dtype, k_base + i * kBlock + offset, k[i]);
           StoreElement(a.cache.v, a.cache.dtype, v_base + i, v[i]);

@@ -86,8 +86,7 @@ uint64_t AvailableMemory() {
       const auto usage = NumberIn(folder + usage_file);
       if (!limit || !usage) continue;
       // Cached file pages count as used but give way.
-      const uint64_t cache =
-          KilobyteField(folder + "/memory.stat", {"inactive_file "}) / 1024;
+      const uint64_t cache = KilobyteField(folder + "/memory.stat", {"inactive_file "}) / 1024;
       const uint64_t held = *usage > cache ? *usage - cache : 0;
       available = std::min(available, *limit > held ? *limit - held : 0);
     }

@@ -217,11 +217,6 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
         absl::StrCat(path, ": header: found ", text.empty() ? "nothing" : Quoted(text.substr(0, 8)),
                      ", expected '{'; this is no safetensors file, or a damaged one"));
   }
-  // The parser takes a NUL for the end, and would ignore what follows.
-  if (const size_t nul = text.find('\0'); nul != text.npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": header: found a NUL at byte ", nul, ", expected JSON text"));
-  }
   TANDEM_ASSIGN_OR_RETURN(const Json root, json::Parse(text, path, kMaxDepth));
   for (auto it = root.begin(); it != root.end(); ++it) {
     if (it.key() == "__metadata__") {

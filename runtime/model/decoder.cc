@@ -28,22 +28,20 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
     parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
     const DecoderOptions& options) {
   TANDEM_CHECK(plan.tp == communicator.size());
-  std::unique_ptr<Decoder> decoder(new Decoder(config, std::move(checkpoint), std::move(plan),
-                                               backend, communicator, options));
+  std::unique_ptr<Decoder> decoder(
+      new Decoder(config, std::move(checkpoint), std::move(plan), backend, communicator, options));
   TANDEM_RETURN_IF_ERROR(decoder->LoadWeights());
   decoder->inverse_frequencies_ = loader::InverseFrequencies(config.rope, config.head_dim);
-  TANDEM_ASSIGN_OR_RETURN(
-      decoder->kv_cache_,
-      KvCache::Allocate(backend, {.layers = config.num_layers,
-                                  .blocks = options.num_blocks,
-                                  .kv_heads = decoder->shard_.kv_heads.size(),
-                                  .head_dim = config.head_dim,
-                                  .dtype = options.kv_dtype}));
+  TANDEM_ASSIGN_OR_RETURN(decoder->kv_cache_,
+                          KvCache::Allocate(backend, {.layers = config.num_layers,
+                                                      .blocks = options.num_blocks,
+                                                      .kv_heads = decoder->shard_.kv_heads.size(),
+                                                      .head_dim = config.head_dim,
+                                                      .dtype = options.kv_dtype}));
   Workspace& workspace = decoder->workspace_;
-  TANDEM_ASSIGN_OR_RETURN(workspace.memory,
-                          backend.Allocate(Workspace::Layout(config, decoder->plan_,
-                                                             communicator.rank(), options,
-                                                             nullptr)));
+  TANDEM_ASSIGN_OR_RETURN(
+      workspace.memory, backend.Allocate(Workspace::Layout(config, decoder->plan_,
+                                                           communicator.rank(), options, nullptr)));
   Workspace::Layout(config, decoder->plan_, communicator.rank(), options, &workspace);
   decoder->token_sequence_.reserve(options.max_tokens);
   return decoder;
@@ -134,9 +132,8 @@ absl::Status Decoder::FeedForward(const Layer& layer, int64_t tokens) {
 }
 
 DecoderBytes Decoder::bytes() const {
-  return {.weights = weight_bytes_,
-          .kv = kv_cache_.bytes(),
-          .workspace = workspace_.memory.bytes()};
+  return {
+      .weights = weight_bytes_, .kv = kv_cache_.bytes(), .workspace = workspace_.memory.bytes()};
 }
 
 }  // namespace tandem::model

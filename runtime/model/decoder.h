@@ -22,9 +22,9 @@ namespace tandem::model {
 
 struct DecoderOptions {
   kernels::DType kv_dtype = kernels::DType::kF32;
-  int64_t num_blocks = 0;   // of kBlockSize tokens
-  int64_t max_tokens = 0;   // of one step
-  int64_t max_rows = 0;     // of logits in one step
+  int64_t num_blocks = 0;  // of kBlockSize tokens
+  int64_t max_tokens = 0;  // of one step
+  int64_t max_rows = 0;    // of logits in one step
 };
 
 // Bytes that a rank will hold, by purpose.
@@ -41,12 +41,10 @@ class Decoder {
   // are looked up in its mapped file while serving. The backend and the
   // communicator must outlive the decoder. Not collective: ranks agree on the
   // status afterwards.
-  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const loader::ModelConfig& config,
-                                                       std::unique_ptr<loader::Checkpoint> checkpoint,
-                                                       parallel::ShardPlan plan,
-                                                       kernels::Backend& backend,
-                                                       parallel::Communicator& communicator,
-                                                       const DecoderOptions& options);
+  static absl::StatusOr<std::unique_ptr<Decoder>> Load(
+      const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
+      parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
+      const DecoderOptions& options);
 
   // What Load will hold on `rank`, from shapes alone. dtype_of names the element
   // type of a tensor.
@@ -87,15 +85,15 @@ class Decoder {
     float* partials = nullptr;   // [own subtrees, tokens, hidden]
     float* cos = nullptr;        // [tokens, head_dim / 2]
     float* sin = nullptr;
-    float* rows = nullptr;       // [rows, hidden]
-    float* logits = nullptr;     // [rows, local vocab]
+    float* rows = nullptr;    // [rows, hidden]
+    float* logits = nullptr;  // [rows, local vocab]
     static size_t Layout(const loader::ModelConfig& config, const parallel::ShardPlan& plan,
                          int rank, const DecoderOptions& options, Workspace* out);
   };
 
   Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
-          parallel::ShardPlan plan, kernels::Backend& backend,
-          parallel::Communicator& communicator, const DecoderOptions& options);
+          parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
+          const DecoderOptions& options);
 
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);

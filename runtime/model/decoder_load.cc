@@ -105,12 +105,12 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   }
 
   const bool qkv_bias = config_.qkv_bias;
-  TANDEM_ASSIGN_OR_RETURN(
-      Projection q, TakeProjection(tensors, "self_attn.q_proj", q_rows, hidden, qkv_bias));
-  TANDEM_ASSIGN_OR_RETURN(
-      Projection k, TakeProjection(tensors, "self_attn.k_proj", kv_rows, hidden, qkv_bias));
-  TANDEM_ASSIGN_OR_RETURN(
-      Projection v, TakeProjection(tensors, "self_attn.v_proj", kv_rows, hidden, qkv_bias));
+  TANDEM_ASSIGN_OR_RETURN(Projection q,
+                          TakeProjection(tensors, "self_attn.q_proj", q_rows, hidden, qkv_bias));
+  TANDEM_ASSIGN_OR_RETURN(Projection k,
+                          TakeProjection(tensors, "self_attn.k_proj", kv_rows, hidden, qkv_bias));
+  TANDEM_ASSIGN_OR_RETURN(Projection v,
+                          TakeProjection(tensors, "self_attn.v_proj", kv_rows, hidden, qkv_bias));
   const parallel::RowSlice qkv[] = {q.Slice(HeadRows(shard_.heads, d)),
                                     k.Slice(HeadRows(shard_.kv_heads, d)),
                                     v.Slice(HeadRows(shard_.kv_heads, d))};
@@ -118,22 +118,22 @@ absl::Status Decoder::LoadLayer(int64_t index) {
 
   TANDEM_ASSIGN_OR_RETURN(Projection output, TakeProjection(tensors, "self_attn.o_proj", hidden,
                                                             q_rows, config_.o_bias));
-  TANDEM_ASSIGN_OR_RETURN(
-      layer.output, RowParallelLinear::Load(backend_, *output.weight, output.bias.get(), d,
-                                            {shard_.heads.begin, shard_.heads.end}));
+  TANDEM_ASSIGN_OR_RETURN(layer.output,
+                          RowParallelLinear::Load(backend_, *output.weight, output.bias.get(), d,
+                                                  {shard_.heads.begin, shard_.heads.end}));
 
   TANDEM_ASSIGN_OR_RETURN(
       Projection gate, TakeProjection(tensors, "mlp.gate_proj", inner, hidden, config_.mlp_bias));
-  TANDEM_ASSIGN_OR_RETURN(
-      Projection up, TakeProjection(tensors, "mlp.up_proj", inner, hidden, config_.mlp_bias));
+  TANDEM_ASSIGN_OR_RETURN(Projection up,
+                          TakeProjection(tensors, "mlp.up_proj", inner, hidden, config_.mlp_bias));
   const parallel::RowSlice gate_up[] = {gate.Slice(shard_.ffn), up.Slice(shard_.ffn)};
   TANDEM_ASSIGN_OR_RETURN(layer.gate_up, ColumnParallelLinear::Load(backend_, gate_up));
 
   TANDEM_ASSIGN_OR_RETURN(
       Projection down, TakeProjection(tensors, "mlp.down_proj", hidden, inner, config_.mlp_bias));
-  TANDEM_ASSIGN_OR_RETURN(
-      layer.down, RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
-                                          parallel::FfnLeafSize(inner), shard_.ffn_leaves));
+  TANDEM_ASSIGN_OR_RETURN(layer.down,
+                          RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
+                                                  parallel::FfnLeafSize(inner), shard_.ffn_leaves));
 
   weight_bytes_ += layer.input_norm.bytes() + layer.post_norm.bytes() + layer.q_norm.bytes() +
                    layer.k_norm.bytes() + layer.qkv.bytes() + layer.output.bytes() +
@@ -173,21 +173,20 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Chec
   DecoderBytes bytes;
   for (int64_t i = 0; i < config.num_layers; ++i) {
     bytes.weights += (2 * hidden + (config.qk_norm ? 2 * d : 0)) * sizeof(float);
-    bytes.weights += column_parallel(LayerTensor(i, "self_attn.q_proj.weight"),
-                                     (shard.heads.size() + 2 * shard.kv_heads.size()) * d,
-                                     config.qkv_bias);
+    bytes.weights +=
+        column_parallel(LayerTensor(i, "self_attn.q_proj.weight"),
+                        (shard.heads.size() + 2 * shard.kv_heads.size()) * d, config.qkv_bias);
     bytes.weights += row_parallel(LayerTensor(i, "self_attn.o_proj.weight"), config.num_heads * d,
                                   d, {shard.heads.begin, shard.heads.end}, config.o_bias);
     bytes.weights += column_parallel(LayerTensor(i, "mlp.gate_proj.weight"), 2 * shard.ffn.size(),
                                      config.mlp_bias);
-    bytes.weights += row_parallel(LayerTensor(i, "mlp.down_proj.weight"),
-                                  config.intermediate_size,
-                                  parallel::FfnLeafSize(config.intermediate_size),
-                                  shard.ffn_leaves, config.mlp_bias);
+    bytes.weights += row_parallel(LayerTensor(i, "mlp.down_proj.weight"), config.intermediate_size,
+                                  parallel::FfnLeafSize(config.intermediate_size), shard.ffn_leaves,
+                                  config.mlp_bias);
   }
   bytes.weights += hidden * sizeof(float);
-  bytes.weights += column_parallel(
-      std::string(config.tie_word_embeddings ? kEmbedding : kHead), shard.vocab.size(), false);
+  bytes.weights += column_parallel(std::string(config.tie_word_embeddings ? kEmbedding : kHead),
+                                   shard.vocab.size(), false);
   bytes.kv = options.num_blocks * KvCache::BlockBytes({.layers = config.num_layers,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,

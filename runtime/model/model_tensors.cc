@@ -43,7 +43,8 @@ std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& c
     }
   }
   tensors.push_back({std::string(kFinalNorm), {hidden}});
-  if (!config.tie_word_embeddings) tensors.push_back({std::string(kHead), {config.vocab_size, hidden}});
+  if (!config.tie_word_embeddings)
+    tensors.push_back({std::string(kHead), {config.vocab_size, hidden}});
   return tensors;
 }
 

@@ -12,12 +12,12 @@ namespace tandem::model {
 inline constexpr int32_t kBlockSize = 16;
 
 struct StepInput {
-  std::span<const int32_t> token_ids;      // [tokens]
-  std::span<const int32_t> positions;      // [tokens], from 0 in each sequence
-  std::span<const int32_t> slot_mapping;   // [tokens], block * kBlockSize + offset
-  std::span<const int32_t> cu_seqlens_q;   // [sequences + 1], offsets into the tokens
-  std::span<const int32_t> context_lens;   // [sequences], tokens in the cache after the step
-  std::span<const int32_t> block_tables;   // [sequences, max_blocks], padded with -1
+  std::span<const int32_t> token_ids;     // [tokens]
+  std::span<const int32_t> positions;     // [tokens], from 0 in each sequence
+  std::span<const int32_t> slot_mapping;  // [tokens], block * kBlockSize + offset
+  std::span<const int32_t> cu_seqlens_q;  // [sequences + 1], offsets into the tokens
+  std::span<const int32_t> context_lens;  // [sequences], tokens in the cache after the step
+  std::span<const int32_t> block_tables;  // [sequences, max_blocks], padded with -1
   int32_t max_blocks = 0;
   std::span<const int32_t> logits_indices;  // [rows], which tokens need logits
 

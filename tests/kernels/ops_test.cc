@@ -27,8 +27,7 @@ std::vector<std::byte> Encode(const std::vector<float>& values, DType dtype) {
     if (dtype == DType::kF32) {
       std::memcpy(out.data() + i * 4, &values[i], 4);
     } else {
-      const uint16_t bits =
-          dtype == DType::kF16 ? FloatToF16(values[i]) : FloatToBf16(values[i]);
+      const uint16_t bits = dtype == DType::kF16 ? FloatToF16(values[i]) : FloatToBf16(values[i]);
       std::memcpy(out.data() + i * 2, &bits, 2);
     }
   }
@@ -188,8 +187,8 @@ AttentionResult RunAttention(Backend& backend, const AttentionCase& c, int64_t c
         slots[t] = blocks[s * max_blocks + positions[t] / 16] * 16 + positions[t] % 16;
       }
       std::vector<float> cos(n * c.head_dim / 2), sin(cos.size());
-      backend.RopeAngles(positions.data(), n, frequencies.data(), c.head_dim / 2, 1.25f,
-                         cos.data(), sin.data());
+      backend.RopeAngles(positions.data(), n, frequencies.data(), c.head_dim / 2, 1.25f, cos.data(),
+                         sin.data());
       backend.RopeAndCache({.tokens = n,
                             .q_heads = c.q_heads,
                             .head_dim = c.head_dim,
@@ -224,9 +223,9 @@ AttentionResult RunAttention(Backend& backend, const AttentionCase& c, int64_t c
 
 TEST(Ops, AttentionEqualsReferenceForAnyChunks) {
   const auto ref = MakeRefBackend();
-  const AttentionCase cases[] = {{8, 4, 8, DType::kF32, false},   {6, 2, 24, DType::kBF16, true},
-                                 {7, 7, 32, DType::kF16, false},  {8, 1, 64, DType::kBF16, false},
-                                 {5, 2, 40, DType::kF32, true},   {0, 0, 16, DType::kF32, false}};
+  const AttentionCase cases[] = {{8, 4, 8, DType::kF32, false},  {6, 2, 24, DType::kBF16, true},
+                                 {7, 7, 32, DType::kF16, false}, {8, 1, 64, DType::kBF16, false},
+                                 {5, 2, 40, DType::kF32, true},  {0, 0, 16, DType::kF32, false}};
   for (const AttentionCase& c : cases) {
     const AttentionResult expected = RunAttention(*ref, c, 1000);
     for (const auto& cpu : CpuBackends()) {
@@ -255,16 +254,28 @@ TEST(Ops, AttentionIsSoftmaxAttention) {
   std::iota(slots.begin(), slots.end(), 0);
   std::iota(blocks.begin(), blocks.end(), 0);
   cpu->RopeAngles(positions.data(), n, frequencies.data(), d / 2, 1.0f, cos.data(), sin.data());
-  cpu->RopeAndCache({.tokens = n, .q_heads = 1, .head_dim = d, .qkv = qkv.data(),
-                     .cos = cos.data(), .sin = sin.data(), .slot_mapping = slots.data(),
+  cpu->RopeAndCache({.tokens = n,
+                     .q_heads = 1,
+                     .head_dim = d,
+                     .qkv = qkv.data(),
+                     .cos = cos.data(),
+                     .sin = sin.data(),
+                     .slot_mapping = slots.data(),
                      .cache = cache});
   std::vector<float> out(n * d);
   const int32_t head_to_kv[] = {0};
-  cpu->PagedAttention({.tokens = n, .q_heads = 1, .head_dim = d, .qkv = qkv.data(),
-                       .qkv_stride = width, .positions = positions.data(),
-                       .token_sequence = sequence.data(), .block_tables = blocks.data(),
+  cpu->PagedAttention({.tokens = n,
+                       .q_heads = 1,
+                       .head_dim = d,
+                       .qkv = qkv.data(),
+                       .qkv_stride = width,
+                       .positions = positions.data(),
+                       .token_sequence = sequence.data(),
+                       .block_tables = blocks.data(),
                        .max_blocks = static_cast<int64_t>(blocks.size()),
-                       .head_to_kv = head_to_kv, .scale = 0.25f, .cache = cache,
+                       .head_to_kv = head_to_kv,
+                       .scale = 0.25f,
+                       .cache = cache,
                        .out = out.data()});
   for (int64_t t = 0; t < n; ++t) {
     std::vector<double> weights(t + 1), exact(d);

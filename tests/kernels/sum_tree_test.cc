@@ -15,8 +15,7 @@ float SumRecursively(const std::vector<float>& leaves, int64_t begin, int64_t en
 
 // Adds leaves as a rank does, by its schedule.
 std::vector<float> RunSchedule(const std::vector<float>& leaves, LeafRange owned) {
-  const LeafSchedule schedule =
-      MakeLeafSchedule(static_cast<int64_t>(leaves.size()), 1, owned);
+  const LeafSchedule schedule = MakeLeafSchedule(static_cast<int64_t>(leaves.size()), 1, owned);
   std::vector<float> stack, out;
   int32_t deepest = 1;
   for (const LeafStep& step : schedule.steps) {

@@ -19,8 +19,7 @@ using testing::Step;
 
 std::vector<std::string> Cases() {
   std::vector<std::string> names;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(SourcePath("tests/golden/logits"))) {
+  for (const auto& entry : std::filesystem::directory_iterator(SourcePath("tests/golden/logits"))) {
     names.push_back(entry.path().filename());
   }
   std::sort(names.begin(), names.end());

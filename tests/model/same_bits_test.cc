@@ -80,7 +80,7 @@ std::vector<float> InCompany(Rank& rank) {
 }
 
 std::vector<float> LogitsOf(const std::string& model, const WorldOptions& options,
-                       const Scenario& scenario) {
+                            const Scenario& scenario) {
   std::vector<float> logits;
   const absl::Status status =
       RunWorld(SourcePath("tests/golden/logits/" + model), options, [&](Rank& rank) {
@@ -97,11 +97,13 @@ TEST(SameBits, AtEveryDegreeThreadCountAndComposition) {
     const std::vector<float> expected = LogitsOf(model, {.tp = 1}, Alone);
     for (int tp : {1, 2, 3, 4, 5, 6, 7, 8, 11}) {
       EXPECT_EQ(LogitsOf(model, {.tp = tp}, Alone), expected) << model << " TP " << tp;
-      EXPECT_EQ(LogitsOf(model, {.tp = tp}, InCompany), expected) << model << " in company, TP " << tp;
+      EXPECT_EQ(LogitsOf(model, {.tp = tp}, InCompany), expected)
+          << model << " in company, TP " << tp;
     }
     for (int tp : {1, 3}) {
       EXPECT_EQ(LogitsOf(model, {.tp = tp}, TokenByToken), expected) << model << " by token";
-      EXPECT_EQ(LogitsOf(model, {.tp = tp, .threads = 3}, InCompany), expected) << model << " threads";
+      EXPECT_EQ(LogitsOf(model, {.tp = tp, .threads = 3}, InCompany), expected)
+          << model << " threads";
     }
     EXPECT_EQ(LogitsOf(model, {.tp = 2, .isa = "ref"}, InCompany), expected) << model << " scalar";
   }
@@ -122,12 +124,11 @@ TEST(OwnShard, BytesAreAsPlanned) {
   for (const char* model : kModels) {
     for (int tp : {1, 2, 3, 5}) {
       std::vector<uint64_t> read(tp), weights(tp), planned(tp);
-      const absl::Status status =
-          RunWorld(SourcePath("tests/golden/logits/" + std::string(model)), {.tp = tp},
-                   [&](Rank& rank) {
-                     read[rank.index] = rank.decoder.bytes_read();
-                     weights[rank.index] = rank.decoder.bytes().weights;
-                   });
+      const absl::Status status = RunWorld(SourcePath("tests/golden/logits/" + std::string(model)),
+                                           {.tp = tp}, [&](Rank& rank) {
+                                             read[rank.index] = rank.decoder.bytes_read();
+                                             weights[rank.index] = rank.decoder.bytes().weights;
+                                           });
       ASSERT_TRUE(status.ok()) << status;
       const auto folder =
           *loader::ModelFolder::Open(SourcePath("tests/golden/logits/" + std::string(model)));

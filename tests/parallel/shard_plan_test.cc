@@ -8,8 +8,8 @@ namespace {
 constexpr ModelShape kLlama8B = {4096, 14336, 32, 8, 128, 128256};
 
 TEST(ShardPlan, EveryItemIsOwnedOnceAtAnyDegree) {
-  for (const ModelShape& shape : {kLlama8B, ModelShape{64, 172, 8, 4, 8, 512},
-                                  ModelShape{96, 200, 6, 2, 24, 131}}) {
+  for (const ModelShape& shape :
+       {kLlama8B, ModelShape{64, 172, 8, 4, 8, 512}, ModelShape{96, 200, 6, 2, 24, 131}}) {
     for (int tp = 1; tp <= 16; ++tp) {
       const ShardPlan plan = ShardPlan::Make(shape, tp);
       int64_t head = 0, column = 0, row = 0;

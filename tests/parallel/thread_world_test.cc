@@ -57,9 +57,8 @@ TEST(ThreadWorld, RowParallelHasTheSameBitsAtAnyDegree) {
         const auto backend = kernels::MakeRefBackend();
         const auto communicator = world.Make(rank);
         const RankShard& shard = plan.ranks[rank];
-        const auto layer = *RowParallelLinear::Load(*backend, weight, nullptr,
-                                                    FfnLeafSize(shape.intermediate),
-                                                    shard.ffn_leaves);
+        const auto layer = *RowParallelLinear::Load(
+            *backend, weight, nullptr, FfnLeafSize(shape.intermediate), shard.ffn_leaves);
         std::vector<float> local(tokens * shard.ffn.size() + 1);
         for (int64_t t = 0; t < tokens; ++t) {
           std::memcpy(local.data() + t * shard.ffn.size(),
@@ -68,8 +67,10 @@ TEST(ThreadWorld, RowParallelHasTheSameBitsAtAnyDegree) {
         }
         std::vector<float> partials(layer.subtrees() * tokens * shape.hidden + 1);
         results[rank].resize(tokens * shape.hidden);
-        EXPECT_TRUE(layer.Forward(*backend, *communicator, plan.ffn_tree, local.data(), tokens,
-                                  partials.data(), results[rank].data()).ok());
+        EXPECT_TRUE(layer
+                        .Forward(*backend, *communicator, plan.ffn_tree, local.data(), tokens,
+                                 partials.data(), results[rank].data())
+                        .ok());
       });
     }
     for (std::thread& rank : ranks) rank.join();
@@ -98,9 +99,8 @@ TEST(ThreadWorld, StatusIsAgreedOn) {
 
 TEST(ThreadWorld, AbortEndsEveryWait) {
   ThreadWorld world(2);
-  std::thread waiting([&] {
-    EXPECT_EQ(world.Make(0)->Barrier().code(), absl::StatusCode::kAborted);
-  });
+  std::thread waiting(
+      [&] { EXPECT_EQ(world.Make(0)->Barrier().code(), absl::StatusCode::kAborted); });
   world.Abort();
   waiting.join();
 }

@@ -131,8 +131,7 @@ inline std::string SourcePath(const std::string& path) {
 // The folder of materials shared beside the project, or empty where it is not.
 inline std::string SharedPath(const std::string& path) {
   const char* override_path = std::getenv("TANDEM_SHARED");
-  const std::string base =
-      override_path != nullptr ? override_path : SourcePath("../shared");
+  const std::string base = override_path != nullptr ? override_path : SourcePath("../shared");
   const std::string full = base + "/" + path;
   return std::filesystem::exists(full) ? full : "";
 }

@@ -392,7 +392,7 @@ std::string Group(std::string digits, char separator, size_t every, size_t least
 absl::StatusOr<std::string> FormatInt(const FormatSpec& spec, Int value, const Heap& heap) {
   if (spec.precision >= 0) return TypeError("precision not allowed in integer format specifier");
   unsigned base = 10;
-  std::string prefix;
+  std::string_view prefix;
   switch (spec.type) {
     case 0:
     case 'd':

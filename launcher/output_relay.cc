@@ -1,0 +1,75 @@
+#include "launcher/output_relay.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace tandem::launcher {
+namespace {
+
+bool WriteAll(const char* data, size_t size) {
+  while (size > 0) {
+    const ssize_t written = write(STDOUT_FILENO, data, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    data += written;
+    size -= static_cast<size_t>(written);
+  }
+  return true;
+}
+
+}  // namespace
+
+OutputRelay::~OutputRelay() { Finish(); }
+
+absl::Status OutputRelay::Open() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return absl::InternalError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));
+  }
+  read_end_ = ends[0];
+  write_end_ = ends[1];
+  return absl::OkStatus();
+}
+
+void OutputRelay::BecomeStdout() const { dup2(write_end_, STDOUT_FILENO); }
+
+void OutputRelay::Start() {
+  close(write_end_);  // or the pipe would have no end
+  write_end_ = -1;
+  thread_ = std::thread(&OutputRelay::Copy, this);
+}
+
+void OutputRelay::Finish() {
+  if (thread_.joinable()) thread_.join();
+  for (int* end : {&read_end_, &write_end_}) {
+    if (*end >= 0) close(*end);
+    *end = -1;
+  }
+}
+
+void OutputRelay::Copy() {
+  // A reader that has gone is to be an error of write. The signal goes to this thread alone, and
+  // with it.
+  sigset_t pipe_signal;
+  sigemptyset(&pipe_signal);
+  sigaddset(&pipe_signal, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_signal, nullptr);
+  char buffer[1 << 16];
+  while (true) {
+    const ssize_t count = read(read_end_, buffer, sizeof(buffer));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return;
+    if (!failed_ && !WriteAll(buffer, static_cast<size_t>(count))) {
+      failed_ = true;
+      kill(getpid(), SIGCHLD);
+    }
+  }
+}
+
+}  // namespace tandem::launcher
