@@ -245,8 +245,8 @@ int RunServeRank(const ServeOptions& options) {
       TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
       chat_template = LoadChatTemplate(options.model.model);
-      if (!chat_template.ok()) {
-        // Text and ids can be served all the same.
+      if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) {
+        // A damaged one; text and ids can be served all the same.
         spdlog::warn("no chat messages: {}", std::string(chat_template.status().message()));
       }
       return absl::OkStatus();
