@@ -1,4 +1,5 @@
-// Unicode normal forms (Unicode 14, through utf8proc).
+// Unicode normal forms through utf8proc, as the reference computes them: its tables are those of
+// Unicode 9, so that characters that came later are left where they stand.
 #pragma once
 
 #include <string>

@@ -27,7 +27,8 @@ enum class SpecialTokensInText { kParse, kAsText };
 // is refused by name. "truncation" and "padding" are not read: they are a caller's settings, and
 // Transformers resets them too. Immutable after loading: all threads may use one.
 //
-// The same ids as tokenizers 0.21.1 (Unicode 14), with these exceptions:
+// The same ids as tokenizers 0.21.1 (patterns of Unicode 14, normal forms of 9), with these
+// exceptions:
 //   - added tokens keep the ids of the file; the reference counts on from the vocabulary's end;
 //   - a byte that has no token, with no unknown token set, is an error; the reference drops it;
 //   - an added token that model.vocab lacks decodes to its content; the reference takes it through
