@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -55,11 +56,24 @@ class Buffer {
   Deleter deleter_ = nullptr;
 };
 
+// Integer codes with a scale for each run of group_size columns of a row:
+// value = scale * (code - zero). Groups are counted from column 0 of the whole
+// layer, so a group may span a cut between ranks; both keep its scale.
+struct QuantFormat {
+  int bits = 8;                     // 8: codes -127..127; 4: codes 0..15
+  int64_t group_size = 32;          // 32, 64 or 128; columns of the last group may be fewer
+  bool zero_points = false;         // else zero is 0 with 8 bits and 8 with 4
+  DType scale_dtype = DType::kF16;  // as the packed weight keeps scales
+
+  bool operator==(const QuantFormat&) const = default;
+};
+
 // Shape of one rank's share of a linear layer y = W x.
 // Column-parallel: all leaves are owned, rows are the rank's own.
 // Row-parallel: rows are all of them, leaves the rank's own.
 struct LinearSpec {
-  DType dtype = DType::kBF16;
+  DType dtype = DType::kBF16;  // of the elements, where they are not quantized
+  std::optional<QuantFormat> quant;
   int64_t rows = 0;            // outputs held here
   int64_t global_columns = 0;  // K of the whole layer
   int64_t leaf_size = 128;     // columns of a leaf
@@ -70,6 +84,14 @@ struct LinearSpec {
     if (leaves.size() == 0) return 0;
     const int64_t end = leaves.end * leaf_size;
     return (end < global_columns ? end : global_columns) - column_begin();
+  }
+  // Quantization groups that the local columns touch: [begin, end), of the
+  // layer's.
+  int64_t group_begin() const { return column_begin() / quant->group_size; }
+  int64_t group_end() const {
+    return columns() == 0
+               ? group_begin()
+               : (column_begin() + columns() + quant->group_size - 1) / quant->group_size;
   }
 };
 
@@ -89,6 +111,17 @@ class LinearWeight {
 // [rows, local columns] in the spec's dtype.
 using RowReader =
     absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, std::byte* dst)>;
+
+// Rows of a quantized weight, row-major, as a source hands them over.
+struct QuantizedRows {
+  int8_t* codes = nullptr;   // [rows, local columns], one code an element
+  float* scales = nullptr;   // [rows, local groups]
+  uint8_t* zeros = nullptr;  // [rows, local groups], where the format has zero points
+};
+
+// Fills dst with rows [row_begin, row_end).
+using QuantizedRowReader =
+    absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, QuantizedRows dst)>;
 
 // One layer's KV cache on one rank. K is stored [block, kv_head, head_dim,
 // block_size], so that a vector lane is a position; V is [block, kv_head,
@@ -147,7 +180,10 @@ class Backend {
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;
-  // What PackLinear will take, for plans made before loading.
+  // The same of a spec with a QuantFormat.
+  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
+      const LinearSpec& spec, QuantizedRowReader read_rows) = 0;
+  // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 
   // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
@@ -155,6 +191,13 @@ class Backend {
   // by fused multiply-adds from zero; leaves along the tree. With all leaves
   // owned there is one subtree, the product itself; bias ([rows] or null) may be
   // given only then, and is added last.
+  //
+  // With a QuantFormat, activations are quantized on the fly, symmetric to 8 bits,
+  // for each token and activation group: columns of one leaf and one run of
+  // gcd(group_size, leaf_size) columns; scale = max |x| / 127, code = x / scale
+  // rounded to nearest even. Inside a leaf, activation groups are added in order
+  // from zero: sum = fma(float(dot), weight scale * activation scale, sum), dot
+  // being the exact integer product of (code - zero) with the activation's codes.
   virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
                       float* y) = 0;
 

@@ -60,6 +60,11 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuLinearWeight>(spec, std::move(panels));
   }
 
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(const LinearSpec&,
+                                                              QuantizedRowReader) override {
+    return absl::UnimplementedError("quantized weights on the CPU backend");
+  }
+
   size_t PackedBytes(const LinearSpec& spec) const override {
     return cpu::PanelLayout(spec.rows).padded_rows() * spec.columns() * DTypeSize(spec.dtype);
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "kernels/base/check.h"
@@ -71,6 +72,90 @@ class RefLinearWeight : public LinearWeight {
   Buffer data_;  // [rows, columns]
 };
 
+// As the source hands it over: codes, scales rounded to the format's type, zeros.
+class RefQuantizedWeight : public LinearWeight {
+ public:
+  RefQuantizedWeight(const LinearSpec& spec) : LinearWeight(spec) {
+    const int64_t groups = spec.group_end() - spec.group_begin();
+    codes.resize(spec.rows * spec.columns());
+    scales.resize(spec.rows * groups);
+    zeros.assign(spec.rows * groups, spec.quant->bits == 4 ? 8 : 0);
+  }
+  size_t bytes() const override { return codes.size() + 5 * scales.size(); }
+
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<uint8_t> zeros;
+};
+
+float RoundTo(DType dtype, float value) {
+  float stored = 0;
+  StoreElement(&stored, dtype, 0, value);
+  return LoadElement(&stored, dtype, 0);
+}
+
+// One activation group: codes [columns] and their scale.
+float QuantizeActivations(const float* x, int64_t columns, int8_t* codes) {
+  float most = 0;
+  for (int64_t k = 0; k < columns; ++k) most = std::max(most, std::fabs(x[k]));
+  const float scale = most / 127.0f;
+  for (int64_t k = 0; k < columns; ++k) {
+    codes[k] = scale == 0 ? 0 : static_cast<int8_t>(std::nearbyintf(x[k] / scale));
+  }
+  return scale;
+}
+
+// y[subtree, t, r] from leaf(t, r, column_begin, column_end), leaves along the tree.
+template <typename Leaf>
+void SumTree(const LinearWeight& weight, int64_t tokens, const float* bias, float* y,
+             const Leaf& leaf) {
+  TANDEM_CHECK(bias == nullptr || weight.schedule.subtrees == 1);
+  const int64_t rows = weight.spec.rows;
+  std::vector<float> stack;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t subtree = 0;
+      stack.clear();
+      for (const LeafStep& step : weight.schedule.steps) {
+        stack.push_back(leaf(t, r, step.column_begin, step.column_end));
+        for (int32_t m = 0; m < step.merges; ++m) {
+          const float right = stack.back();
+          stack.pop_back();
+          stack.back() += right;
+        }
+        if (step.emit) {
+          y[(subtree++ * tokens + t) * rows + r] = stack.back();
+          stack.pop_back();
+        }
+      }
+      if (bias != nullptr) y[t * rows + r] += bias[r];
+    }
+  }
+}
+
+// x: the token's local columns; [begin, end) local too.
+float QuantizedLeaf(const RefQuantizedWeight& w, const float* x, int64_t row, int64_t begin,
+                    int64_t end) {
+  const LinearSpec& spec = w.spec;
+  const int64_t group = spec.quant->group_size;
+  const int64_t run = std::gcd(group, spec.leaf_size);
+  const int64_t groups = spec.group_end() - spec.group_begin();
+  std::vector<int8_t> codes(run);
+  float sum = 0;
+  for (int64_t k = begin; k < end; k += run) {
+    const int64_t n = std::min(run, end - k);
+    const float x_scale = QuantizeActivations(x + k, n, codes.data());
+    const int64_t g = (spec.column_begin() + k) / group - spec.group_begin();
+    const int32_t zero = w.zeros[row * groups + g];
+    int32_t dot = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      dot += (w.codes[row * spec.columns() + k + i] - zero) * codes[i];
+    }
+    sum = std::fma(static_cast<float>(dot), w.scales[row * groups + g] * x_scale, sum);
+  }
+  return sum;
+}
+
 class RefBackend : public Backend {
  public:
   absl::StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateHost(bytes); }
@@ -91,41 +176,43 @@ class RefBackend : public Backend {
     return std::make_unique<RefLinearWeight>(spec, std::move(data));
   }
 
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
+      const LinearSpec& spec, QuantizedRowReader read_rows) override {
+    auto weight = std::make_unique<RefQuantizedWeight>(spec);
+    if (!weight->codes.empty()) {
+      TANDEM_RETURN_IF_ERROR(read_rows(0, spec.rows,
+                                       {.codes = weight->codes.data(),
+                                        .scales = weight->scales.data(),
+                                        .zeros = weight->zeros.data()}));
+    }
+    for (float& scale : weight->scales) scale = RoundTo(spec.quant->scale_dtype, scale);
+    return weight;
+  }
+
   size_t PackedBytes(const LinearSpec& spec) const override {
+    if (spec.quant.has_value()) return RefQuantizedWeight(spec).bytes();
     return spec.rows * spec.columns() * DTypeSize(spec.dtype);
   }
 
   void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
               float* y) override {
-    const auto& w = static_cast<const RefLinearWeight&>(weight);
-    const int64_t rows = w.spec.rows;
-    const int64_t columns = w.spec.columns();
-    TANDEM_CHECK(bias == nullptr || w.schedule.subtrees == 1);
-    std::vector<float> stack;
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t r = 0; r < rows; ++r) {
-        int64_t subtree = 0;
-        stack.clear();
-        for (const LeafStep& step : w.schedule.steps) {
-          float sum = 0;
-          for (int64_t k = step.column_begin; k < step.column_end; ++k) {
-            sum = std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k), x[t * columns + k],
-                           sum);
-          }
-          stack.push_back(sum);
-          for (int32_t m = 0; m < step.merges; ++m) {
-            const float right = stack.back();
-            stack.pop_back();
-            stack.back() += right;
-          }
-          if (step.emit) {
-            y[(subtree++ * tokens + t) * rows + r] = stack.back();
-            stack.pop_back();
-          }
-        }
-        if (bias != nullptr) y[t * rows + r] += bias[r];
-      }
+    if (weight.spec.quant.has_value()) {
+      const auto& w = static_cast<const RefQuantizedWeight&>(weight);
+      SumTree(w, tokens, bias, y, [&](int64_t t, int64_t r, int64_t begin, int64_t end) {
+        return QuantizedLeaf(w, x + t * w.spec.columns(), r, begin, end);
+      });
+      return;
     }
+    const auto& w = static_cast<const RefLinearWeight&>(weight);
+    const int64_t columns = w.spec.columns();
+    SumTree(w, tokens, bias, y, [&](int64_t t, int64_t r, int64_t begin, int64_t end) {
+      float sum = 0;
+      for (int64_t k = begin; k < end; ++k) {
+        sum =
+            std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k), x[t * columns + k], sum);
+      }
+      return sum;
+    });
   }
 
   void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
