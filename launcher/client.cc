@@ -16,8 +16,8 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "launcher/exit_code.h"
-#include "runtime/tokenizer/utf8.h"
 #include "nlohmann/json.hpp"
+#include "runtime/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
 
 namespace tandem::launcher {
@@ -121,8 +121,8 @@ std::string AnswerJson(const std::string& text, const std::vector<int32_t>& ids,
 int RunClient(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);  // it may just be starting
-  const auto channel = grpc::CreateCustomChannel(options.address,
-                                                 grpc::InsecureChannelCredentials(), arguments);
+  const auto channel =
+      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
   if (options.wait_ready > 0) {
     if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
       return ReportError(status);

@@ -97,6 +97,7 @@ int Main(int argc, char** argv) {
     world.drains = true;
     world.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(serve->drain_timeout * 1e3));
+    world.max_restarts = serve->max_restarts;
     code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {

@@ -69,8 +69,7 @@ int DefaultThreads(const Host& host, int ranks) { return std::max(1, host.cores 
 std::vector<std::string> MpirunCommand(const std::string& mpirun, const Host& host, int ranks,
                                        int threads, const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program) {
-  // --quiet: a rank that fails has said why in one line; mpirun would add six.
-  std::vector<std::string> argv = {mpirun, "--quiet", "-np", absl::StrCat(ranks)};
+  std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
   if (host.root) argv.push_back("--allow-run-as-root");
   if (ranks > host.cores) argv.push_back("--oversubscribe");
   if (!host.restricted && static_cast<int64_t>(ranks) * threads <= host.cores) {
@@ -81,6 +80,10 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, const Host& ho
   // Containers forbid process_vm_readv, and the default then warns from every rank.
   argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});
   argv.insert(argv.end(), {"--mca", "orte_base_help_aggregate", "0"});
+  // A host that is cut off is to be missed within seconds, not after the default of minutes.
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_time", "2"});
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_intvl", "1"});
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_probes", "3"});
   for (const std::string& name : exported) argv.insert(argv.end(), {"-x", name});
   argv.insert(argv.end(), program.begin(), program.end());
   return argv;

@@ -95,6 +95,16 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
                    "Seconds that open streams have to end after a signal")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
+  serve_app
+      ->add_option("--step-timeout", serve.step_timeout,
+                   "Seconds that a rank may keep the others waiting before it counts as stalled")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  serve_app
+      ->add_option("--max-restarts", serve.max_restarts,
+                   "Starts of a new world, in a row, after one that failed; 0: none")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
   serve_app->add_option("--name", serve.name, "Name of the model for clients");
 
   GenerateOptions generate;

@@ -28,6 +28,8 @@ struct ServeOptions {
   std::string listen = "127.0.0.1:50051";
   int64_t max_queue = 1024;
   double drain_timeout = 30;  // seconds
+  double step_timeout = 30;   // seconds that a rank may keep the others waiting
+  int max_restarts = 5;       // of a failed world, in a row
   std::string name;           // in GetModel; empty: MODEL's last part
 };
 

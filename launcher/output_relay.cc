@@ -6,15 +6,16 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 
 namespace tandem::launcher {
 namespace {
 
-bool WriteAll(const char* data, size_t size) {
+bool WriteAll(int descriptor, const char* data, size_t size) {
   while (size > 0) {
-    const ssize_t written = write(STDOUT_FILENO, data, size);
+    const ssize_t written = write(descriptor, data, size);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return false;
     data += written;
@@ -37,7 +38,7 @@ absl::Status OutputRelay::Open() {
   return absl::OkStatus();
 }
 
-void OutputRelay::BecomeStdout() const { dup2(write_end_, STDOUT_FILENO); }
+void OutputRelay::Become() const { dup2(write_end_, descriptor_); }
 
 void OutputRelay::Start() {
   close(write_end_);  // or the pipe would have no end
@@ -64,12 +65,24 @@ void OutputRelay::Copy() {
   while (true) {
     const ssize_t count = read(read_end_, buffer, sizeof(buffer));
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return;
-    if (!failed_ && !WriteAll(buffer, static_cast<size_t>(count))) {
-      failed_ = true;
-      kill(getpid(), SIGCHLD);
+    if (count <= 0) break;
+    if (filter_ == nullptr) {
+      Pass(buffer, static_cast<size_t>(count));
+    } else {
+      const std::string shown = filter_->Feed({buffer, static_cast<size_t>(count)});
+      Pass(shown.data(), shown.size());
     }
   }
+  if (filter_ != nullptr) {
+    const std::string rest = filter_->Finish();
+    Pass(rest.data(), rest.size());
+  }
+}
+
+void OutputRelay::Pass(const char* data, size_t size) {
+  if (failed_ || WriteAll(descriptor_, data, size)) return;
+  failed_ = true;
+  kill(getpid(), SIGCHLD);
 }
 
 }  // namespace tandem::launcher

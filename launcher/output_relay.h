@@ -1,25 +1,30 @@
-// Passes a child's stdout on to ours. mpirun, which has the ranks' output, drops what it cannot
-// write and ends well: an answer would be lost on a full disk without a word.
+// Passes a child's output on to ours: stdout because mpirun, which has the ranks' output, drops
+// what it cannot write and ends well, so that an answer would be lost on a full disk without a
+// word; stderr to read mpirun's notices (notice_filter.h).
 #pragma once
 
 #include <atomic>
 #include <thread>
 
 #include "absl/status/status.h"
+#include "launcher/notice_filter.h"
 
 namespace tandem::launcher {
 
 class OutputRelay {
  public:
-  OutputRelay() = default;
+  // Stands for `descriptor`, STDOUT_FILENO or STDERR_FILENO. The filter may be null, else outlives
+  // the relay and is ours until Finish.
+  explicit OutputRelay(int descriptor, NoticeFilter* filter = nullptr)
+      : descriptor_(descriptor), filter_(filter) {}
   OutputRelay(const OutputRelay&) = delete;
   OutputRelay& operator=(const OutputRelay&) = delete;
   ~OutputRelay();
 
   // Before the fork: makes the pipe.
   absl::Status Open();
-  // In the child: the pipe becomes its stdout.
-  void BecomeStdout() const;
+  // In the child: the pipe takes the descriptor's place.
+  void Become() const;
   // In the parent, after the fork: starts to copy, on a thread. When ours cannot be written the
   // rest is discarded, and this process gets SIGCHLD, for whoever waits for its children.
   void Start();
@@ -29,7 +34,10 @@ class OutputRelay {
 
  private:
   void Copy();
+  void Pass(const char* data, size_t size);
 
+  const int descriptor_;
+  NoticeFilter* const filter_;
   int read_end_ = -1;
   int write_end_ = -1;
   std::atomic<bool> failed_{false};

@@ -4,12 +4,14 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -61,6 +63,19 @@ int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
                                                                   std::string(status.message()))));
   if (world != nullptr && world->size() > 1) world->Abort(code);
   return code;
+}
+
+// The world has lost a rank, or one does not answer: whoever finds it out ends all, with the code
+// that makes the launcher start a new world.
+int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
+  return LoneError(world, absl::InternalError(std::string(status.message())));
+}
+
+// While nothing is asked for, ranks are asked for a sign of life this often: a stall is then found
+// within the step timeout.
+std::chrono::milliseconds HeartbeatInterval(const ServeOptions& options) {
+  return std::chrono::milliseconds(
+      static_cast<int64_t>(std::min(5.0, options.step_timeout / 4) * 1e3));
 }
 
 RankOptions RankOptionsOf(const ModelOptions& model) {
@@ -135,8 +150,8 @@ std::string LastPart(const std::string& path) {
 }
 
 // Rank 0 from a loaded world to a drained one. The exit code.
-absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options,
-                               server::ServeFront& front,
+absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
+                               const ServeOptions& options, server::ServeFront& front,
                                const tokenizer::Tokenizer* tokenizer,
                                const jinja::ChatTemplate* chat_template) {
   engine::EngineConfig config;
@@ -148,10 +163,16 @@ absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options
   config.max_queue = static_cast<int32_t>(options.max_queue);
   config.eos_token_ids = runtime.eos_token_ids();
   engine::EngineHooks hooks;
+  if (runtime.tp() > 1) {
+    hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
+    hooks.idle_interval = HeartbeatInterval(options);
+  }
   hooks.on_failure = [&front](const absl::Status& status) { front.Fail(status); };
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
                           engine::Engine::Create(config, &runtime.runner(), hooks));
   engine->Start();
+  std::optional<PeerWatch> watch;
+  watch.emplace(runtime.places(), [&front](const absl::Status& status) { front.Fail(status); });
   server::ServedModel model;
   model.engine = engine.get();
   model.tokenizer = tokenizer;
@@ -168,6 +189,9 @@ absl::Status ServeUntilDrained(RankRuntime& runtime, const ServeOptions& options
                options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
                runtime.max_model_len());
   const absl::Status status = front.WaitUntilStopped();
+  // Not after Stop: the step in progress may be waiting for the rank that is lost.
+  if (!status.ok()) LostWorld(world, status);
+  watch.reset();
   engine->Stop();
   return status;
 }
@@ -239,6 +263,9 @@ int RunServeRank(const ServeOptions& options) {
     // The port first: a second server on it should not load a model to find out.
     server::ServeFrontOptions front_options;
     front_options.server.listen = options.listen;
+    // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
+    front_options.sigterm_is_loss =
+        communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     started = [&]() -> absl::Status {
@@ -264,14 +291,14 @@ int RunServeRank(const ServeOptions& options) {
     return AgreedError(world, runtime.status());
   }
   if (rank != 0) {
-    if (absl::Status status = (*runtime)->Work(); !status.ok()) return LoneError(world, status);
+    if (absl::Status status = (*runtime)->Work(); !status.ok()) return LostWorld(world, status);
     return 0;
   }
-  absl::Status status = ServeUntilDrained(**runtime, options, *front, tokenizer.get(),
+  absl::Status status = ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
                                           chat_template.ok() ? &*chat_template : nullptr);
   front.reset();
-  if (!status.ok()) return LoneError(world, status);
-  if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LoneError(world, status);
+  if (!status.ok()) return LostWorld(world, status);
+  if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LostWorld(world, status);
   return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "launcher/build_id.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/model_tensors.h"
 
@@ -75,8 +76,8 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   if (all.rank() == 0) {
-    runtime->runner_ =
-        std::make_unique<engine::ModelRunner>(runtime->decoder_.get(), runtime->channel_.get());
+    runtime->runner_ = std::make_unique<engine::ModelRunner>(
+        runtime->decoder_.get(), runtime->channel_.get(), runtime->communicator_.get());
   }
   return runtime;
 }
@@ -111,18 +112,20 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
 // Ranks must mean the same model, instruction set and options, or their numbers
 // would not fit together.
 absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
-  const std::string mine =
-      absl::StrCat(checkpoint_->Identity(), "|", kernels::IsaInUse(options.isa), "|",
-                   static_cast<int>(kv_dtype_), "|", options.max_model_len, "|", options.kv_memory,
-                   "|", options.max_num_seqs, "|", options.max_batched_tokens);
+  const std::string mine = absl::StrCat(
+      "model ", absl::Hex(checkpoint_->Identity()), ", build ", BuildId(), ", instruction set ",
+      kernels::IsaInUse(options.isa), ", KV type ", std::string(kernels::DTypeName(kv_dtype_)),
+      ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
+      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {
       return absl::FailedPreconditionError(absl::StrCat(
-          "rank ", rank, " differs from rank 0 in model, instruction set or options (", all[rank],
-          " against ", all[0], "); give all ranks the same, and --isa on unlike hosts"));
+          "rank ", rank, " differs from rank 0: it has ", all[rank], "; rank 0 has ", all[0],
+          "; give all ranks the same program, model and options, and --isa on unlike hosts"));
     }
   }
+  TANDEM_ASSIGN_OR_RETURN(places_, GatherPlaces(*communicator_));
   return absl::OkStatus();
 }
 
@@ -210,7 +213,7 @@ const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
   return generation_.eos_token_ids.empty() ? config_.eos_token_ids : generation_.eos_token_ids;
 }
 
-absl::Status RankRuntime::Work() { return engine::RunWorker(*decoder_, *channel_); }
+absl::Status RankRuntime::Work() { return engine::RunWorker(*decoder_, *channel_, *communicator_); }
 
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();

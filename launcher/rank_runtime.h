@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "launcher/peer_watch.h"
 #include "parallel/mpi_world.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/engine/model_runner.h"
@@ -54,6 +55,7 @@ class RankRuntime {
   const loader::GenerationConfig& generation() const { return generation_; }
   // generation_config.json's, else config.json's.
   const std::vector<int32_t>& eos_token_ids() const;
+  const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
   model::Decoder& decoder() { return *decoder_; }
   const engine::MemoryPlan& plan() const { return plan_; }
   int64_t num_blocks() const { return num_blocks_; }
@@ -79,6 +81,7 @@ class RankRuntime {
   std::unique_ptr<parallel::Communicator> communicator_;
   std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
   std::optional<loader::ModelFolder> folder_;
+  std::vector<RankPlace> places_;
   loader::ModelConfig config_;
   loader::GenerationConfig generation_;
   std::unique_ptr<loader::Checkpoint> checkpoint_;  // until the decoder takes it

@@ -30,7 +30,8 @@ int Fail(const std::string& what) {
 
 // In the child; does not return.
 [[noreturn]] void Become(const std::vector<std::string>& argv, const WorldOptions& options,
-                         const OutputRelay& relay, pid_t launcher, const sigset_t& mask) {
+                         const OutputRelay& answers, const OutputRelay& errors, pid_t launcher,
+                         const sigset_t& mask) {
   // A group of its own: Ctrl-C in a terminal is for the launcher, who knows how to pass it on.
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -44,7 +45,8 @@ int Fail(const std::string& what) {
       close(null);
     }
   }
-  if (options.relay_stdout) relay.BecomeStdout();
+  if (options.relay_stdout) answers.Become();
+  if (options.through_mpirun) errors.Become();
   std::vector<char*> arguments;
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
@@ -73,35 +75,93 @@ std::string SignalName(int signal) {
 // Codes that only our own ranks end with, after a line that says why.
 bool IsExplained(int code) { return code >= 64 && code <= 78; }
 
-}  // namespace
+// Blocks the signals that a launcher answers to: they are waited for, not handled, and no code of
+// ours runs in a handler.
+class AwaitedSignals {
+ public:
+  AwaitedSignals() {
+    sigemptyset(&set_);
+    for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&set_, signal);
+    sigprocmask(SIG_BLOCK, &set_, &before_);
+    struct sigaction by_default {};
+    by_default.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &by_default, &inherited_chld_);  // an inherited "ignore" would reap for us
+  }
+  ~AwaitedSignals() {
+    sigaction(SIGCHLD, &inherited_chld_, nullptr);
+    sigprocmask(SIG_SETMASK, &before_, nullptr);
+  }
 
-int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) {
-  // Signals are waited for, not handled: no code of ours runs in a handler.
-  sigset_t awaited;
-  sigset_t before;
-  sigemptyset(&awaited);
-  for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&awaited, signal);
-  sigprocmask(SIG_BLOCK, &awaited, &before);
-  struct sigaction inherited_chld {};
-  struct sigaction by_default {};
-  by_default.sa_handler = SIG_DFL;
-  sigaction(SIGCHLD, &by_default, &inherited_chld);  // an inherited "ignore" would reap for us
-  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  // The mask that a child is to have.
+  const sigset_t& before() const { return before_; }
 
-  OutputRelay relay;
+  // The next signal, or -1 when the time is over.
+  int Wait(Clock::duration longest) const {
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::max(Clock::duration::zero(), longest));
+    const timespec wait{left.count() / 1'000'000'000, left.count() % 1'000'000'000};
+    return sigtimedwait(&set_, nullptr, &wait);
+  }
+
+ private:
+  sigset_t set_;
+  sigset_t before_;
+  struct sigaction inherited_chld_ {};
+};
+
+bool AsksToFinish(int signal) { return signal == SIGTERM || signal == SIGINT || signal == SIGHUP; }
+
+// How a world ended.
+struct WorldEnd {
+  int code = 0;         // for the shell, if nothing is tried again
+  bool failed = false;  // a rank was lost: a new world may do better
+};
+
+// Says in one line what no rank has said, and decides whether a new world could do better.
+WorldEnd Explain(int status, const std::optional<RankEnd>& first, const WorldOptions& options,
+                 const std::string& program) {
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  if (code == 0) return {0, false};
+  if (WIFEXITED(status) && IsExplained(code)) return {code, code == kExitInternal};
+  if (WIFSIGNALED(status)) {
+    Fail(absl::StrCat(options.through_mpirun ? "mpirun" : "the rank", " was killed by ",
+                      SignalName(WTERMSIG(status))));
+    return {code, true};
+  }
+  if (first.has_value() && first->signal != 0) {
+    Fail(absl::StrCat("rank ", first->rank, " on ", first->host, " was killed by ",
+                      SignalName(first->signal)));
+    return {code, true};
+  }
+  if (code > 128 && code < 128 + 65) {
+    Fail(absl::StrCat("a rank was killed by ", SignalName(code - 128)));
+    return {code, true};
+  }
+  return {Fail(absl::StrCat(program, " ended with status ", code)), true};
+}
+
+// One world from its start to its end. `asked_by` is the first signal that asked us to finish.
+WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& options,
+                 const AwaitedSignals& signals, int* asked_by) {
+  NoticeFilter notices;
+  OutputRelay answers(STDOUT_FILENO);
+  OutputRelay errors(STDERR_FILENO, &notices);
   if (options.relay_stdout) {
-    if (const absl::Status status = relay.Open(); !status.ok()) return ReportError(status);
+    if (const absl::Status status = answers.Open(); !status.ok()) return {ReportError(status)};
+  }
+  if (options.through_mpirun) {
+    if (const absl::Status status = errors.Open(); !status.ok()) return {ReportError(status)};
   }
   std::fflush(nullptr);  // or the child would have our unwritten output too
   const pid_t launcher = getpid();
   const pid_t world = fork();
-  if (world < 0) return Fail(absl::StrCat("cannot start the world: ", std::strerror(errno)));
-  if (world == 0) Become(argv, options, relay, launcher, before);
-  setpgid(world, world);  // whoever comes first
-  if (options.relay_stdout) relay.Start();  // its thread has the signals blocked, too
+  if (world < 0) return {Fail(absl::StrCat("cannot start the world: ", std::strerror(errno)))};
+  if (world == 0) Become(argv, options, answers, errors, launcher, signals.before());
+  setpgid(world, world);                      // whoever comes first
+  if (options.relay_stdout) answers.Start();  // their threads have the signals blocked, too
+  if (options.through_mpirun) errors.Start();
 
-  int asked_by = 0;       // the first signal
-  bool insisted = false;  // a second one came
+  bool insisted = false;  // a second signal came
   int force = 0;          // how often force was used: SIGTERM, then SIGKILL
   std::optional<Clock::time_point> next_force;
   const auto use_force = [&] {
@@ -122,18 +182,13 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
     }
     if (ended) break;
     // An answer that nobody gets need not be made.
-    if (relay.failed() && force == 0) use_force();
+    if (answers.failed() && force == 0) use_force();
 
-    timespec wait{3600, 0};
-    if (next_force.has_value()) {
-      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
-          std::max(Clock::duration::zero(), *next_force - Clock::now()));
-      wait = {left.count() / 1'000'000'000, left.count() % 1'000'000'000};
-    }
-    const int signal = sigtimedwait(&awaited, nullptr, &wait);
-    if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) {
-      if (asked_by == 0) {
-        asked_by = signal;
+    const int signal =
+        signals.Wait(next_force.has_value() ? *next_force - Clock::now() : std::chrono::hours(1));
+    if (AsksToFinish(signal)) {
+      if (*asked_by == 0) {
+        *asked_by = signal;
         if (options.drains) {
           kill(world, SIGUSR1);
           next_force = Clock::now() + options.drain_timeout + options.grace;
@@ -149,34 +204,49 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
     }
   }
   EndOrphans();
-  relay.Finish();
-  sigaction(SIGCHLD, &inherited_chld, nullptr);
-  sigprocmask(SIG_SETMASK, &before, nullptr);
+  answers.Finish();
+  errors.Finish();
 
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (relay.failed() && asked_by == 0 && (code == 0 || force > 0)) {
-    return ReportError(OutputError("stdout: cannot be written"));
+  if (answers.failed() && *asked_by == 0 && (code == 0 || force > 0)) {
+    return {ReportError(OutputError("stdout: cannot be written"))};
   }
-  if (asked_by != 0) {
-    if (!options.drains) return 128 + asked_by;
+  if (*asked_by != 0) {
+    if (!options.drains) return {128 + *asked_by};
     if (force > 0) {
-      return Fail(insisted ? "a second signal ended the world before it had drained"
-                           : "the world did not end within the drain timeout");
+      return {Fail(insisted ? "a second signal ended the world before it had drained"
+                            : "the world did not end within the drain timeout")};
     }
     // Nobody was there yet to take the request: nothing was being served either.
-    if (code == 128 + SIGUSR1) return 0;
+    if (code == 128 + SIGUSR1) return {0};
   }
-  if (code == 0 || (WIFEXITED(status) && IsExplained(code))) return code;
-  if (WIFSIGNALED(status)) {
-    Fail(absl::StrCat(options.through_mpirun ? "mpirun" : "the rank", " was killed by ",
-                      SignalName(WTERMSIG(status))));
-    return code;
+  return Explain(status, notices.rank_end(), options, argv[0]);
+}
+
+}  // namespace
+
+int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) {
+  const AwaitedSignals signals;
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  int asked_by = 0;
+  int failures = 0;  // in a row
+  while (true) {
+    const Clock::time_point start = Clock::now();
+    const WorldEnd end = RunOnce(argv, options, signals, &asked_by);
+    if (!end.failed || asked_by != 0 || options.max_restarts == 0) return end.code;
+    if (Clock::now() - start >= options.stable_after) failures = 0;
+    if (++failures > options.max_restarts) {
+      return Fail(absl::StrCat("giving up: ", failures, " worlds in a row failed within ",
+                               options.stable_after.count() / 1000, " s of their start"));
+    }
+    const auto pause = std::min<Clock::duration>(
+        options.first_pause * (int64_t{1} << std::min(failures - 1, 20)), options.longest_pause);
+    std::fprintf(stderr, "tandem: starting the world again in %.1f s (%d of %d)\n",
+                 std::chrono::duration<double>(pause).count(), failures, options.max_restarts);
+    for (const Clock::time_point until = Clock::now() + pause; Clock::now() < until;) {
+      if (AsksToFinish(signals.Wait(until - Clock::now()))) return 0;  // nothing is being served
+    }
   }
-  if (code > 128 && code < 128 + 65) {
-    Fail(absl::StrCat("a rank was killed by ", SignalName(code - 128)));
-    return code;
-  }
-  return Fail(absl::StrCat(argv[0], " ended with status ", code));
 }
 
 }  // namespace tandem::launcher

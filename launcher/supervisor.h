@@ -6,8 +6,11 @@
 // is not over within the drain timeout and some seconds, or at a second signal, it is ended by
 // force. A world that does not drain is ended at once.
 //
-// However the launcher ends, by SIGKILL too, no process of the world stays (process_group.h). A
-// world runs once; starting it anew after a failure belongs around RunWorld.
+// A world that loses a rank, or that ends itself because one stalls, is started again after a
+// pause that doubles, as often as allowed. An end that a new world would meet too (a bad model, a
+// port in use) is final.
+//
+// However the launcher ends, by SIGKILL too, no process of the world stays (process_group.h).
 #pragma once
 
 #include <chrono>
@@ -24,14 +27,21 @@ struct WorldOptions {
   std::chrono::milliseconds grace{5'000};
   bool relay_stdout = false;  // to know that it cannot be written (output_relay.h)
   bool pass_stdin = false;    // to the world; never a terminal, which it could not read
+
+  int max_restarts = 0;  // in a row, of worlds that failed within stable_after of their start
+  std::chrono::milliseconds stable_after{60'000};
+  std::chrono::milliseconds first_pause{1'000};  // doubles
+  std::chrono::milliseconds longest_pause{30'000};
 };
 
-// argv[0] is a path. stdout and stderr pass through. Returns the exit code: what the world's first
+// argv[0] is a path. stdout and stderr pass through, but for mpirun's notices of a world's end
+// (notice_filter.h). Returns the exit code: what the world's first
 // failing rank ended with (exit_code.h); 0 for a drain, also one that came before the ranks could
-// take it; 70 for a drain that had to be forced; 74 where a relayed stdout could not be written,
-// which ends the world; 128 + N after signal N to a world that does not
-// drain, and where a rank died of signal N. An end that no rank has explained gets one line on
-// stderr.
+// take it; 70 for a drain that had to be forced and for worlds that keep failing; 74 where a
+// relayed stdout could not be written, which ends the world; 128 + N after signal N to a world that
+// does not drain, and where a rank died of signal N and no new world is allowed. An end that no
+// rank has explained gets one line on stderr, which names rank, host and signal where mpirun tells
+// them.
 int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options);
 
 }  // namespace tandem::launcher

@@ -17,13 +17,21 @@ absl::Status ModelRunner::Execute(const StepPlan& plan, std::span<float> logits)
   return decoder_.Forward(plan.Input(), logits.data());
 }
 
+absl::Status ModelRunner::Heartbeat() {
+  StepPlan plan;
+  plan.kind = StepPlan::Kind::kHeartbeat;
+  TANDEM_RETURN_IF_ERROR(Send(plan));
+  return communicator_.Barrier();
+}
+
 absl::Status ModelRunner::Shutdown() {
   StepPlan plan;
   plan.kind = StepPlan::Kind::kShutdown;
   return Send(plan);
 }
 
-absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel) {
+absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
+                       parallel::Communicator& communicator) {
   StepPlan plan;
   for (;;) {
     TANDEM_ASSIGN_OR_RETURN(const std::span<const std::byte> message, channel.Receive());
@@ -33,6 +41,7 @@ absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel) 
         TANDEM_RETURN_IF_ERROR(decoder.Forward(plan.Input(), nullptr));
         break;
       case StepPlan::Kind::kHeartbeat:
+        TANDEM_RETURN_IF_ERROR(communicator.Barrier());
         break;
       case StepPlan::Kind::kShutdown:
         return absl::OkStatus();

@@ -4,19 +4,24 @@
 
 #include <vector>
 
+#include "parallel/communicator.h"
 #include "parallel/step_channel.h"
 #include "runtime/engine/step_executor.h"
 #include "runtime/model/decoder.h"
 
 namespace tandem::engine {
 
-// Rank 0. Decoder and channel outlive it; channel is null in a world of one.
+// Rank 0. Decoder, channel and communicator outlive it; the channel is null in a world of one.
 class ModelRunner : public StepExecutor {
  public:
-  ModelRunner(model::Decoder* decoder, parallel::StepChannel* channel)
-      : decoder_(*decoder), channel_(channel) {}
+  ModelRunner(model::Decoder* decoder, parallel::StepChannel* channel,
+              parallel::Communicator* communicator)
+      : decoder_(*decoder), channel_(channel), communicator_(*communicator) {}
 
   absl::Status Execute(const StepPlan& plan, std::span<float> logits) override;
+
+  // Between steps: an error if a rank does not answer, as a step would find.
+  absl::Status Heartbeat();
 
   // Tells the workers to end. No Execute after it.
   absl::Status Shutdown();
@@ -26,10 +31,12 @@ class ModelRunner : public StepExecutor {
 
   model::Decoder& decoder_;
   parallel::StepChannel* channel_;
+  parallel::Communicator& communicator_;
   std::vector<std::byte> message_;
 };
 
 // Other ranks: runs plans until the one that shuts down.
-absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel);
+absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
+                       parallel::Communicator& communicator);
 
 }  // namespace tandem::engine

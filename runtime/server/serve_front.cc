@@ -1,5 +1,6 @@
 #include "runtime/server/serve_front.h"
 
+#include <csignal>
 #include <utility>
 #include <vector>
 
@@ -93,7 +94,12 @@ absl::Status ServeFront::WaitUntilStopped() {
 void ServeFront::EndStreams(const absl::Status& status) { service_.EndAll(status); }
 
 void ServeFront::WatchSignals() {
-  while (signals_->Wait() != 0) {
+  while (const int signal = signals_->Wait()) {
+    if (signal == SIGTERM && options_.sigterm_is_loss) {
+      Fail(absl::UnavailableError(
+          "the ranks are being ended, one was lost; retry when the server is ready again"));
+      continue;
+    }
     const bool again = drain_requested();
     RequestDrain();
     if (again) EndStreams(CutShort());

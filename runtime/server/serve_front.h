@@ -35,6 +35,9 @@ namespace tandem::server {
 struct ServeFrontOptions {
   GrpcServerOptions server;
   std::chrono::milliseconds drain_timeout{30'000};
+  // SIGTERM says that the world is being ended now (mpirun does so when a rank is lost): open
+  // streams get UNAVAILABLE while there is time. Else it drains.
+  bool sigterm_is_loss = false;
   // Called once on a thread of the front when no call is open any more and the port is closed. The
   // place to tell an engine loop that runs on the main thread to end. May be empty.
   std::function<void()> on_stopped;

@@ -61,7 +61,7 @@ std::string Joined(const Host& host, int ranks, int threads) {
 
 TEST(MpirunCommandTest, BindsWhereThereAreCores) {
   const std::string line = Joined({/*cores=*/8, /*restricted=*/false, /*root=*/false}, 2, 4);
-  EXPECT_THAT(line, HasSubstr("/usr/bin/mpirun --quiet -np 2 "));
+  EXPECT_THAT(line, HasSubstr("/usr/bin/mpirun -np 2 "));
   EXPECT_THAT(line, HasSubstr("--map-by slot:PE=4 --bind-to core "));
   EXPECT_THAT(line, Not(HasSubstr("--oversubscribe")));
   EXPECT_THAT(line, Not(HasSubstr("--allow-run-as-root")));

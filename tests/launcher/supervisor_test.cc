@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 
@@ -146,6 +147,63 @@ TEST_F(SupervisorTest, WhatTheWorldLeavesBehindIsEnded) {
   ASSERT_NE(orphan, 0);
   EXPECT_EQ(ExitOf(launcher), 65);
   EXPECT_TRUE(IsGone(orphan));
+}
+
+TEST_F(SupervisorTest, AWorldThatLosesARankIsStartedAgain) {
+  WorldOptions options;
+  options.max_restarts = 3;
+  options.first_pause = milliseconds(10);
+  // Fails twice, then ends well.
+  const std::string twice = "echo x >> starts; [ $(wc -l < starts) -ge 3 ] && exit 0; ";
+  EXPECT_EQ(ExitOf(Launch(twice + "exit 137", options)), 0);
+  std::filesystem::remove(folder_ + "/starts");
+  EXPECT_EQ(ExitOf(Launch(twice + "exit 70", options)), 0);
+}
+
+TEST_F(SupervisorTest, ACrashLoopGivesUp) {
+  WorldOptions options;
+  options.max_restarts = 2;
+  options.first_pause = milliseconds(10);
+  EXPECT_EQ(ExitOf(Launch("echo x >> starts; kill -9 $$", options)), 70);
+  std::ifstream file(folder_ + "/starts");
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "x\nx\nx\n");
+}
+
+TEST_F(SupervisorTest, WorldsThatLivedLongAreNotACrashLoop) {
+  WorldOptions options;
+  options.max_restarts = 1;
+  options.first_pause = milliseconds(1);
+  options.stable_after = milliseconds(20);
+  EXPECT_EQ(ExitOf(Launch("echo x >> starts; [ $(wc -l < starts) -ge 5 ] && exit 0; sleep 0.03; "
+                          "exit 70",
+                          options)),
+            0);
+}
+
+TEST_F(SupervisorTest, WhatANewWorldWouldMeetTooIsFinal) {
+  WorldOptions options;
+  options.max_restarts = 3;
+  options.first_pause = milliseconds(10);
+  for (const int code : {64, 65, 69, 74, 78}) {
+    EXPECT_EQ(ExitOf(Launch("echo x >> starts; exit " + std::to_string(code), options)), code);
+    std::ifstream file(folder_ + "/starts");
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "x\n");
+    std::filesystem::remove(folder_ + "/starts");
+  }
+}
+
+TEST_F(SupervisorTest, ASignalBetweenTwoWorldsEndsWithZero) {
+  WorldOptions options;
+  options.drains = true;
+  options.max_restarts = 3;
+  options.first_pause = milliseconds(60'000);
+  const pid_t launcher = Launch("echo $$ > ready; exit 70", options);
+  const pid_t world = ReadPid("ready");
+  ASSERT_NE(world, 0);
+  EXPECT_TRUE(IsGone(world));
+  std::this_thread::sleep_for(milliseconds(50));
+  kill(launcher, SIGTERM);
+  EXPECT_EQ(ExitOf(launcher), 0);
 }
 
 TEST_F(SupervisorTest, TheWorldHasAGroupAndKnowsItsParent) {

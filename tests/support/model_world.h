@@ -75,6 +75,7 @@ struct WorldOptions {
 struct Rank {
   int index;
   model::Decoder& decoder;
+  parallel::Communicator& communicator;
   // Runs one step; returns rank 0's logits, [rows, vocab].
   std::vector<float> Forward(const Step& step) {
     std::vector<float> logits(step.rows.size() * decoder.config().vocab_size);
@@ -111,7 +112,7 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                                              .max_rows = 64});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
-        Rank rank = {r, **decoder};
+        Rank rank = {r, **decoder, *communicator};
         body(rank);
         return communicator->Barrier();
       }();

@@ -1,0 +1,12 @@
+// Which build of the program this is: ranks of one world must run the same.
+#pragma once
+
+#include <string>
+
+namespace tandem::launcher {
+
+// The version and the linker's digest of the program (the GNU build id note), such as
+// "0.1.0 5f3c..."; the version alone where the linker wrote none.
+std::string BuildId();
+
+}  // namespace tandem::launcher
