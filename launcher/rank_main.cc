@@ -71,8 +71,8 @@ int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
   return LoneError(world, absl::InternalError(std::string(status.message())));
 }
 
-// While nothing is asked for, ranks are asked for a sign of life this often: a stall is then found
-// within the step timeout.
+// While nothing is asked for, ranks are asked for a sign of life this often. Waits are shorter than
+// the step timeout by as much, so that a stall is found within it.
 std::chrono::milliseconds HeartbeatInterval(const ServeOptions& options) {
   return std::chrono::milliseconds(
       static_cast<int64_t>(std::min(5.0, options.step_timeout / 4) * 1e3));
@@ -285,7 +285,12 @@ int RunServeRank(const ServeOptions& options) {
     front.reset();
     return AgreedError(world, agreed);
   }
-  const auto runtime = RankRuntime::Load(world, RankOptionsOf(options.model));
+  RankOptions rank_options = RankOptionsOf(options.model);
+  const auto step_timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
+  rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
+                           .silence = step_timeout};
+  const auto runtime = RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) {
     front.reset();
     return AgreedError(world, runtime.status());

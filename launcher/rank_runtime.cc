@@ -66,9 +66,9 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   if (world == nullptr) {
     runtime->communicator_ = std::make_unique<parallel::SelfCommunicator>();
   } else {
-    runtime->communicator_ = world->MakeCommunicator();
+    runtime->communicator_ = world->MakeCommunicator(options.timeouts);
     runtime->local_size_ = world->local_size();
-    if (world->size() > 1) runtime->channel_ = world->MakeStepChannel();
+    if (world->size() > 1) runtime->channel_ = world->MakeStepChannel(options.timeouts);
   }
   parallel::Communicator& all = *runtime->communicator_;
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));

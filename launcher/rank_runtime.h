@@ -31,6 +31,7 @@ struct RankOptions {
   uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
+  parallel::MpiTimeouts timeouts;
 };
 
 // What a rank reports at the end.

@@ -6,9 +6,12 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 
@@ -17,6 +20,9 @@ namespace {
 
 constexpr int kTreeTag = 1;
 constexpr int kStepTag = 2;
+constexpr int kSliceTag = 3;
+constexpr int kGatherTag = 4;
+constexpr int kBarrierTag = 5;
 
 // Up to this many bytes of result an all-reduce sends all partial sums to all
 // ranks in one round; above, each rank finishes a slice and the slices are
@@ -31,9 +37,93 @@ absl::Status FromMpi(int code, const char* what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::string(text, length)));
 }
 
+// What to do between two looks at something that MPI has no sleeping wait for.
+class Backoff {
+ public:
+  std::chrono::steady_clock::duration waited() const {
+    return std::chrono::steady_clock::now() - start_;
+  }
+  void Pause(std::chrono::microseconds longest) {
+    constexpr auto kAwake = std::chrono::microseconds(500);
+    if (waited() < kAwake) {
+      std::this_thread::yield();
+      return;
+    }
+    std::this_thread::sleep_for(pause_);
+    pause_ = std::min(pause_ * 2, longest);
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::microseconds pause_{20};
+};
+
+// Requests in flight, each with the rank at its other end.
+class Requests {
+ public:
+  Requests(int rank, std::chrono::milliseconds timeout) : rank_(rank), timeout_(timeout) {}
+
+  void Clear() {
+    requests_.clear();
+    peers_.clear();
+  }
+  void Receive(void* to, int64_t count, MPI_Datatype type, int peer, int tag) {
+    peers_.push_back(peer);
+    MPI_Irecv(to, static_cast<int>(count), type, peer, tag, MPI_COMM_WORLD,
+              &requests_.emplace_back());
+  }
+  void Send(const void* from, int64_t count, MPI_Datatype type, int peer, int tag) {
+    peers_.push_back(peer);
+    MPI_Isend(from, static_cast<int>(count), type, peer, tag, MPI_COMM_WORLD,
+              &requests_.emplace_back());
+  }
+
+  // Until all are done, or the time is over: UNAVAILABLE then, naming the ranks that keep us
+  // waiting.
+  absl::Status Wait(const char* what) {
+    Backoff backoff;
+    for (;;) {
+      int done = 0;
+      TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Testall(static_cast<int>(requests_.size()),
+                                                 requests_.data(), &done, MPI_STATUSES_IGNORE),
+                                     what));
+      if (done) return absl::OkStatus();
+      if (timeout_.count() > 0 && backoff.waited() > timeout_) return Late(what);
+      backoff.Pause(kLongestPause);
+    }
+  }
+
+ private:
+  // The partners of a step are busy with the same step: longer sleeps would delay it.
+  static constexpr std::chrono::microseconds kLongestPause{100};
+
+  absl::Status Late(const char* what) {
+    std::set<int> late;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      int done = 0;
+      if (requests_[i] != MPI_REQUEST_NULL) {
+        MPI_Request_get_status(requests_[i], &done, MPI_STATUS_IGNORE);
+        if (!done) late.insert(peers_[i]);
+      }
+    }
+    return absl::UnavailableError(
+        absl::StrCat(late.size() == 1 ? "rank " : "ranks ", absl::StrJoin(late, ", "),
+                     late.size() == 1 ? " has" : " have", " not answered rank ", rank_, " for ",
+                     absl::FormatDuration(absl::FromChrono(timeout_)), " (", what, ")"));
+  }
+
+  const int rank_;
+  const std::chrono::milliseconds timeout_;
+  std::vector<MPI_Request> requests_;
+  std::vector<int> peers_;
+};
+
+// All exchanges of a step are point to point: a collective of MPI would neither end at a deadline
+// nor say whom it waits for.
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(int rank, int size) : rank_(rank), size_(size) {}
+  MpiCommunicator(int rank, int size, std::chrono::milliseconds timeout)
+      : rank_(rank), size_(size), requests_(rank, timeout) {}
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
@@ -49,31 +139,32 @@ class MpiCommunicator : public Communicator {
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override {
     if (rows == 0) return absl::OkStatus();
-    int64_t total = 0;
-    counts_.clear();
-    offsets_.clear();
-    for (int64_t width : widths) {
-      counts_.push_back(static_cast<int>(rows * width));
-      offsets_.push_back(static_cast<int>(rows * total));
-      total += width;
+    requests_.Clear();
+    if (rank_ != 0) {
+      TANDEM_CHECK(rows * widths[rank_] <= INT_MAX);
+      requests_.Send(mine, rows * widths[rank_], MPI_FLOAT, 0, kGatherTag);
+      return requests_.Wait("gathering logits");
     }
-    TANDEM_CHECK(rows * total <= INT_MAX);
-    if (rank_ == 0) Reserve(rows * total);
-    TANDEM_RETURN_IF_ERROR(
-        FromMpi(MPI_Gatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
-                            offsets_.data(), MPI_FLOAT, 0, MPI_COMM_WORLD),
-                "gathering logits"));
-    if (rank_ != 0) return absl::OkStatus();
-    int64_t column = 0;
+    int64_t total = 0;
+    for (const int64_t width : widths) total += width;
+    Reserve(rows * total);
+    int64_t column = widths[0];
+    for (int r = 1; r < size_; column += widths[r++]) {
+      requests_.Receive(gathered_.data() + rows * column, rows * widths[r], MPI_FLOAT, r,
+                        kGatherTag);
+    }
+    TANDEM_RETURN_IF_ERROR(requests_.Wait("gathering logits"));
+    column = 0;
     for (int r = 0; r < size_; column += widths[r++]) {
+      const float* from = r == 0 ? mine : gathered_.data() + rows * column;
       for (int64_t row = 0; row < rows; ++row) {
-        std::memcpy(out + row * total + column, gathered_.data() + offsets_[r] + row * widths[r],
-                    widths[r] * sizeof(float));
+        std::memcpy(out + row * total + column, from + row * widths[r], widths[r] * sizeof(float));
       }
     }
     return absl::OkStatus();
   }
 
+  // Ranks load at their own pace: no deadline here.
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
     const int length = static_cast<int>(mine.size());
     std::vector<int> lengths(size_), offsets(size_);
@@ -95,41 +186,56 @@ class MpiCommunicator : public Communicator {
     return out;
   }
 
-  absl::Status Barrier() override { return FromMpi(MPI_Barrier(MPI_COMM_WORLD), "barrier"); }
+  absl::Status Barrier() override {
+    // Each to each: who waits in vain then names the rank at fault, not one that waits too.
+    requests_.Clear();
+    for (int step = 1; step < size_; ++step) {
+      const int r = (rank_ + step) % size_;
+      requests_.Receive(nullptr, 0, MPI_BYTE, r, kBarrierTag);
+      requests_.Send(nullptr, 0, MPI_BYTE, r, kBarrierTag);
+    }
+    return requests_.Wait("a sign of life");
+  }
 
  private:
   void Reserve(int64_t floats) {
     if (static_cast<int64_t>(gathered_.size()) < floats) gathered_.resize(floats);
   }
 
+  // Everybody's partial sums to everybody.
   absl::Status OneRound(const TreeLayout& layout, const float* mine, int64_t count, float* out) {
-    counts_.clear();
-    offsets_.clear();
-    for (int r = 0; r < size_; ++r) {
-      counts_.push_back(static_cast<int>(layout.node_count(r) * count));
-      offsets_.push_back(static_cast<int>(layout.rank_begin[r] * count));
-    }
     Reserve(static_cast<int64_t>(layout.nodes.size()) * count);
-    TANDEM_RETURN_IF_ERROR(
-        FromMpi(MPI_Allgatherv(mine, counts_[rank_], MPI_FLOAT, gathered_.data(), counts_.data(),
-                               offsets_.data(), MPI_FLOAT, MPI_COMM_WORLD),
-                "all-reduce"));
+    requests_.Clear();
     values_.clear();
-    for (size_t i = 0; i < layout.nodes.size(); ++i) {
-      values_.push_back(gathered_.data() + i * count);
+    for (int r = 0; r < size_; ++r) {
+      float* to = gathered_.data() + layout.rank_begin[r] * count;
+      for (int64_t i = 0; i < layout.node_count(r); ++i) {
+        values_.push_back((r == rank_ ? mine : to) + i * count);
+      }
+      if (r != rank_ && layout.node_count(r) > 0) {
+        requests_.Receive(to, layout.node_count(r) * count, MPI_FLOAT, r, kTreeTag);
+      }
     }
+    if (layout.node_count(rank_) > 0) {
+      for (int step = 1; step < size_; ++step) {
+        requests_.Send(mine, layout.node_count(rank_) * count, MPI_FLOAT, (rank_ + step) % size_,
+                       kTreeTag);
+      }
+    }
+    TANDEM_RETURN_IF_ERROR(requests_.Wait("all-reduce"));
     kernels::FinishTree(layout.leaves, layout.nodes, values_, count, out);
     return absl::OkStatus();
   }
 
   int64_t SliceBegin(int64_t count, int rank) const { return count * rank / size_; }
 
+  // Each rank finishes a slice; the slices go round.
   absl::Status SlicedRounds(const TreeLayout& layout, const float* mine, int64_t count,
                             float* out) {
     const int64_t begin = SliceBegin(count, rank_);
     const int64_t slice = SliceBegin(count, rank_ + 1) - begin;
     Reserve(static_cast<int64_t>(layout.nodes.size()) * slice);
-    requests_.clear();
+    requests_.Clear();
     values_.clear();
     for (int r = 0; r < size_; ++r) {
       for (int64_t i = 0; i < layout.node_count(r); ++i) {
@@ -139,8 +245,7 @@ class MpiCommunicator : public Communicator {
         }
         float* to = gathered_.data() + (layout.rank_begin[r] + i) * slice;
         values_.push_back(to);
-        MPI_Irecv(to, static_cast<int>(slice), MPI_FLOAT, r, kTreeTag, MPI_COMM_WORLD,
-                  &requests_.emplace_back());
+        requests_.Receive(to, slice, MPI_FLOAT, r, kTreeTag);
       }
     }
     for (int step = 1; step < size_; ++step) {
@@ -148,23 +253,20 @@ class MpiCommunicator : public Communicator {
       const int64_t to_begin = SliceBegin(count, r);
       const int64_t to_count = SliceBegin(count, r + 1) - to_begin;
       for (int64_t i = 0; i < layout.node_count(rank_); ++i) {
-        MPI_Isend(mine + i * count + to_begin, static_cast<int>(to_count), MPI_FLOAT, r, kTreeTag,
-                  MPI_COMM_WORLD, &requests_.emplace_back());
+        requests_.Send(mine + i * count + to_begin, to_count, MPI_FLOAT, r, kTreeTag);
       }
     }
-    TANDEM_RETURN_IF_ERROR(FromMpi(
-        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-        "all-reduce"));
+    TANDEM_RETURN_IF_ERROR(requests_.Wait("all-reduce"));
     kernels::FinishTree(layout.leaves, layout.nodes, values_, slice, out + begin);
-    counts_.clear();
-    offsets_.clear();
-    for (int r = 0; r < size_; ++r) {
-      offsets_.push_back(static_cast<int>(SliceBegin(count, r)));
-      counts_.push_back(static_cast<int>(SliceBegin(count, r + 1) - SliceBegin(count, r)));
+    requests_.Clear();
+    for (int step = 1; step < size_; ++step) {
+      const int r = (rank_ + step) % size_;
+      const int64_t from_begin = SliceBegin(count, r);
+      requests_.Receive(out + from_begin, SliceBegin(count, r + 1) - from_begin, MPI_FLOAT, r,
+                        kSliceTag);
+      requests_.Send(out + begin, slice, MPI_FLOAT, r, kSliceTag);
     }
-    return FromMpi(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, counts_.data(),
-                                  offsets_.data(), MPI_FLOAT, MPI_COMM_WORLD),
-                   "all-reduce");
+    return requests_.Wait("all-reduce");
   }
 
   const int rank_;
@@ -172,47 +274,42 @@ class MpiCommunicator : public Communicator {
   // Reused by every call; they reach their largest size in the first large step.
   std::vector<float> gathered_;
   std::vector<const float*> values_;
-  std::vector<int> counts_, offsets_;
-  std::vector<MPI_Request> requests_;
+  Requests requests_;
 };
 
 class MpiStepChannel : public StepChannel {
  public:
-  MpiStepChannel(int rank, int size) : rank_(rank), size_(size) {}
+  MpiStepChannel(int rank, int size, const MpiTimeouts& timeouts)
+      : rank_(rank), size_(size), silence_(timeouts.silence), requests_(rank, timeouts.step) {}
 
   absl::Status Send(std::span<const std::byte> message) override {
     TANDEM_CHECK(rank_ == 0);
     TANDEM_CHECK(message.size() <= INT_MAX);
-    requests_.clear();
+    requests_.Clear();
     for (int r = 1; r < size_; ++r) {
-      MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_BYTE, r, kStepTag,
-                MPI_COMM_WORLD, &requests_.emplace_back());
+      requests_.Send(message.data(), message.size(), MPI_BYTE, r, kStepTag);
     }
-    return FromMpi(
-        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-        "sending the step plan");
+    return requests_.Wait("sending the step plan");
   }
 
   absl::StatusOr<std::span<const std::byte>> Receive() override {
-    // MPI has no sleeping wait. While steps follow each other the next plan is
-    // there within microseconds; after that each probe that finds nothing doubles
-    // the sleep, up to a length that costs an idle rank well under 1 % of a core.
-    constexpr auto kAwake = std::chrono::microseconds(500);
-    constexpr auto kLongest = std::chrono::microseconds(5000);
-    const auto start = std::chrono::steady_clock::now();
-    auto pause = std::chrono::microseconds(20);
+    // MPI has no sleeping wait. While steps follow each other the next plan is there within
+    // microseconds; later each probe that finds nothing doubles the sleep, up to a length that
+    // costs an idle rank well under 1 % of a core.
+    constexpr std::chrono::microseconds kLongest{5000};
+    Backoff backoff;
     MPI_Status status;
     for (;;) {
       int there = 0;
       TANDEM_RETURN_IF_ERROR(
           FromMpi(MPI_Iprobe(0, kStepTag, MPI_COMM_WORLD, &there, &status), "awaiting a plan"));
       if (there) break;
-      if (std::chrono::steady_clock::now() - start < kAwake) {
-        std::this_thread::yield();
-        continue;
+      if (silence_.count() > 0 && backoff.waited() > silence_) {
+        return absl::UnavailableError(absl::StrCat("rank 0 has been silent for ",
+                                                   absl::FormatDuration(absl::FromChrono(silence_)),
+                                                   " (awaiting a plan)"));
       }
-      std::this_thread::sleep_for(pause);
-      pause = std::min(pause * 2, kLongest);
+      backoff.Pause(kLongest);
     }
     int bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &bytes);
@@ -226,7 +323,8 @@ class MpiStepChannel : public StepChannel {
  private:
   const int rank_;
   const int size_;
-  std::vector<MPI_Request> requests_;
+  const std::chrono::milliseconds silence_;
+  Requests requests_;
   std::vector<std::byte> message_;
 };
 
@@ -254,13 +352,13 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
 
 MpiWorld::~MpiWorld() { MPI_Finalize(); }
 
-std::unique_ptr<Communicator> MpiWorld::MakeCommunicator() {
+std::unique_ptr<Communicator> MpiWorld::MakeCommunicator(const MpiTimeouts& timeouts) {
   if (size_ == 1) return std::make_unique<SelfCommunicator>();
-  return std::make_unique<MpiCommunicator>(rank_, size_);
+  return std::make_unique<MpiCommunicator>(rank_, size_, timeouts.step);
 }
 
-std::unique_ptr<StepChannel> MpiWorld::MakeStepChannel() {
-  return std::make_unique<MpiStepChannel>(rank_, size_);
+std::unique_ptr<StepChannel> MpiWorld::MakeStepChannel(const MpiTimeouts& timeouts) {
+  return std::make_unique<MpiStepChannel>(rank_, size_, timeouts);
 }
 
 void MpiWorld::Abort(int exit_code) {

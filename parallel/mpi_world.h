@@ -4,6 +4,7 @@
 // the main thread while loading, the engine's thread while serving.
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -11,6 +12,12 @@
 #include "parallel/step_channel.h"
 
 namespace tandem::parallel {
+
+// How long a rank waits for another before it gives the world up. Zero: for ever.
+struct MpiTimeouts {
+  std::chrono::milliseconds step{0};     // within a step, for any rank
+  std::chrono::milliseconds silence{0};  // between steps, for rank 0's next plan
+};
 
 class MpiWorld {
  public:
@@ -24,8 +31,8 @@ class MpiWorld {
   int size() const { return size_; }
   int local_size() const { return local_size_; }  // ranks on this host
 
-  std::unique_ptr<Communicator> MakeCommunicator();
-  std::unique_ptr<StepChannel> MakeStepChannel();
+  std::unique_ptr<Communicator> MakeCommunicator(const MpiTimeouts& timeouts = {});
+  std::unique_ptr<StepChannel> MakeStepChannel(const MpiTimeouts& timeouts = {});
 
   // Ends all ranks at once with this exit code. Does not return.
   [[noreturn]] void Abort(int exit_code);
