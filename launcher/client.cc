@@ -1,5 +1,6 @@
 #include "launcher/client.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -16,6 +17,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "launcher/exit_code.h"
+#include "launcher/sampling_request.h"
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
@@ -85,13 +87,9 @@ v1::GenerateRequest MakeRequest(const ClientOptions& options) {
     request.mutable_token_ids()->mutable_ids()->Add(options.prompt_ids.begin(),
                                                     options.prompt_ids.end());
   }
-  v1::SamplingParams* sampling = request.mutable_sampling();
-  const SamplingOptions& asked = options.sampling;
-  if (asked.temperature) sampling->set_temperature(static_cast<float>(*asked.temperature));
-  if (asked.top_k) sampling->set_top_k(*asked.top_k);
-  if (asked.top_p) sampling->set_top_p(static_cast<float>(*asked.top_p));
-  if (asked.seed) sampling->set_seed(*asked.seed);
-  if (asked.max_tokens) sampling->set_max_tokens(*asked.max_tokens);
+  *request.mutable_sampling() = ToProto(options.sampling);
+  if (options.n) request.mutable_sampling()->set_n(*options.n);
+  if (options.logprobs) request.mutable_sampling()->set_logprobs(*options.logprobs);
   return request;
 }
 
@@ -99,21 +97,57 @@ double Seconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
 }
 
-std::string AnswerJson(const std::string& text, const std::vector<int32_t>& ids,
-                       const v1::GenerateResponse& last) {
-  const nlohmann::ordered_json answer = {
-      {"token_ids", ids},
-      {"text", text},
-      {"finish_reason", last.finish_reason() == v1::FINISH_REASON_STOP ? "stop" : "length"},
-      {"usage",
-       {{"prompt_tokens", last.usage().prompt_tokens()},
-        {"completion_tokens", last.usage().completion_tokens()},
-        {"cached_prompt_tokens", last.usage().cached_prompt_tokens()}}},
-      {"timings",
-       {{"queue_seconds", Seconds(last.timings().queue())},
-        {"prefill_seconds", Seconds(last.timings().prefill())},
-        {"decode_seconds", Seconds(last.timings().decode())}}}};
-  return answer.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+using Json = nlohmann::ordered_json;
+
+// One answer, put together from its messages.
+struct Choice {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  Json logprobs = Json::array();
+  v1::GenerateResponse last;
+
+  void Add(const v1::GenerateResponse& message) {
+    text += message.text();
+    token_ids.insert(token_ids.end(), message.token_ids().begin(), message.token_ids().end());
+    const auto as_json = [](const v1::TokenLogprob& token) {
+      return Json{
+          {"token_id", token.token_id()}, {"token", token.token()}, {"logprob", token.logprob()}};
+    };
+    for (const v1::TokenLogprobs& at : message.logprobs()) {
+      Json one = as_json(at.chosen());
+      one["top"] = Json::array();
+      for (const v1::TokenLogprob& other : at.top()) one["top"].push_back(as_json(other));
+      logprobs.push_back(std::move(one));
+    }
+    last = message;
+  }
+
+  Json ToJson() const {
+    Json answer = {
+        {"token_ids", token_ids},
+        {"text", text},
+        {"finish_reason", last.finish_reason() == v1::FINISH_REASON_STOP ? "stop" : "length"}};
+    if (last.has_stop_text()) answer["stop"] = last.stop_text();
+    if (last.has_stop_token_id()) answer["stop"] = last.stop_token_id();
+    if (!logprobs.empty()) answer["logprobs"] = logprobs;
+    return answer;
+  }
+};
+
+// The first answer at the top level; with several, all of them under "choices".
+std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateResponse& last) {
+  Json answer = choices[0].ToJson();
+  if (choices.size() > 1) {
+    answer = {{"choices", Json::array()}};
+    for (const Choice& choice : choices) answer["choices"].push_back(choice.ToJson());
+  }
+  answer["usage"] = {{"prompt_tokens", last.usage().prompt_tokens()},
+                     {"completion_tokens", last.usage().completion_tokens()},
+                     {"cached_prompt_tokens", last.usage().cached_prompt_tokens()}};
+  answer["timings"] = {{"queue_seconds", Seconds(last.timings().queue())},
+                       {"prefill_seconds", Seconds(last.timings().prefill())},
+                       {"decode_seconds", Seconds(last.timings().decode())}};
+  return answer.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace
@@ -139,14 +173,13 @@ int RunClient(const ClientOptions& options) {
   if (options.timeout > 0) context.set_deadline(After(options.timeout));
   auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;
-  std::string text;
-  std::vector<int32_t> ids;
+  std::vector<Choice> choices(1);
   bool wrote = true;
   while (reader->Read(&response)) {
-    ids.insert(ids.end(), response.token_ids().begin(), response.token_ids().end());
-    if (options.json) {
-      text += response.text();
-    } else {
+    const auto index = static_cast<size_t>(std::max(0, response.choice()));
+    if (index >= choices.size()) choices.resize(std::min<size_t>(index, 4096) + 1);
+    choices[std::min(index, choices.size() - 1)].Add(response);
+    if (!options.json) {
       wrote = std::fwrite(response.text().data(), 1, response.text().size(), stdout) ==
                   response.text().size() &&
               std::fflush(stdout) == 0;
@@ -155,9 +188,9 @@ int RunClient(const ClientOptions& options) {
   }
   const grpc::Status status = reader->Finish();
   if (wrote && status.ok()) {
-    const std::string end = options.json ? AnswerJson(text, ids, response) + "\n" : "\n";
+    const std::string end = options.json ? AnswerJson(choices, response) + "\n" : "\n";
     wrote = std::fputs(end.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-  } else if (!options.json && !ids.empty()) {
+  } else if (!options.json && !choices[0].token_ids.empty()) {
     std::fputs("\n", stdout);  // the error is to begin on a line of its own
     std::fflush(stdout);
   }

@@ -10,7 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/exit_code.h"
 #include "runtime/engine/engine.h"
-#include "runtime/tokenizer/stream_decoder.h"
+#include "runtime/server/answer_text.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
@@ -68,7 +68,8 @@ server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config) {
 absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job) {
   const engine::EngineLimits limits = {
       .vocab_size = static_cast<int32_t>(runtime.config().vocab_size),
-      .max_model_len = static_cast<int32_t>(runtime.max_model_len())};
+      .max_model_len = static_cast<int32_t>(runtime.max_model_len()),
+      .max_queue = 1};
   TANDEM_RETURN_IF_ERROR(server::CheckPrompt(job.prompt_ids, limits));
   engine::Request request;
   request.prompt_ids = job.prompt_ids;
@@ -97,8 +98,13 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   TANDEM_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(config, &recorder));
 
   GenerateResult result;
-  std::optional<tokenizer::StreamDecoder> decoder;
-  if (job.tokenizer != nullptr) decoder.emplace(*job.tokenizer, /*skip_special_tokens=*/true);
+  std::optional<server::AnswerText> text;
+  if (job.tokenizer != nullptr) {
+    text.emplace(*job.tokenizer, server::StopTexts{job.sampling.stop, job.sampling.include_stop,
+                                                   job.sampling.min_tokens.value_or(0)});
+  } else if (!job.sampling.stop.empty()) {
+    return absl::FailedPreconditionError("--stop: the model has no tokenizer.json");
+  }
   std::promise<absl::Status> done;
   bool written = true;  // to stdout
   const auto print = [&](const std::string& text) {
@@ -110,15 +116,17 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   };
   const auto sink = [&](const engine::Event& event) {
     result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
-    // The stop token is no part of the answer's text; a model may have more ids
-    // than its tokenizer: those have none either.
-    const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
-    for (size_t i = 0; decoder && i < texts; ++i) {
-      print(decoder->Append(event.token_ids[i]).value_or(""));
+    std::string shown;
+    if (text) {
+      // The stop token is no part of the answer's text.
+      const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
+      text->Append(std::span(event.token_ids).first(texts), &shown);
+      if (event.finish != engine::FinishReason::kNone) text->Flush(&shown);
     }
-    if (event.finish == engine::FinishReason::kNone) return true;
-    if (decoder) print(decoder->Flush());
-    result.finish_reason = ReasonName(event.finish);
+    if (!shown.empty()) print(shown);
+    const bool stopped = text && text->stopped_by().has_value();
+    if (event.finish == engine::FinishReason::kNone && !stopped) return true;
+    result.finish_reason = stopped ? "stop" : ReasonName(event.finish);
     result.prompt_tokens = event.prompt_tokens;
     result.cached_prompt_tokens = event.cached_prompt_tokens;
     result.queue_seconds = event.timings.queue_seconds;
@@ -126,7 +134,7 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
     result.decode_seconds = event.timings.decode_seconds;
     result.logits_hash = event.logits_hash;
     done.set_value(event.status);
-    return true;
+    return false;
   };
   engine->Start();
   TANDEM_RETURN_IF_ERROR(engine->Submit(std::move(request), sink).status());

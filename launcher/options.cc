@@ -61,6 +61,18 @@ void AddSampling(CLI::App* app, SamplingOptions* options) {
   app->add_option("--temperature", options->temperature, "0 is greedy");
   app->add_option("--top-k", options->top_k, "0 is off");
   app->add_option("--top-p", options->top_p, "1 is off");
+  app->add_option("--min-p", options->min_p, "0 is off");
+  app->add_option("--repetition-penalty", options->repetition_penalty, "1 is off");
+  app->add_option("--presence-penalty", options->presence_penalty, "0 is off");
+  app->add_option("--frequency-penalty", options->frequency_penalty, "0 is off");
+  app->add_option("--logit-bias", options->logit_bias, "ID BIAS, added to that token's logit");
+  app->add_option("--min-tokens", options->min_tokens, "No stop before so many tokens");
+  app->add_flag("--ignore-eos", options->ignore_eos, "Go on past the model's own stop tokens");
+  app->add_option("--stop", options->stop, "Text that ends the answer; may be given again")
+      ->allow_extra_args(false);
+  app->add_flag("--include-stop", options->include_stop, "Keep that text in the answer");
+  app->add_option("--stop-token-ids", options->stop_token_ids, "Ids that end the answer: 1,2,3")
+      ->delimiter(',');
   app->add_option("--seed", options->seed, "Default: a random one")
       // CLI11 would take a number that is too large as the largest.
       ->check([](const std::string& text) {
@@ -123,7 +135,13 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   AddSampling(client_app, &client.sampling);
   client_app->add_flag("--chat", client.chat, "Send PROMPT as a message of the user")
       ->excludes("--prompt-ids");
-  client_app->add_flag("--json", client.json, "Print one JSON object at the end");
+  CLI::Option* json =
+      client_app->add_flag("--json", client.json, "Print one JSON object at the end");
+  client_app->add_option("--n", client.n, "Answers to the prompt; needs --json")->needs(json);
+  client_app
+      ->add_option("--logprobs", client.logprobs,
+                   "Log-probabilities of the tokens and of so many others; needs --json")
+      ->needs(json);
   client_app->add_option("--timeout", client.timeout, "Deadline of the call in seconds")
       ->check(CLI::Range(0.0, 1e7));
   client_app

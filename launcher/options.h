@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -37,8 +38,18 @@ struct SamplingOptions {
   std::optional<double> temperature;
   std::optional<int32_t> top_k;
   std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
+  std::vector<std::pair<int32_t, double>> logit_bias;
   std::optional<int64_t> seed;
   std::optional<int32_t> max_tokens;
+  std::optional<int32_t> min_tokens;
+  bool ignore_eos = false;
+  std::vector<std::string> stop;
+  bool include_stop = false;
+  std::vector<int32_t> stop_token_ids;
 };
 
 struct GenerateOptions {
@@ -56,6 +67,8 @@ struct ClientOptions {
   std::vector<int32_t> prompt_ids;
   bool chat = false;  // the prompt is one message of the user, not raw text
   SamplingOptions sampling;
+  std::optional<int32_t> n;         // choices; only with json
+  std::optional<int32_t> logprobs;  // likewise
   bool json = false;
   double timeout = 0;     // seconds, of the call; 0: none
   double wait_ready = 0;  // seconds to wait for SERVING; 0: do not ask

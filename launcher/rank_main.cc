@@ -20,6 +20,7 @@
 #include "launcher/generate_front.h"
 #include "launcher/mpi_command.h"
 #include "launcher/rank_runtime.h"
+#include "launcher/sampling_request.h"
 #include "runtime/engine/engine.h"
 #include "runtime/server/serve_front.h"
 
@@ -118,16 +119,6 @@ absl::Status ReadPrompt(const GenerateOptions& options, GenerateJob& job,
   return absl::OkStatus();
 }
 
-server::SamplingRequest SamplingOf(const SamplingOptions& options) {
-  server::SamplingRequest request;
-  if (options.temperature) request.temperature = static_cast<float>(*options.temperature);
-  request.top_k = options.top_k;
-  if (options.top_p) request.top_p = static_cast<float>(*options.top_p);
-  request.seed = options.seed;
-  request.max_tokens = options.max_tokens;
-  return request;
-}
-
 // Tokens that prompt and answer can have together, on every rank: rank 0 knows
 // the prompt. 0: as long as the model allows.
 absl::StatusOr<int64_t> AgreeOnContext(parallel::Communicator& communicator,
@@ -184,6 +175,7 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
                 .weight_dtype = std::string(kernels::DTypeName(runtime.decoder().weight_dtype())),
                 .version = TANDEM_VERSION};
   model.defaults = DefaultsOf(runtime.generation());
+  model.ranks = [&runtime] { return runtime.DescribeRanks(); };
   front.SetModel(std::move(model));
   spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
                options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
@@ -207,7 +199,7 @@ int RunGenerateRank(const GenerateOptions& options) {
   StartLog(rank, spdlog::level::warn);
 
   GenerateJob job;
-  job.sampling = SamplingOf(options.sampling);
+  job.sampling = server::SamplingFromProto(ToProto(options.sampling));
   job.json = options.json;
   job.logits_file = options.logits_file;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;

@@ -75,6 +75,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
+  TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
         runtime->decoder_.get(), runtime->channel_.get(), runtime->communicator_.get());
@@ -214,6 +215,30 @@ const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
 }
 
 absl::Status RankRuntime::Work() { return engine::RunWorker(*decoder_, *channel_, *communicator_); }
+
+absl::Status RankRuntime::GatherRanks() {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> plans,
+                          communicator_->AllGatherBytes(Pack(plan_)));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> measured,
+                          communicator_->AllGatherBytes(Pack(engine::ResidentBytes())));
+  for (size_t i = 0; i < plans.size(); ++i) {
+    ranks_.push_back({.host = places_[i].host,
+                      .pid = places_[i].pid,
+                      .planned = Unpack<engine::MemoryPlan>(plans[i]),
+                      .measured_bytes = Unpack<uint64_t>(measured[i])});
+  }
+  return absl::OkStatus();
+}
+
+std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
+  std::vector<server::RankInfo> ranks = ranks_;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (places_[i].pid_namespace != places_[0].pid_namespace) continue;
+    const uint64_t now = engine::ResidentBytes(places_[i].pid);
+    if (now > 0) ranks[i].measured_bytes = now;
+  }
+  return ranks;
+}
 
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();

@@ -18,6 +18,7 @@
 #include "runtime/loader/model_config.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/model/decoder.h"
+#include "runtime/server/served_model.h"
 
 namespace tandem::launcher {
 
@@ -68,6 +69,9 @@ class RankRuntime {
   // Other ranks: until rank 0 shuts down.
   absl::Status Work();
 
+  // Of all ranks, as GetServerStatus tells them. Rank 0, any thread.
+  std::vector<server::RankInfo> DescribeRanks() const;
+
   // After the last step, on all ranks: everybody's report, by rank.
   absl::StatusOr<std::vector<RankReport>> GatherReports();
 
@@ -77,12 +81,14 @@ class RankRuntime {
   absl::Status SizeCache(const RankOptions& options);       // collective
   absl::Status LoadDecoder(const RankOptions& options);     // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
+  absl::Status GatherRanks();                               // collective
 
   int local_size_ = 1;  // ranks on this host
   std::unique_ptr<parallel::Communicator> communicator_;
   std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
   std::optional<loader::ModelFolder> folder_;
   std::vector<RankPlace> places_;
+  std::vector<server::RankInfo> ranks_;  // when all had loaded
   loader::ModelConfig config_;
   loader::GenerationConfig generation_;
   std::unique_ptr<loader::Checkpoint> checkpoint_;  // until the decoder takes it

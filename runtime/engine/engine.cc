@@ -158,8 +158,8 @@ absl::StatusOr<RequestId> Engine::Submit(Request request, EventSink sink) {
   }
   TANDEM_RETURN_IF_ERROR(ValidateSamplingParams(request.sampling, config_.vocab_size));
   if (request.sampling.n > config_.max_queue) {
-    return absl::InvalidArgumentError(absl::StrCat("n: ", request.sampling.n, ", the queue has ",
-                                                   config_.max_queue, " places"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("n: ", request.sampling.n, ", the queue has ", config_.max_queue, " places"));
   }
   auto open = std::make_unique<OpenRequest>();
   open->max_total_tokens = static_cast<int32_t>(
@@ -416,24 +416,18 @@ bool Engine::Emit(OpenRequest& open, Choice& choice, FinishReason reason,
       event_.top_logprobs.push_back(sample_.top_logprobs);
     }
   }
-  if (reason == FinishReason::kNone) {
-    event_.prompt_tokens = event_.cached_prompt_tokens = event_.completion_tokens = 0;
-    event_.timings = {};
-    event_.logits_hash = 0;
-  } else {
-    event_.prompt_tokens = sequence.num_prompt_tokens();
-    event_.cached_prompt_tokens = sequence.cached_prompt_tokens;
-    event_.completion_tokens = sequence.num_output_tokens();
-    event_.logits_hash = sequence.logits_hash ? sequence.logits_hash->Digest() : 0;
-    const Clock::time_point now = Clock::now();
-    const bool ran = choice.first_step_taken;
-    const bool produced = sequence.num_output_tokens() > 0;
-    event_.timings.queue_seconds = Seconds((ran ? choice.first_step : now) - open.submitted);
-    event_.timings.prefill_seconds =
-        ran ? Seconds((produced ? choice.first_token : now) - choice.first_step) : 0.0;
-    event_.timings.decode_seconds =
-        produced ? Seconds(choice.last_token - choice.first_token) : 0.0;
-  }
+  // On every event: the sink may end the choice with any.
+  event_.prompt_tokens = sequence.num_prompt_tokens();
+  event_.cached_prompt_tokens = sequence.cached_prompt_tokens;
+  event_.completion_tokens = sequence.num_output_tokens();
+  event_.logits_hash = sequence.logits_hash ? sequence.logits_hash->Digest() : 0;
+  const Clock::time_point now = Clock::now();
+  const bool ran = choice.first_step_taken;
+  const bool produced = sequence.num_output_tokens() > 0;
+  event_.timings.queue_seconds = Seconds((ran ? choice.first_step : now) - open.submitted);
+  event_.timings.prefill_seconds =
+      ran ? Seconds((produced ? choice.first_token : now) - choice.first_step) : 0.0;
+  event_.timings.decode_seconds = produced ? Seconds(choice.last_token - choice.first_token) : 0.0;
   return open.sink(event_);
 }
 

@@ -49,7 +49,7 @@ struct Event {
   // One entry per token where logprobs were asked for.
   std::vector<TokenLogprob> chosen_logprobs;
   std::vector<std::vector<TokenLogprob>> top_logprobs;
-  // Set on the finishing event.
+  // So far.
   int32_t prompt_tokens = 0;
   int32_t cached_prompt_tokens = 0;  // served by the prefix cache
   int32_t completion_tokens = 0;

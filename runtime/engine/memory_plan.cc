@@ -74,6 +74,10 @@ std::vector<std::string> GroupFolders(const std::string& controller) {
 
 uint64_t ResidentBytes() { return KilobyteField("/proc/self/status", {"RssAnon:", "RssShmem:"}); }
 
+uint64_t ResidentBytes(int64_t pid) {
+  return KilobyteField("/proc/" + std::to_string(pid) + "/status", {"RssAnon:", "RssShmem:"});
+}
+
 void PeakMemory::Sample() { peak_ = std::max(peak_, ResidentBytes()); }
 
 uint64_t AvailableMemory() {

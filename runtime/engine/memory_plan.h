@@ -22,6 +22,8 @@ struct MemoryPlan {
 // Memory that this process holds by itself, in bytes: anonymous and shared
 // pages, not the mapped files' (the kernel may drop those).
 uint64_t ResidentBytes();
+// The same of another process of this host; 0 where it is not to be seen.
+uint64_t ResidentBytes(int64_t pid);
 
 // The largest ResidentBytes() seen at any Sample().
 class PeakMemory {

@@ -83,9 +83,4 @@ void SerializeMessage(const google::protobuf::Message& message, grpc::ByteBuffer
   *bytes = grpc::ByteBuffer(&slice, 1);
 }
 
-grpc::Status ToGrpcStatus(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
-}
-
 }  // namespace tandem::server

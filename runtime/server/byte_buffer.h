@@ -6,7 +6,6 @@
 #include "absl/status/status.h"
 #include "google/protobuf/message.h"
 #include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/status.h"
 
 namespace tandem::server {
 
@@ -16,8 +15,5 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
 
 // Never fails for a message of ours within protobuf's 2 GiB.
 void SerializeMessage(const google::protobuf::Message& message, grpc::ByteBuffer* bytes);
-
-// The codes are the same numbers.
-grpc::Status ToGrpcStatus(const absl::Status& status);
 
 }  // namespace tandem::server

@@ -1,5 +1,6 @@
 #include "runtime/server/generate_call.h"
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <string>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "runtime/server/byte_buffer.h"
+#include "runtime/server/status_details.h"
 
 namespace tandem::server {
 namespace {
@@ -26,13 +28,19 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(std::function<void(GenerateCa
   return call;
 }
 
-void GenerateCall::Start(engine::EngineClient* engine, engine::Request request,
+void GenerateCall::Start(engine::EngineClient* engine, engine::Request request, StopTexts stops,
                          const tokenizer::Tokenizer* tokenizer) {
   {
     std::lock_guard lock(mutex_);
     engine_ = engine;
-    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, /*skip_special_tokens=*/true);
+    tokenizer_ = tokenizer;
     deadline_ = request.deadline;
+    choices_.resize(request.sampling.n);
+    open_choices_ = choices_.size();
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      if (tokenizer != nullptr) choices_[i].text.emplace(*tokenizer, stops);
+      choices_[i].pending.set_choice(static_cast<int32_t>(i));
+    }
   }
   absl::StatusOr<engine::RequestId> id = engine->Submit(
       std::move(request),
@@ -64,55 +72,101 @@ void GenerateCall::End(const absl::Status& status) {
 
 bool GenerateCall::OnEvent(const engine::Event& event) {
   std::lock_guard lock(mutex_);
+  Choice& choice = choices_[event.choice];
   const bool last = event.finish != engine::FinishReason::kNone;
-  if (last) engine_done_ = true;
-  if (end_.has_value()) return false;
-
-  pending_.mutable_token_ids()->Add(event.token_ids.begin(), event.token_ids.end());
-  if (decoder_.has_value()) {
-    // The stop token is no part of the answer's text.
-    std::span<const int32_t> ids = event.token_ids;
-    if (event.ended_by_token && !ids.empty()) ids = ids.first(ids.size() - 1);
-    for (const int32_t id : ids) {
-      // A model may have more logits than its tokenizer has tokens; such an id has no text.
-      absl::StatusOr<std::string> text = decoder_->Append(id);
-      if (text.ok()) pending_.mutable_text()->append(*text);
-    }
-    if (last) pending_.mutable_text()->append(decoder_->Flush());
+  if (end_.has_value()) {
+    if (last) ChoiceDoneLocked(choice);
+    return false;
   }
-  has_pending_ = has_pending_ || !event.token_ids.empty() || last;
-
+  AddTokensLocked(event, choice);
+  const bool stopped = choice.text.has_value() && choice.text->stopped_by().has_value();
   switch (event.finish) {
     case engine::FinishReason::kNone:
+      if (stopped) FinishChoiceLocked(event, choice);
       break;
     case engine::FinishReason::kStop:
-    case engine::FinishReason::kLength: {
-      pending_.set_finish_reason(event.finish == engine::FinishReason::kStop
-                                     ? v1::FINISH_REASON_STOP
-                                     : v1::FINISH_REASON_LENGTH);
-      v1::Usage* usage = pending_.mutable_usage();
-      usage->set_prompt_tokens(event.prompt_tokens);
-      usage->set_completion_tokens(event.completion_tokens);
-      usage->set_cached_prompt_tokens(event.cached_prompt_tokens);
-      v1::Timings* timings = pending_.mutable_timings();
-      SetDuration(event.timings.queue_seconds, timings->mutable_queue());
-      SetDuration(event.timings.prefill_seconds, timings->mutable_prefill());
-      SetDuration(event.timings.decode_seconds, timings->mutable_decode());
-      DecideLocked(grpc::Status::OK, /*drop_pending=*/false);
+    case engine::FinishReason::kLength:
+      FinishChoiceLocked(event, choice);
       break;
-    }
     case engine::FinishReason::kCancelled:
       // Not by us, or end_ would be set: the engine is going down.
+      ChoiceDoneLocked(choice);
       DecideLocked(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the engine dropped the request"),
                    /*drop_pending=*/false);
       break;
     case engine::FinishReason::kError:
       TANDEM_CHECK(!event.status.ok());
+      ChoiceDoneLocked(choice);
       DecideLocked(ToGrpcStatus(event.status), /*drop_pending=*/false);
       break;
   }
   AdvanceLocked();
-  return !last;
+  return !last && !stopped;
+}
+
+void GenerateCall::AddTokensLocked(const engine::Event& event, Choice& choice) {
+  v1::GenerateResponse& message = choice.pending;
+  message.mutable_token_ids()->Add(event.token_ids.begin(), event.token_ids.end());
+  if (choice.text.has_value()) {
+    // The stop token is no part of the answer's text.
+    std::span<const int32_t> ids = event.token_ids;
+    if (event.ended_by_token && !ids.empty()) ids = ids.first(ids.size() - 1);
+    choice.text->Append(ids, message.mutable_text());
+  }
+  const auto fill = [this](const engine::TokenLogprob& from, v1::TokenLogprob* to) {
+    to->set_token_id(from.token_id);
+    to->set_logprob(from.logprob);
+    if (tokenizer_ == nullptr) return;
+    const auto bytes = tokenizer_->TokenBytes(from.token_id);
+    if (bytes.ok()) to->set_token(bytes->data(), bytes->size());
+  };
+  for (size_t i = 0; i < event.chosen_logprobs.size(); ++i) {
+    v1::TokenLogprobs* logprobs = message.add_logprobs();
+    fill(event.chosen_logprobs[i], logprobs->mutable_chosen());
+    for (const engine::TokenLogprob& other : event.top_logprobs[i])
+      fill(other, logprobs->add_top());
+  }
+  choice.has_pending = choice.has_pending || !event.token_ids.empty();
+}
+
+void GenerateCall::FinishChoiceLocked(const engine::Event& event, Choice& choice) {
+  v1::GenerateResponse& message = choice.pending;
+  choice.has_pending = true;
+  if (choice.text.has_value()) choice.text->Flush(message.mutable_text());
+  // Flush may find one, too: then it came before the token that ended the answer.
+  if (choice.text.has_value() && choice.text->stopped_by().has_value()) {
+    message.set_finish_reason(v1::FINISH_REASON_STOP);
+    message.set_stop_text(*choice.text->stopped_by());
+  } else if (event.finish == engine::FinishReason::kLength) {
+    message.set_finish_reason(v1::FINISH_REASON_LENGTH);
+  } else {
+    message.set_finish_reason(v1::FINISH_REASON_STOP);
+    if (event.ended_by_token) message.set_stop_token_id(event.token_ids.back());
+  }
+  ChoiceDoneLocked(choice);
+  usage_.set_prompt_tokens(event.prompt_tokens);
+  usage_.set_completion_tokens(usage_.completion_tokens() + event.completion_tokens);
+  // The other choices find the prompt in the cache because the first has put it there.
+  if (event.choice == 0) {
+    usage_.set_cached_prompt_tokens(event.cached_prompt_tokens);
+    timings_.queue_seconds = event.timings.queue_seconds;
+    timings_.prefill_seconds = event.timings.prefill_seconds;
+  }
+  timings_.decode_seconds = std::max(timings_.decode_seconds, event.timings.decode_seconds);
+  if (open_choices_ > 0) return;
+  *message.mutable_usage() = usage_;
+  v1::Timings* timings = message.mutable_timings();
+  SetDuration(timings_.queue_seconds, timings->mutable_queue());
+  SetDuration(timings_.prefill_seconds, timings->mutable_prefill());
+  SetDuration(timings_.decode_seconds, timings->mutable_decode());
+  last_choice_ = static_cast<size_t>(event.choice);
+  DecideLocked(grpc::Status::OK, /*drop_pending=*/false);
+}
+
+void GenerateCall::ChoiceDoneLocked(Choice& choice) {
+  if (choice.done) return;
+  choice.done = true;
+  if (--open_choices_ == 0) engine_done_ = true;
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -122,7 +176,7 @@ void GenerateCall::OnWriteDone(bool ok) {
     writing_ = false;
     if (!ok) {
       // The client is gone; OnCancel says so too, before or after.
-      has_pending_ = false;
+      DropPendingLocked();
       cancel = !end_.has_value();
       DecideLocked(grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone"),
                    /*drop_pending=*/true);
@@ -135,7 +189,7 @@ void GenerateCall::OnWriteDone(bool ok) {
 void GenerateCall::OnCancel() {
   {
     std::lock_guard lock(mutex_);
-    has_pending_ = false;
+    DropPendingLocked();
     const bool late = deadline_.has_value() && engine::Clock::now() >= *deadline_;
     DecideLocked(late ? grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "the deadline passed")
                       : grpc::Status(grpc::StatusCode::CANCELLED, "cancelled by the client"),
@@ -153,18 +207,39 @@ void GenerateCall::OnDone() {
 void GenerateCall::DecideLocked(grpc::Status status, bool drop_pending) {
   if (end_.has_value()) return;
   end_ = std::move(status);
-  if (drop_pending) has_pending_ = false;
+  if (drop_pending) DropPendingLocked();
+}
+
+void GenerateCall::DropPendingLocked() {
+  for (Choice& choice : choices_) choice.has_pending = false;
+}
+
+GenerateCall::Choice* GenerateCall::NextLocked() {
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const size_t index = (next_choice_ + i) % choices_.size();
+    if (!choices_[index].has_pending || (end_.has_value() && index == last_choice_)) continue;
+    next_choice_ = index + 1;
+    return &choices_[index];
+  }
+  if (last_choice_ < choices_.size() && choices_[last_choice_].has_pending) {
+    return &choices_[last_choice_];
+  }
+  return nullptr;
 }
 
 void GenerateCall::AdvanceLocked() {
   // gRPC runs the reactions to these operations on its own threads, never inside the call that
   // starts them, so holding the mutex is safe.
   if (writing_ || finished_) return;
-  if (has_pending_) {
-    SerializeMessage(pending_, &buffer_);
-    pending_.Clear();
-    has_pending_ = false;
-    if (end_.has_value()) {
+  if (Choice* choice = NextLocked(); choice != nullptr) {
+    const int32_t index = choice->pending.choice();
+    SerializeMessage(choice->pending, &buffer_);
+    choice->pending.Clear();
+    choice->pending.set_choice(index);
+    choice->has_pending = false;
+    const bool more = std::any_of(choices_.begin(), choices_.end(),
+                                  [](const Choice& other) { return other.has_pending; });
+    if (end_.has_value() && !more) {
       finished_ = true;
       StartWriteAndFinish(&buffer_, grpc::WriteOptions(), *end_);
     } else {

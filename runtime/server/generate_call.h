@@ -13,13 +13,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "runtime/engine/engine_client.h"
-#include "runtime/tokenizer/stream_decoder.h"
+#include "runtime/server/answer_text.h"
 #include "tandem/v1/inference.pb.h"
 
 namespace tandem::server {
@@ -31,8 +32,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static std::shared_ptr<GenerateCall> Create(std::function<void(GenerateCall*)> on_done);
 
   // Hands the request to the engine; its refusal ends the stream. `engine` must live until
-  // on_done, and so must `tokenizer`, which is null for a model without one. Once only.
-  void Start(engine::EngineClient* engine, engine::Request request,
+  // on_done, and so must `tokenizer`, which is null for a model without one (then there are no
+  // stop texts). Once only.
+  void Start(engine::EngineClient* engine, engine::Request request, StopTexts stops,
              const tokenizer::Tokenizer* tokenizer);
 
   // Ends the stream with an error, after the write under way; the engine drops the request.
@@ -43,8 +45,20 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   explicit GenerateCall(std::function<void(GenerateCall*)> on_done)
       : on_done_(std::move(on_done)) {}
 
-  // The engine's thread. False: no more events, please.
+  struct Choice {
+    std::optional<AnswerText> text;  // none without a tokenizer
+    v1::GenerateResponse pending;    // not yet handed to gRPC
+    bool has_pending = false;
+    bool done = false;
+  };
+
+  // The engine's thread. False: no more events of this choice, please.
   bool OnEvent(const engine::Event& event);
+  // Adds tokens, text and log-probabilities to what is pending. Needs mutex_.
+  void AddTokensLocked(const engine::Event& event, Choice& choice);
+  // The choice's answer is complete; with the last one the stream is. Needs mutex_.
+  void FinishChoiceLocked(const engine::Event& event, Choice& choice);
+  void ChoiceDoneLocked(Choice& choice);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -52,6 +66,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // Sets how the stream ends, if that is not decided yet. Needs mutex_.
   void DecideLocked(grpc::Status status, bool drop_pending);
+  void DropPendingLocked();
+  // The choice whose message goes next; null where there is none. Needs mutex_.
+  Choice* NextLocked();
   // Starts the next operation, if one may be started. Needs mutex_.
   void AdvanceLocked();
   // Outside mutex_: the engine may call the sink meanwhile.
@@ -64,10 +81,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   engine::EngineClient* engine_ = nullptr;
   std::optional<engine::RequestId> request_id_;  // once Submit has returned
   std::optional<engine::Clock::time_point> deadline_;
-  bool engine_done_ = false;  // the finishing event came, or Submit refused
-  std::optional<tokenizer::StreamDecoder> decoder_;
-  v1::GenerateResponse pending_;  // not yet handed to gRPC
-  bool has_pending_ = false;
+  bool engine_done_ = false;  // all choices have finished, or Submit refused
+  const tokenizer::Tokenizer* tokenizer_ = nullptr;
+  std::vector<Choice> choices_;
+  size_t open_choices_ = 0;
+  size_t next_choice_ = 0;  // the first that may write: they take turns
+  size_t last_choice_ = 0;  // its message ends the stream
+  v1::Usage usage_;
+  engine::Timings timings_;
   bool writing_ = false;             // `buffer_` is gRPC's
   std::optional<grpc::Status> end_;  // decided; Finish may have to wait for a write
   bool finished_ = false;            // Finish was called: gRPC may be touched no more

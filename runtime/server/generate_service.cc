@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/server/byte_buffer.h"
 #include "runtime/server/chat_prompt.h"
+#include "runtime/server/status_details.h"
 #include "runtime/server/validation.h"
 #include "runtime/tokenizer/utf8.h"
 
@@ -30,15 +31,21 @@ std::optional<engine::Clock::time_point> Deadline(const grpc::CallbackServerCont
   return engine::Clock::now() + std::chrono::duration_cast<engine::Clock::duration>(left);
 }
 
-absl::StatusOr<engine::Request> MakeRequest(const v1::GenerateRequest& message,
-                                            const ServedModel& model) {
-  const engine::EngineLimits limits = model.engine->Limits();
+// What a call asks of the engine, and of the text in front of it.
+struct Job {
   engine::Request request;
+  StopTexts stops;
+};
+
+absl::StatusOr<Job> MakeJob(const v1::GenerateRequest& message, const ServedModel& model) {
+  const engine::EngineLimits limits = model.engine->Limits();
+  Job job;
+  engine::Request& request = job.request;
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText: {
       if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
       if (message.text().empty()) {
-        return absl::InvalidArgumentError("text: empty, allowed: at least 1 character");
+        return FieldError("text", "empty, allowed: at least 1 character");
       }
       TANDEM_ASSIGN_OR_RETURN(request.prompt_ids,
                               model.tokenizer->Encode(message.text(), /*add_special=*/true));
@@ -58,13 +65,18 @@ absl::StatusOr<engine::Request> MakeRequest(const v1::GenerateRequest& message,
       break;
     }
     case v1::GenerateRequest::PROMPT_NOT_SET:
-      return absl::InvalidArgumentError("prompt: not set, allowed: text, token_ids or messages");
+      return FieldError("prompt", "not set, allowed: text, token_ids or messages");
   }
   TANDEM_RETURN_IF_ERROR(CheckPrompt(request.prompt_ids, limits));
+  const SamplingRequest sampling = SamplingFromProto(message.sampling());
   TANDEM_ASSIGN_OR_RETURN(
-      request.sampling, MakeSampling(SamplingFromProto(message.sampling()), model.defaults, limits,
+      request.sampling, MakeSampling(sampling, model.defaults, limits,
                                      static_cast<int64_t>(request.prompt_ids.size()), FreshSeed()));
-  return request;
+  if (!sampling.stop.empty() && model.tokenizer == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("sampling.stop: ", kNoTokenizer));
+  }
+  job.stops = {sampling.stop, sampling.include_stop, request.sampling.min_tokens};
+  return job;
 }
 
 grpc::ServerUnaryReactor* FinishUnary(grpc::CallbackServerContext* context,
@@ -122,6 +134,48 @@ absl::Status DescribeInto(const ServedModel& model, const grpc::ByteBuffer& byte
   return absl::OkStatus();
 }
 
+absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
+                        grpc::ByteBuffer* out) {
+  v1::GetServerStatusRequest request;
+  TANDEM_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  const engine::EngineStats stats = model.engine->Stats();
+  v1::GetServerStatusResponse response;
+  response.set_version(model.info.version);
+  const auto uptime = std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::steady_clock::now() - model.ready_since);
+  response.mutable_uptime()->set_seconds(uptime.count() / 1'000'000'000);
+  response.mutable_uptime()->set_nanos(static_cast<int32_t>(uptime.count() % 1'000'000'000));
+  response.set_tp_degree(model.info.tp_degree);
+  const std::vector<RankInfo> ranks = model.ranks ? model.ranks() : std::vector<RankInfo>();
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    v1::RankStatus* rank = response.add_ranks();
+    rank->set_rank(static_cast<int32_t>(i));
+    rank->set_host(ranks[i].host);
+    rank->set_pid(ranks[i].pid);
+    v1::MemoryBytes* planned = rank->mutable_planned();
+    planned->set_weights(ranks[i].planned.weights);
+    planned->set_kv(ranks[i].planned.kv);
+    planned->set_workspace(ranks[i].planned.workspace);
+    planned->set_communication(ranks[i].planned.communication);
+    planned->set_process(ranks[i].planned.process);
+    planned->set_total(ranks[i].planned.total());
+    rank->set_measured_bytes(ranks[i].measured_bytes);
+  }
+  response.set_running(stats.running);
+  response.set_waiting(stats.waiting);
+  response.set_max_queue(model.engine->Limits().max_queue);
+  response.set_kv_blocks_used(stats.kv_blocks_used);
+  response.set_kv_blocks_total(stats.kv_blocks_total);
+  response.set_preemptions(stats.preemptions);
+  response.set_prompt_tokens(stats.prompt_tokens);
+  response.set_cached_prompt_tokens(stats.cached_prompt_tokens);
+  response.set_generated_tokens(stats.generated_tokens);
+  response.set_requests_finished(stats.requests_finished);
+  response.set_steps(stats.steps);
+  SerializeMessage(response, out);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 GenerateService::~GenerateService() { TANDEM_CHECK(calls_.empty()); }
@@ -167,9 +221,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
     TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Model());
     v1::GenerateRequest message;
     TANDEM_RETURN_IF_ERROR(ParseMessage(*bytes, &message));
-    TANDEM_ASSIGN_OR_RETURN(engine::Request request, MakeRequest(message, *model));
-    request.deadline = Deadline(*context);
-    call->Start(model->engine, std::move(request), model->tokenizer);
+    TANDEM_ASSIGN_OR_RETURN(Job job, MakeJob(message, *model));
+    job.request.deadline = Deadline(*context);
+    call->Start(model->engine, std::move(job.request), std::move(job.stops), model->tokenizer);
     return absl::OkStatus();
   };
   if (absl::Status status = submit(); !status.ok()) call->End(status);
@@ -198,6 +252,14 @@ grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext*
   const auto model = Model();
   return FinishUnary(context,
                      model.ok() ? DescribeInto(**model, *request, response) : model.status());
+}
+
+grpc::ServerUnaryReactor* GenerateService::GetServerStatus(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  const auto model = Model();
+  return FinishUnary(context,
+                     model.ok() ? StatusInto(**model, *request, response) : model.status());
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> GenerateService::Model() const {

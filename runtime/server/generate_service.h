@@ -1,4 +1,5 @@
-// tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel. Lives as long as the
+// tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel,
+// GetServerStatus. Lives as long as the
 // process, the model comes later: until SetModel every call gets UNAVAILABLE.
 //
 // Threads: the methods run on gRPC's threads (validation and tokenization too); the rest of the
@@ -26,7 +27,9 @@ namespace internal {
 using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate<
     v1::InferenceService::WithRawCallbackMethod_Tokenize<
         v1::InferenceService::WithRawCallbackMethod_Detokenize<
-            v1::InferenceService::WithRawCallbackMethod_GetModel<v1::InferenceService::Service>>>>;
+            v1::InferenceService::WithRawCallbackMethod_GetModel<
+                v1::InferenceService::WithRawCallbackMethod_GetServerStatus<
+                    v1::InferenceService::Service>>>>>;
 }  // namespace internal
 
 class GenerateService final : public internal::RawInferenceService {
@@ -60,6 +63,9 @@ class GenerateService final : public internal::RawInferenceService {
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetServerStatus(grpc::CallbackServerContext* context,
+                                            const grpc::ByteBuffer* request,
+                                            grpc::ByteBuffer* response) override;
 
  private:
   // The model, or UNAVAILABLE while it loads.

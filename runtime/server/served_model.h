@@ -1,12 +1,15 @@
 // What a front serves, once it is loaded. Plain data and borrowed pointers.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/engine/engine_client.h"
+#include "runtime/engine/memory_plan.h"
 #include "runtime/tokenizer/jinja/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -32,12 +35,22 @@ struct ModelInfo {
   std::string version;
 };
 
+// A rank in the answer of GetServerStatus.
+struct RankInfo {
+  std::string host;
+  int64_t pid = 0;
+  engine::MemoryPlan planned;
+  uint64_t measured_bytes = 0;  // anonymous and shared memory
+};
+
 struct ServedModel {
   engine::EngineClient* engine = nullptr;           // outlives the server; limits are asked of it
   const tokenizer::Tokenizer* tokenizer = nullptr;  // outlives the server; null: ids only
   const jinja::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
   SamplingDefaults defaults;
+  std::function<std::vector<RankInfo>()> ranks;  // any thread; empty: not told
+  std::chrono::steady_clock::time_point ready_since = std::chrono::steady_clock::now();
 };
 
 }  // namespace tandem::server

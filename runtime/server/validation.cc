@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/server/status_details.h"
 
 namespace tandem::server {
 namespace {
@@ -17,7 +18,7 @@ constexpr float kMaxBias = 100.0f;
 
 template <typename T>
 absl::Status OutOfRange(absl::string_view field, T found, absl::string_view allowed) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", found, ", allowed: ", allowed));
+  return FieldError(std::string(field), absl::StrCat(found, ", allowed: ", allowed));
 }
 
 }  // namespace
@@ -40,6 +41,10 @@ SamplingRequest SamplingFromProto(const v1::SamplingParams& params) {
             [](const auto& a, const auto& b) { return a.first < b.first; });
   if (params.has_min_tokens()) request.min_tokens = params.min_tokens();
   request.ignore_eos = params.ignore_eos();
+  if (params.has_n()) request.n = params.n();
+  request.stop.assign(params.stop().begin(), params.stop().end());
+  request.include_stop = params.include_stop();
+  if (params.has_logprobs()) request.logprobs = params.logprobs();
   return request;
 }
 
@@ -55,14 +60,14 @@ absl::Status CheckTokenIds(std::span<const int32_t> ids, int32_t vocab_size, con
 
 absl::Status CheckPrompt(std::span<const int32_t> prompt_ids, const engine::EngineLimits& limits) {
   if (prompt_ids.empty()) {
-    return absl::InvalidArgumentError("prompt: empty, allowed: at least 1 token");
+    return FieldError("prompt", "empty, allowed: at least 1 token");
   }
   // Length first: it is the cheaper check and the commoner mistake.
   const auto size = static_cast<int64_t>(prompt_ids.size());
   if (size >= limits.max_model_len) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt: ", size, " tokens, allowed: at most ",
-                                                   limits.max_model_len - 1, " (the context is ",
-                                                   limits.max_model_len, " tokens)"));
+    return FieldError("prompt",
+                      absl::StrCat(size, " tokens, allowed: at most ", limits.max_model_len - 1,
+                                   " (the context is ", limits.max_model_len, " tokens)"));
   }
   return CheckTokenIds(prompt_ids, limits.vocab_size, "prompt.token_ids");
 }
@@ -146,6 +151,29 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
       CheckTokenIds(request.stop_token_ids, limits.vocab_size, "sampling.stop_token_ids");
   if (!status.ok()) return status;
   params.stop_token_ids = request.stop_token_ids;
+
+  params.n = request.n.value_or(1);
+  const int32_t most_choices = std::min(kMaxChoices, limits.max_queue);
+  if (params.n < 1 || params.n > most_choices) {
+    return OutOfRange("sampling.n", params.n, absl::StrCat("1 to ", most_choices));
+  }
+  if (request.logprobs.has_value()) {
+    params.logprobs = *request.logprobs;
+    if (params.logprobs < 0 || params.logprobs > kMaxLogprobs) {
+      return OutOfRange("sampling.logprobs", params.logprobs, absl::StrCat("0 to ", kMaxLogprobs));
+    }
+  }
+  if (request.stop.size() > kMaxStopTexts) {
+    return OutOfRange("sampling.stop", request.stop.size(),
+                      absl::StrCat("at most ", kMaxStopTexts, " texts"));
+  }
+  for (size_t i = 0; i < request.stop.size(); ++i) {
+    const size_t size = request.stop[i].size();
+    if (size == 0 || size > kMaxStopTextBytes) {
+      return OutOfRange(absl::StrCat("sampling.stop[", i, "]"), absl::StrCat(size, " bytes"),
+                        absl::StrCat("1 to ", kMaxStopTextBytes));
+    }
+  }
   return params;
 }
 

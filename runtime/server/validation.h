@@ -1,11 +1,12 @@
 // From what a caller asked for to what the engine runs: defaults filled in, every value checked.
 // The gRPC service and the command line both come through here, so they agree on ranges. Pure
-// functions; errors are INVALID_ARGUMENT, "FIELD: FOUND, allowed: RANGE".
+// functions; errors are FieldErrors, "FIELD: FOUND, allowed: RANGE".
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,11 @@ namespace tandem::server {
 // More stop ids than any model has; bounds the work of a step.
 inline constexpr int kMaxStopTokenIds = 256;
 inline constexpr int kMaxLogitBiases = 1024;
+inline constexpr int32_t kMaxChoices = 64;
+inline constexpr int32_t kMaxLogprobs = 20;
+// Each text is looked for at every token.
+inline constexpr size_t kMaxStopTexts = 16;
+inline constexpr size_t kMaxStopTextBytes = 256;
 
 // Sampling as a caller wrote it; nullopt where nothing was said.
 struct SamplingRequest {
@@ -37,6 +43,10 @@ struct SamplingRequest {
   std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100]; at most kMaxLogitBiases
   std::optional<int32_t> min_tokens;                  // 0 to max_tokens; default 0
   bool ignore_eos = false;
+  std::optional<int32_t> n;         // 1 to kMaxChoices; default 1
+  std::vector<std::string> stop;    // each of 1 to kMaxStopTextBytes; at most kMaxStopTexts
+  bool include_stop = false;        // stop texts are the front's business, not the engine's
+  std::optional<int32_t> logprobs;  // 0 to kMaxLogprobs; default none
 };
 
 SamplingRequest SamplingFromProto(const v1::SamplingParams& params);

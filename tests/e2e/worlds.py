@@ -24,6 +24,10 @@ import grpc  # noqa: E402
 
 # The health stubs live in a package named like the library's.
 grpc.__path__.append(STUBS + "/grpc")
+import google  # noqa: E402
+
+google.__path__ = [*google.__path__, STUBS + "/google"]
+from google.rpc import error_details_pb2, status_pb2  # noqa: E402
 from grpc.health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
 from tandem.v1 import inference_pb2 as pb  # noqa: E402
 from tandem.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
@@ -31,6 +35,21 @@ from tandem.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
 SHARED = pathlib.Path(os.environ.get("TANDEM_SHARED", SOURCE.parent / "shared"))
 DEMO = SOURCE / "tests/models/demo"
 GOLDEN = SOURCE / "tests/golden/logits"
+
+
+def details(error: grpc.RpcError):
+  """The details of google.rpc.Status that a failed call carries, unpacked."""
+  for key, value in error.trailing_metadata() or ():
+    if key == "grpc-status-details-bin":
+      status = status_pb2.Status.FromString(value)
+      found = []
+      for any_message in status.details:
+        for kind in (error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+          if any_message.Is(kind.DESCRIPTOR):
+            found.append(kind())
+            any_message.Unpack(found[-1])
+      return found
+  return []
 
 
 def shared(path: str) -> pathlib.Path:
