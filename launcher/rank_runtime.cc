@@ -18,6 +18,9 @@ namespace {
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
 
+// What MPI itself allocates when it first exchanges with a rank of the host.
+constexpr uint64_t kMpiBytesPerPeer = 64 << 10;
+
 std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
 
 absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights) {
@@ -50,6 +53,7 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
     const uint64_t nodes = std::max(plan.attention_tree.nodes.size(), plan.ffn_tree.nodes.size());
     const uint64_t floats = options.max_tokens * plan.shape.hidden;
     bytes = nodes * std::max<uint64_t>(floats / plan.tp + 1, 8 << 10) * sizeof(float);
+    bytes += (plan.tp - 1) * kMpiBytesPerPeer;
   }
   if (rank == 0) {
     const uint64_t copies = plan.tp > 1 ? 2 : 1;
