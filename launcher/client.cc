@@ -14,8 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "launcher/client_channel.h"
 #include "launcher/exit_code.h"
 #include "launcher/sampling_request.h"
 #include "nlohmann/json.hpp"
@@ -153,10 +152,10 @@ std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateRes
 }  // namespace
 
 int RunClient(const ClientOptions& options) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);  // it may just be starting
-  const auto channel =
-      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  const absl::StatusOr<std::shared_ptr<grpc::Channel>> connected =
+      MakeChannel(options.address, options.channel);
+  if (!connected.ok()) return ReportError(connected.status());
+  const std::shared_ptr<grpc::Channel>& channel = *connected;
   if (options.wait_ready > 0) {
     if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
       return ReportError(status);
@@ -170,6 +169,9 @@ int RunClient(const ClientOptions& options) {
         absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on")));
   }
   grpc::ClientContext context;
+  if (const absl::Status status = AddToken(options.channel, &context); !status.ok()) {
+    return ReportError(status);
+  }
   if (options.timeout > 0) context.set_deadline(After(options.timeout));
   auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;

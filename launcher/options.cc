@@ -98,7 +98,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   ServeOptions serve;
   CLI::App* serve_app = app.add_subcommand("serve", "Answer gRPC requests");
   AddModelOptions(serve_app, &serve.model);
-  serve_app->add_option("--listen", serve.listen, "HOST:PORT")->capture_default_str();
+  serve_app->add_option("--listen", serve.listen, "HOST:PORT, [IPv6]:PORT or unix:PATH")
+      ->capture_default_str();
   serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
       ->capture_default_str();
@@ -118,6 +119,34 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       ->check(CLI::Range(0, 1000000))
       ->capture_default_str();
   serve_app->add_option("--name", serve.name, "Name of the model for clients");
+  serve_app->add_option("--tls-cert", serve.tls_cert, "Certificate chain to show, PEM");
+  serve_app->add_option("--tls-key", serve.tls_key, "Its private key, PEM");
+  serve_app->add_option("--tls-client-ca", serve.tls_client_ca,
+                        "Ask clients for certificates signed by this one, PEM");
+  serve_app->add_option("--auth-token-file", serve.auth_token_file,
+                        "Bearer tokens of those who may call, one a line");
+  serve_app
+      ->add_option("--max-message-bytes", serve.max_message_bytes, "Longest request, such as 4MiB")
+      ->check([](const std::string& text) {
+        return !text.empty() && text[0] == '-' ? "expected a size such as 4MiB, found " + text
+                                               : std::string();
+      })
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->check(CLI::Range(uint64_t{1024}, uint64_t{kMaxCount}));
+  serve_app->add_option("--max-streams", serve.max_streams, "Open calls of one connection")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  const auto add_seconds = [&](const char* name, double* value, const char* what) {
+    serve_app->add_option(name, *value, what)->check(CLI::Range(0.0, 1e6))->capture_default_str();
+  };
+  add_seconds("--max-connection-age", &serve.max_connection_age,
+              "Seconds after which a connection is asked to go; 0: never");
+  add_seconds("--max-connection-age-grace", &serve.max_connection_age_grace,
+              "Seconds that its streams then have");
+  add_seconds("--max-connection-idle", &serve.max_connection_idle,
+              "Seconds without a call after which a connection is closed; 0: never");
+  add_seconds("--keepalive-time", &serve.keepalive_time,
+              "Seconds of silence after which a client is asked for a sign of life");
 
   GenerateOptions generate;
   CLI::App* generate_app = app.add_subcommand("generate", "Answer one prompt and end");
@@ -130,7 +159,16 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
 
   ClientOptions client;
   CLI::App* client_app = app.add_subcommand("client", "Send one prompt to a server");
-  client_app->add_option("--addr", client.address, "HOST:PORT")->capture_default_str();
+  client_app->add_option("--addr", client.address, "HOST:PORT or unix:PATH")->capture_default_str();
+  client_app->add_flag("--tls", client.channel.tls, "Encrypt, by the system's certificates");
+  client_app->add_option("--tls-ca", client.channel.tls_ca,
+                         "Encrypt; the certificate that signs the server's, PEM");
+  client_app->add_option("--tls-cert", client.channel.tls_cert, "Certificate of this client, PEM");
+  client_app->add_option("--tls-key", client.channel.tls_key, "Its private key, PEM");
+  client_app->add_option("--tls-name", client.channel.tls_name,
+                         "Name in the server's certificate, if not the host's");
+  client_app->add_option("--token-file", client.channel.token_file,
+                         "File with the bearer token to send");
   AddPrompt(client_app, &client.prompt, &client.prompt_ids);
   AddSampling(client_app, &client.sampling);
   client_app->add_flag("--chat", client.chat, "Send PROMPT as a message of the user")

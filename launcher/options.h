@@ -28,10 +28,27 @@ struct ServeOptions {
   ModelOptions model;
   std::string listen = "127.0.0.1:50051";
   int64_t max_queue = 1024;
-  double drain_timeout = 30;  // seconds
-  double step_timeout = 30;   // seconds that a rank may keep the others waiting
-  int max_restarts = 5;       // of a failed world, in a row
-  std::string name;           // in GetModel; empty: MODEL's last part
+  double drain_timeout = 30;                     // seconds
+  double step_timeout = 30;                      // seconds that a rank may keep the others waiting
+  int max_restarts = 5;                          // of a failed world, in a row
+  std::string name;                              // in GetModel; empty: MODEL's last part
+  std::string tls_cert, tls_key, tls_client_ca;  // PEM files; empty: none
+  std::string auth_token_file;
+  uint64_t max_message_bytes = 4 << 20;
+  int max_streams = 4096;                // of one connection
+  double max_connection_age = 0;         // seconds; 0: no limit
+  double max_connection_age_grace = 60;  // seconds
+  double max_connection_idle = 0;        // seconds; 0: no limit
+  double keepalive_time = 60;            // seconds
+};
+
+// How a client reaches the server.
+struct ChannelOptions {
+  bool tls = false;               // by the system's roots
+  std::string tls_ca;             // PEM; in place of the system's
+  std::string tls_cert, tls_key;  // of this client
+  std::string tls_name;           // that the server's certificate is to show, if not the host's
+  std::string token_file;         // its first line goes along as the bearer token
 };
 
 struct SamplingOptions {
@@ -67,6 +84,7 @@ struct ClientOptions {
   std::vector<int32_t> prompt_ids;
   bool chat = false;  // the prompt is one message of the user, not raw text
   SamplingOptions sampling;
+  ChannelOptions channel;
   std::optional<int32_t> n;         // choices; only with json
   std::optional<int32_t> logprobs;  // likewise
   bool json = false;

@@ -79,6 +79,32 @@ std::chrono::milliseconds HeartbeatInterval(const ServeOptions& options) {
       static_cast<int64_t>(std::min(5.0, options.step_timeout / 4) * 1e3));
 }
 
+server::GrpcServerOptions ServerOptionsOf(const ServeOptions& options) {
+  const auto milliseconds = [](double seconds) {
+    return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+  };
+  server::GrpcServerOptions server;
+  server.listen = options.listen;
+  server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  server.max_receive_bytes = static_cast<int>(options.max_message_bytes);
+  server.max_streams_per_connection = options.max_streams;
+  server.keepalive_time = milliseconds(options.keepalive_time);
+  server.max_connection_age = milliseconds(options.max_connection_age);
+  server.max_connection_age_grace = milliseconds(options.max_connection_age_grace);
+  server.max_connection_idle = milliseconds(options.max_connection_idle);
+  return server;
+}
+
+// What a cautious operator wants to know before the first request.
+void WarnOfOpenDoors(const ServeOptions& options) {
+  const bool local =
+      options.listen.rfind("127.", 0) == 0 || options.listen.rfind("[::1]", 0) == 0 ||
+      options.listen.rfind("localhost:", 0) == 0 || options.listen.rfind("unix:", 0) == 0;
+  if (local || !options.tls_cert.empty()) return;
+  spdlog::warn("{} is reached without encryption{}; see --tls-cert", options.listen,
+               options.auth_token_file.empty() ? "" : ", tokens can be read on the way");
+}
+
 RankOptions RankOptionsOf(const ModelOptions& model) {
   RankOptions options;
   options.model = model.model;
@@ -252,9 +278,11 @@ int RunServeRank(const ServeOptions& options) {
   std::unique_ptr<server::ServeFront> front;
   absl::Status started;
   if (rank == 0) {
+    WarnOfOpenDoors(options);
     // The port first: a second server on it should not load a model to find out.
     server::ServeFrontOptions front_options;
-    front_options.server.listen = options.listen;
+    front_options.server = ServerOptionsOf(options);
+    front_options.auth_token_file = options.auth_token_file;
     // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
     front_options.sigterm_is_loss =
         communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;

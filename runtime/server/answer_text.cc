@@ -34,7 +34,12 @@ void AnswerText::Append(std::span<const int32_t> ids, std::string* out) {
 
 void AnswerText::Flush(std::string* out) {
   if (stopped_by_.has_value()) return;
-  held_.append(decoder_.Flush());
+  const std::string rest = decoder_.Flush();
+  if (tokens_ <= stops_.min_tokens) {
+    out->append(rest);
+    return;
+  }
+  held_.append(rest);
   Release(out);
   out->append(held_);
   held_.clear();

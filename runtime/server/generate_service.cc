@@ -217,6 +217,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
   std::shared_ptr<GenerateCall> call =
       GenerateCall::Create([this](GenerateCall* done) { Remove(done); });
   const auto submit = [&]() -> absl::Status {
+    TANDEM_RETURN_IF_ERROR(Authorize(*context));
     TANDEM_RETURN_IF_ERROR(Admit(call));
     TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, Model());
     v1::GenerateRequest message;
@@ -233,7 +234,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
 grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request,
                                                     grpc::ByteBuffer* response) {
-  const auto model = Model();
+  const auto model = ModelFor(*context);
   return FinishUnary(context,
                      model.ok() ? TokenizeInto(**model, *request, response) : model.status());
 }
@@ -241,7 +242,7 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
-  const auto model = Model();
+  const auto model = ModelFor(*context);
   return FinishUnary(context,
                      model.ok() ? DetokenizeInto(**model, *request, response) : model.status());
 }
@@ -249,7 +250,7 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request,
                                                     grpc::ByteBuffer* response) {
-  const auto model = Model();
+  const auto model = ModelFor(*context);
   return FinishUnary(context,
                      model.ok() ? DescribeInto(**model, *request, response) : model.status());
 }
@@ -257,7 +258,7 @@ grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* GenerateService::GetServerStatus(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  const auto model = Model();
+  const auto model = ModelFor(*context);
   return FinishUnary(context,
                      model.ok() ? StatusInto(**model, *request, response) : model.status());
 }
@@ -266,6 +267,16 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> GenerateService::Model() cons
   std::lock_guard lock(mutex_);
   if (model_ != nullptr) return model_;
   return stopped_.ok() ? absl::UnavailableError("the model is still loading") : stopped_;
+}
+
+absl::Status GenerateService::Authorize(const grpc::CallbackServerContext& context) const {
+  return tokens_ == nullptr ? absl::OkStatus() : tokens_->Check(context);
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> GenerateService::ModelFor(
+    const grpc::CallbackServerContext& context) const {
+  TANDEM_RETURN_IF_ERROR(Authorize(context));
+  return Model();
 }
 
 absl::Status GenerateService::Admit(const std::shared_ptr<GenerateCall>& call) {

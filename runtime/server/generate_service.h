@@ -13,9 +13,11 @@
 #include <memory>
 #include <mutex>
 #include <unordered_set>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "grpcpp/support/server_callback.h"
+#include "runtime/server/bearer_tokens.h"
 #include "runtime/server/generate_call.h"
 #include "runtime/server/served_model.h"
 #include "tandem/v1/inference.grpc.pb.h"
@@ -34,7 +36,9 @@ using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate
 
 class GenerateService final : public internal::RawInferenceService {
  public:
-  GenerateService() = default;
+  // `tokens` may be null: then any client may call.
+  explicit GenerateService(std::unique_ptr<BearerTokens> tokens = nullptr)
+      : tokens_(std::move(tokens)) {}
   ~GenerateService() override;
 
   // Calls are served from now on. Once only.
@@ -75,6 +79,12 @@ class GenerateService final : public internal::RawInferenceService {
   absl::Status Admit(const std::shared_ptr<GenerateCall>& call);
   void Remove(GenerateCall* call);
 
+  absl::Status Authorize(const grpc::CallbackServerContext& context) const;
+  // The model for a call that is allowed; see Model.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> ModelFor(
+      const grpc::CallbackServerContext& context) const;
+
+  const std::unique_ptr<BearerTokens> tokens_;
   mutable std::mutex mutex_;
   std::condition_variable idle_;
   std::shared_ptr<const ServedModel> model_;

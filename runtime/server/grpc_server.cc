@@ -88,10 +88,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
   TANDEM_RETURN_IF_ERROR(ProbeAddress(options.listen));
 
+  TANDEM_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
+
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   std::unique_ptr<GrpcServer> result(new GrpcServer());
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &result->port_);
+  builder.AddListeningPort(options.listen, credentials, &result->port_);
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(options.max_receive_bytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -103,6 +105,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              static_cast<int>(options.min_client_ping_interval.count()));
+  const auto set_if = [&builder](const char* name, std::chrono::milliseconds value) {
+    if (value.count() > 0) builder.AddChannelArgument(name, static_cast<int>(value.count()));
+  };
+  set_if(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.max_connection_age);
+  if (options.max_connection_age.count() > 0) {
+    set_if(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, options.max_connection_age_grace);
+  }
+  set_if(GRPC_ARG_MAX_CONNECTION_IDLE_MS, options.max_connection_idle);
   result->server_ = builder.BuildAndStart();
   const bool is_unix = options.listen.rfind("unix:", 0) == 0;
   if (result->server_ == nullptr || (result->port_ == 0 && !is_unix)) {

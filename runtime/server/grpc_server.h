@@ -9,12 +9,14 @@
 #include "absl/status/statusor.h"
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/server.h"
+#include "runtime/server/tls_files.h"
 
 namespace tandem::server {
 
 struct GrpcServerOptions {
   // HOST:PORT, [IPv6]:PORT or unix:PATH. Port 0 takes a free one.
   std::string listen = "127.0.0.1:50051";
+  TlsFiles tls;
   // The longest request. A prompt of 131,072 tokens takes under 1 MiB.
   int max_receive_bytes = 4 << 20;
   // Streams of one connection; more wait in the client.
@@ -25,13 +27,19 @@ struct GrpcServerOptions {
   std::chrono::milliseconds keepalive_timeout{20'000};
   // A client that asks more often than this, without data in between, is disconnected.
   std::chrono::milliseconds min_client_ping_interval{10'000};
+  // A connection this old, or without a call for so long, is told to go, so that clients spread
+  // over new servers; its streams may go on for the grace. Zero: never.
+  std::chrono::milliseconds max_connection_age{0};
+  std::chrono::milliseconds max_connection_age_grace{60'000};
+  std::chrono::milliseconds max_connection_idle{0};
 };
 
 class GrpcServer {
  public:
   // Listens at once. The address is the server's alone: a port that is in use is an error (gRPC
   // would share it), as is an address that this machine does not have. UNAVAILABLE for these,
-  // INVALID_ARGUMENT for an address that is none; the address is in the message. `services` must
+  // INVALID_ARGUMENT for an address that is none; the address is in the message.
+  // CheckTlsFiles' errors. `services` must
   // outlive the server. Server reflection is registered too.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);

@@ -21,14 +21,21 @@ absl::Status CutShort() {
 
 }  // namespace
 
-ServeFront::ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals)
+ServeFront::ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals,
+                       std::unique_ptr<BearerTokens> tokens)
     : options_(std::move(options)),
       signals_(std::move(signals)),
-      health_({v1::InferenceService::service_full_name()}) {}
+      health_({v1::InferenceService::service_full_name()}),
+      service_(std::move(tokens)) {}
 
 absl::StatusOr<std::unique_ptr<ServeFront>> ServeFront::Start(
     ServeFrontOptions options, std::unique_ptr<DrainSignals> signals) {
-  std::unique_ptr<ServeFront> front(new ServeFront(std::move(options), std::move(signals)));
+  std::unique_ptr<BearerTokens> tokens;
+  if (!options.auth_token_file.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(tokens, BearerTokens::FromFile(options.auth_token_file));
+  }
+  std::unique_ptr<ServeFront> front(
+      new ServeFront(std::move(options), std::move(signals), std::move(tokens)));
   TANDEM_ASSIGN_OR_RETURN(
       front->server_,
       GrpcServer::Start(front->options_.server,

@@ -34,6 +34,8 @@ namespace tandem::server {
 
 struct ServeFrontOptions {
   GrpcServerOptions server;
+  // Of the callers; empty: anybody may call. Health and reflection are open in any case.
+  std::string auth_token_file;
   std::chrono::milliseconds drain_timeout{30'000};
   // SIGTERM says that the world is being ended now (mpirun does so when a rank is lost): open
   // streams get UNAVAILABLE while there is time. Else it drains.
@@ -72,7 +74,8 @@ class ServeFront {
   absl::Status WaitUntilStopped();
 
  private:
-  ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals);
+  ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals,
+             std::unique_ptr<BearerTokens> tokens);
 
   void WatchSignals();   // a thread
   void StopWhenAsked();  // a thread

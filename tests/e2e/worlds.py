@@ -105,8 +105,8 @@ def processes_of_group(leader: int):
 class Server:
   """`tandem serve` with a client; a context manager that stops it with SIGTERM."""
 
-  def __init__(self, model, *args, port=None, ready=True, command=None):
-    self.address = f"127.0.0.1:{port or free_port()}"
+  def __init__(self, model, *args, port=None, ready=True, command=None, address=None):
+    self.address = address or f"127.0.0.1:{port or free_port()}"
     command = command or [BINARY]
     self.process = subprocess.Popen(
         [*command, "serve", str(model), "--listen", self.address, *[str(a) for a in args]],

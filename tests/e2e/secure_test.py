@@ -1,0 +1,227 @@
+"""Who may reach the server and how: TLS, client certificates, tokens, limits of connections."""
+
+import contextlib
+import pathlib
+import subprocess
+import tempfile
+import time
+import unittest
+
+import worlds
+from worlds import grpc, health_pb2, health_pb2_grpc, pb, pb_grpc
+
+PROMPT = "<|bos|><|user|>Add 12 and 30.<|end|><|assistant|>"
+ANSWER = "12 + 30 = 42"
+LONG = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
+    temperature=1.0, max_tokens=480, ignore_eos=True))
+
+
+def openssl(folder, *args):
+  subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
+
+
+def make_certificates(folder):
+  """A CA, a server's and a client's certificate, and a key that belongs to none."""
+  openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca",
+          "-keyout", "ca.key", "-out", "ca.pem")
+  for name in ("server", "client", "other"):
+    openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-days", "2", "-copy_extensions", "copy", "-out", f"{name}.pem")
+  openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+          "/CN=stranger", "-keyout", "stranger.key", "-out", "stranger.pem")
+
+
+class Secure(unittest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    cls.temp = tempfile.TemporaryDirectory()
+    cls.folder = pathlib.Path(cls.temp.name)
+    make_certificates(cls.folder)
+
+  @classmethod
+  def tearDownClass(cls):
+    cls.temp.cleanup()
+
+  def file(self, name):
+    return str(self.folder / name)
+
+  def bytes_of(self, name):
+    return (self.folder / name).read_bytes()
+
+  @contextlib.contextmanager
+  def stub(self, server, root="ca.pem", pair=None):
+    credentials = grpc.ssl_channel_credentials(
+        self.bytes_of(root), *(self.bytes_of(f"{pair}.{kind}") if pair else None
+                               for kind in ("key", "pem")))
+    with grpc.secure_channel(server.address, credentials) as channel:
+      yield pb_grpc.InferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+
+  def ask(self, stub, metadata=()):
+    request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(temperature=0.0))
+    return "".join(m.text for m in stub.Generate(request, timeout=20, metadata=metadata))
+
+  def wait_serving(self, health):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+      with contextlib.suppress(grpc.RpcError):
+        if health.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True).status == (
+            health_pb2.HealthCheckResponse.SERVING):
+          return
+      time.sleep(0.05)
+    self.fail("not serving")
+
+  def test_tls(self):
+    server = worlds.Server(worlds.DEMO, "--threads", 1, "--tls-cert", self.file("server.pem"),
+                           "--tls-key", self.file("server.key"), ready=False)
+    with server:
+      with self.stub(server) as (stub, health):
+        self.wait_serving(health)
+        self.assertEqual(self.ask(stub), ANSWER)
+      with self.assertRaises(grpc.RpcError) as failed:  # in plain text
+        server.generate(PROMPT, timeout=5)
+      self.assertEqual(failed.exception.code(), grpc.StatusCode.UNAVAILABLE)
+      with self.stub(server, root="stranger.pem") as (stub, _):
+        with self.assertRaises(grpc.RpcError):
+          self.ask(stub)
+      done = worlds.run("client", "--addr", server.address, "--tls-ca", self.file("ca.pem"), PROMPT,
+                        "--temperature", "0")
+      self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+      done = worlds.run("client", "--addr", server.address, PROMPT)
+      self.assertEqual(done.returncode, 69)
+
+  def test_client_certificates(self):
+    server = worlds.Server(worlds.DEMO, "--threads", 1, "--tls-cert", self.file("server.pem"),
+                           "--tls-key", self.file("server.key"), "--tls-client-ca",
+                           self.file("ca.pem"), ready=False)
+    with server:
+      with self.stub(server, pair="client") as (stub, health):
+        self.wait_serving(health)
+        self.assertEqual(self.ask(stub), ANSWER)
+      for pair in (None, "stranger"):
+        with self.stub(server, pair=pair) as (stub, _):
+          with self.assertRaises(grpc.RpcError) as failed:
+            self.ask(stub)
+          self.assertEqual(failed.exception.code(), grpc.StatusCode.UNAVAILABLE)
+      done = worlds.run("client", "--addr", server.address, "--tls-ca", self.file("ca.pem"),
+                        "--tls-cert", self.file("client.pem"), "--tls-key",
+                        self.file("client.key"), PROMPT, "--temperature", "0")
+      self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+
+  def test_a_renewed_certificate_is_shown_without_a_restart(self):
+    for kind in ("pem", "key"):
+      (self.folder / f"shown.{kind}").write_bytes(self.bytes_of(f"server.{kind}"))
+    server = worlds.Server(worlds.DEMO, "--threads", 1, "--tls-cert", self.file("shown.pem"),
+                           "--tls-key", self.file("shown.key"), ready=False)
+    with server:
+      with self.stub(server) as (_, health):
+        self.wait_serving(health)
+      for kind in ("key", "pem"):
+        (self.folder / f"shown.{kind}").write_bytes(self.bytes_of(f"other.{kind}"))
+      deadline = time.monotonic() + 30
+      shown = ""
+      while "other" not in shown and time.monotonic() < deadline:
+        done = subprocess.run(["openssl", "s_client", "-connect", server.address, "-alpn", "h2"],
+                              input=b"", capture_output=True)
+        shown = next(l for l in done.stdout.decode(errors="replace").splitlines() if l.startswith("subject="))
+        time.sleep(0.5)
+      self.assertIn("other", shown)
+
+  def test_bad_files_end_the_start_with_one_line(self):
+    (self.folder / "no.pem").write_text("nothing")
+    cases = [
+        (["--tls-cert", "server.pem"], "--tls-key"),
+        (["--tls-cert", "missing.pem", "--tls-key", "server.key"], "missing.pem"),
+        (["--tls-cert", "no.pem", "--tls-key", "server.key"], "no.pem"),
+        (["--tls-cert", "server.pem", "--tls-key", "no.pem"], "no.pem"),
+        (["--tls-cert", "server.pem", "--tls-key", "other.key"], "other.key"),
+        (["--tls-client-ca", "ca.pem"], "--tls-cert"),
+        (["--auth-token-file", "missing.txt"], "missing.txt"),
+        (["--auth-token-file", "empty.txt"], "empty.txt"),
+    ]
+    (self.folder / "empty.txt").write_text("# none\n\n")
+    for arguments, named in cases:
+      arguments = [a if a.startswith("--") else self.file(a) for a in arguments]
+      done = worlds.run("serve", worlds.DEMO, "--listen", f"127.0.0.1:{worlds.free_port()}",
+                        *arguments, timeout=30)
+      self.assertEqual(done.returncode, 78, (arguments, done.stderr))
+      (line,) = done.stderr.decode().strip().splitlines()
+      self.assertIn(named, line)
+
+  def test_tokens(self):
+    tokens = self.folder / "tokens.txt"
+    tokens.write_text("# who may call\nfirst-token\nsecond-token\n")
+    with worlds.Server(worlds.DEMO, "--threads", 1, "--auth-token-file", tokens) as server:
+      def code_of(metadata):
+        try:
+          server.stub.GetModel(pb.GetModelRequest(), timeout=10, metadata=metadata)
+          self.ask(server.stub, metadata)
+          return grpc.StatusCode.OK
+        except grpc.RpcError as error:
+          return error.code()
+      for token, code in (("first-token", "OK"), ("second-token", "OK"),
+                          ("first-toke", "UNAUTHENTICATED"), ("", "UNAUTHENTICATED")):
+        found = code_of((("authorization", f"Bearer {token}"),))
+        self.assertEqual(found, grpc.StatusCode[code], token)
+      self.assertEqual(code_of(()), grpc.StatusCode.UNAUTHENTICATED)
+      for call, request in ((server.stub.Tokenize, pb.TokenizeRequest(text="x")),
+                            (server.stub.Detokenize, pb.DetokenizeRequest(ids=[1])),
+                            (server.stub.GetServerStatus, pb.GetServerStatusRequest())):
+        with self.assertRaises(grpc.RpcError) as failed:
+          call(request, timeout=10)
+        self.assertEqual(failed.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
+      # Probes need no token.
+      self.assertEqual(server.health(), health_pb2.HealthCheckResponse.SERVING)
+      # A changed file counts at once.
+      tokens.write_text("third-token\n")
+      self.assertEqual(code_of((("authorization", "Bearer third-token"),)), grpc.StatusCode.OK)
+      self.assertEqual(code_of((("authorization", "Bearer first-token"),)),
+                       grpc.StatusCode.UNAUTHENTICATED)
+      done = worlds.run("client", "--addr", server.address, "--token-file", tokens, PROMPT,
+                        "--temperature", "0")
+      self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+
+
+class Limits(unittest.TestCase):
+
+  def test_a_request_too_long(self):
+    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-message-bytes", "64KiB") as server:
+      with self.assertRaises(grpc.RpcError) as failed:
+        server.generate("x" * 70000)
+      self.assertEqual(failed.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], ANSWER)
+
+  def test_an_old_connection_goes_and_its_streams_end_well(self):
+    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-connection-age", "0.3",
+                       "--max-connection-age-grace", 30) as server:
+      # Longer than any age of the connection: six answers, one after the other in one stream's
+      # time; each call goes on over the connection's end or gets a new one.
+      begin = time.monotonic()
+      while time.monotonic() < begin + 2:
+        tokens = sum(len(m.token_ids) for m in server.stub.Generate(LONG, timeout=60))
+        self.assertEqual(tokens, 480)
+
+  def test_streams_of_one_connection(self):
+    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-streams", 2) as server:
+      calls = [server.stub.Generate(LONG, timeout=60) for _ in range(5)]
+      # The others wait in the client and are served in their turn.
+      for call in calls:
+        self.assertEqual(sum(len(m.token_ids) for m in call), 480)
+
+  def test_unix_sockets_and_ipv6(self):
+    with tempfile.TemporaryDirectory() as folder:
+      for address in (f"unix:{folder}/socket", f"[::1]:{worlds.free_port()}"):
+        server = worlds.Server(worlds.DEMO, "--threads", 1, address=address, ready=False)
+        with server:
+          done = worlds.run("client", "--addr", address, "--wait-ready", "20", PROMPT,
+                            "--temperature", "0")
+          if address.startswith("[") and server.process.poll() == 69:
+            self.skipTest("no IPv6 here")
+          self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+
+
+if __name__ == "__main__":
+  unittest.main()
