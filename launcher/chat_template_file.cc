@@ -2,7 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <istream>
 #include <optional>
 
 #include "absl/strings/match.h"
@@ -19,17 +19,29 @@ constexpr char kTemplateFile[] = "chat_template.jinja";
 constexpr char kConfigFile[] = "tokenizer_config.json";
 constexpr size_t kMaxBytes = size_t{64} << 20;
 
+// All of a stream, if it is no longer than a template or a conversation can be.
+absl::StatusOr<std::string> ReadBounded(std::istream& in, const std::string& name) {
+  std::string text(kMaxBytes + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (in.bad()) return absl::DataLossError(absl::StrCat(name, ": cannot be read"));
+  if (text.size() > kMaxBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": found more than ", kMaxBytes >> 20, " MiB, expected less"));
+  }
+  return text;
+}
+
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) {
     return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   }
   std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() || std::filesystem::is_directory(path, error)) {
+  if (!file.is_open() || std::filesystem::is_directory(path, error)) {
     return absl::DataLossError(absl::StrCat(path, ": cannot be read"));
   }
-  return text;
+  return ReadBounded(file, path);
 }
 
 absl::Status Render(const RenderOptions& options, std::istream& in, std::ostream& out) {
@@ -37,7 +49,7 @@ absl::Status Render(const RenderOptions& options, std::istream& in, std::ostream
   std::string text;
   std::string name = "standard input";
   if (options.messages == "-") {
-    text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+    TANDEM_ASSIGN_OR_RETURN(text, ReadBounded(in, name));
   } else {
     name = options.messages;
     TANDEM_ASSIGN_OR_RETURN(text, ReadFile(name));
