@@ -145,8 +145,11 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
               "Seconds that its streams then have");
   add_seconds("--max-connection-idle", &serve.max_connection_idle,
               "Seconds without a call after which a connection is closed; 0: never");
-  add_seconds("--keepalive-time", &serve.keepalive_time,
-              "Seconds of silence after which a client is asked for a sign of life");
+  serve_app
+      ->add_option("--keepalive-time", serve.keepalive_time,
+                   "Seconds of silence after which a client is asked for a sign of life")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
 
   GenerateOptions generate;
   CLI::App* generate_app = app.add_subcommand("generate", "Answer one prompt and end");

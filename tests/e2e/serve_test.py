@@ -174,6 +174,26 @@ class Ends(unittest.TestCase):
       self.assertEqual(server.process.returncode, 0, errors)
       server.channel.close()
 
+  def test_sigterm_to_ranks_that_srun_started_drains(self):
+    # srun gives PMIx and Slurm's variables, and signals the ranks themselves. mpirun stands in for
+    # it here, with its own mark taken away.
+    port = worlds.free_port()
+    srun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
+            "env", "-u", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID=0", "SLURM_PROCID=0",
+            "SLURM_STEP_NUM_TASKS=2", worlds.BINARY]
+    with worlds.Server(worlds.DEMO, "--threads", 1, port=port, command=srun) as server:
+      request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
+          temperature=0.0, max_tokens=400, ignore_eos=True))
+      call = server.stub.Generate(request, timeout=30)
+      tokens = len(next(iter(call)).token_ids)
+      status = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10)
+      for rank in status.ranks:
+        os.kill(rank.pid, signal.SIGTERM)
+      tokens += sum(len(message.token_ids) for message in call)
+      self.assertEqual(tokens, 400)
+      _, errors = server.process.communicate(timeout=30)
+      self.assertEqual(server.process.returncode, 0, errors)
+
   def test_nothing_survives_a_killed_launcher(self):
     for tp in (1, 3):
       server = worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1)
