@@ -278,7 +278,6 @@ int RunServeRank(const ServeOptions& options) {
   std::unique_ptr<server::ServeFront> front;
   absl::Status started;
   if (rank == 0) {
-    WarnOfOpenDoors(options);
     // The port first: a second server on it should not load a model to find out.
     server::ServeFrontOptions front_options;
     front_options.server = ServerOptionsOf(options);
@@ -290,6 +289,7 @@ int RunServeRank(const ServeOptions& options) {
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     started = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
+      WarnOfOpenDoors(options);
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
       chat_template = LoadChatTemplate(options.model.model);
       if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) {
