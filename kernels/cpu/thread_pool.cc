@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "kernels/base/check.h"
@@ -10,9 +11,12 @@
 namespace tandem::kernels {
 namespace {
 
-// Long enough to bridge the gaps between the operations of a step, short enough
-// that ranks sharing a core lose little to it.
-constexpr std::chrono::microseconds kSpin{50};
+// A waiting thread spins for this long, which bridges the gaps between the
+// operations of a step ...
+constexpr std::chrono::microseconds kSpin{10};
+// ... then offers its core to whoever wants it between looks, which bridges the
+// gaps between steps, and then sleeps.
+constexpr std::chrono::microseconds kYield{100};
 
 void Pause() {
 #if defined(__x86_64__)
@@ -22,14 +26,19 @@ void Pause() {
 #endif
 }
 
-// Waits until value differs from old: spins, then sleeps.
+// Waits until value differs from old.
 uint32_t WaitChange(std::atomic<uint32_t>& value, uint32_t old) {
-  const auto limit = std::chrono::steady_clock::now() + kSpin;
-  for (int round = 0;; ++round) {
-    const uint32_t now = value.load(std::memory_order_acquire);
-    if (now != old) return now;
-    Pause();
-    if (round % 64 == 63 && std::chrono::steady_clock::now() > limit) break;
+  constexpr int kLooks = 32;  // between two questions for the time
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    for (int look = 0; look < kLooks; ++look) {
+      const uint32_t now = value.load(std::memory_order_acquire);
+      if (now != old) return now;
+      Pause();
+    }
+    const auto waited = std::chrono::steady_clock::now() - start;
+    if (waited > kYield) break;
+    if (waited > kSpin) std::this_thread::yield();
   }
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);
@@ -39,6 +48,7 @@ uint32_t WaitChange(std::atomic<uint32_t>& value, uint32_t old) {
 
 ThreadPool::ThreadPool(int threads, std::vector<int> cpus) {
   TANDEM_CHECK(threads >= 1);
+  cursors_ = std::make_unique<Cursor[]>(threads);
   for (int t = 1; t < threads; ++t) {
     workers_.emplace_back([this, t] { Work(t); });
     if (static_cast<int>(cpus.size()) > t) {
@@ -52,9 +62,9 @@ ThreadPool::ThreadPool(int threads, std::vector<int> cpus) {
 }
 
 ThreadPool::~ThreadPool() {
-  stop_.store(true, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  order_.stop = true;
+  order_.generation.fetch_add(1, std::memory_order_release);
+  order_.generation.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -63,22 +73,49 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> task) {
     task(0);
     return;
   }
-  task_ = &task;
   running_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  order_.task.emplace(task);
+  order_.generation.fetch_add(1, std::memory_order_release);
+  order_.generation.notify_all();
   task(0);
   for (uint32_t left = running_.load(std::memory_order_acquire); left != 0;) {
     left = WaitChange(running_, left);
   }
 }
 
+void ThreadPool::ParallelFor(
+    int64_t items, int64_t grain,
+    absl::FunctionRef<void(int thread, int64_t begin, int64_t end)> body) {
+  TANDEM_CHECK(grain > 0);
+  if (items <= 0) return;
+  const int threads = size();
+  if (threads == 1 || items <= grain) {
+    body(0, 0, items);
+    return;
+  }
+  for (int t = 0; t < threads; ++t) {
+    const Share share = ShareOf(items, t, threads);
+    cursors_[t].next.store(share.begin, std::memory_order_relaxed);
+    cursors_[t].end = share.end;
+  }
+  Run([&](int thread) {
+    for (int i = 0; i < threads; ++i) {
+      Cursor& cursor = cursors_[(thread + i) % threads];
+      for (;;) {
+        const int64_t begin = cursor.next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= cursor.end) break;
+        body(thread, begin, std::min(begin + grain, cursor.end));
+      }
+    }
+  });
+}
+
 void ThreadPool::Work(int thread) {
   uint32_t seen = 0;
   for (;;) {
-    seen = WaitChange(generation_, seen);
-    if (stop_.load(std::memory_order_relaxed)) return;
-    (*task_)(thread);
+    seen = WaitChange(order_.generation, seen);
+    if (order_.stop) return;
+    (*order_.task)(thread);
     if (running_.fetch_sub(1, std::memory_order_release) == 1) running_.notify_one();
   }
 }

@@ -1,10 +1,12 @@
 // Threads made once; a parallel region costs two cache-line exchanges while they
-// are awake. Workers spin briefly for the next region, then sleep, so an idle
-// process uses no CPU.
+// are awake. Workers spin briefly for the next region, then give up the core and
+// then sleep, so an idle process uses no CPU and a busy neighbour loses little.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -27,14 +29,32 @@ class ThreadPool {
   // caller's), and returns when all have returned. Not reentrant.
   void Run(absl::FunctionRef<void(int thread)> task);
 
+  // Calls body on pieces of at most `grain` items that make up [0, items). Each
+  // thread walks its own contiguous share in order, so that it reads one stream,
+  // and then takes pieces of the others' shares: a thread whose core is taken
+  // away holds the rest up by one piece. Few items run on the caller alone. Which
+  // thread takes a piece is left to chance: results must not depend on it.
+  void ParallelFor(int64_t items, int64_t grain,
+                   absl::FunctionRef<void(int thread, int64_t begin, int64_t end)> body);
+
  private:
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   void Work(int thread);
 
   std::vector<std::thread> workers_;
-  const absl::FunctionRef<void(int)>* task_ = nullptr;
-  alignas(64) std::atomic<uint32_t> generation_{0};
+  std::unique_ptr<Cursor[]> cursors_;  // [size()], of ParallelFor
+  // What a worker needs to start lies in one line, what it answers in another.
+  struct alignas(64) Order {
+    std::atomic<uint32_t> generation{0};
+    bool stop = false;
+    std::optional<absl::FunctionRef<void(int)>> task;
+  };
+  Order order_;
   alignas(64) std::atomic<uint32_t> running_{0};
-  std::atomic<bool> stop_{false};
 };
 
 // Items [begin, end) of thread's even share of `items`.
