@@ -1,10 +1,14 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "kernels/base/check.h"
 
@@ -12,11 +16,20 @@ namespace tandem::kernels {
 namespace {
 
 // A waiting thread spins for this long, which bridges the gaps between the
-// operations of a step ...
-constexpr std::chrono::microseconds kSpin{10};
-// ... then offers its core to whoever wants it between looks, which bridges the
-// gaps between steps, and then sleeps.
-constexpr std::chrono::microseconds kYield{100};
+// operations of a step, and then sleeps. It never yields: a neighbour that
+// computes would keep the core for a whole time slice, while a thread that
+// sleeps takes it back when it is woken. With fewer cores than threads it sleeps
+// at once.
+constexpr std::chrono::microseconds kSpin{30};
+
+// CPUs that the threads may run on: those they are bound to, or the caller's.
+int CpuCount(const std::vector<int>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int cpu : cpus) CPU_SET(cpu, &set);
+  if (cpus.empty()) sched_getaffinity(0, sizeof(set), &set);
+  return CPU_COUNT(&set);
+}
 
 void Pause() {
 #if defined(__x86_64__)
@@ -26,27 +39,41 @@ void Pause() {
 #endif
 }
 
-// Waits until value differs from old.
-uint32_t WaitChange(std::atomic<uint32_t>& value, uint32_t old) {
+void Futex(std::atomic<uint32_t>& word, int operation, uint32_t value) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation, value, nullptr, nullptr, 0);
+}
+
+}  // namespace
+
+uint32_t ThreadPool::Signal::AwaitChange(uint32_t old, std::chrono::microseconds spin) {
   constexpr int kLooks = 32;  // between two questions for the time
-  const auto start = std::chrono::steady_clock::now();
-  for (;;) {
+  const auto limit = std::chrono::steady_clock::now() + spin;
+  do {
     for (int look = 0; look < kLooks; ++look) {
       const uint32_t now = value.load(std::memory_order_acquire);
       if (now != old) return now;
       Pause();
     }
-    const auto waited = std::chrono::steady_clock::now() - start;
-    if (waited > kYield) break;
-    if (waited > kSpin) std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < limit);
+  // Whoever changes the value afterwards sees the sleeper; before, the kernel
+  // sees the change.
+  sleepers.fetch_add(1);
+  for (;;) {
+    const uint32_t now = value.load();
+    if (now != old) {
+      sleepers.fetch_sub(1, std::memory_order_relaxed);
+      return now;
+    }
+    Futex(value, FUTEX_WAIT_PRIVATE, old);
   }
-  value.wait(old, std::memory_order_acquire);
-  return value.load(std::memory_order_acquire);
 }
 
-}  // namespace
+void ThreadPool::Signal::Wake() {
+  if (sleepers.load() != 0) Futex(value, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max());
+}
 
-ThreadPool::ThreadPool(int threads, std::vector<int> cpus) {
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus)
+    : spin_(threads <= CpuCount(cpus) ? kSpin : std::chrono::microseconds{0}) {
   TANDEM_CHECK(threads >= 1);
   cursors_ = std::make_unique<Cursor[]>(threads);
   for (int t = 1; t < threads; ++t) {
@@ -63,8 +90,8 @@ ThreadPool::ThreadPool(int threads, std::vector<int> cpus) {
 
 ThreadPool::~ThreadPool() {
   order_.stop = true;
-  order_.generation.fetch_add(1, std::memory_order_release);
-  order_.generation.notify_all();
+  order_.signal.value.fetch_add(1);
+  order_.signal.Wake();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -73,13 +100,13 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> task) {
     task(0);
     return;
   }
-  running_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  running_.value.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
   order_.task.emplace(task);
-  order_.generation.fetch_add(1, std::memory_order_release);
-  order_.generation.notify_all();
+  order_.signal.value.fetch_add(1);
+  order_.signal.Wake();
   task(0);
-  for (uint32_t left = running_.load(std::memory_order_acquire); left != 0;) {
-    left = WaitChange(running_, left);
+  for (uint32_t left = running_.value.load(std::memory_order_acquire); left != 0;) {
+    left = running_.AwaitChange(left, spin_);
   }
 }
 
@@ -113,10 +140,10 @@ void ThreadPool::ParallelFor(
 void ThreadPool::Work(int thread) {
   uint32_t seen = 0;
   for (;;) {
-    seen = WaitChange(order_.generation, seen);
+    seen = order_.signal.AwaitChange(seen, spin_);
     if (order_.stop) return;
     (*order_.task)(thread);
-    if (running_.fetch_sub(1, std::memory_order_release) == 1) running_.notify_one();
+    if (running_.value.fetch_sub(1) == 1) running_.Wake();
   }
 }
 

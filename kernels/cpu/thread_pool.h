@@ -1,9 +1,10 @@
 // Threads made once; a parallel region costs two cache-line exchanges while they
-// are awake. Workers spin briefly for the next region, then give up the core and
-// then sleep, so an idle process uses no CPU and a busy neighbour loses little.
+// are awake. Workers spin briefly for the next region and then sleep, so an idle
+// process uses no CPU and a busy neighbour costs no more than its share.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -45,16 +46,25 @@ class ThreadPool {
 
   void Work(int thread);
 
+  const std::chrono::microseconds spin_;
   std::vector<std::thread> workers_;
   std::unique_ptr<Cursor[]> cursors_;  // [size()], of ParallelFor
-  // What a worker needs to start lies in one line, what it answers in another.
+  // A number that threads wait for.
+  struct Signal {
+    std::atomic<uint32_t> value{0};
+    std::atomic<uint32_t> sleepers{0};
+    uint32_t AwaitChange(uint32_t old, std::chrono::microseconds spin);  // returns the new value
+    void Wake();                         // after a change
+  };
+
+  // What a worker needs to start lies in one cache line, its answer in another.
   struct alignas(64) Order {
-    std::atomic<uint32_t> generation{0};
+    Signal signal;  // counts regions
     bool stop = false;
     std::optional<absl::FunctionRef<void(int)>> task;
   };
   Order order_;
-  alignas(64) std::atomic<uint32_t> running_{0};
+  alignas(64) Signal running_;  // workers that have not answered
 };
 
 // Items [begin, end) of thread's even share of `items`.
