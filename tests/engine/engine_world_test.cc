@@ -61,7 +61,7 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
   const testing::WorldOptions options = {
       .tp = setting.tp, .num_blocks = setting.num_blocks, .max_tokens = 512};
   const absl::Status status = testing::RunWorld(
-      testing::SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
+      SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
         const auto end = channel.End(rank.index);
         if (rank.index != 0) {
           EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.communicator).ok());

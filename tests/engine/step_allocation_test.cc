@@ -56,7 +56,7 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
   int64_t counted = -1;
   const testing::WorldOptions options = {.tp = tp, .num_blocks = 256, .max_tokens = 64};
   const absl::Status status = testing::RunWorld(
-      testing::SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
+      SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
         const auto end = channel.End(rank.index);
         if (rank.index != 0) {
           EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.communicator).ok());

@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizer/jinja/template.h"
+#include "tests/support/source_path.h"
 
 namespace tandem::jinja {
 namespace {
@@ -26,9 +27,8 @@ std::string ReadFile(const fs::path& path) {
 Json Golden(const std::string& name) {
   // TANDEM_TEMPLATE_GOLDEN: a folder of freshly made cases to compare with once.
   const char* other = std::getenv("TANDEM_TEMPLATE_GOLDEN");
-  const fs::path folder =
-      other != nullptr ? fs::path(other) : fs::path(TANDEM_SOURCE_DIR) / "tests/golden/templates";
-  return Json::parse(ReadFile(folder / name));
+  const std::string folder = other != nullptr ? other : SourcePath("tests/golden/templates");
+  return Json::parse(ReadFile(fs::path(folder) / name));
 }
 
 // The moment that the script gives to strftime_now.
@@ -96,11 +96,8 @@ TEST(TemplateGolden, OwnChatTemplates) {
 }
 
 TEST(TemplateGolden, ModelChatTemplates) {
-  const char* shared = std::getenv("TANDEM_SHARED");
-  const fs::path folder =
-      (shared != nullptr ? fs::path(shared) : fs::path(TANDEM_SOURCE_DIR) / "../shared") /
-      "chat_templates";
-  if (!fs::exists(folder)) GTEST_SKIP() << "no model templates in " << folder;
+  const fs::path folder = SharedPath("chat_templates");
+  if (folder.empty()) GTEST_SKIP() << "no model templates beside the project";
   CheckChats(Golden("model_chats.json"),
              [&](const std::string& name) { return ReadFile(folder / name); });
 }

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "runtime/loader/hf_config.h"
 #include "tests/loader/temp_dir.h"
+#include "tests/support/source_path.h"
 
 namespace tandem::loader {
 namespace {
@@ -327,11 +328,8 @@ TEST(Checkpoint, HarmlessLeftovers) {
 }
 
 TEST(Checkpoint, ATrainedModelOpens) {
-  const char* shared = std::getenv("TANDEM_SHARED");
-  const std::string path =
-      (shared != nullptr ? std::string(shared) : std::string(TANDEM_SOURCE_DIR "/../shared")) +
-      "/models/stories260k";
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << "no " << path;
+  const std::string path = SharedPath("models/stories260k");
+  if (path.empty()) GTEST_SKIP() << "no models beside the project";
   const auto folder = ModelFolder::Open(path);
   ASSERT_TRUE(folder.ok()) << folder.status();
   const auto config = ReadConfig(*folder);

@@ -14,7 +14,6 @@ namespace {
 using testing::Rank;
 using testing::RunWorld;
 using testing::Sequence;
-using testing::SourcePath;
 using testing::Step;
 
 std::vector<std::string> Cases() {

@@ -12,7 +12,6 @@ namespace {
 using testing::Rank;
 using testing::RunWorld;
 using testing::Sequence;
-using testing::SourcePath;
 using testing::Step;
 using testing::WorldOptions;
 

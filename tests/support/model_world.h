@@ -4,8 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,6 +15,7 @@
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/model_tensors.h"
+#include "tests/support/source_path.h"
 
 namespace tandem::testing {
 
@@ -123,18 +122,6 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
-}
-
-inline std::string SourcePath(const std::string& path) {
-  return std::string(TANDEM_SOURCE_DIR) + "/" + path;
-}
-
-// The folder of materials shared beside the project, or empty where it is not.
-inline std::string SharedPath(const std::string& path) {
-  const char* override_path = std::getenv("TANDEM_SHARED");
-  const std::string base = override_path != nullptr ? override_path : SourcePath("../shared");
-  const std::string full = base + "/" + path;
-  return std::filesystem::exists(full) ? full : "";
 }
 
 }  // namespace tandem::testing

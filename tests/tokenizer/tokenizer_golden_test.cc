@@ -10,6 +10,7 @@
 #include "runtime/tokenizer/stream_decoder.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"
+#include "tests/support/source_path.h"
 #include "tests/tokenizer/test_files.h"
 
 namespace tandem::tokenizer {
@@ -18,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 using Ids = std::vector<int32_t>;
 
-constexpr char kFolder[] = TANDEM_SOURCE_DIR "/tests/golden/tokenizer";
+const std::string kFolder = SourcePath("tests/golden/tokenizer");
 
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
@@ -45,10 +46,10 @@ std::string Stream(const Tokenizer& tokenizer, const Ids& ids, bool skip_special
 class TokenizerGolden : public testing::TestWithParam<std::string> {};
 
 TEST_P(TokenizerGolden, AgreesWithTheReference) {
-  Json document = Json::parse(ReadTestFile(std::string(kFolder) + "/" + GetParam() + ".json"));
+  Json document = Json::parse(ReadTestFile(kFolder + "/" + GetParam() + ".json"));
   Json& file = document["tokenizer"];
   if (!file.contains("model")) {
-    file["model"] = Json::parse(ReadTestFile(std::string(kFolder) + "/base_model.json"));
+    file["model"] = Json::parse(ReadTestFile(kFolder + "/base_model.json"));
   }
   const auto loaded = Tokenizer::FromJson(file.dump(), GetParam());
   ASSERT_TRUE(loaded.ok()) << loaded.status();
@@ -86,10 +87,8 @@ INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden, testing::ValuesIn(GoldenNames()),
 class SharedTokenizer : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    folder_ = SharedFolder() + "/tokenizers/" + GetParam();
-    if (!std::filesystem::exists(folder_ + "/tokenizer.json")) {
-      GTEST_SKIP() << "no " << folder_ << ": real tokenizers are not tested";
-    }
+    folder_ = SharedPath(std::string("tokenizers/") + GetParam());
+    if (folder_.empty()) GTEST_SKIP() << "no tokenizers beside the project";
     auto loaded = Tokenizer::FromFile(folder_ + "/tokenizer.json");
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     tokenizer_ = *std::move(loaded);
