@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <latch>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -81,12 +82,14 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
           int made[4] = {};
           int64_t begin = -1;
           bool ended = false;
+          std::latch submitted(1);  // the first answer must not be over before the last begins
           for (int i = 0; i < 4; ++i) {
             engine::Request request;
             request.prompt_ids = {1 + i, 2, 3 + round};
             request.sampling = how;
             request.sampling.max_tokens = kTokens;
             const auto id = engine->Submit(std::move(request), [&, i](const engine::Event& event) {
+              submitted.wait();
               // From where all are decoding, to before the first one ends.
               ++made[i];
               if (begin < 0 && *std::min_element(made, made + 4) == 2) begin = allocations.load();
@@ -102,6 +105,7 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
             });
             EXPECT_TRUE(id.ok()) << id.status();
           }
+          submitted.count_down();
           std::unique_lock lock(mutex);
           finished.wait(lock, [&] { return done == 4; });
         }
