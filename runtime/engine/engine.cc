@@ -241,6 +241,7 @@ bool Engine::TakeCommands(absl::Status* failure) {
   const auto ready = [this] {
     return stop_ || !incoming_.empty() || !cancels_.empty() || !requests_.empty();
   };
+  if (!ready()) EnterPart(hooks_.timer, parallel::StepPart::kIdle);
   const bool ticks = hooks_.on_idle != nullptr && hooks_.idle_interval.count() > 0;
   while (!ready()) {
     if (!ticks) {
@@ -252,6 +253,7 @@ bool Engine::TakeCommands(absl::Status* failure) {
       lock.lock();
     }
   }
+  EnterPart(hooks_.timer, parallel::StepPart::kScheduling);
   taken_.swap(incoming_);
   taken_cancels_.swap(cancels_);
   end_all_ = end_open_;
@@ -324,6 +326,7 @@ absl::Status Engine::Step() {
   PublishStats();
   const size_t rows = plan_.logits_indices.size();
   TANDEM_RETURN_IF_ERROR(executor_->Execute(plan_, {logits_.get(), rows * config_.vocab_size}));
+  EnterPart(hooks_.timer, parallel::StepPart::kSampling);
   ++work_.steps;
   scheduler_.Complete();
   const Clock::time_point now = Clock::now();

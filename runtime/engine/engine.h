@@ -24,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "parallel/step_timer.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/sampler.h"
@@ -41,6 +42,8 @@ struct EngineHooks {
   std::chrono::milliseconds idle_interval{0};
   // Called once, after the last events, with the executor's or on_idle's error.
   std::function<void(const absl::Status&)> on_failure;
+  // Told of idling, scheduling and sampling; outlives the engine. Null: off.
+  parallel::StepTimer* timer = nullptr;
 };
 
 class Engine : public EngineClient {

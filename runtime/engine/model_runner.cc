@@ -31,10 +31,12 @@ absl::Status ModelRunner::Shutdown() {
 }
 
 absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
-                       parallel::Communicator& communicator) {
+                       parallel::Communicator& communicator, parallel::StepTimer* timer) {
   StepPlan plan;
   for (;;) {
+    EnterPart(timer, parallel::StepPart::kIdle);
     TANDEM_ASSIGN_OR_RETURN(const std::span<const std::byte> message, channel.Receive());
+    EnterPart(timer, parallel::StepPart::kScheduling);
     TANDEM_RETURN_IF_ERROR(plan.Parse(message));
     switch (plan.kind) {
       case StepPlan::Kind::kForward:

@@ -6,6 +6,7 @@
 
 #include "parallel/communicator.h"
 #include "parallel/step_channel.h"
+#include "parallel/step_timer.h"
 #include "runtime/engine/step_executor.h"
 #include "runtime/model/decoder.h"
 
@@ -23,7 +24,7 @@ class ModelRunner : public StepExecutor {
   // Between steps: an error if a rank does not answer, as a step would find.
   absl::Status Heartbeat();
 
-  // Tells the workers to end. No Execute after it.
+  // Ends RunWorker on the other ranks. Execute may follow when they have called it again.
   absl::Status Shutdown();
 
  private:
@@ -35,8 +36,9 @@ class ModelRunner : public StepExecutor {
   std::vector<std::byte> message_;
 };
 
-// Other ranks: runs plans until the one that shuts down.
+// Other ranks: runs plans until the one that shuts down. The timer, told of the waits, may be
+// null.
 absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
-                       parallel::Communicator& communicator);
+                       parallel::Communicator& communicator, parallel::StepTimer* timer = nullptr);
 
 }  // namespace tandem::engine

@@ -12,6 +12,8 @@
 
 namespace tandem::model {
 
+using parallel::StepPart;
+
 Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
                  parallel::ShardPlan plan, kernels::Backend& backend,
                  parallel::Communicator& communicator, const DecoderOptions& options)
@@ -53,7 +55,10 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   const float epsilon = static_cast<float>(config_.rms_norm_eps);
   TANDEM_CHECK(tokens <= options_.max_tokens && input.num_rows() <= options_.max_rows);
   Workspace& w = workspace_;
+  parallel::StepTimer* const timer = options_.timer;
 
+  if (timer != nullptr) timer->BeginStep();
+  EnterPart(timer, StepPart::kEmbedding);
   token_sequence_.clear();
   for (int32_t s = 0; s < input.num_sequences(); ++s) {
     token_sequence_.resize(input.cu_seqlens_q[s + 1], s);
@@ -70,15 +75,18 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   const float* delta_bias = nullptr;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
+    EnterPart(timer, StepPart::kQkv);
     backend_.AddRmsNorm(delta, delta_bias, w.residual, layer.input_norm.as<float>(), epsilon,
                         tokens, hidden, w.normed);
     TANDEM_RETURN_IF_ERROR(Attention(layer, static_cast<int64_t>(i), input));
+    EnterPart(timer, StepPart::kFfn);
     backend_.AddRmsNorm(w.delta, layer.output.bias(), w.residual, layer.post_norm.as<float>(),
                         epsilon, tokens, hidden, w.normed);
     TANDEM_RETURN_IF_ERROR(FeedForward(layer, tokens));
     delta = w.delta;
     delta_bias = layer.down.bias();
   }
+  EnterPart(timer, StepPart::kHead);
   backend_.AddRmsNorm(delta, delta_bias, w.residual, final_norm_.as<float>(), epsilon, tokens,
                       hidden, w.normed);
 
@@ -95,6 +103,7 @@ absl::Status Decoder::Attention(const Layer& layer, int64_t index, const StepInp
   const int64_t heads = shard_.heads.size();
   const kernels::KvCacheView cache = kv_cache_.layer(index);
   layer.qkv.Forward(backend_, w.normed, tokens, w.qkv);
+  EnterPart(options_.timer, StepPart::kAttention);
   backend_.RopeAndCache({.tokens = tokens,
                          .q_heads = heads,
                          .head_dim = config_.head_dim,
@@ -119,6 +128,7 @@ absl::Status Decoder::Attention(const Layer& layer, int64_t index, const StepInp
                            .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
                            .cache = cache,
                            .out = w.attention});
+  EnterPart(options_.timer, StepPart::kOutput);
   return layer.output.Forward(backend_, communicator_, plan_.attention_tree, w.attention, tokens,
                               w.partials, w.delta);
 }

@@ -13,6 +13,7 @@
 #include "parallel/communicator.h"
 #include "parallel/linear.h"
 #include "parallel/shard_plan.h"
+#include "parallel/step_timer.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/model/kv_cache.h"
@@ -22,9 +23,10 @@ namespace tandem::model {
 
 struct DecoderOptions {
   kernels::DType kv_dtype = kernels::DType::kF32;
-  int64_t num_blocks = 0;  // of kBlockSize tokens
-  int64_t max_tokens = 0;  // of one step
-  int64_t max_rows = 0;    // of logits in one step
+  int64_t num_blocks = 0;                // of kBlockSize tokens
+  int64_t max_tokens = 0;                // of one step
+  int64_t max_rows = 0;                  // of logits in one step
+  parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
 };
 
 // Bytes that a rank will hold, by purpose.
@@ -58,6 +60,7 @@ class Decoder {
 
   // As held, by purpose; equals Plan where the plan is right.
   DecoderBytes bytes() const;
+  size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const { return checkpoint_->bytes_read(); }
   const loader::ModelConfig& config() const { return config_; }
   kernels::DType weight_dtype() const { return embedding_->dtype(); }

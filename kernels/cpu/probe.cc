@@ -1,0 +1,102 @@
+#include "kernels/cpu/probe.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cpu/probe_kernels.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/host_memory.h"
+
+namespace tandem::kernels {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class CpuProbe : public MachineProbe {
+ public:
+  CpuProbe(const std::string& isa, int threads, Buffer buffer)
+      : pool_(threads), buffer_(std::move(buffer)) {
+    // A pinned instruction set has the ceilings of that set.
+    const bool bf16 = isa == "auto" || isa == "bf16";
+    const bool vnni = bf16 || isa == "vnni";
+    if (vnni) int8_ = cpu::ByteDotLoop();
+    if (bf16) bf16_ = cpu::Bf16DotLoop();
+    f32_ = cpu::FmaLoop();
+    if (int8_.run == nullptr) int8_ = cpu::WidenedDotLoop();
+    if (bf16_.run == nullptr) bf16_ = f32_;
+    // Every page becomes the process's own, of the thread that will read it.
+    pool_.Run([&](int thread) {
+      const Share share = Stretch(thread);
+      std::memset(buffer_.as<std::byte>() + share.begin, thread + 1, share.end - share.begin);
+    });
+  }
+
+  double ReadBandwidth(std::chrono::milliseconds duration) override {
+    return Rate(duration, [&](int thread) {
+      const Share share = Stretch(thread);
+      Keep(cpu::ReadLoop(buffer_.as<std::byte>() + share.begin, share.end - share.begin));
+      return static_cast<double>(share.end - share.begin);
+    });
+  }
+
+  double PeakArithmetic(DotType type, std::chrono::milliseconds duration) override {
+    const cpu::PeakLoop& loop = Loop(type);
+    return Rate(duration, [&](int) {
+      constexpr uint64_t kRounds = 1 << 17;  // a millisecond or less
+      Keep(loop.run(kRounds));
+      return loop.operations * kRounds;
+    });
+  }
+
+  std::string DotInstruction(DotType type) const override { return Loop(type).name; }
+
+ private:
+  const cpu::PeakLoop& Loop(DotType type) const {
+    return type == DotType::kInt8 ? int8_ : type == DotType::kBf16 ? bf16_ : f32_;
+  }
+
+  Share Stretch(int thread) const {
+    constexpr int64_t kUnit = 1024;  // of ReadLoop
+    const Share share =
+        ShareOf(static_cast<int64_t>(buffer_.bytes()) / kUnit, thread, pool_.size());
+    return {share.begin * kUnit, share.end * kUnit};
+  }
+
+  void Keep(uint64_t value) { kept_.fetch_xor(value, std::memory_order_relaxed); }
+
+  // Work that `once` returns, of all threads, over the time that the slowest of them took.
+  template <typename Once>
+  double Rate(std::chrono::milliseconds duration, Once once) {
+    std::vector<double> work(pool_.size());
+    const Clock::time_point begin = Clock::now();
+    pool_.Run([&](int thread) {
+      double mine = 0;
+      do {
+        mine += once(thread);
+      } while (Clock::now() - begin < duration);
+      work[thread] = mine;
+    });
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    double sum = 0;
+    for (const double mine : work) sum += mine;
+    return sum / seconds;
+  }
+
+  ThreadPool pool_;
+  Buffer buffer_;
+  cpu::PeakLoop int8_, bf16_, f32_;
+  std::atomic<uint64_t> kept_{0};
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa, int threads,
+                                                               size_t buffer_bytes) {
+  TANDEM_ASSIGN_OR_RETURN(Buffer buffer, AllocateHost(buffer_bytes));
+  return std::make_unique<CpuProbe>(isa, threads, std::move(buffer));
+}
+
+}  // namespace tandem::kernels

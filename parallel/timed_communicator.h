@@ -1,0 +1,43 @@
+// A communicator that books all-reduces with a StepTimer, so that neither the layers nor the
+// communicators know of timing.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "parallel/communicator.h"
+#include "parallel/step_timer.h"
+
+namespace tandem::parallel {
+
+class TimedCommunicator : public Communicator {
+ public:
+  // The timer outlives it.
+  TimedCommunicator(std::unique_ptr<Communicator> inner, StepTimer* timer)
+      : inner_(std::move(inner)), timer_(*timer) {}
+
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
+                             float* out) override {
+    const StepPart before = timer_.part();
+    timer_.Enter(StepPart::kAllReduce);
+    absl::Status status = inner_->AllReduceTree(layout, mine, count, out);
+    timer_.Enter(before);
+    return status;
+  }
+  absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
+                             float* out) override {
+    return inner_->GatherColumns(mine, rows, widths, out);
+  }
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    return inner_->AllGatherBytes(mine);
+  }
+  absl::Status Barrier() override { return inner_->Barrier(); }
+
+ private:
+  const std::unique_ptr<Communicator> inner_;
+  StepTimer& timer_;
+};
+
+}  // namespace tandem::parallel
