@@ -18,6 +18,7 @@
 #include "launcher/exit_code.h"
 #include "launcher/mpi_command.h"
 #include "launcher/options.h"
+#include "launcher/plan_command.h"
 #include "launcher/process_group.h"
 #include "launcher/rank_main.h"
 #include "launcher/supervisor.h"
@@ -113,6 +114,8 @@ int Main(int argc, char** argv) {
     code = RunClient(*client);
   } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {
     code = RunTokenize(*tokenize, std::cin, std::cout);
+  } else if (const auto* plan = std::get_if<PlanOptions>(&*line.command)) {
+    code = RunPlan(*plan, std::cout);
   } else if (const auto* render = std::get_if<RenderOptions>(&*line.command)) {
     code = RunRender(*render, std::cin, std::cout);
   } else {

@@ -26,6 +26,9 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
       ->capture_default_str();
+  app->add_option("--shards", options->shards,
+                  "How ranks share the model: even, auto (by their free memory), or weights 3,3,2")
+      ->capture_default_str();
   app->add_option("--max-model-len", options->max_model_len,
                   "Tokens of prompt and answer together (default: the model's, or what fits)")
       ->check(CLI::Range(int64_t{2}, kMaxCount));
@@ -80,6 +83,36 @@ void AddSampling(CLI::App* app, SamplingOptions* options) {
         return absl::SimpleAtoi(text, &value) ? std::string()
                                               : "expected a 64-bit integer, found " + text;
       });
+}
+
+CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
+  CLI::App* plan = app.add_subcommand(
+      "plan", "What fits on which devices, and how fast: from config.json and headers alone");
+  AddModel(plan, &options->model);
+  plan->add_option("--devices", options->devices, "Memory of the devices: 2x24GiB,1x16GiB")
+      ->required();
+  plan->add_option("--bandwidth", options->bandwidth,
+                   "Memory bandwidth in GB/s: one value, or one for each group of devices")
+      ->delimiter(',')
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  plan->add_option("--all-reduce-us", options->all_reduce_us,
+                   "Microseconds of an all-reduce of one token")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  plan->add_option("--context", options->context,
+                   "Tokens of a stream (default: 8192, or the model's where it has fewer)")
+      ->check(CLI::Range(int64_t{1}, kMaxCount));
+  plan->add_option("--streams", options->streams, "Streams at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
+      ->capture_default_str();
+  plan->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
+      ->capture_default_str();
+  plan->add_option("--format", options->format, "Only this one: fp32, bf16, int8, int4 or fp8");
+  plan->add_option("--tp", options->tp, "Only this TP degree")->check(CLI::Range(1, 4096));
+  plan->add_flag("--json", options->json, "Print a JSON list");
+  plan->add_option("--plot", options->plot, "File for an SVG picture");
+  return plan;
 }
 
 CommandLine Mistake(absl::string_view what) {
@@ -203,6 +236,9 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   detokenize_app->add_flag("--json", detokenize.json, "Print {\"text\":...}");
   detokenize_app->add_flag("--skip-special", detokenize.skip_special, "Leave special tokens out");
 
+  PlanOptions plan;
+  CLI::App* plan_app = AddPlan(app, &plan);
+
   RenderOptions render;
   CLI::App* render_app =
       app.add_subcommand("render", "The prompt that a chat template makes of messages");
@@ -238,6 +274,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
     if (needs_prompt(client)) return Mistake("client: PROMPT or --prompt-ids is required");
     return {Command(client), "", 0};
   }
+  if (*plan_app) return {Command(plan), "", 0};
   if (*render_app) return {Command(render), "", 0};
   if (*tokenize_app) return {Command(tokenize), "", 0};
   return {Command(detokenize), "", 0};

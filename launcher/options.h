@@ -18,8 +18,9 @@ struct ModelOptions {
   int threads = 0;    // a rank's; 0: its share of the cores
   std::string isa = "auto";
   std::string kv_dtype = "auto";
-  int64_t max_model_len = 0;  // tokens; 0: the model's own, or what fits
-  uint64_t kv_memory = 0;     // bytes a rank; 0: what is left
+  std::string shards = "even";  // even, auto (by free memory), or a weight for each rank
+  int64_t max_model_len = 0;    // tokens; 0: the model's own, or what fits
+  uint64_t kv_memory = 0;       // bytes a rank; 0: what is left
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
 };
@@ -104,13 +105,27 @@ struct DetokenizeOptions {
   bool skip_special = false;
 };
 
+struct PlanOptions {
+  std::string model;
+  std::string devices;                    // device_list.h
+  std::vector<double> bandwidth = {600};  // GB/s, one or one for each group of devices
+  double all_reduce_us = 20;              // of one token's activations
+  int64_t context = 0;                    // tokens of a stream; 0: 8192, or the model's if shorter
+  int64_t streams = 1;
+  std::string kv_dtype = "auto";
+  std::string format;  // only this one; empty: all
+  int tp = 0;          // only this one; 0: all
+  bool json = false;
+  std::string plot;  // SVG file; empty: none
+};
+
 struct RenderOptions {
   std::string model;     // as elsewhere, or the path of a .jinja file
   std::string messages;  // a JSON file; "-": standard input
 };
 
 using Command = std::variant<ServeOptions, GenerateOptions, ClientOptions, TokenizeOptions,
-                             DetokenizeOptions, RenderOptions>;
+                             DetokenizeOptions, RenderOptions, PlanOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

@@ -111,6 +111,7 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.threads = model.threads;
   options.isa = model.isa;
   options.kv_dtype = model.kv_dtype;
+  options.shards = model.shards;
   options.max_model_len = model.max_model_len;
   options.kv_memory = model.kv_memory;
   options.max_num_seqs = model.max_num_seqs;

@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/build_id.h"
+#include "runtime/engine/planner.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/model_tensors.h"
 
@@ -18,19 +22,25 @@ namespace {
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
 
-// What MPI itself allocates when it first exchanges with a rank of the host.
-constexpr uint64_t kMpiBytesPerPeer = 64 << 10;
+// Ranks whose free memory differs by less are taken for equals: it is never quite the same.
+constexpr double kSameMemory = 1.1;
+
+// Weights that --shards names; ones for "even" and, until it is known, for "auto".
+absl::StatusOr<std::vector<int64_t>> ShardWeights(const std::string& shards, int tp) {
+  std::vector<int64_t> weights(tp, 1);
+  if (shards == "even" || shards == "auto") return weights;
+  const std::vector<std::string> parts = absl::StrSplit(shards, ',');
+  bool good = parts.size() == weights.size();
+  for (size_t r = 0; good && r < parts.size(); ++r) {
+    good = absl::SimpleAtoi(parts[r], &weights[r]) && weights[r] >= 1 && weights[r] <= 1 << 30;
+  }
+  if (good) return weights;
+  return absl::InvalidArgumentError(absl::StrCat("--shards: found '", shards,
+                                                 "', expected even, auto or ", tp,
+                                                 " whole numbers, one for each rank: 3,3,2"));
+}
 
 std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
-
-absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights) {
-  if (name == "auto") return weights;
-  if (name == "fp32") return kernels::DType::kF32;
-  if (name == "fp16") return kernels::DType::kF16;
-  if (name == "bf16") return kernels::DType::kBF16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--kv-dtype: found '", name, "', expected auto, fp32, fp16 or bf16"));
-}
 
 template <typename T>
 std::string Pack(const T& value) {
@@ -44,25 +54,16 @@ T Unpack(const std::string& bytes) {
   return value;
 }
 
-// What the collectives hold on a rank (parallel/mpi_world.cc): the partial sums
-// of the largest all-reduce and, on rank 0, two copies of the logits.
-uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
-                            const model::DecoderOptions& options) {
-  uint64_t bytes = 0;
-  if (plan.tp > 1) {
-    const uint64_t nodes = std::max(plan.attention_tree.nodes.size(), plan.ffn_tree.nodes.size());
-    const uint64_t floats = options.max_tokens * plan.shape.hidden;
-    bytes = nodes * std::max<uint64_t>(floats / plan.tp + 1, 8 << 10) * sizeof(float);
-    bytes += (plan.tp - 1) * kMpiBytesPerPeer;
-  }
-  if (rank == 0) {
-    const uint64_t copies = plan.tp > 1 ? 2 : 1;
-    bytes += copies * options.max_rows * plan.shape.vocab * sizeof(float);
-  }
-  return bytes;
-}
-
 }  // namespace
+
+absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights) {
+  if (name == "auto") return weights;
+  if (name == "fp32") return kernels::DType::kF32;
+  if (name == "fp16") return kernels::DType::kF16;
+  if (name == "bf16") return kernels::DType::kBF16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--kv-dtype: found '", name, "', expected auto, fp32, fp16 or bf16"));
+}
 
 absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorld* world,
                                                                const RankOptions& options) {
@@ -77,6 +78,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   parallel::Communicator& all = *runtime->communicator_;
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
+  TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
@@ -97,7 +99,7 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding,
                           checkpoint_->Find(model::kEmbedding));
   TANDEM_ASSIGN_OR_RETURN(kv_dtype_, KvDType(options.kv_dtype, *embedding->dtype));
-  shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), tp());
+  TANDEM_ASSIGN_OR_RETURN(shard_weights_, ShardWeights(options.shards, tp()));
   threads_ =
       options.threads > 0 ? options.threads : std::max(1, engine::AvailableCpus() / local_size_);
   auto backend = kernels::MakeCpuBackend(options.isa, {.threads = threads_});
@@ -120,8 +122,9 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
   const std::string mine = absl::StrCat(
       "model ", absl::Hex(checkpoint_->Identity()), ", build ", BuildId(), ", instruction set ",
       kernels::IsaInUse(options.isa), ", KV type ", std::string(kernels::DTypeName(kv_dtype_)),
-      ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
-      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens);
+      ", shards ", options.shards, ", max-model-len ", options.max_model_len, ", kv-memory ",
+      options.kv_memory, ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ",
+      options.max_batched_tokens);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {
@@ -131,6 +134,25 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
     }
   }
   TANDEM_ASSIGN_OR_RETURN(places_, GatherPlaces(*communicator_));
+  return absl::OkStatus();
+}
+
+// Each rank its share of the model.
+absl::Status RankRuntime::CutShards(const RankOptions& options) {
+  if (options.shards == "auto") {
+    // Of the host's free memory, its ranks have equal parts.
+    const int64_t mine = static_cast<int64_t>((engine::AvailableMemory() / local_size_) >> 20);
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            communicator_->AllGatherBytes(Pack(std::max<int64_t>(1, mine))));
+    for (size_t r = 0; r < all.size(); ++r) shard_weights_[r] = Unpack<int64_t>(all[r]);
+    const auto [least, most] = std::minmax_element(shard_weights_.begin(), shard_weights_.end());
+    if (*most <= *least * kSameMemory) std::fill(shard_weights_.begin(), shard_weights_.end(), 1);
+    if (rank() == 0) {
+      spdlog::info("shards in proportion to free memory: {}",
+                   *most == *least ? "all alike" : absl::StrJoin(shard_weights_, " : ") + " MiB");
+    }
+  }
+  shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), shard_weights_);
   return absl::OkStatus();
 }
 
@@ -145,13 +167,9 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
   plan_.workspace = bytes.workspace;
-  plan_.communication = CommunicationBytes(shards_, rank(), decoder_options_);
+  plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
-  const uint64_t block_bytes =
-      model::KvCache::BlockBytes({.layers = config_.num_layers,
-                                  .kv_heads = shards_.ranks[rank()].kv_heads.size(),
-                                  .head_dim = config_.head_dim,
-                                  .dtype = kv_dtype_});
+  const uint64_t block_bytes = engine::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
 
   // Blocks for every sequence at full length are the most that can be of use.
   int64_t context =

@@ -27,6 +27,7 @@ struct RankOptions {
   int threads = 0;                // a rank's; 0: its share of the host's CPUs
   std::string isa = "auto";       // as kernels::PinIsa
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
+  std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
   int64_t used_context = 0;       // no sequence of this run gets longer; 0: not known
   uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
@@ -34,6 +35,9 @@ struct RankOptions {
   int64_t max_batched_tokens = 512;
   parallel::MpiTimeouts timeouts;
 };
+
+// The type that --kv-dtype names; auto: the type of the weights.
+absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights);
 
 // What a rank reports at the end.
 struct RankReport {
@@ -78,6 +82,7 @@ class RankRuntime {
  private:
   RankRuntime() = default;
   absl::Status Prepare(const RankOptions& options);         // local, before anything large
+  absl::Status CutShards(const RankOptions& options);       // collective
   absl::Status SizeCache(const RankOptions& options);       // collective
   absl::Status LoadDecoder(const RankOptions& options);     // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
@@ -92,6 +97,7 @@ class RankRuntime {
   loader::ModelConfig config_;
   loader::GenerationConfig generation_;
   std::unique_ptr<loader::Checkpoint> checkpoint_;  // until the decoder takes it
+  std::vector<int64_t> shard_weights_;
   parallel::ShardPlan shards_;
   std::unique_ptr<kernels::Backend> backend_;
   int threads_ = 1;

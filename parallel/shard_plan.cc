@@ -7,14 +7,34 @@
 namespace tandem::parallel {
 namespace {
 
-Range EvenCut(int64_t items, int rank, int ranks) {
-  return {items * rank / ranks, items * (rank + 1) / ranks};
-}
+// Cuts a run of items between ranks by their weights: cumulative sums of these,
+// so that equal weights cut evenly.
+class Cut {
+ public:
+  explicit Cut(std::span<const int64_t> weights) : sums_(weights.size() + 1, 0) {
+    for (size_t r = 0; r < weights.size(); ++r) {
+      TANDEM_CHECK(weights[r] >= 1 && weights[r] <= kMaxWeight);
+      sums_[r + 1] = sums_[r] + weights[r];
+    }
+  }
+  int ranks() const { return static_cast<int>(sums_.size()) - 1; }
+  int64_t weight(int rank) const { return sums_[rank + 1] - sums_[rank]; }
+  Range Of(int64_t items, int rank) const {
+    return {Begin(items, sums_[rank]), Begin(items, sums_[rank + 1])};
+  }
 
-Range HeadsOf(const ModelShape& shape, bool by_group, int rank, int tp) {
-  if (!by_group) return EvenCut(shape.heads, rank, tp);
+ private:
+  static constexpr int64_t kMaxWeight = int64_t{1} << 40;
+  int64_t Begin(int64_t items, int64_t sum) const {
+    return static_cast<int64_t>(static_cast<__int128>(items) * sum / sums_.back());
+  }
+  std::vector<int64_t> sums_;
+};
+
+Range HeadsOf(const ModelShape& shape, bool by_group, int rank, const Cut& cut) {
+  if (!by_group) return cut.Of(shape.heads, rank);
   const int64_t group = shape.heads / shape.kv_heads;
-  const Range groups = EvenCut(shape.kv_heads, rank, tp);
+  const Range groups = cut.Of(shape.kv_heads, rank);
   return {groups.begin * group, groups.end * group};
 }
 
@@ -24,12 +44,14 @@ Range KvHeadsOf(const ModelShape& shape, Range heads) {
   return {heads.begin / group, (heads.end - 1) / group + 1};
 }
 
-// Rows and columns of q, k, v and o on the largest rank, in heads.
-int64_t LargestRank(const ModelShape& shape, bool by_group, int tp) {
-  int64_t largest = 0;
-  for (int rank = 0; rank < tp; ++rank) {
-    const Range heads = HeadsOf(shape, by_group, rank, tp);
-    largest = std::max(largest, 2 * heads.size() + 2 * KvHeadsOf(shape, heads).size());
+// Rows and columns of q, k, v and o on the rank that is largest for its weight,
+// in heads.
+double LargestRank(const ModelShape& shape, bool by_group, const Cut& cut) {
+  double largest = 0;
+  for (int rank = 0; rank < cut.ranks(); ++rank) {
+    const Range heads = HeadsOf(shape, by_group, rank, cut);
+    const int64_t size = 2 * heads.size() + 2 * KvHeadsOf(shape, heads).size();
+    largest = std::max(largest, static_cast<double>(size) / static_cast<double>(cut.weight(rank)));
   }
   return largest;
 }
@@ -37,27 +59,34 @@ int64_t LargestRank(const ModelShape& shape, bool by_group, int tp) {
 }  // namespace
 
 ShardPlan ShardPlan::Make(const ModelShape& shape, int tp) {
+  TANDEM_CHECK(tp >= 1);
+  return Make(shape, std::vector<int64_t>(tp, 1));
+}
+
+ShardPlan ShardPlan::Make(const ModelShape& shape, std::span<const int64_t> weights) {
+  const int tp = static_cast<int>(weights.size());
   TANDEM_CHECK(tp >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0);
   ShardPlan plan;
   plan.tp = tp;
   plan.shape = shape;
-  plan.cut_by_kv_group = LargestRank(shape, true, tp) <= LargestRank(shape, false, tp);
+  const Cut cut(weights);
+  plan.cut_by_kv_group = LargestRank(shape, true, cut) <= LargestRank(shape, false, cut);
   const int64_t leaf = FfnLeafSize(shape.intermediate);
   const int64_t ffn_leaves = (shape.intermediate + leaf - 1) / leaf;
   std::vector<kernels::LeafRange> head_leaves, ffn_ranges;
   for (int rank = 0; rank < tp; ++rank) {
     RankShard shard;
-    shard.heads = HeadsOf(shape, plan.cut_by_kv_group, rank, tp);
+    shard.heads = HeadsOf(shape, plan.cut_by_kv_group, rank, cut);
     shard.kv_heads = KvHeadsOf(shape, shard.heads);
     const int64_t group = shape.heads / shape.kv_heads;
     for (int64_t h = shard.heads.begin; h < shard.heads.end; ++h) {
       shard.head_to_kv.push_back(static_cast<int32_t>(h / group - shard.kv_heads.begin));
     }
-    const Range leaves = EvenCut(ffn_leaves, rank, tp);
+    const Range leaves = cut.Of(ffn_leaves, rank);
     shard.ffn_leaves = {leaves.begin, leaves.end};
     shard.ffn = {std::min(leaves.begin * leaf, shape.intermediate),
                  std::min(leaves.end * leaf, shape.intermediate)};
-    shard.vocab = EvenCut(shape.vocab, rank, tp);
+    shard.vocab = cut.Of(shape.vocab, rank);
     head_leaves.push_back({shard.heads.begin, shard.heads.end});
     ffn_ranges.push_back(shard.ffn_leaves);
     plan.vocab_widths.push_back(shard.vocab.size());

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/base/sum_tree.h"
@@ -58,6 +59,10 @@ struct ShardPlan {
   // largest rank (weights of q, k, v and o); by group when they are equal, since
   // no KV head is then held twice.
   static ShardPlan Make(const ModelShape& shape, int tp);
+  // The same for ranks of unlike size: rank r gets its share of heads, FFN leaves
+  // and vocabulary in proportion to weights[r], each 1 to 2^40. No result of the
+  // model depends on the cut.
+  static ShardPlan Make(const ModelShape& shape, std::span<const int64_t> weights);
 };
 
 }  // namespace tandem::parallel

@@ -66,7 +66,12 @@ class CpuBackend : public Backend {
   }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
-    return cpu::PanelLayout(spec.rows).padded_rows() * spec.columns() * DTypeSize(spec.dtype);
+    const int64_t rows = cpu::PanelLayout(spec.rows).padded_rows();
+    if (!spec.quant.has_value()) return rows * spec.columns() * DTypeSize(spec.dtype);
+    const int64_t groups = spec.group_end() - spec.group_begin();
+    const int64_t code_bytes = (spec.columns() * spec.quant->bits + 7) / 8;
+    return rows * (code_bytes + groups * (DTypeSize(spec.quant->scale_dtype) +
+                                          (spec.quant->zero_points ? 1 : 0)));
   }
 
   void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,

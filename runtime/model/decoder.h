@@ -3,8 +3,11 @@
 // them together.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -37,6 +40,12 @@ struct DecoderBytes {
   size_t total() const { return weights + kv + workspace; }
 };
 
+// How a matrix is held.
+struct WeightFormat {
+  kernels::DType dtype = kernels::DType::kBF16;
+  std::optional<kernels::QuantFormat> quant;
+};
+
 class Decoder {
  public:
   // Reads this rank's slices and packs them. Takes the checkpoint: embedding rows
@@ -48,9 +57,13 @@ class Decoder {
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
       const DecoderOptions& options);
 
-  // What Load will hold on `rank`, from shapes alone. dtype_of names the element
-  // type of a tensor.
+  // What Load will hold on `rank`, from shapes alone: with the checkpoint's own
+  // formats, or with those that format_of names for each tensor.
   static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                           const parallel::ShardPlan& plan, int rank,
+                           const kernels::Backend& backend, const DecoderOptions& options);
+  using FormatOf = std::function<WeightFormat(const std::string& tensor)>;
+  static DecoderBytes Plan(const loader::ModelConfig& config, const FormatOf& format_of,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options);
 

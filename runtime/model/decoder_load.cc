@@ -144,17 +144,25 @@ absl::Status Decoder::LoadLayer(int64_t index) {
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options) {
+  // A tensor that is missing or unusable is refused by Load; the plan goes on.
+  const auto format_of = [&](const std::string& name) {
+    const auto info = checkpoint.Find(name);
+    return WeightFormat{info.ok() && (*info)->dtype.has_value() ? *(*info)->dtype : config.dtype};
+  };
+  return Plan(config, format_of, plan, rank, backend, options);
+}
+
+DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& format_of,
+                           const parallel::ShardPlan& plan, int rank,
+                           const kernels::Backend& backend, const DecoderOptions& options) {
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t hidden = config.hidden_size;
   const int64_t d = config.head_dim;
-  // A tensor that is missing or unusable is refused by Load; the plan goes on.
-  const auto dtype_of = [&](const std::string& name) {
-    const auto info = checkpoint.Find(name);
-    return info.ok() && (*info)->dtype.has_value() ? *(*info)->dtype : config.dtype;
-  };
   const auto column_parallel = [&](const std::string& name, int64_t rows, bool bias) {
     const int64_t leaf = parallel::kColumnLeafSize;
-    return backend.PackedBytes({.dtype = dtype_of(name),
+    const WeightFormat format = format_of(name);
+    return backend.PackedBytes({.dtype = format.dtype,
+                                .quant = format.quant,
                                 .rows = rows,
                                 .global_columns = hidden,
                                 .leaf_size = leaf,
@@ -163,7 +171,9 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Chec
   };
   const auto row_parallel = [&](const std::string& name, int64_t columns, int64_t leaf,
                                 kernels::LeafRange leaves, bool bias) {
-    return backend.PackedBytes({.dtype = dtype_of(name),
+    const WeightFormat format = format_of(name);
+    return backend.PackedBytes({.dtype = format.dtype,
+                                .quant = format.quant,
                                 .rows = hidden,
                                 .global_columns = columns,
                                 .leaf_size = leaf,

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace tandem::parallel {
 namespace {
 
@@ -63,6 +65,34 @@ TEST(ShardPlan, ChoosesTheCutWithTheSmallerLargestRank) {
   for (const RankShard& shard : plan.ranks) {
     EXPECT_EQ(shard.heads.size(), 2);
     EXPECT_EQ(shard.kv_heads.size(), 1);
+  }
+}
+
+TEST(ShardPlan, WeightsCutInProportion) {
+  // 24, 24 and 16 GiB: of 8 groups 3, 3 and 2, of 112 leaves 42, 42 and 28.
+  const ShardPlan plan = ShardPlan::Make(kLlama8B, std::vector<int64_t>{24, 24, 16});
+  const int64_t groups[] = {3, 3, 2}, leaves[] = {42, 42, 28}, vocab[] = {48096, 48096, 32064};
+  for (int r = 0; r < 3; ++r) {
+    EXPECT_EQ(plan.ranks[r].kv_heads.size(), groups[r]);
+    EXPECT_EQ(plan.ranks[r].heads.size(), 4 * groups[r]);
+    EXPECT_EQ(plan.ranks[r].ffn_leaves.size(), leaves[r]);
+    EXPECT_EQ(plan.ranks[r].vocab.size(), vocab[r]);
+    EXPECT_EQ(plan.vocab_widths[r], vocab[r]);
+  }
+  EXPECT_EQ(plan.ranks[2].heads.end, 32);
+  EXPECT_EQ(plan.ranks[2].ffn.end, 14336);
+}
+
+TEST(ShardPlan, EqualWeightsAreTheEvenCut) {
+  for (int tp = 1; tp <= 9; ++tp) {
+    const ShardPlan even = ShardPlan::Make(kLlama8B, tp);
+    const ShardPlan weighted = ShardPlan::Make(kLlama8B, std::vector<int64_t>(tp, 1 << 20));
+    EXPECT_EQ(even.cut_by_kv_group, weighted.cut_by_kv_group);
+    for (int r = 0; r < tp; ++r) {
+      EXPECT_EQ(even.ranks[r].heads, weighted.ranks[r].heads);
+      EXPECT_EQ(even.ranks[r].ffn, weighted.ranks[r].ffn);
+      EXPECT_EQ(even.ranks[r].vocab, weighted.ranks[r].vocab);
+    }
   }
 }
 

@@ -1,0 +1,101 @@
+#include "launcher/plan_command.h"
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "launcher/device_list.h"
+#include "launcher/exit_code.h"
+#include "launcher/plan_report.h"
+#include "launcher/rank_runtime.h"
+#include "runtime/engine/planner.h"
+#include "runtime/loader/checkpoint.h"
+#include "runtime/loader/hf_config.h"
+#include "runtime/loader/model_folder.h"
+#include "runtime/model/model_tensors.h"
+
+namespace tandem::launcher {
+namespace {
+
+// A rank of `serve` before its model: program, libraries, MPI, gRPC, tokenizer.
+constexpr uint64_t kProcessBytes = uint64_t{64} << 20;
+
+// Streams of one sequence each: serve's default where the model allows it.
+constexpr int64_t kDefaultContext = 8192;
+
+absl::Status WritePicture(const std::string& path, const std::string& svg) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  if (!(file << svg) || !file.flush()) {
+    return OutputError(absl::StrCat("--plot ", path, ": cannot be written"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
+  engine::PlanRequest request;
+  TANDEM_ASSIGN_OR_RETURN(request.devices, ParseDevices(options.devices, options.bandwidth));
+  std::optional<engine::Format> only;
+  if (!options.format.empty()) {
+    only = engine::FormatByName(options.format);
+    if (!only.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat("--format: found '", options.format,
+                                                     "', expected fp32, bf16, int8, int4 or fp8"));
+    }
+  }
+  if (options.tp > static_cast<int>(request.devices.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("--tp: found ", options.tp,
+                                                   ", expected at most ", request.devices.size(),
+                                                   ", the number of --devices"));
+  }
+
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder,
+                          loader::ModelFolder::Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
+                          loader::Checkpoint::Open(folder));
+  TANDEM_RETURN_IF_ERROR(checkpoint->CheckPresent(model::ExpectedTensors(config)));
+  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding, checkpoint->Find(model::kEmbedding));
+  request.stored =
+      *embedding->dtype == kernels::DType::kF32 ? engine::Format::kFp32 : engine::Format::kBf16;
+  TANDEM_ASSIGN_OR_RETURN(request.kv_dtype, KvDType(options.kv_dtype, *embedding->dtype));
+  if (options.context > config.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--context: found ", options.context, ", expected at most ",
+                     config.max_position_embeddings, ", the model's max_position_embeddings"));
+  }
+  request.context = options.context > 0 ? options.context
+                                        : std::min(kDefaultContext, config.max_position_embeddings);
+  request.streams = options.streams;
+  request.all_reduce_seconds = options.all_reduce_us * 1e-6;
+  request.process_bytes = kProcessBytes;
+
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
+                          kernels::MakeCpuBackend("auto", {.threads = 1}));
+  std::vector<engine::FormatPlan> plans = engine::PlanAll(config, request, *backend);
+  std::erase_if(plans, [&](const engine::FormatPlan& plan) {
+    return (only.has_value() && plan.format != *only) || (options.tp > 0 && plan.tp != options.tp);
+  });
+  const engine::Recommendation recommendation = engine::Recommend(plans, request);
+  if (!options.plot.empty()) {
+    TANDEM_RETURN_IF_ERROR(WritePicture(options.plot, PlanPicture(plans, recommendation)));
+  }
+  if (options.json) {
+    out << PlanJson(plans) << '\n';
+  } else {
+    out << PlanTable(config, request, plans, recommendation);
+  }
+  if (!out.flush()) return OutputError("stdout: cannot be written");
+  const bool fits = std::any_of(plans.begin(), plans.end(),
+                                [](const engine::FormatPlan& plan) { return plan.fits; });
+  return fits ? 0 : kExitUnavailable;
+}
+
+}  // namespace tandem::launcher

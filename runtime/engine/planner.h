@@ -1,0 +1,93 @@
+// What each rank would need, by purpose, for every format and TP degree on given
+// devices, and which of them to take; before anything is loaded. The same
+// arithmetic as loading uses (Decoder::Plan, the backend's PackedBytes).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "parallel/shard_plan.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/loader/model_config.h"
+#include "runtime/model/decoder.h"
+
+namespace tandem::engine {
+
+// What the collectives hold on a rank (parallel/mpi_world.cc): the partial sums
+// of the largest all-reduce and, on rank 0, the logits.
+uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
+                            const model::DecoderOptions& options);
+
+// Of the KV cache on one rank: one block of model::kBlockSize tokens.
+uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
+                      kernels::DType kv_dtype);
+
+enum class Format { kFp32, kBf16, kInt8, kInt4, kFp8 };
+inline constexpr Format kFormats[] = {Format::kFp32, Format::kBf16, Format::kInt8, Format::kInt4,
+                                      Format::kFp8};
+const char* FormatName(Format format);
+std::optional<Format> FormatByName(const std::string& name);
+
+// How a matrix is held in a format: INT8 and INT4 in groups of 32 with 16-bit
+// scales, the head in 8 bits then. FP8 has no layout of its own here: nullopt.
+std::optional<model::WeightFormat> HeldAs(Format format, bool is_head);
+
+// Bytes of the whole model as files store it, embedding and scales included: FP8
+// with an FP32 scale for each 128 x 128 block and a 16-bit head, norms in FP32
+// (FP32) or 16 bits. Embedding and head in 8 bits for INT8 and INT4.
+uint64_t StorageBytes(const loader::ModelConfig& config, Format format);
+
+struct PlanDevice {
+  uint64_t memory = 0;   // bytes
+  double bandwidth = 0;  // bytes a second
+};
+
+struct PlanRequest {
+  std::vector<PlanDevice> devices;
+  int64_t context = 0;  // tokens of one stream
+  int64_t streams = 1;
+  int64_t max_num_seqs = 64;  // as serve has them by default
+  int64_t max_batched_tokens = 512;
+  kernels::DType kv_dtype = kernels::DType::kBF16;
+  Format stored = Format::kBf16;      // nothing more precise is recommended
+  double all_reduce_seconds = 20e-6;  // of one token's activations
+  uint64_t process_bytes = 0;         // of a rank, before the model
+};
+
+struct RankPlan {
+  MemoryPlan bytes;
+  uint64_t device = 0;  // its memory
+  // What is left; negative: what is lacking.
+  int64_t free() const {
+    return static_cast<int64_t>(device) - static_cast<int64_t>(bytes.total());
+  }
+};
+
+struct FormatPlan {
+  Format format = Format::kBf16;
+  int tp = 1;
+  std::vector<RankPlan> ranks;
+  bool fits = false;
+  int64_t kv_tokens = 0;           // that fit on the fullest rank beside the rest
+  double decode_tokens_per_s = 0;  // of one stream at full context
+};
+
+// Every format at TP = 1 to the number of devices. Ranks take the largest
+// devices first; where these differ, shards are in proportion to memory.
+std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanRequest& request,
+                                const kernels::Backend& backend);
+
+// A rank more must make decoding faster by this factor to be worth a card.
+inline constexpr double kWorthwhileGain = 1.1;
+
+struct Recommendation {
+  std::optional<size_t> choice;  // into the plans; none: nothing fits
+  std::string reason;            // one or two sentences
+};
+Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& request);
+
+}  // namespace tandem::engine

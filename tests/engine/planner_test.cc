@@ -1,0 +1,181 @@
+#include "runtime/engine/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cpu/cpu_backend.h"
+
+namespace tandem::engine {
+namespace {
+
+loader::ModelConfig Llama8B() {
+  loader::ModelConfig config;
+  config.architecture = "LlamaForCausalLM";
+  config.hidden_size = 4096;
+  config.intermediate_size = 14336;
+  config.num_layers = 32;
+  config.num_heads = 32;
+  config.num_kv_heads = 8;
+  config.head_dim = 128;
+  config.vocab_size = 128256;
+  config.max_position_embeddings = 131072;
+  return config;
+}
+
+double Gib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
+uint64_t FromGib(double gib) { return static_cast<uint64_t>(gib * (1 << 30)); }
+
+class PlannerTest : public ::testing::Test {
+ protected:
+  std::vector<FormatPlan> Plan(std::vector<double> gib, int64_t context = 8192, int64_t streams = 1,
+                               double all_reduce = 20e-6) {
+    request_ = {};
+    for (const double memory : gib) {
+      request_.devices.push_back({.memory = FromGib(memory), .bandwidth = 600e9});
+    }
+    request_.context = context;
+    request_.streams = streams;
+    request_.all_reduce_seconds = all_reduce;
+    return PlanAll(config_, request_, *backend_);
+  }
+  const FormatPlan& At(const std::vector<FormatPlan>& plans, Format format, int tp) {
+    for (const FormatPlan& plan : plans) {
+      if (plan.format == format && plan.tp == tp) return plan;
+    }
+    ADD_FAILURE();
+    return plans[0];
+  }
+
+  loader::ModelConfig config_ = Llama8B();
+  PlanRequest request_;
+  std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeCpuBackend("auto", {.threads = 1});
+};
+
+TEST(StorageBytes, OfTheEightBillionShape) {
+  const loader::ModelConfig config = Llama8B();
+  // 8,030,261,248 parameters, of which 266,240 in norms.
+  EXPECT_EQ(StorageBytes(config, Format::kFp32), uint64_t{8030261248} * 4);
+  EXPECT_EQ(StorageBytes(config, Format::kBf16), uint64_t{8030261248} * 2);
+  EXPECT_NEAR(Gib(StorageBytes(config, Format::kFp32)), 29.9, 0.05);
+  EXPECT_NEAR(Gib(StorageBytes(config, Format::kBf16)), 14.95, 0.01);
+  // A byte each and two for 32 of them: 8.5 bits. Embedding and head, 2 x 525,336,576
+  // parameters, stay at that in INT4; the rest takes 4.5 bits.
+  const uint64_t norms = 266240, tables = uint64_t{2} * 525336576;
+  const uint64_t rest = uint64_t{8030261248} - norms - tables;
+  EXPECT_EQ(StorageBytes(config, Format::kInt8), (rest + tables) / 32 * 34 + 2 * norms);
+  EXPECT_EQ(StorageBytes(config, Format::kInt4), rest / 32 * 18 + tables / 32 * 34 + 2 * norms);
+  EXPECT_EQ(StorageBytes(config, Format::kFp8),
+            rest + rest / (128 * 128) * 4 + 2 * tables + 2 * norms);
+}
+
+TEST_F(PlannerTest, WeightsAreThoseOfStorageWithoutTheEmbedding) {
+  const auto plans = Plan({80});
+  const uint64_t embedding = 525336576;
+  // Norms are held in FP32.
+  const uint64_t norms = 266240;
+  EXPECT_EQ(At(plans, Format::kFp32, 1).ranks[0].bytes.weights,
+            StorageBytes(config_, Format::kFp32) - 4 * embedding);
+  EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].bytes.weights,
+            StorageBytes(config_, Format::kBf16) - 2 * embedding + 2 * norms);
+  EXPECT_EQ(At(plans, Format::kFp8, 1).ranks[0].bytes.weights,
+            StorageBytes(config_, Format::kFp8) - 2 * embedding + 2 * norms);
+  for (const Format format : {Format::kInt8, Format::kInt4}) {
+    // A layout may round up; scales may be wider than stored ones.
+    const auto held = static_cast<double>(At(plans, format, 1).ranks[0].bytes.weights);
+    const auto stored = static_cast<double>(StorageBytes(config_, format)) - embedding * 34.0 / 32;
+    EXPECT_GE(held, stored);
+    EXPECT_LE(held, 1.15 * stored);
+  }
+}
+
+TEST_F(PlannerTest, RanksShareTheWeightsAndTheKvCache) {
+  const auto plans = Plan({24, 24, 24, 24}, 8192, 4);
+  const uint64_t kv_token = 2 * 32 * 8 * 128 * 2;
+  EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].bytes.kv, kv_token * 8192 * 4);
+  for (int tp : {2, 4}) {
+    const FormatPlan& plan = At(plans, Format::kBf16, tp);
+    uint64_t kv = 0;
+    for (const RankPlan& rank : plan.ranks) kv += rank.bytes.kv;
+    EXPECT_EQ(kv, kv_token * 8192 * 4);
+    EXPECT_LT(plan.ranks[0].bytes.weights,
+              1.001 * At(plans, Format::kBf16, 1).ranks[0].bytes.weights / tp);
+  }
+}
+
+TEST_F(PlannerTest, FitsExactlyWhenNothingLacks) {
+  const uint64_t need = At(Plan({80}), Format::kBf16, 1).ranks[0].bytes.total();
+  request_.devices = {{.memory = need, .bandwidth = 600e9}};
+  auto plans = PlanAll(config_, request_, *backend_);
+  EXPECT_TRUE(At(plans, Format::kBf16, 1).fits);
+  EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].free(), 0);
+  EXPECT_EQ(At(plans, Format::kBf16, 1).kv_tokens, 8192);
+  request_.devices[0].memory = need - 1;
+  plans = PlanAll(config_, request_, *backend_);
+  EXPECT_FALSE(At(plans, Format::kBf16, 1).fits);
+  EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].free(), -1);
+  EXPECT_EQ(At(plans, Format::kBf16, 1).kv_tokens, 8192 - 16);
+}
+
+TEST_F(PlannerTest, MixedCardsTakeSharesByTheirMemory) {
+  const auto plans = Plan({16, 24, 24});
+  const FormatPlan& plan = At(plans, Format::kBf16, 3);
+  EXPECT_EQ(plan.ranks[0].device, FromGib(24));
+  EXPECT_EQ(plan.ranks[2].device, FromGib(16));
+  const auto weights = [&](int r) { return static_cast<double>(plan.ranks[r].bytes.weights); };
+  EXPECT_NEAR(weights(2) / weights(0), 16.0 / 24, 0.01);
+  EXPECT_EQ(plan.ranks[0].bytes.weights, plan.ranks[1].bytes.weights);
+  EXPECT_NEAR(static_cast<double>(plan.ranks[2].bytes.kv) / plan.ranks[0].bytes.kv, 2.0 / 3, 1e-9);
+  // Two degrees take the two large ones, evenly.
+  const FormatPlan& two = At(plans, Format::kBf16, 2);
+  EXPECT_EQ(two.ranks[0].bytes.weights, two.ranks[1].bytes.weights);
+}
+
+TEST_F(PlannerTest, SpeedIsWhatBandwidthAllows) {
+  const auto plans = Plan({80, 80});
+  const FormatPlan& one = At(plans, Format::kBf16, 1);
+  const double read = static_cast<double>(one.ranks[0].bytes.weights + one.ranks[0].bytes.kv);
+  EXPECT_NEAR(one.decode_tokens_per_s, 1 / (read / 600e9 + 0.15e-3), 1e-6);
+  const FormatPlan& two = At(plans, Format::kBf16, 2);
+  EXPECT_NEAR(two.decode_tokens_per_s, 1 / (read / 2 / 600e9 + 64 * 20e-6 + 0.15e-3), 0.05);
+}
+
+TEST_F(PlannerTest, RecommendsTheMostPreciseFormatThatFits) {
+  auto plans = Plan({24, 24});
+  Recommendation best = Recommend(plans, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(plans[*best.choice].format, Format::kBf16);
+  EXPECT_EQ(plans[*best.choice].tp, 2);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("times as fast as TP = 1"));
+
+  plans = Plan({10, 10});
+  best = Recommend(plans, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(plans[*best.choice].format, Format::kBf16);
+  EXPECT_EQ(plans[*best.choice].tp, 2);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("fewer ranks do not hold it"));
+
+  plans = Plan({8});
+  best = Recommend(plans, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(plans[*best.choice].format, Format::kInt4);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("bf16, int8 at no degree"));
+
+  plans = Plan({2, 2});
+  best = Recommend(plans, request_);
+  EXPECT_FALSE(best.choice.has_value());
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("nothing fits"));
+}
+
+TEST_F(PlannerTest, RefusesRanksThatDoNotMakeItFaster) {
+  // 25 ms a token at one rank; 64 exchanges of 300 us eat what a second rank saves.
+  const auto plans = Plan({24, 24}, 2048, 1, 300e-6);
+  const Recommendation best = Recommend(plans, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(plans[*best.choice].tp, 1);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("TP = 2 is refused"));
+}
+
+}  // namespace
+}  // namespace tandem::engine
