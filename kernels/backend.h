@@ -60,7 +60,7 @@ class Buffer {
 // value = scale * (code - zero). Groups are counted from column 0 of the whole
 // layer, so a group may span a cut between ranks; both keep its scale.
 struct QuantFormat {
-  int bits = 8;                     // 8: codes -127..127; 4: codes 0..15
+  int bits = 8;                     // 8: codes -128..127; 4: codes 0..15
   int64_t group_size = 32;          // 32, 64 or 128; columns of the last group may be fewer
   bool zero_points = false;         // else zero is 0 with 8 bits and 8 with 4
   DType scale_dtype = DType::kF16;  // as the packed weight keeps scales
@@ -187,16 +187,22 @@ class Backend {
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 
   // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
-  // in order; x is [tokens, columns]. Inside a leaf, columns are added in order
-  // by fused multiply-adds from zero; leaves along the tree. With all leaves
-  // owned there is one subtree, the product itself; bias ([rows] or null) may be
-  // given only then, and is added last.
+  // in order; x is [tokens, columns]. With all leaves owned there is one subtree,
+  // the product itself; bias ([rows] or null) may be given only then, and is added
+  // last. Leaves are added along the tree; inside a leaf, from zero, in order:
+  //
+  // fp32, fp16: sum = fma(w, x, sum), column by column.
+  //
+  // bfloat16: activations are rounded to it, columns come in pairs, the odd one
+  // first: sum = fma(w[2j], x[2j], fma(w[2j + 1], x[2j + 1], sum)); a last column
+  // alone is paired with zeros. Denormal operands and results count as zeros. It
+  // is what AVX512-BF16's dot product does.
   //
   // With a QuantFormat, activations are quantized on the fly, symmetric to 8 bits,
   // for each token and activation group: columns of one leaf and one run of
-  // gcd(group_size, leaf_size) columns; scale = max |x| / 127, code = x / scale
-  // rounded to nearest even. Inside a leaf, activation groups are added in order
-  // from zero: sum = fma(float(dot), weight scale * activation scale, sum), dot
+  // gcd(group_size, leaf_size) columns; scale = max |x| / 127, code = x times
+  // 127 / max |x|, rounded to nearest even (MakeActivationScale in base/math.h).
+  // For each group sum = fma(float(dot), weight scale * activation scale, sum), dot
   // being the exact integer product of (code - zero) with the activation's codes.
   virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
                       float* y) = 0;

@@ -22,7 +22,7 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->check(CLI::Range(1, 4096));
   app->add_option("--threads", options->threads, "Threads of a rank (default: its share of cores)")
       ->check(CLI::Range(1, 4096));
-  app->add_option("--isa", options->isa, "Instruction set, for the same bits on unlike hosts")
+  app->add_option("--isa", options->isa, "Instruction set: auto, avx2, avx3, vnni, bf16, neon, ref")
       ->capture_default_str();
   app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
       ->capture_default_str();

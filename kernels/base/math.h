@@ -51,6 +51,48 @@ inline uint16_t FloatToF16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// How activations are quantized: to 8 bits, symmetric, by their largest magnitude.
+// Both are 0 where that is below 2^-100: the codes are 0. The scale is NaN, and
+// the codes 0, where an activation is not finite.
+struct ActivationScale {
+  float scale = 0;
+  float inverse = 0;
+};
+
+// most: the bits of the largest magnitude; NaN counts as larger than infinity.
+inline ActivationScale MakeActivationScale(uint32_t most) {
+  if (most >= 0x7f800000u) return {std::bit_cast<float>(0x7fc00000u), 0};
+  const float largest = std::bit_cast<float>(most);
+  if (largest < 0x1p-100f) return {};
+  return {largest / 127.0f, 127.0f / largest};
+}
+
+// Nearest, ties to even; within -127..127, since inverse is off by 2^-24 at most.
+inline int8_t QuantizeActivation(float value, float inverse) {
+  return static_cast<int8_t>(std::nearbyintf(value * inverse));
+}
+
+inline float FlushDenormal(float value) {
+  return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
+}
+
+// a * b + c, rounded once; denormal operands and results count as zeros, as the
+// bfloat16 dot-product instructions have them. A result is denormal when its
+// magnitude is below 2^-126 after rounding to 24 bits.
+inline float MulAddFlushed(float a, float b, float c) {
+  a = FlushDenormal(a);
+  b = FlushDenormal(b);
+  c = FlushDenormal(c);
+  const float result = std::fma(a, b, c);
+  if (!(std::fabs(result) <= 0x1p-126f) || result == 0) return result;
+  // Too small for 24 bits: round it 2^64 times larger. The larger factor is at
+  // least 2^-126 and the product at most about 2^-125, so the smaller can grow.
+  float& small = std::fabs(a) < std::fabs(b) ? a : b;
+  small *= 0x1p64f;
+  const float scaled = std::fma(a, b, c * 0x1p64f);
+  return std::fabs(scaled) < 0x1p-62f ? std::copysign(0.0f, scaled) : scaled * 0x1p-64f;
+}
+
 // exp(x) = 2^n * p(r), x = n ln 2 + r, |r| <= ln 2 / 2; p is the Taylor series to
 // degree 7 (remainder below 2^-27 of the result). x is clamped to
 // [kExpMin, 88]; below, the result is 0, so that masked scores vanish.

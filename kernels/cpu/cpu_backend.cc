@@ -9,6 +9,7 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/ref/ref_backend.h"
@@ -16,12 +17,30 @@
 namespace tandem::kernels {
 namespace {
 
+// Room for activations in the kernels' order: so many tokens are worked on at a
+// time that they fit, and weights pass once for all of them.
+constexpr size_t kActivationBytes = size_t{8} << 20;
+// Up to so many activations each thread prepares for itself: cheaper than a
+// parallel region.
+constexpr int64_t kOwnActivations = 16384;
+
 class CpuLinearWeight : public LinearWeight {
  public:
   CpuLinearWeight(const LinearSpec& spec, Buffer panels)
-      : LinearWeight(spec), panels_(std::move(panels)) {}
+      : LinearWeight(spec), layout(spec), panels_(std::move(panels)) {
+    segments.push_back({.data = panels_.as<std::byte>(),
+                        .rows = spec.rows,
+                        .row_bytes = layout.row_bytes(spec.columns())});
+  }
   size_t bytes() const override { return panels_.bytes(); }
-  const void* panels() const { return panels_.data(); }
+  int64_t panels() const {
+    int64_t panels = 0;
+    for (const cpu::Segment& segment : segments) panels += cpu::PanelLayout(segment.rows).panels();
+    return panels;
+  }
+
+  const cpu::RunLayout layout;
+  std::vector<cpu::Segment> segments;
 
  private:
   Buffer panels_;
@@ -29,8 +48,8 @@ class CpuLinearWeight : public LinearWeight {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(const CpuOptions& options)
-      : pool_(options.threads, options.cpus), scratch_(options.threads) {}
+  CpuBackend(const CpuOptions& options, const cpu::LinearKernels& linear)
+      : pool_(options.threads, options.cpus), scratch_(options.threads), linear_(linear) {}
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateHost(bytes); }
   void CopyFromHost(void* dst, const void* src, size_t bytes) override {
@@ -43,35 +62,38 @@ class CpuBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
-    const cpu::PanelLayout layout(spec.rows);
     const int64_t columns = spec.columns();
-    const size_t size = DTypeSize(spec.dtype);
-    TANDEM_ASSIGN_OR_RETURN(Buffer panels, AllocateHost(PackedBytes(spec)));
-    if (columns > 0) {
-      std::vector<std::byte> rows(cpu::kPanelRows * columns * size);
-      for (int64_t p = 0; p < layout.panels(); ++p) {
-        const int64_t first = layout.first_row(p);
-        const int64_t last = std::min(first + layout.panel_rows(p), spec.rows);
-        TANDEM_RETURN_IF_ERROR(read_rows(first, last, rows.data()));
-        cpu::PackPanel(rows.data(), last - first, columns, size, layout.panel_rows(p),
-                       panels.as<std::byte>() + first * columns * size);
-      }
-    }
-    return std::make_unique<CpuLinearWeight>(spec, std::move(panels));
+    std::vector<std::byte> rows(cpu::kPanelRows * columns * DTypeSize(spec.dtype));
+    return Pack(spec,
+                [&](const cpu::RunLayout& layout, int64_t begin, int64_t end, int64_t panel_rows,
+                    std::byte* panel) -> absl::Status {
+                  TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows.data()));
+                  cpu::PackPanel(layout, rows.data(), end - begin, columns, panel_rows, panel);
+                  return absl::OkStatus();
+                });
   }
 
-  absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(const LinearSpec&,
-                                                              QuantizedRowReader) override {
-    return absl::UnimplementedError("quantized weights on the CPU backend");
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
+      const LinearSpec& spec, QuantizedRowReader read_rows) override {
+    const int64_t columns = spec.columns();
+    const int64_t groups = spec.group_end() - spec.group_begin();
+    std::vector<int8_t> codes(cpu::kPanelRows * columns);
+    std::vector<float> scales(cpu::kPanelRows * groups);
+    std::vector<uint8_t> zeros(spec.quant->zero_points ? cpu::kPanelRows * groups : 0);
+    const QuantizedRows rows = {codes.data(), scales.data(), zeros.data()};
+    return Pack(spec,
+                [&](const cpu::RunLayout& layout, int64_t begin, int64_t end, int64_t panel_rows,
+                    std::byte* panel) -> absl::Status {
+                  TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows));
+                  cpu::PackQuantizedPanel(layout, rows, end - begin, columns, spec.column_begin(),
+                                          spec.quant->group_size, groups, panel_rows, panel);
+                  return absl::OkStatus();
+                });
   }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
-    const int64_t rows = cpu::PanelLayout(spec.rows).padded_rows();
-    if (!spec.quant.has_value()) return rows * spec.columns() * DTypeSize(spec.dtype);
-    const int64_t groups = spec.group_end() - spec.group_begin();
-    const int64_t code_bytes = (spec.columns() * spec.quant->bits + 7) / 8;
-    return rows * (code_bytes + groups * (DTypeSize(spec.quant->scale_dtype) +
-                                          (spec.quant->zero_points ? 1 : 0)));
+    return static_cast<size_t>(cpu::PanelLayout(spec.rows).padded_rows() *
+                               cpu::RunLayout(spec).row_bytes(spec.columns()));
   }
 
   void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
@@ -79,23 +101,18 @@ class CpuBackend : public Backend {
     const auto& w = static_cast<const CpuLinearWeight&>(weight);
     TANDEM_CHECK(bias == nullptr || w.schedule.subtrees == 1);
     if (tokens == 0 || w.schedule.subtrees == 0 || w.spec.rows == 0) return;
-    const cpu::LinearArgs args = {.panels = w.panels(),
-                                  .dtype = w.spec.dtype,
-                                  .rows = w.spec.rows,
-                                  .columns = w.spec.columns(),
-                                  .schedule = &w.schedule,
-                                  .x = x,
-                                  .tokens = tokens,
-                                  .bias = bias,
-                                  .y = y};
-    const size_t scratch = cpu::LinearScratchBytes(w.schedule) / sizeof(float);
-    const int64_t panels = cpu::PanelLayout(w.spec.rows).panels();
-    pool_.Run([&](int thread) {
-      const Share share = ShareOf(panels, thread, pool_.size());
-      if (share.begin < share.end) {
-        cpu::LinearPanels(args, share.begin, share.end, Scratch(thread, scratch));
-      }
-    });
+    const int64_t chunk = TokensAtATime(w, tokens);
+    for (int64_t t = 0; t < tokens; t += chunk) {
+      LinearChunk(w, x + t * w.spec.columns(), std::min(chunk, tokens - t),
+                  {.layout = &w.layout,
+                   .schedule = &w.schedule,
+                   .segments = w.segments,
+                   .rows = w.spec.rows,
+                   .first_token = t,
+                   .tokens = tokens,
+                   .bias = bias,
+                   .y = y});
+    }
   }
 
   void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
@@ -165,6 +182,68 @@ class CpuBackend : public Backend {
   }
 
  private:
+  // Memory for a weight, filled panel by panel by pack(layout, row begin, row end,
+  // panel rows, panel).
+  template <typename PackRows>
+  absl::StatusOr<std::unique_ptr<LinearWeight>> Pack(const LinearSpec& spec, const PackRows& pack) {
+    TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
+    if (activations_.bytes() < ActivationBytes(spec)) {
+      TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec)));
+    }
+    const cpu::RunLayout layout(spec);
+    const cpu::PanelLayout panels(spec.rows);
+    const int64_t row_bytes = layout.row_bytes(spec.columns());
+    for (int64_t p = 0; p < panels.panels() && row_bytes > 0; ++p) {
+      const int64_t first = panels.first_row(p);
+      TANDEM_RETURN_IF_ERROR(pack(layout, first, std::min(first + panels.panel_rows(p), spec.rows),
+                                  panels.panel_rows(p), data.as<std::byte>() + first * row_bytes));
+    }
+    return std::make_unique<CpuLinearWeight>(spec, std::move(data));
+  }
+
+  // What one token block of the widest layer takes, at least.
+  static size_t ActivationBytes(const LinearSpec& spec) {
+    return std::max(kActivationBytes, cpu::Activations::Bytes(cpu::RunLayout(spec), spec.columns(),
+                                                              cpu::kTokenBlock));
+  }
+
+  // All tokens, or as many token blocks as the room for activations holds.
+  int64_t TokensAtATime(const CpuLinearWeight& w, int64_t tokens) const {
+    const size_t block = cpu::Activations::Bytes(w.layout, w.spec.columns(), cpu::kTokenBlock) + 64;
+    const int64_t most = std::max<int64_t>(1, activations_.bytes() / block) * cpu::kTokenBlock;
+    const int64_t chunks = (tokens + most - 1) / most;
+    return cpu::RoundUp((tokens + chunks - 1) / chunks, cpu::kTokenBlock);
+  }
+
+  void LinearChunk(const CpuLinearWeight& w, const float* x, int64_t tokens,
+                   const cpu::LinearArgs& args) {
+    const int64_t columns = w.spec.columns();
+    const size_t bytes = cpu::RoundUp(cpu::Activations::Bytes(w.layout, columns, tokens), 64);
+    const auto at = [&](int thread) {
+      return cpu::Activations::In(activations_.as<std::byte>() + thread * bytes, w.layout, columns,
+                                  tokens);
+    };
+    const bool own =
+        tokens * columns <= kOwnActivations && bytes * pool_.size() <= activations_.bytes();
+    if (!own) {
+      pool_.Run([&](int thread) {
+        const Share share = ShareOf(tokens, thread, pool_.size());
+        cpu::PackActivations(w.layout, x, columns, share.begin, share.end, at(0));
+      });
+    }
+    const size_t scratch = cpu::LinearScratchFloats(w.schedule);
+    const int64_t panels = w.panels();
+    pool_.Run([&](int thread) {
+      const Share share = ShareOf(panels, thread, pool_.size());
+      if (share.begin == share.end) return;
+      cpu::LinearArgs mine = args;
+      mine.x = at(own ? thread : 0);
+      if (own) cpu::PackActivations(w.layout, x, columns, 0, tokens, mine.x);
+      linear_[static_cast<int>(w.layout.kind)](mine, share.begin, share.end,
+                                               Scratch(thread, scratch));
+    });
+  }
+
   // A region pays from a few tokens on.
   template <typename Body>
   void ForTokens(int64_t tokens, const Body& body) {
@@ -187,45 +266,75 @@ class CpuBackend : public Backend {
 
   ThreadPool pool_;
   std::vector<std::vector<float>> scratch_;
+  Buffer activations_;
+  const cpu::LinearKernels linear_;
   std::vector<int64_t> groups_;
 };
 
-int64_t TargetMask(const std::string& isa) {
-  if (isa == "avx2") return HWY_AVX2;
-  if (isa == "avx3") return HWY_AVX3;
-  return 0;
+// An instruction set by name: Highway's target, and the dot-product instructions
+// beside it.
+struct Isa {
+  std::string_view name;
+  int64_t target;
+  cpu::DotInstructions dot;
+};
+constexpr Isa kIsas[] = {{"avx2", HWY_AVX2, {}},
+                         {"avx3", HWY_AVX3, {}},
+                         {"vnni", HWY_AVX3, {.vnni = true}},
+                         {"bf16", HWY_AVX3, {.vnni = true, .bf16 = true}},
+                         {"neon", HWY_NEON, {}}};
+// Those that have fused multiply-adds.
+constexpr int64_t kTargets = HWY_AVX2 | HWY_AVX3 | HWY_NEON;
+
+const Isa* FindIsa(const std::string& name) {
+  for (const Isa& isa : kIsas) {
+    if (isa.name == name) return &isa;
+  }
+  return nullptr;
+}
+
+cpu::DotInstructions DotInstructionsFor(const std::string& name) {
+  const Isa* isa = FindIsa(name);
+  if (isa != nullptr) return isa->dot;
+  if ((hwy::SupportedTargets() & HWY_AVX3) == 0) return {};
+  return cpu::SupportedDotInstructions();
 }
 
 }  // namespace
 
 absl::Status PinIsa(const std::string& isa) {
   if (isa == "auto" || isa == "ref") return absl::OkStatus();
-  const int64_t mask = TargetMask(isa);
-  if (mask == 0) {
+  const Isa* found = FindIsa(isa);
+  if (found == nullptr) {
     return absl::InvalidArgumentError(
-        absl::StrCat("isa: found '", isa, "', expected auto, avx2, avx3 or ref"));
+        absl::StrCat("isa: found '", isa, "', expected auto, avx2, avx3, vnni, bf16, neon or ref"));
   }
-  if ((hwy::SupportedTargets() & mask) == 0) {
+  const cpu::DotInstructions dot = cpu::SupportedDotInstructions();
+  if ((hwy::SupportedTargets() & found->target) == 0 || (found->dot.vnni && !dot.vnni) ||
+      (found->dot.bf16 && !dot.bf16)) {
     return absl::InvalidArgumentError(absl::StrCat("isa: this CPU lacks '", isa, "'; choose auto"));
   }
   // Targets better than the named one have lower bits. DisableTargets would not
   // do: in Highway 1.0.3 each SupportedTargets() chooses among all targets again.
-  const int64_t allowed = hwy::SupportedTargets() & ~(mask - 1);
+  const int64_t allowed = hwy::SupportedTargets() & ~(found->target - 1);
   hwy::SetSupportedTargetsForTest(allowed);
   hwy::GetChosenTarget().Update(allowed);
   return absl::OkStatus();
 }
 
 std::string IsaInUse(const std::string& isa) {
-  const bool fused = (hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3)) != 0;
-  return isa == "ref" || !fused ? "ref" : cpu::IsaName();
+  if (isa == "ref" || (hwy::SupportedTargets() & kTargets) == 0) return "ref";
+  const cpu::DotInstructions dot = DotInstructionsFor(isa);
+  return absl::StrCat(cpu::IsaName(), dot.vnni ? "+VNNI" : "", dot.bf16 ? "+BF16" : "");
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const std::string& isa,
                                                         const CpuOptions& options) {
   TANDEM_RETURN_IF_ERROR(PinIsa(isa));
   if (IsaInUse(isa) == "ref") return MakeRefBackend();
-  return std::make_unique<CpuBackend>(options);
+  cpu::LinearKernels kernels = cpu::HighwayLinearKernels();
+  cpu::UseDotInstructions(DotInstructionsFor(isa), kernels);
+  return std::make_unique<CpuBackend>(options, kernels);
 }
 
 }  // namespace tandem::kernels

@@ -16,7 +16,8 @@ struct CpuOptions {
 };
 
 // Restricts the process to one instruction set, so that unlike hosts compute
-// alike: "auto", "avx2", "avx3" (AVX-512), "ref" (scalar). INVALID_ARGUMENT for
+// alike: "auto", "avx2", "avx3" (AVX-512), "vnni" (and its integer dot products),
+// "bf16" (and its bfloat16 ones), "neon", "ref" (scalar). INVALID_ARGUMENT for
 // another name or one that this CPU lacks. Before any backend is made.
 absl::Status PinIsa(const std::string& isa);
 
@@ -25,7 +26,7 @@ absl::Status PinIsa(const std::string& isa);
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const std::string& isa,
                                                         const CpuOptions& options);
 
-// What MakeCpuBackend(isa) computes with: "AVX2", "AVX3", ... or "ref".
+// What MakeCpuBackend(isa) computes with: "AVX2", "AVX3+VNNI+BF16", ... or "ref".
 std::string IsaInUse(const std::string& isa);
 
 }  // namespace tandem::kernels

@@ -1,159 +1,187 @@
-// Products of packed weights with one or many tokens. See cpu_kernels.h for the
-// layout and backend.h for the order of additions.
+// Linear products with Highway: every format on AVX2, AVX-512 and NEON. The loops
+// are those of linear_loops-inl.h.
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/linear.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/base/check.h"
+#include "kernels/cpu/flush_denormals.h"
+#include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 
-// Groups of 16 rows worked on at once: as many accumulators as the registers of
-// the target hold beside the operands.
-inline constexpr size_t kRegisters = HWY_LANES(float) >= 16 ? 32 : 16;
+// The compiler's baseline is never chosen (MakeCpuBackend).
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 
-// acc[m, g] = sum over columns [k0, k1) of panel rows g for kTokens tokens.
-// panel points at the group's first row, its columns panel_stride apart; sums go
-// to out[m * out_stride + 16 g].
-template <DType dtype, size_t kTokens, size_t kGroups>
-HWY_INLINE void SumLeaf(const typename Storage<dtype>::T* HWY_RESTRICT panel, size_t panel_stride,
-                        const float* HWY_RESTRICT x, size_t x_stride, size_t k0, size_t k1,
-                        float* HWY_RESTRICT out, size_t out_stride) {
-  const F d;
-  constexpr size_t kVectors = kGroups * kGroup;
-  V acc[kTokens][kVectors];
-  for (size_t m = 0; m < kTokens; ++m) {
-    for (size_t v = 0; v < kVectors; ++v) acc[m][v] = hn::Zero(d);
-  }
-  const auto* HWY_RESTRICT w = panel + k0 * panel_stride;
-  for (size_t k = k0; k < k1; ++k, w += panel_stride) {
-    V weight[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) weight[v] = LoadWide<dtype>(w + v * kWidth);
-    for (size_t m = 0; m < kTokens; ++m) {
-      const V value = hn::Set(d, x[m * x_stride + k]);
-      for (size_t v = 0; v < kVectors; ++v) acc[m][v] = hn::MulAdd(weight[v], value, acc[m][v]);
+void Unreachable(const cpu::LinearArgs&, int64_t, int64_t, float*) { TANDEM_CHECK(false); }
+inline constexpr auto& LinearF32 = Unreachable;
+inline constexpr auto& LinearF16 = Unreachable;
+inline constexpr auto& LinearBf16 = Unreachable;
+inline constexpr auto& LinearInt8 = Unreachable;
+inline constexpr auto& LinearInt4 = Unreachable;
+
+#else
+
+struct Ops {
+  using I = hn::RebindToSigned<F>;
+  using U = hn::RebindToUnsigned<F>;
+  using I16 = hn::Repartition<int16_t, F>;
+  using U16 = hn::Repartition<uint16_t, F>;
+  using U8 = hn::Repartition<uint8_t, F>;
+
+  static constexpr size_t kWidth = HWY_MIN(HWY_LANES(float), kLanes);
+  // With 32 registers 24 accumulators leave room for the operands, with 16 eight.
+  static constexpr bool kManyRegisters = HWY_LANES(float) >= 16 || HWY_TARGET == HWY_NEON;
+  static constexpr size_t kAccumulators = kManyRegisters ? 24 : 8;
+  static constexpr size_t kIntegerAccumulators = kManyRegisters ? 12 : 4;
+  static constexpr size_t kMostTokens = kManyRegisters ? 6 : 4;
+
+  using Float = V;
+  static HWY_INLINE Float Zero() { return hn::Zero(F()); }
+  static HWY_INLINE Float Set(float value) { return hn::Set(F(), value); }
+  static HWY_INLINE Float Load(const float* p) { return hn::LoadU(F(), p); }
+  static HWY_INLINE void Store(Float v, float* p) { hn::StoreU(v, F(), p); }
+  static HWY_INLINE Float Add(Float a, Float b) { return hn::Add(a, b); }
+  static HWY_INLINE Float Mul(Float a, Float b) { return hn::Mul(a, b); }
+  static HWY_INLINE Float MulAdd(Float a, Float b, Float c) { return hn::MulAdd(a, b, c); }
+  static HWY_INLINE Float LoadScales(DType dtype, const uint8_t* p) {
+    switch (dtype) {
+      case DType::kF16:
+        return LoadWide<DType::kF16>(reinterpret_cast<const hwy::float16_t*>(p));
+      case DType::kBF16:
+        return LoadWide<DType::kBF16>(reinterpret_cast<const hwy::bfloat16_t*>(p));
+      default:
+        return Load(reinterpret_cast<const float*>(p));
     }
   }
-  for (size_t m = 0; m < kTokens; ++m) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      hn::StoreU(acc[m][v], d, out + m * out_stride + v * kWidth);
+
+  // Integer dot products by widening to 16 bits: products of u8 and s8 summed in
+  // pairs overflow 16 bits. Even and odd bytes of a quad lie in two vectors.
+  struct Codes {
+    hn::Vec<I16> even, odd;
+  };
+  // Two vectors where the target's widening multiply fills halves (NEON).
+  struct Sum {
+    hn::Vec<I> first, second;
+  };
+  static HWY_INLINE Codes SplitCodes(hn::Vec<U8> bytes) {
+    const auto pairs = hn::BitCast(U16(), bytes);
+    return {hn::BitCast(I16(), hn::And(pairs, hn::Set(U16(), 0xff))),
+            hn::BitCast(I16(), hn::ShiftRight<8>(pairs))};
+  }
+  static HWY_INLINE Codes LoadCodes(const uint8_t* p) { return SplitCodes(hn::LoadU(U8(), p)); }
+  static HWY_INLINE void LoadNibbles(const uint8_t* p, Codes& low, Codes& high) {
+    const auto bytes = hn::LoadU(U8(), p);
+    const auto mask = hn::Set(U8(), 0x0f);
+    low = SplitCodes(hn::And(bytes, mask));
+    const auto shifted = hn::ShiftRight<4>(hn::BitCast(U16(), bytes));
+    high = SplitCodes(hn::And(hn::BitCast(U8(), shifted), mask));
+  }
+  static HWY_INLINE Codes BroadcastQuad(const uint8_t* p) {
+    int32_t quad;
+    std::memcpy(&quad, p, sizeof(quad));
+    const auto pairs = hn::BitCast(I16(), hn::Set(I(), quad));
+    return {hn::ShiftRight<8>(hn::ShiftLeft<8>(pairs)), hn::ShiftRight<8>(pairs)};
+  }
+  // The lanes' starting values, where Whole will find them.
+  static HWY_INLINE Sum StartVector(hn::Vec<I> value) {
+    const auto zero = hn::Zero(I());
+    if constexpr (HWY_TARGET == HWY_NEON) {
+      return {hn::InterleaveLower(I(), value, zero), hn::InterleaveUpper(I(), value, zero)};
+    } else {
+      return {value, zero};
     }
   }
-}
+  static HWY_INLINE Sum Start(int32_t value) { return StartVector(hn::Set(I(), value)); }
+  static HWY_INLINE hn::Vec<I> LoadZeros(const uint8_t* p, int32_t offset) {
+    const hn::Rebind<uint8_t, F> bytes;
+    return hn::Add(hn::PromoteTo(I(), hn::LoadU(bytes, p)), hn::Set(I(), offset));
+  }
+  static HWY_INLINE Sum StartProduct(hn::Vec<I> zeros, int32_t value) {
+    return StartVector(hn::Mul(zeros, hn::Set(I(), value)));
+  }
+  static HWY_INLINE Sum Dot(Sum sum, Codes w, Codes x) {
+    sum.first = hn::ReorderWidenMulAccumulate(I(), w.even, x.even, sum.first, sum.second);
+    sum.first = hn::ReorderWidenMulAccumulate(I(), w.odd, x.odd, sum.first, sum.second);
+    return sum;
+  }
+  static HWY_INLINE Float ToFloat(Sum sum) {
+    return hn::ConvertTo(F(), hn::RearrangeToOddPlusEven(sum.first, sum.second));
+  }
+};
 
-// One leaf of a panel of kPanelGroups groups for kTokens tokens, in pieces that
-// fit the registers.
-template <DType dtype, size_t kTokens, size_t kPanelGroups>
-HWY_INLINE void LeafTile(const typename Storage<dtype>::T* HWY_RESTRICT panel,
-                         const float* HWY_RESTRICT x, size_t x_stride, size_t k0, size_t k1,
-                         float* HWY_RESTRICT out, size_t out_stride) {
-  constexpr size_t kFit = kRegisters * 3 / 4 / kGroup / kTokens;
-  constexpr size_t kGroups = kFit >= kPanelGroups ? kPanelGroups : (kFit >= 2 ? 2 : 1);
-  static_assert(kPanelGroups % kGroups == 0);
-  for (size_t g = 0; g < kPanelGroups; g += kGroups) {
-    SumLeaf<dtype, kTokens, kGroups>(panel + g * kLanes, kPanelGroups * kLanes, x, x_stride, k0, k1,
-                                     out + g * kLanes, out_stride);
-  }
-}
+#include "kernels/cpu/linear_loops-inl.h"
 
-template <DType dtype, size_t kPanelGroups>
-HWY_INLINE void LeafTokens(const typename Storage<dtype>::T* HWY_RESTRICT panel, size_t tokens,
-                           const float* HWY_RESTRICT x, size_t x_stride, size_t k0, size_t k1,
-                           float* HWY_RESTRICT out, size_t out_stride) {
-  constexpr size_t kMost = kRegisters >= 32 ? 6 : 4;
-  size_t m = 0;
-  for (; m + kMost <= tokens; m += kMost) {
-    LeafTile<dtype, kMost, kPanelGroups>(panel, x + m * x_stride, x_stride, k0, k1,
-                                         out + m * out_stride, out_stride);
-  }
-  for (; m + 2 <= tokens; m += 2) {
-    LeafTile<dtype, 2, kPanelGroups>(panel, x + m * x_stride, x_stride, k0, k1,
-                                     out + m * out_stride, out_stride);
-  }
-  if (m < tokens) {
-    LeafTile<dtype, 1, kPanelGroups>(panel, x + m * x_stride, x_stride, k0, k1,
-                                     out + m * out_stride, out_stride);
-  }
-}
-
-HWY_INLINE void AddInto(float* HWY_RESTRICT left, const float* HWY_RESTRICT right, size_t n) {
-  const F d;
-  for (size_t i = 0; i < n; i += kWidth) {
-    hn::StoreU(hn::Add(hn::LoadU(d, left + i), hn::LoadU(d, right + i)), d, left + i);
-  }
-}
-
-// One panel for up to kTokenBlock tokens. The stack of partial sums is
-// [depth, tokens, panel rows].
-template <DType dtype, size_t kPanelGroups>
-void PanelTokens(const cpu::LinearArgs& a, const typename Storage<dtype>::T* HWY_RESTRICT panel,
-                 int64_t first_row, int64_t first_token, size_t tokens, float* HWY_RESTRICT stack) {
-  constexpr size_t kRows = kPanelGroups * kLanes;
-  const size_t level = tokens * kRows;
-  const float* x = a.x + first_token * a.columns;
-  const size_t rows = static_cast<size_t>(HWY_MIN(static_cast<int64_t>(kRows), a.rows - first_row));
-  float* top = stack;  // first free level
-  int64_t subtree = 0;
-  for (const LeafStep& step : a.schedule->steps) {
-    LeafTokens<dtype, kPanelGroups>(panel, tokens, x, a.columns, step.column_begin, step.column_end,
-                                    top, kRows);
-    top += level;
-    for (int32_t m = 0; m < step.merges; ++m) {
-      top -= level;
-      AddInto(top - level, top, level);
-    }
-    if (step.emit) {
-      top -= level;
-      for (size_t t = 0; t < tokens; ++t) {
-        float* y = a.y + (subtree * a.tokens + first_token + t) * a.rows + first_row;
-        if (a.bias == nullptr) {
-          std::memcpy(y, top + t * kRows, rows * sizeof(float));
-        } else {
-          for (size_t r = 0; r < rows; ++r) y[r] = top[t * kRows + r] + a.bias[first_row + r];
-        }
-      }
-      ++subtree;
-    }
-  }
-}
-
+// fp32 and fp16: activations stay fp32.
 template <DType dtype>
-void LinearPanelsTyped(const cpu::LinearArgs& a, int64_t panel_begin, int64_t panel_end,
-                       float* scratch) {
-  const cpu::PanelLayout layout(a.rows);
-  const auto* base = static_cast<const typename Storage<dtype>::T*>(a.panels);
-  for (int64_t p = panel_begin; p < panel_end; ++p) {
-    const int64_t row = layout.first_row(p);
-    const auto* panel = base + row * a.columns;
-    for (int64_t t = 0; t < a.tokens; t += cpu::kTokenBlock) {
-      const size_t tokens = static_cast<size_t>(HWY_MIN(cpu::kTokenBlock, a.tokens - t));
-      if (p < layout.full_panels) {
-        PanelTokens<dtype, 4>(a, panel, row, t, tokens, scratch);
-      } else {
-        PanelTokens<dtype, 1>(a, panel, row, t, tokens, scratch);
-      }
-    }
+struct WideFormat {
+  static constexpr bool kFlushesDenormals = false;
+  static constexpr size_t kStepColumns = 1;
+  static constexpr size_t kStepBytes = sizeof(typename Storage<dtype>::T);
+  static constexpr size_t kValueBytes = sizeof(float);
+  using Weight = V;
+  using Value = V;
+  static HWY_INLINE Weight LoadWeight(const uint8_t* p) {
+    return LoadWide<dtype>(reinterpret_cast<const typename Storage<dtype>::T*>(p));
   }
+  static HWY_INLINE Value Broadcast(const uint8_t* p) {
+    float value;
+    std::memcpy(&value, p, sizeof(value));
+    return hn::Set(F(), value);
+  }
+  static HWY_INLINE V Dot(V sum, Weight w, Value x) { return hn::MulAdd(w, x, sum); }
+};
+
+// bfloat16 in pairs, as the dot-product instruction adds them: the odd column
+// first.
+struct PairFormat {
+  static constexpr bool kFlushesDenormals = true;
+  static constexpr size_t kStepColumns = 2;
+  static constexpr size_t kStepBytes = 4;
+  static constexpr size_t kValueBytes = 4;
+  struct Weight {
+    V even, odd;
+  };
+  using Value = Weight;
+  static HWY_INLINE Weight Split(hn::Vec<Ops::U> pairs) {
+    return {hn::BitCast(F(), hn::ShiftLeft<16>(pairs)),
+            hn::BitCast(F(), hn::And(pairs, hn::Set(Ops::U(), 0xffff0000u)))};
+  }
+  static HWY_INLINE Weight LoadWeight(const uint8_t* p) {
+    return Split(hn::BitCast(Ops::U(), hn::LoadU(Ops::U8(), p)));
+  }
+  static HWY_INLINE Value Broadcast(const uint8_t* p) {
+    uint32_t pair;
+    std::memcpy(&pair, p, sizeof(pair));
+    return Split(hn::Set(Ops::U(), pair));
+  }
+  static HWY_INLINE V Dot(V sum, Weight w, Value x) {
+    return hn::MulAdd(w.even, x.even, hn::MulAdd(w.odd, x.odd, sum));
+  }
+};
+
+void LinearF32(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  LinearPanels<Ops, FloatLeaf<Ops, WideFormat<DType::kF32>>>(a, begin, end, scratch);
+}
+void LinearF16(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  LinearPanels<Ops, FloatLeaf<Ops, WideFormat<DType::kF16>>>(a, begin, end, scratch);
+}
+void LinearBf16(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  LinearPanels<Ops, FloatLeaf<Ops, PairFormat>>(a, begin, end, scratch);
+}
+void LinearInt8(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  LinearPanels<Ops, IntegerLeaf<Ops, 8>>(a, begin, end, scratch);
+}
+void LinearInt4(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  LinearPanels<Ops, IntegerLeaf<Ops, 4>>(a, begin, end, scratch);
 }
 
-void LinearPanelsTarget(const cpu::LinearArgs& a, int64_t panel_begin, int64_t panel_end,
-                        float* scratch) {
-  switch (a.dtype) {
-    case DType::kF32:
-      LinearPanelsTyped<DType::kF32>(a, panel_begin, panel_end, scratch);
-      return;
-    case DType::kF16:
-      LinearPanelsTyped<DType::kF16>(a, panel_begin, panel_end, scratch);
-      return;
-    case DType::kBF16:
-      LinearPanelsTyped<DType::kBF16>(a, panel_begin, panel_end, scratch);
-      return;
-  }
-}
+#endif
 
 const char* IsaNameTarget() { return hwy::TargetName(HWY_TARGET); }
 
@@ -162,41 +190,25 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(LinearPanelsTarget);
+HWY_EXPORT(LinearF32);
+HWY_EXPORT(LinearF16);
+HWY_EXPORT(LinearBf16);
+HWY_EXPORT(LinearInt8);
+HWY_EXPORT(LinearInt4);
 HWY_EXPORT(IsaNameTarget);
 
 namespace cpu {
 
-size_t LinearScratchBytes(const LeafSchedule& schedule) {
-  return sizeof(float) * (schedule.max_depth + 1) * kTokenBlock * kPanelRows;
-}
-
-void LinearPanels(const LinearArgs& args, int64_t panel_begin, int64_t panel_end, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(LinearPanelsTarget)(args, panel_begin, panel_end, scratch);
-}
-
 const char* IsaName() { return HWY_DYNAMIC_DISPATCH(IsaNameTarget)(); }
 
-void PackPanel(const std::byte* rows_data, int64_t rows, int64_t columns, size_t element_bytes,
-               int64_t panel_rows, std::byte* panel) {
-  // Columns in runs of one cache line of the source, so that both sides stay in
-  // the first-level cache.
-  const auto transpose = [&](auto* out, const auto* in) {
-    const int64_t run = 64 / static_cast<int64_t>(sizeof(*out));
-    for (int64_t k0 = 0; k0 < columns; k0 += run) {
-      const int64_t k1 = k0 + run < columns ? k0 + run : columns;
-      for (int64_t r = 0; r < panel_rows; ++r) {
-        for (int64_t k = k0; k < k1; ++k) {
-          out[k * panel_rows + r] = r < rows ? in[r * columns + k] : 0;
-        }
-      }
-    }
-  };
-  if (element_bytes == 4) {
-    transpose(reinterpret_cast<uint32_t*>(panel), reinterpret_cast<const uint32_t*>(rows_data));
-  } else {
-    transpose(reinterpret_cast<uint16_t*>(panel), reinterpret_cast<const uint16_t*>(rows_data));
+LinearKernels HighwayLinearKernels() {
+  // Else the table would hold its first entry, which chooses at each call.
+  if (!hwy::GetChosenTarget().IsInitialized()) {
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
+  return {&HWY_DYNAMIC_DISPATCH(LinearF32), &HWY_DYNAMIC_DISPATCH(LinearF16),
+          &HWY_DYNAMIC_DISPATCH(LinearBf16), &HWY_DYNAMIC_DISPATCH(LinearInt8),
+          &HWY_DYNAMIC_DISPATCH(LinearInt4)};
 }
 
 }  // namespace cpu

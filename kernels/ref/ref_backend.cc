@@ -1,6 +1,7 @@
 #include "kernels/ref/ref_backend.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -96,13 +97,15 @@ float RoundTo(DType dtype, float value) {
 
 // One activation group: codes [columns] and their scale.
 float QuantizeActivations(const float* x, int64_t columns, int8_t* codes) {
-  float most = 0;
-  for (int64_t k = 0; k < columns; ++k) most = std::max(most, std::fabs(x[k]));
-  const float scale = most / 127.0f;
+  uint32_t most = 0;  // magnitudes order as their bits do, NaN last
   for (int64_t k = 0; k < columns; ++k) {
-    codes[k] = scale == 0 ? 0 : static_cast<int8_t>(std::nearbyintf(x[k] / scale));
+    most = std::max(most, std::bit_cast<uint32_t>(x[k]) & 0x7fffffffu);
   }
-  return scale;
+  const ActivationScale scale = MakeActivationScale(most);
+  for (int64_t k = 0; k < columns; ++k) {
+    codes[k] = scale.inverse == 0 ? 0 : QuantizeActivation(x[k], scale.inverse);
+  }
+  return scale.scale;
 }
 
 // y[subtree, t, r] from leaf(t, r, column_begin, column_end), leaves along the tree.
@@ -206,11 +209,23 @@ class RefBackend : public Backend {
     const auto& w = static_cast<const RefLinearWeight&>(weight);
     const int64_t columns = w.spec.columns();
     SumTree(w, tokens, bias, y, [&](int64_t t, int64_t r, int64_t begin, int64_t end) {
+      const auto element = [&](int64_t k) {
+        return LoadElement(w.data(), w.spec.dtype, r * columns + k);
+      };
       float sum = 0;
-      for (int64_t k = begin; k < end; ++k) {
-        sum =
-            std::fma(LoadElement(w.data(), w.spec.dtype, r * columns + k), x[t * columns + k], sum);
+      if (w.spec.dtype == DType::kBF16) {
+        const auto multiply_add = [&](int64_t k) {
+          const bool padding = k == end;
+          sum = MulAddFlushed(padding ? 0.0f : RoundTo(DType::kBF16, x[t * columns + k]),
+                              padding ? 0.0f : element(k), sum);
+        };
+        for (int64_t k = begin; k < end; k += 2) {
+          multiply_add(k + 1);
+          multiply_add(k);
+        }
+        return sum;
       }
+      for (int64_t k = begin; k < end; ++k) sum = std::fma(element(k), x[t * columns + k], sum);
       return sum;
     });
   }

@@ -42,54 +42,6 @@ std::vector<std::unique_ptr<Backend>> CpuBackends() {
   return out;
 }
 
-class LinearTest : public testing::TestWithParam<DType> {};
-
-TEST_P(LinearTest, EqualsReference) {
-  const DType dtype = GetParam();
-  const auto ref = MakeRefBackend();
-  const auto cpus = CpuBackends();
-  struct Shape {
-    int64_t rows, columns, leaf;
-    LeafRange leaves;
-  };
-  const Shape shapes[] = {{64, 256, 128, {0, 2}}, {1, 7, 128, {0, 1}},     {131, 172, 32, {1, 6}},
-                          {80, 300, 32, {3, 10}}, {200, 448, 64, {2, 5}},  {16, 64, 8, {0, 8}},
-                          {65, 96, 24, {4, 4}},   {129, 1000, 128, {0, 8}}};
-  for (const Shape& shape : shapes) {
-    LinearSpec spec = {.dtype = dtype,
-                       .rows = shape.rows,
-                       .global_columns = shape.columns,
-                       .leaf_size = shape.leaf,
-                       .leaves = shape.leaves};
-    const int64_t columns = shape.leaves.size() == 0 ? 0 : spec.columns();
-    const auto weights = Encode(RandomFloats(shape.rows * columns, 3), dtype);
-    const size_t row_bytes = columns * DTypeSize(dtype);
-    const auto read = [&](int64_t begin, int64_t end, std::byte* dst) {
-      std::memcpy(dst, weights.data() + begin * row_bytes, (end - begin) * row_bytes);
-      return absl::OkStatus();
-    };
-    const auto ref_weight = *ref->PackLinear(spec, read);
-    const int64_t subtrees = ref_weight->schedule.subtrees;
-    for (int64_t tokens : {1, 2, 3, 5, 6, 7, 13, 24, 25, 50}) {
-      const auto x = RandomFloats(tokens * columns, 4);
-      const auto bias = RandomFloats(shape.rows, 5);
-      const float* bias_or_null = subtrees == 1 && tokens % 2 == 1 ? bias.data() : nullptr;
-      std::vector<float> expected(subtrees * tokens * shape.rows), found(expected.size());
-      ref->Linear(*ref_weight, x.data(), tokens, bias_or_null, expected.data());
-      for (const auto& cpu : cpus) {
-        const auto weight = *cpu->PackLinear(spec, read);
-        std::fill(found.begin(), found.end(), -1.0f);
-        cpu->Linear(*weight, x.data(), tokens, bias_or_null, found.data());
-        ASSERT_EQ(found, expected) << shape.rows << "x" << columns << ", tokens " << tokens;
-      }
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Formats, LinearTest,
-                         testing::Values(DType::kF32, DType::kF16, DType::kBF16),
-                         [](const auto& info) { return std::string(DTypeName(info.param)); });
-
 TEST(Ops, NormsEqualReference) {
   const auto ref = MakeRefBackend();
   for (int64_t hidden : {1, 15, 16, 64, 100, 4096}) {
@@ -307,21 +259,6 @@ TEST(OpsPinned, Avx2EqualsReference) {
   const auto cpu = *MakeCpuBackend("avx2", {.threads = 2});
   const AttentionCase c = {6, 2, 24, DType::kBF16, true};
   EXPECT_TRUE(RunAttention(*cpu, c, 1000) == RunAttention(*ref, c, 1000));
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    const LinearSpec spec = {
-        .dtype = dtype, .rows = 150, .global_columns = 300, .leaf_size = 32, .leaves = {0, 10}};
-    const auto weights = Encode(RandomFloats(150 * 300, 3), dtype);
-    const auto read = [&](int64_t begin, int64_t end, std::byte* dst) {
-      const size_t row = 300 * DTypeSize(dtype);
-      std::memcpy(dst, weights.data() + begin * row, (end - begin) * row);
-      return absl::OkStatus();
-    };
-    const auto x = RandomFloats(9 * 300, 4);
-    std::vector<float> expected(9 * 150), found(9 * 150);
-    ref->Linear(**ref->PackLinear(spec, read), x.data(), 9, nullptr, expected.data());
-    cpu->Linear(**cpu->PackLinear(spec, read), x.data(), 9, nullptr, found.data());
-    EXPECT_EQ(found, expected);
-  }
 }
 
 }  // namespace

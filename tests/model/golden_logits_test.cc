@@ -52,7 +52,12 @@ TEST_P(GoldenLogits, MatchTransformers) {
             c.hidden_size);
         double largest = 0;
         for (double v : expected) largest = std::max(largest, std::abs(v));
-        const double tolerance = n * largest / (1 << 24);
+        //
+        // Products of bfloat16 weights round each activation once more, by at most
+        // 2^-8 of it: four products a layer and the head lie on a path.
+        const double roundings =
+            c.dtype == kernels::DType::kBF16 ? static_cast<double>(4 * c.num_layers + 1) : 0;
+        const double tolerance = (n / (1 << 24) + roundings / (1 << 8)) * largest;
         if (rank.index == 0) {
           ASSERT_EQ(logits.size(), expected.size());
           double worst = 0;
@@ -63,8 +68,9 @@ TEST_P(GoldenLogits, MatchTransformers) {
         }
         for (int32_t token : greedy) {
           if (rank.index == 0) {
-            const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-            EXPECT_EQ(best, token);
+            // Two logits may swap where they differ by less than both errors.
+            const float best = *std::max_element(logits.begin(), logits.end());
+            EXPECT_GE(logits[token], best - 2 * tolerance);
           }
           sequence.ids.push_back(token);
           Step decode;

@@ -1,0 +1,143 @@
+// Activations in the order in which the linear kernels broadcast them: copied,
+// rounded to bfloat16 or quantized to 8 bits.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/linear_activations.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tandem::kernels::HWY_NAMESPACE {
+
+using I = hn::RebindToSigned<F>;
+using U = hn::RebindToUnsigned<F>;
+
+HWY_INLINE void RoundToBf16(const float* HWY_RESTRICT x, int64_t n, uint16_t* HWY_RESTRICT out) {
+  const U du;
+  const I di;
+  const hn::Rebind<uint16_t, F> half;
+  int64_t k = 0;
+  for (; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
+    const auto bits = hn::BitCast(du, hn::LoadU(F(), x + k));
+    const auto upper = hn::ShiftRight<16>(bits);
+    const auto even = hn::And(upper, hn::Set(du, 1));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), even));
+    const auto nan = hn::Gt(hn::And(bits, hn::Set(du, 0x7fffffff)), hn::Set(du, 0x7f800000));
+    const auto result = hn::IfThenElse(nan, hn::Or(upper, hn::Set(du, 0x40)), rounded);
+    hn::StoreU(hn::DemoteTo(half, hn::BitCast(di, result)), half, out + k);
+  }
+  for (; k < n; ++k) out[k] = FloatToBf16(x[k]);
+}
+
+// Codes of n columns; returns their scale, adds up the codes.
+HWY_INLINE float Quantize(const float* HWY_RESTRICT x, int64_t n, int8_t* HWY_RESTRICT codes,
+                          int32_t& sum) {
+  const F d;
+  const U du;
+  const I di;
+  const hn::Rebind<int8_t, F> bytes;
+  const auto magnitude = hn::Set(du, 0x7fffffff);
+  auto most_bits = hn::Zero(di);  // of magnitudes, which order as integers, NaN last
+  int64_t k = 0;
+  for (; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
+    const auto bits = hn::And(hn::BitCast(du, hn::LoadU(d, x + k)), magnitude);
+    most_bits = hn::Max(most_bits, hn::BitCast(di, bits));
+  }
+  int32_t most = hn::GetLane(hn::MaxOfLanes(di, most_bits));
+  for (; k < n; ++k) {
+    int32_t bits;
+    std::memcpy(&bits, x + k, sizeof(bits));
+    most = HWY_MAX(most, bits & 0x7fffffff);
+  }
+  sum = 0;
+  const ActivationScale scale = MakeActivationScale(static_cast<uint32_t>(most));
+  if (scale.inverse == 0) {
+    std::memset(codes, 0, static_cast<size_t>(n));
+    return scale.scale;
+  }
+  const V inverse = hn::Set(d, scale.inverse);
+  auto sums = hn::Zero(di);
+  for (k = 0; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
+    const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + k), inverse));
+    sums = hn::Add(sums, code);
+    hn::StoreU(hn::DemoteTo(bytes, code), bytes, codes + k);
+  }
+  sum = hn::GetLane(hn::SumOfLanes(di, sums));
+  for (; k < n; ++k) {
+    codes[k] = QuantizeActivation(x[k], scale.inverse);
+    sum += codes[k];
+  }
+  return scale.scale;
+}
+
+void PackActivationsTarget(const cpu::RunLayout& layout, const float* x, int64_t columns,
+                           int64_t begin, int64_t end, const cpu::Activations& out) {
+  const int64_t value_bytes = layout.value_bytes();
+  const int32_t factor = layout.zero_points ? 1 : layout.offset();
+  for (int64_t t = begin; t < end; ++t) {
+    const float* row = x + t * columns;
+    int64_t run = 0;
+    for (int64_t leaf = 0; leaf < columns; leaf += layout.leaf) {
+      const int64_t leaf_end = HWY_MIN(leaf + layout.leaf, columns);
+      for (int64_t k = leaf; k < leaf_end; k += layout.run, ++run) {
+        const int64_t n = HWY_MIN(layout.run, leaf_end - k);
+        const int64_t at = run * out.tokens + t;
+        std::byte* values = out.values + at * value_bytes;
+        int64_t used;
+        if (layout.quantized()) {
+          int32_t sum;
+          out.scales[at] = Quantize(row + k, n, reinterpret_cast<int8_t*>(values), sum);
+          out.starts[at] = -factor * sum;
+          used = n;
+        } else if (layout.kind == cpu::WeightKind::kBF16) {
+          RoundToBf16(row + k, n, reinterpret_cast<uint16_t*>(values));
+          used = n * 2;
+        } else {
+          used = n * static_cast<int64_t>(sizeof(float));
+          std::memcpy(values, row + k, static_cast<size_t>(used));
+        }
+        std::memset(values + used, 0, static_cast<size_t>(value_bytes - used));
+      }
+    }
+  }
+}
+
+}  // namespace tandem::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tandem::kernels {
+HWY_EXPORT(PackActivationsTarget);
+
+namespace cpu {
+
+size_t Activations::Bytes(const RunLayout& layout, int64_t columns, int64_t tokens) {
+  const int64_t items = layout.runs(columns) * tokens;
+  const int64_t values = RoundUp(items * layout.value_bytes(), 64);
+  return static_cast<size_t>(values + (layout.quantized() ? items * 8 : 0));
+}
+
+Activations Activations::In(std::byte* buffer, const RunLayout& layout, int64_t columns,
+                            int64_t tokens) {
+  const int64_t items = layout.runs(columns) * tokens;
+  Activations out = {.values = buffer, .tokens = tokens};
+  if (layout.quantized()) {
+    out.scales = reinterpret_cast<float*>(buffer + RoundUp(items * layout.value_bytes(), 64));
+    out.starts = reinterpret_cast<int32_t*>(out.scales + items);
+  }
+  return out;
+}
+
+void PackActivations(const RunLayout& layout, const float* x, int64_t columns, int64_t begin,
+                     int64_t end, const Activations& out) {
+  HWY_DYNAMIC_DISPATCH(PackActivationsTarget)(layout, x, columns, begin, end, out);
+}
+
+}  // namespace cpu
+}  // namespace tandem::kernels
+#endif  // HWY_ONCE

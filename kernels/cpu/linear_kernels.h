@@ -1,0 +1,82 @@
+// The kernels of linear products. Each call works on one thread's share; which
+// instruction set it uses never shows in the bits (backend.h defines them).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu/linear_layout.h"
+
+namespace tandem::kernels::cpu {
+
+// Activations of `tokens` tokens in the kernels' order (linear_layout.h).
+struct Activations {
+  std::byte* values = nullptr;  // [runs, tokens, value_bytes]
+  float* scales = nullptr;      // [runs, tokens], of integer formats
+  // [runs, tokens]: what the dot products start from, the sum of the codes times
+  // minus the layout's offset; with zero points minus the sum.
+  int32_t* starts = nullptr;
+  int64_t tokens = 0;
+
+  // Where they lie in one buffer, and its bytes.
+  static size_t Bytes(const RunLayout& layout, int64_t columns, int64_t tokens);
+  static Activations In(std::byte* buffer, const RunLayout& layout, int64_t columns,
+                        int64_t tokens);
+};
+
+// Tokens [begin, end) of x [tokens, columns] into out.
+void PackActivations(const RunLayout& layout, const float* x, int64_t columns, int64_t begin,
+                     int64_t end, const Activations& out);
+
+struct LinearArgs {
+  const RunLayout* layout = nullptr;
+  const LeafSchedule* schedule = nullptr;
+  std::span<const Segment> segments;  // their rows one after another
+  int64_t rows = 0;                   // of all segments
+  Activations x;                      // tokens [first_token, first_token + x.tokens) of y's
+  int64_t first_token = 0;
+  int64_t tokens = 0;
+  const float* bias = nullptr;
+  float* y = nullptr;  // [subtree, tokens, rows]
+};
+
+// Tokens that share the partial sums on a thread's stack, and the scratch that a
+// thread needs for it.
+inline constexpr int64_t kTokenBlock = 48;
+inline size_t LinearScratchFloats(const LeafSchedule& schedule) {
+  return static_cast<size_t>((schedule.max_depth + 1) * kTokenBlock * kPanelRows);
+}
+
+// How far ahead of the sums a panel is prefetched: the hardware's prefetchers
+// stop at each page.
+inline constexpr size_t kPrefetchBytes = 2048;
+
+// Panels [panel_begin, panel_end), counted over all segments.
+using LinearPanelsFn = void (*)(const LinearArgs& args, int64_t panel_begin, int64_t panel_end,
+                                float* scratch);
+using LinearKernels = std::array<LinearPanelsFn, kWeightKinds>;
+
+// Those of the instruction set that Highway dispatches to.
+LinearKernels HighwayLinearKernels();
+// Replaces the kernels for which this processor has dot-product instructions
+// (AVX512-VNNI; AVX512-BF16), where the flag asks for them.
+struct DotInstructions {
+  bool vnni = false;
+  bool bf16 = false;
+};
+DotInstructions SupportedDotInstructions();
+void UseDotInstructions(DotInstructions use, LinearKernels& kernels);
+
+// Rows are packed panel by panel. rows_data holds `rows` <= panel_rows rows of
+// `columns` elements, row-major; missing rows become zero.
+void PackPanel(const RunLayout& layout, const std::byte* rows_data, int64_t rows, int64_t columns,
+               int64_t panel_rows, std::byte* panel);
+// The same of quantized rows: codes [rows, columns]; scales and zeros [rows,
+// groups], the first group `first_column % group` columns in.
+void PackQuantizedPanel(const RunLayout& layout, const QuantizedRows& rows_data, int64_t rows,
+                        int64_t columns, int64_t first_column, int64_t group_size, int64_t groups,
+                        int64_t panel_rows, std::byte* panel);
+
+}  // namespace tandem::kernels::cpu

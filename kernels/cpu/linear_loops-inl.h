@@ -1,0 +1,280 @@
+// The loops of a linear product over panels, token blocks, leaves and tiles, for
+// whichever instruction set Ops speaks. Included once per instruction set inside
+// its namespace and its target attributes: no include guard, no namespace.
+//
+// Ops gives kWidth lanes (output rows), kAccumulators that fit the registers, and
+// for a Format of weights: kStepColumns, and the arithmetic of one step.
+
+// What a tile of tokens needs for one leaf of a panel.
+struct LeafArgs {
+  const cpu::RunLayout* layout;
+  const uint8_t* weights;  // the leaf's first run, row 0 of the panel
+  const uint8_t* values;   // the first run's values of the tile's first token
+  const float* scales;
+  const int32_t* starts;
+  size_t tokens;        // of the activations: the stride of scales and starts
+  size_t token_values;  // bytes between tokens
+  size_t columns;
+  size_t prefetch;  // bytes ahead in the stream of weights
+  float* top;       // [tile tokens, panel rows]
+  size_t level;     // floats between levels of the stack
+  int32_t merges;   // levels below top that the sums are added to
+};
+
+// Adds the leaf's sums to the levels below, left + right, and stores them.
+template <class Ops, size_t kTokens, size_t kVectors, size_t kRows>
+HWY_INLINE void FinishLeaf(const LeafArgs& a, size_t row,
+                           const typename Ops::Float (&sum)[kTokens][kVectors]) {
+  for (size_t m = 0; m < kTokens; ++m) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      typename Ops::Float value = sum[m][v];
+      float* to = a.top + m * kRows + row + v * Ops::kWidth;
+      for (int32_t i = 0; i < a.merges; ++i) {
+        to -= a.level;
+        value = Ops::Add(Ops::Load(to), value);
+      }
+      Ops::Store(value, to);
+    }
+  }
+}
+
+// Floating-point formats: one accumulator a row and token, columns in order.
+template <class Ops, class Format>
+struct FloatLeaf {
+  static constexpr bool kFlushesDenormals = Format::kFlushesDenormals;
+  static constexpr size_t kAccumulators = Ops::kAccumulators;
+
+  template <size_t kTokens, size_t kVectors, size_t kRows>
+  static HWY_INLINE void Sum(const LeafArgs& a, size_t row) {
+    typename Ops::Float sum[kTokens][kVectors];
+    for (size_t m = 0; m < kTokens; ++m) {
+      for (size_t v = 0; v < kVectors; ++v) sum[m][v] = Ops::Zero();
+    }
+    const size_t steps = (a.columns + Format::kStepColumns - 1) / Format::kStepColumns;
+    const uint8_t* w = a.weights + row * Format::kStepBytes;
+    const uint8_t* x = a.values;
+    for (size_t s = 0; s < steps; ++s) {
+      typename Format::Weight weight[kVectors];
+      for (size_t v = 0; v < kVectors; ++v) {
+        weight[v] = Format::LoadWeight(w + v * Ops::kWidth * Format::kStepBytes);
+      }
+      for (size_t b = 0; b < kVectors * Ops::kWidth * Format::kStepBytes; b += 64) {
+        hwy::Prefetch(w + a.prefetch + b);
+      }
+      for (size_t m = 0; m < kTokens; ++m) {
+        const typename Format::Value value = Format::Broadcast(x + m * a.token_values);
+        for (size_t v = 0; v < kVectors; ++v) {
+          sum[m][v] = Format::Dot(sum[m][v], weight[v], value);
+        }
+      }
+      w += kRows * Format::kStepBytes;
+      x += Format::kValueBytes;
+    }
+    FinishLeaf<Ops, kTokens, kVectors, kRows>(a, row, sum);
+  }
+};
+
+// Integer formats: a dot product a run, then one fused multiply-add by the
+// scales' product.
+template <class Ops, int kBits>
+struct IntegerLeaf {
+  static constexpr bool kFlushesDenormals = false;
+  static constexpr size_t kAccumulators = Ops::kIntegerAccumulators;
+
+  template <size_t kTokens, size_t kVectors, size_t kRows>
+  static HWY_INLINE void Sum(const LeafArgs& a, size_t row) {
+    constexpr size_t kW = Ops::kWidth;
+    const cpu::RunLayout& layout = *a.layout;
+    const size_t scale_bytes = DTypeSize(layout.scale_dtype);
+    const size_t head = static_cast<size_t>(layout.head_bytes());
+    const size_t run = static_cast<size_t>(layout.run);
+    typename Ops::Float sum[kTokens][kVectors];
+    for (size_t m = 0; m < kTokens; ++m) {
+      for (size_t v = 0; v < kVectors; ++v) sum[m][v] = Ops::Zero();
+    }
+    const uint8_t* w = a.weights;
+    const uint8_t* x = a.values;
+    const float* scales = a.scales;
+    const int32_t* starts = a.starts;
+    for (size_t k = 0; k < a.columns; k += run) {
+      const size_t n = HWY_MIN(run, a.columns - k);
+      typename Ops::Sum acc[kTokens][kVectors];
+      if (layout.zero_points) {
+        for (size_t v = 0; v < kVectors; ++v) {
+          const auto zero = Ops::LoadZeros(w + kRows * scale_bytes + row + v * kW, layout.offset());
+          for (size_t m = 0; m < kTokens; ++m) acc[m][v] = Ops::StartProduct(zero, starts[m]);
+        }
+      } else {
+        for (size_t m = 0; m < kTokens; ++m) {
+          for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Start(starts[m]);
+        }
+      }
+      const uint8_t* codes = w + kRows * head + row * 4;
+      const size_t steps = kBits == 8 ? (n + 3) / 4 : (n + 7) / 8;
+      for (size_t s = 0; s < steps; ++s) {
+        for (size_t b = 0; b < kVectors * kW * 4; b += 64) hwy::Prefetch(codes + a.prefetch + b);
+        typename Ops::Codes low[kVectors];
+        if constexpr (kBits == 8) {
+          for (size_t v = 0; v < kVectors; ++v) low[v] = Ops::LoadCodes(codes + v * kW * 4);
+          for (size_t m = 0; m < kTokens; ++m) {
+            const auto value = Ops::BroadcastQuad(x + m * a.token_values + s * 4);
+            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], low[v], value);
+          }
+        } else {
+          typename Ops::Codes high[kVectors];
+          for (size_t v = 0; v < kVectors; ++v) {
+            Ops::LoadNibbles(codes + v * kW * 4, low[v], high[v]);
+          }
+          for (size_t m = 0; m < kTokens; ++m) {
+            const uint8_t* quads = x + m * a.token_values + s * 8;
+            const auto first = Ops::BroadcastQuad(quads);
+            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], low[v], first);
+            const auto second = Ops::BroadcastQuad(quads + 4);
+            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], high[v], second);
+          }
+        }
+        codes += kRows * 4;
+      }
+      for (size_t v = 0; v < kVectors; ++v) {
+        const auto scale = Ops::LoadScales(layout.scale_dtype, w + (row + v * kW) * scale_bytes);
+        for (size_t m = 0; m < kTokens; ++m) {
+          sum[m][v] =
+              Ops::MulAdd(Ops::ToFloat(acc[m][v]), Ops::Mul(scale, Ops::Set(scales[m])), sum[m][v]);
+        }
+      }
+      w = codes - row * 4;
+      x += a.tokens * a.token_values;
+      scales += a.tokens;
+      starts += a.tokens;
+    }
+    FinishLeaf<Ops, kTokens, kVectors, kRows>(a, row, sum);
+  }
+};
+
+// All rows of a panel's leaf for one tile of tokens. Not inlined, so that no
+// arithmetic moves past a change of the rounding mode.
+template <class Ops, class Leaf, size_t kTokens, size_t kRows>
+HWY_NOINLINE void LeafTile(const LeafArgs& a) {
+  constexpr size_t kAll = kRows / Ops::kWidth;
+  constexpr size_t kFit = Leaf::kAccumulators / kTokens;
+  constexpr size_t kVectors = kFit >= kAll ? kAll : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  static_assert(kAll % kVectors == 0);
+  for (size_t row = 0; row < kRows; row += kVectors * Ops::kWidth) {
+    Leaf::template Sum<kTokens, kVectors, kRows>(a, row);
+  }
+}
+
+template <class Ops, class Leaf, size_t kRows>
+HWY_INLINE void LeafTokens(const LeafArgs& a, size_t tokens) {
+  switch (tokens) {
+    case 1:
+      return LeafTile<Ops, Leaf, 1, kRows>(a);
+    case 2:
+      return LeafTile<Ops, Leaf, 2, kRows>(a);
+    case 3:
+      return LeafTile<Ops, Leaf, 3, kRows>(a);
+    case 4:
+      return LeafTile<Ops, Leaf, 4, kRows>(a);
+    case 5:
+      if constexpr (Ops::kMostTokens >= 5) return LeafTile<Ops, Leaf, 5, kRows>(a);
+      break;
+    case 6:
+      if constexpr (Ops::kMostTokens >= 6) return LeafTile<Ops, Leaf, 6, kRows>(a);
+      break;
+  }
+}
+
+// One panel for `tokens` <= kTokenBlock tokens from `first` of the activations.
+// The stack of partial sums is [depth, tokens, panel rows].
+template <class Ops, class Leaf, size_t kRows>
+void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
+                 int64_t first, size_t tokens, float* HWY_RESTRICT stack) {
+  const cpu::RunLayout& layout = *a.layout;
+  const size_t level = tokens * kRows;
+  const size_t value_bytes = static_cast<size_t>(layout.value_bytes());
+  const size_t tiles = (tokens + Ops::kMostTokens - 1) / Ops::kMostTokens;
+  LeafArgs leaf = {.layout = &layout,
+                   .tokens = static_cast<size_t>(a.x.tokens),
+                   .token_values = value_bytes,
+                   .level = level};
+  float* top = stack;  // first free level
+  int64_t subtree = 0;
+  const auto* weights = reinterpret_cast<const uint8_t*>(panel);
+  for (const LeafStep& step : a.schedule->steps) {
+    leaf.weights = weights;
+    leaf.columns = static_cast<size_t>(step.column_end - step.column_begin);
+    const int64_t run = layout.runs(step.column_begin) * a.x.tokens + first;
+    leaf.merges = Leaf::kFlushesDenormals ? 0 : step.merges;
+    {
+      const cpu::FlushDenormals flush(Leaf::kFlushesDenormals);
+      // Even tiles: the first `more` take one token more.
+      size_t t = 0;
+      for (size_t i = 0; i < tiles; ++i) {
+        const size_t n = tokens / tiles + (i < tokens % tiles ? 1 : 0);
+        const int64_t at = run + static_cast<int64_t>(t);
+        leaf.values = reinterpret_cast<const uint8_t*>(a.x.values) + at * value_bytes;
+        leaf.scales = a.x.scales + at;
+        leaf.starts = a.x.starts + at;
+        leaf.top = top + t * kRows;
+        leaf.prefetch = i == 0 ? cpu::kPrefetchBytes : 0;
+        LeafTokens<Ops, Leaf, kRows>(leaf, n);
+        t += n;
+      }
+    }
+    weights += kRows * layout.leaf_bytes(static_cast<int64_t>(leaf.columns));
+    if constexpr (Leaf::kFlushesDenormals) {
+      for (int32_t m = 0; m < step.merges; ++m) {
+        const float* right = top - m * level;
+        float* left = top - (m + 1) * level;
+        for (size_t i = 0; i < level; i += Ops::kWidth) {
+          Ops::Store(Ops::Add(Ops::Load(left + i), Ops::Load(right + i)), left + i);
+        }
+      }
+    }
+    top -= step.merges * level;
+    if (!step.emit) {
+      top += level;
+      continue;
+    }
+    for (size_t t = 0; t < tokens; ++t) {
+      float* y = a.y +
+                 (subtree * a.tokens + a.first_token + first + static_cast<int64_t>(t)) * a.rows +
+                 first_row;
+      if (a.bias == nullptr) {
+        std::memcpy(y, top + t * kRows, rows * sizeof(float));
+      } else {
+        for (int64_t r = 0; r < rows; ++r) y[r] = top[t * kRows + r] + a.bias[first_row + r];
+      }
+    }
+    ++subtree;
+  }
+}
+
+template <class Ops, class Leaf>
+void LinearPanels(const cpu::LinearArgs& a, int64_t panel_begin, int64_t panel_end,
+                  float* scratch) {
+  int64_t segment_panel = 0;  // panels and rows of the segments before
+  int64_t segment_row = 0;
+  for (const cpu::Segment& segment : a.segments) {
+    const cpu::PanelLayout layout(segment.rows);
+    const int64_t begin = HWY_MAX(panel_begin - segment_panel, int64_t{0});
+    const int64_t end = HWY_MIN(panel_end - segment_panel, layout.panels());
+    for (int64_t p = begin; p < end; ++p) {
+      const std::byte* panel = segment.panel(layout, p);
+      const int64_t row = layout.first_row(p);
+      const int64_t rows = HWY_MIN(layout.panel_rows(p), segment.rows - row);
+      for (int64_t t = 0; t < a.x.tokens; t += cpu::kTokenBlock) {
+        const size_t tokens = static_cast<size_t>(HWY_MIN(cpu::kTokenBlock, a.x.tokens - t));
+        if (p < layout.full_panels) {
+          PanelTokens<Ops, Leaf, cpu::kPanelRows>(a, panel, segment_row + row, rows, t, tokens,
+                                                  scratch);
+        } else {
+          PanelTokens<Ops, Leaf, cpu::kTailRows>(a, panel, segment_row + row, rows, t, tokens,
+                                                 scratch);
+        }
+      }
+    }
+    segment_panel += layout.panels();
+    segment_row += segment.rows;
+  }
+}

@@ -1,0 +1,301 @@
+// Linear products of the CPU backend against the scalar specification: equal bits
+// for every format, instruction set, thread count, token count and awkward shape.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "hwy/highway.h"
+#include "kernels/base/math.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/ref/ref_backend.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr const char* kIsas[] = {"auto", "bf16", "vnni", "avx3", "avx2", "neon"};
+
+// A backend for one instruction set, whatever was pinned before; null where this
+// processor lacks it.
+std::unique_ptr<Backend> BackendFor(const std::string& isa, int threads) {
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  auto backend = MakeCpuBackend(isa, {.threads = threads});
+  return backend.ok() ? *std::move(backend) : nullptr;
+}
+
+struct Format {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::optional<QuantFormat> quant;
+};
+
+std::vector<Format> Formats() {
+  std::vector<Format> formats = {
+      {"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}};
+  for (int bits : {8, 4}) {
+    for (int64_t group : {32, 64, 128}) {
+      for (bool zeros : {false, true}) {
+        const DType scales = group == 32 ? DType::kF16 : group == 64 ? DType::kBF16 : DType::kF32;
+        formats.push_back({absl::StrCat("int", bits, "g", group, zeros ? "z" : ""), DType::kF32,
+                           QuantFormat{bits, group, zeros, scales}});
+      }
+    }
+    formats.push_back(
+        {absl::StrCat("int", bits, "g12"), DType::kF32, QuantFormat{bits, 12, true, DType::kF16}});
+    formats.push_back({absl::StrCat("int", bits, "g1000"), DType::kF32,
+                       QuantFormat{bits, 1000, false, DType::kBF16}});
+  }
+  return formats;
+}
+
+// A whole layer's weight; readers cut out what a spec asks for.
+struct Layer {
+  Layer(const Format& format, int64_t rows, int64_t columns, uint32_t seed)
+      : format(format), rows(rows), columns(columns) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0, 1);
+    if (!format.quant.has_value()) {
+      for (int64_t i = 0; i < rows * columns; ++i) elements.push_back(normal(random));
+      return;
+    }
+    const int low = format.quant->bits == 8 ? -128 : 0, high = format.quant->bits == 8 ? 127 : 15;
+    std::uniform_int_distribution<int> code(low, high), zero(0, format.quant->bits == 8 ? 255 : 15);
+    groups = (columns + format.quant->group_size - 1) / format.quant->group_size;
+    for (int64_t i = 0; i < rows * columns; ++i) codes.push_back(static_cast<int8_t>(code(random)));
+    for (int64_t i = 0; i < rows * groups; ++i) {
+      scales.push_back(normal(random) * 0.01f);
+      zeros.push_back(static_cast<uint8_t>(zero(random)));
+    }
+  }
+
+  LinearSpec Spec(int64_t leaf, LeafRange leaves) const {
+    return {.dtype = format.dtype,
+            .quant = format.quant,
+            .rows = rows,
+            .global_columns = columns,
+            .leaf_size = leaf,
+            .leaves = leaves};
+  }
+
+  std::unique_ptr<LinearWeight> Pack(Backend& backend, const LinearSpec& spec) const {
+    const int64_t first = spec.column_begin(), n = spec.columns();
+    if (!format.quant.has_value()) {
+      return *backend.PackLinear(spec, [&](int64_t begin, int64_t end, std::byte* dst) {
+        for (int64_t r = begin; r < end; ++r) {
+          for (int64_t k = 0; k < n; ++k) {
+            const float value = elements[r * columns + first + k];
+            const uint16_t half =
+                format.dtype == DType::kF16 ? FloatToF16(value) : FloatToBf16(value);
+            const size_t size = DTypeSize(format.dtype);
+            std::memcpy(dst, size == 4 ? static_cast<const void*>(&value) : &half, size);
+            dst += size;
+          }
+        }
+        return absl::OkStatus();
+      });
+    }
+    const int64_t g0 = spec.group_begin(), local = spec.group_end() - g0;
+    return *backend.PackQuantized(spec, [&](int64_t begin, int64_t end, QuantizedRows dst) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t i = r - begin;
+        std::copy_n(codes.begin() + r * columns + first, n, dst.codes + i * n);
+        std::copy_n(scales.begin() + r * groups + g0, local, dst.scales + i * local);
+        if (format.quant->zero_points) {
+          std::copy_n(zeros.begin() + r * groups + g0, local, dst.zeros + i * local);
+        }
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  Format format;
+  int64_t rows, columns, groups = 0;
+  std::vector<float> elements, scales;
+  std::vector<int8_t> codes;
+  std::vector<uint8_t> zeros;
+};
+
+std::vector<float> Activations(int64_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> x(n);
+  for (float& v : x) v = normal(random);
+  return x;
+}
+
+std::vector<float> Product(Backend& backend, const LinearWeight& weight,
+                           const std::vector<float>& x, int64_t tokens, const float* bias) {
+  std::vector<float> y(weight.schedule.subtrees * tokens * weight.spec.rows, -1.0f);
+  backend.Linear(weight, x.data(), tokens, bias, y.data());
+  return y;
+}
+
+testing::AssertionResult SameBits(const std::vector<float>& found,
+                                  const std::vector<float>& expected) {
+  if (found.size() != expected.size()) return testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (std::isnan(expected[i]) && std::isnan(found[i])) continue;
+    if (std::bit_cast<uint32_t>(found[i]) != std::bit_cast<uint32_t>(expected[i])) {
+      return testing::AssertionFailure()
+             << "element " << i << ": found " << found[i] << ", expected " << expected[i];
+    }
+  }
+  return testing::AssertionSuccess();
+}
+
+class LinearTest : public testing::TestWithParam<Format> {};
+
+TEST_P(LinearTest, EqualsReference) {
+  const Format& format = GetParam();
+  const auto ref = MakeRefBackend();
+  struct Shape {
+    int64_t rows, columns, leaf;
+    LeafRange leaves;
+  };
+  const Shape shapes[] = {{64, 256, 128, {0, 2}},  {1, 7, 128, {0, 1}},   {131, 172, 32, {1, 6}},
+                          {80, 300, 32, {3, 10}},  {20, 448, 64, {2, 5}}, {16, 64, 8, {0, 8}},
+                          {65, 96, 24, {4, 4}},    {65, 96, 24, {1, 4}},  {0, 64, 32, {0, 2}},
+                          {20, 1000, 128, {0, 8}}, {3, 525, 256, {0, 3}}};
+  for (const Shape& shape : shapes) {
+    const Layer layer(format, shape.rows, shape.columns, 3);
+    const LinearSpec spec = layer.Spec(shape.leaf, shape.leaves);
+    const auto expected_weight = layer.Pack(*ref, spec);
+    for (int64_t tokens : {1, 2, 5, 7, 49}) {
+      const auto x = Activations(tokens * spec.columns(), 4);
+      const auto bias = Activations(shape.rows, 5);
+      const bool with_bias = expected_weight->schedule.subtrees == 1 && tokens % 2 == 1;
+      const float* b = with_bias ? bias.data() : nullptr;
+      const auto expected = Product(*ref, *expected_weight, x, tokens, b);
+      for (const char* isa : kIsas) {
+        for (int threads : {1, 3}) {
+          const auto backend = BackendFor(isa, threads);
+          if (backend == nullptr) continue;
+          const auto weight = layer.Pack(*backend, spec);
+          EXPECT_EQ(weight->bytes(), backend->PackedBytes(spec));
+          ASSERT_TRUE(SameBits(Product(*backend, *weight, x, tokens, b), expected))
+              << isa << ": " << shape.rows << "x" << shape.columns << " leaf " << shape.leaf
+              << " tokens " << tokens << " threads " << threads;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, LinearTest, testing::ValuesIn(Formats()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(Linear, SomeInstructionSetIsThere) { EXPECT_NE(BackendFor("auto", 1), nullptr); }
+
+// A rank's product over its leaves has the bits of the same nodes of the tree that
+// one rank adds: partial sums of all ranks finish to the whole product.
+TEST(Linear, RanksFinishToTheWholeProduct) {
+  const auto backend = BackendFor("auto", 2);
+  for (const Format& format : Formats()) {
+    const Layer layer(format, 70, 600, 8);
+    const auto x = Activations(3 * 600, 9);
+    const int64_t leaves = 600 / 24;
+    const auto whole =
+        Product(*backend, *layer.Pack(*backend, layer.Spec(24, {0, leaves})), x, 3, nullptr);
+    for (int64_t tp : {2, 3, 7}) {
+      std::vector<LeafRange> nodes;
+      std::vector<std::vector<float>> sums;
+      for (int64_t rank = 0; rank < tp; ++rank) {
+        const LeafRange owned = {leaves * rank / tp, leaves * (rank + 1) / tp};
+        const LinearSpec spec = layer.Spec(24, owned);
+        std::vector<float> local;
+        for (int64_t t = 0; t < 3; ++t) {
+          const auto row = x.begin() + t * 600 + spec.column_begin();
+          local.insert(local.end(), row, row + spec.columns());
+        }
+        const auto y = Product(*backend, *layer.Pack(*backend, spec), local, 3, nullptr);
+        const auto subtrees = OwnedSubtrees(leaves, owned);
+        for (size_t s = 0; s < subtrees.size(); ++s) {
+          nodes.push_back(subtrees[s]);
+          sums.emplace_back(y.begin() + s * 3 * 70, y.begin() + (s + 1) * 3 * 70);
+        }
+      }
+      std::vector<const float*> values;
+      for (const auto& sum : sums) values.push_back(sum.data());
+      std::vector<float> finished(3 * 70);
+      FinishTree(leaves, nodes, values, 3 * 70, finished.data());
+      EXPECT_TRUE(SameBits(finished, whole)) << format.name << " TP " << tp;
+    }
+  }
+}
+
+// More tokens than the room for activations holds are worked on in turns.
+TEST(Linear, ManyTokensEqualFew) {
+  const auto backend = BackendFor("auto", 2);
+  for (const Format& format : {Format{"F32", DType::kF32}, Format{"BF16", DType::kBF16},
+                               Format{"int8", DType::kF32, QuantFormat{}}}) {
+    const Layer layer(format, 24, 4096, 8);
+    const auto weight = layer.Pack(*backend, layer.Spec(128, {0, 32}));
+    const int64_t tokens = 1700;
+    const auto x = Activations(tokens * 4096, 1);
+    const auto all = Product(*backend, *weight, x, tokens, nullptr);
+    for (int64_t t : {0, 47, 48, 511, 1699}) {
+      const std::vector<float> one(x.begin() + t * 4096, x.begin() + (t + 1) * 4096);
+      EXPECT_TRUE(SameBits(std::vector<float>(all.begin() + t * 24, all.begin() + (t + 1) * 24),
+                           Product(*backend, *weight, one, 1, nullptr)))
+          << format.name << " token " << t;
+    }
+  }
+}
+
+// Zeros, values that vanish in 8 bits, ties, infinities and NaN.
+TEST(Linear, ExtremeActivationsEqualReference) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> x = Activations(32 * 6, 2);
+  for (int i = 0; i < 32; ++i) {
+    x[i] = 0;
+    x[32 + i] = 1e-40f * static_cast<float>(i);
+    x[64 + i] = static_cast<float>(i % 2 == 0 ? i : -i) + 0.5f;
+  }
+  x[64] = 127;
+  x[96 + 5] = infinity;
+  x[128 + 9] = std::numeric_limits<float>::quiet_NaN();
+  x[160] = std::numeric_limits<float>::max();
+  const auto ref = MakeRefBackend();
+  for (const char* isa : kIsas) {
+    const auto backend = BackendFor(isa, 1);
+    if (backend == nullptr) continue;
+    for (const Format& format : Formats()) {
+      const Layer layer(format, 40, 192, 3);
+      const LinearSpec spec = layer.Spec(32, {0, 6});
+      const auto found = Product(*backend, *layer.Pack(*backend, spec), x, 1, nullptr);
+      const auto rows = Product(*ref, *layer.Pack(*ref, spec), x, 1, nullptr);
+      EXPECT_TRUE(SameBits(found, rows)) << isa << " " << format.name;
+    }
+  }
+}
+
+// bfloat16 products around the smallest normal number: denormals vanish alike in
+// the instruction, in its emulation and in the reference.
+TEST(Linear, DenormalsVanishAlike) {
+  const auto ref = MakeRefBackend();
+  std::mt19937 random(7);
+  std::uniform_int_distribution<uint32_t> mantissa(0, 127), exponent(48, 80), sign(0, 1);
+  const auto small = [&] {
+    return Bf16ToFloat(
+        static_cast<uint16_t>(sign(random) << 15 | exponent(random) << 7 | mantissa(random)));
+  };
+  Layer layer({"BF16", DType::kBF16}, 64, 2048, 1);
+  std::vector<float> x(2048);
+  for (float& v : layer.elements) v = small();
+  for (float& v : x) v = small();
+  const LinearSpec spec = layer.Spec(8, {0, 256});
+  const auto expected = Product(*ref, *layer.Pack(*ref, spec), x, 1, nullptr);
+  for (const char* isa : kIsas) {
+    const auto backend = BackendFor(isa, 1);
+    if (backend == nullptr) continue;
+    EXPECT_TRUE(SameBits(Product(*backend, *layer.Pack(*backend, spec), x, 1, nullptr), expected))
+        << isa;
+  }
+}
+
+}  // namespace
+}  // namespace tandem::kernels
