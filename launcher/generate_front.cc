@@ -95,7 +95,8 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   config.max_num_seqs = 1;
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
   config.eos_token_ids = runtime.eos_token_ids();
-  TANDEM_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(config, &recorder));
+  TANDEM_ASSIGN_OR_RETURN(const auto engine,
+                          engine::Engine::Create(config, &recorder, {.timer = job.timer}));
 
   GenerateResult result;
   std::optional<server::AnswerText> text;

@@ -46,6 +46,8 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
   app->add_option("--max-batched-tokens", options->max_batched_tokens, "Tokens of one step")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
       ->capture_default_str();
+  app->add_option("--trace", options->trace_file,
+                  "File for what each rank did when, as Perfetto opens it");
 }
 
 void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<int32_t>* ids) {

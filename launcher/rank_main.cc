@@ -1,6 +1,5 @@
 #include "launcher/rank_main.h"
 
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -18,59 +17,15 @@
 #include "launcher/chat_template_file.h"
 #include "launcher/exit_code.h"
 #include "launcher/generate_front.h"
-#include "launcher/mpi_command.h"
 #include "launcher/rank_runtime.h"
+#include "launcher/rank_world.h"
 #include "launcher/sampling_request.h"
+#include "launcher/step_trace.h"
 #include "runtime/engine/engine.h"
 #include "runtime/server/serve_front.h"
 
 namespace tandem::launcher {
 namespace {
-
-// Logs go to stderr: stdout belongs to answers.
-void StartLog(int rank, spdlog::level::level_enum level) {
-  auto logger = spdlog::stderr_color_mt("tandem");
-  logger->set_pattern(absl::StrCat("%Y-%m-%d %H:%M:%S.%e %l rank ", rank, ": %v"));
-  logger->set_level(std::getenv("TANDEM_DEBUG") != nullptr ? spdlog::level::debug : level);
-  spdlog::set_default_logger(std::move(logger));
-}
-
-// The MPI world that this process was started in; null for a world of one
-// without MPI.
-absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
-  TANDEM_ASSIGN_OR_RETURN(
-      const std::optional<int> size,
-      FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
-  if (!size.has_value()) return nullptr;
-  return parallel::MpiWorld::Start();
-}
-
-std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world) {
-  if (world == nullptr) return std::make_unique<parallel::SelfCommunicator>();
-  return world->MakeCommunicator();
-}
-
-// An error that all ranks have agreed on: rank 0 says it, all end with its code.
-int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {
-  if (world != nullptr && world->rank() != 0) return ExitCode(status);
-  return ReportError(status);
-}
-
-// An error of this rank alone, others may be waiting for it: the world ends.
-int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
-  const int code = ReportError(
-      world == nullptr ? status
-                       : absl::Status(status.code(), absl::StrCat("rank ", world->rank(), ": ",
-                                                                  std::string(status.message()))));
-  if (world != nullptr && world->size() > 1) world->Abort(code);
-  return code;
-}
-
-// The world has lost a rank, or one does not answer: whoever finds it out ends all, with the code
-// that makes the launcher start a new world.
-int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
-  return LoneError(world, absl::InternalError(std::string(status.message())));
-}
 
 // While nothing is asked for, ranks are asked for a sign of life this often. Waits are shorter than
 // the step timeout by as much, so that a stall is found within it.
@@ -103,20 +58,6 @@ void WarnOfOpenDoors(const ServeOptions& options) {
   if (local || !options.tls_cert.empty()) return;
   spdlog::warn("{} is reached without encryption{}; see --tls-cert", options.listen,
                options.auth_token_file.empty() ? "" : ", tokens can be read on the way");
-}
-
-RankOptions RankOptionsOf(const ModelOptions& model) {
-  RankOptions options;
-  options.model = model.model;
-  options.threads = model.threads;
-  options.isa = model.isa;
-  options.kv_dtype = model.kv_dtype;
-  options.shards = model.shards;
-  options.max_model_len = model.max_model_len;
-  options.kv_memory = model.kv_memory;
-  options.max_num_seqs = model.max_num_seqs;
-  options.max_batched_tokens = model.max_batched_tokens;
-  return options;
 }
 
 // Null where the folder has no tokenizer.json.
@@ -185,6 +126,7 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
     hooks.idle_interval = HeartbeatInterval(options);
   }
+  hooks.timer = runtime.timer();
   hooks.on_failure = [&front](const absl::Status& status) { front.Fail(status); };
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
                           engine::Engine::Create(config, &runtime.runner(), hooks));
@@ -239,6 +181,13 @@ int RunGenerateRank(const GenerateOptions& options) {
   const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
   if (!context.ok()) return LoneError(world, context.status());
   rank_options.used_context = *context;
+  std::unique_ptr<StepTrace> trace;
+  if (!options.model.trace_file.empty()) {
+    auto started = StepTrace::Start(*communicator, options.model.trace_file);
+    if (!started.ok()) return AgreedError(world, started.status());
+    trace = *std::move(started);
+    job.timer = rank_options.timer = trace->timer();
+  }
   const auto runtime = RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) return AgreedError(world, runtime.status());
 
@@ -256,6 +205,11 @@ int RunGenerateRank(const GenerateOptions& options) {
   }
   const auto reports = (*runtime)->GatherReports();
   if (!reports.ok()) return LoneError(world, reports.status());
+  if (trace != nullptr) {
+    if (absl::Status status = trace->Write(*communicator); !status.ok()) {
+      return LoneError(world, status);
+    }
+  }
   if (rank == 0 && options.json) {
     std::cout << GenerateJson(*result, *reports) << std::endl;
     if (!std::cout) return ReportError(OutputError("stdout: cannot be written"));
@@ -311,6 +265,19 @@ int RunServeRank(const ServeOptions& options) {
       std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
+  std::unique_ptr<StepTrace> trace;
+  if (!options.model.trace_file.empty()) {
+    auto trace_started = StepTrace::Start(*communicator, options.model.trace_file);
+    if (!trace_started.ok()) {
+      front.reset();
+      return AgreedError(world, trace_started.status());
+    }
+    trace = *std::move(trace_started);
+    rank_options.timer = trace->timer();
+  }
+  const auto write_trace = [&]() -> absl::Status {
+    return trace == nullptr ? absl::OkStatus() : trace->Write(*communicator);
+  };
   const auto runtime = RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) {
     front.reset();
@@ -318,6 +285,7 @@ int RunServeRank(const ServeOptions& options) {
   }
   if (rank != 0) {
     if (absl::Status status = (*runtime)->Work(); !status.ok()) return LostWorld(world, status);
+    if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);
     return 0;
   }
   absl::Status status = ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
@@ -325,6 +293,7 @@ int RunServeRank(const ServeOptions& options) {
   front.reset();
   if (!status.ok()) return LostWorld(world, status);
   if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LostWorld(world, status);
+  if (status = write_trace(); !status.ok()) return LoneError(world, status);
   return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/build_id.h"
+#include "parallel/timed_communicator.h"
 #include "runtime/engine/planner.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/model_tensors.h"
@@ -74,6 +75,11 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
     runtime->communicator_ = world->MakeCommunicator(options.timeouts);
     runtime->local_size_ = world->local_size();
     if (world->size() > 1) runtime->channel_ = world->MakeStepChannel(options.timeouts);
+  }
+  runtime->timer_ = options.timer;
+  if (options.timer != nullptr) {
+    runtime->communicator_ = std::make_unique<parallel::TimedCommunicator>(
+        std::move(runtime->communicator_), options.timer);
   }
   parallel::Communicator& all = *runtime->communicator_;
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
@@ -158,11 +164,14 @@ absl::Status RankRuntime::CutShards(const RankOptions& options) {
 
 absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   // One run's tokens need no larger step than they are.
-  const int64_t step_tokens = options.used_context > 0
-                                  ? std::min(options.max_batched_tokens, options.used_context)
-                                  : options.max_batched_tokens;
-  decoder_options_ = {
-      .kv_dtype = kv_dtype_, .max_tokens = step_tokens, .max_rows = options.max_num_seqs};
+  const int64_t step_tokens =
+      options.used_context > 0
+          ? std::min(options.max_batched_tokens, options.used_context * options.max_num_seqs)
+          : options.max_batched_tokens;
+  decoder_options_ = {.kv_dtype = kv_dtype_,
+                      .max_tokens = step_tokens,
+                      .max_rows = options.max_num_seqs,
+                      .timer = options.timer};
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
@@ -236,7 +245,9 @@ const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
   return generation_.eos_token_ids.empty() ? config_.eos_token_ids : generation_.eos_token_ids;
 }
 
-absl::Status RankRuntime::Work() { return engine::RunWorker(*decoder_, *channel_, *communicator_); }
+absl::Status RankRuntime::Work() {
+  return engine::RunWorker(*decoder_, *channel_, *communicator_, timer_);
+}
 
 absl::Status RankRuntime::GatherRanks() {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> plans,

@@ -34,6 +34,7 @@ struct RankOptions {
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
   parallel::MpiTimeouts timeouts;
+  parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
 };
 
 // The type that --kv-dtype names; auto: the type of the weights.
@@ -62,6 +63,10 @@ class RankRuntime {
   // generation_config.json's, else config.json's.
   const std::vector<int32_t>& eos_token_ids() const;
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
+  int threads() const { return threads_; }
+  parallel::StepTimer* timer() const { return timer_; }
+  kernels::DType kv_dtype() const { return kv_dtype_; }
+  parallel::Communicator& communicator() { return *communicator_; }
   model::Decoder& decoder() { return *decoder_; }
   const engine::MemoryPlan& plan() const { return plan_; }
   int64_t num_blocks() const { return num_blocks_; }
@@ -70,7 +75,7 @@ class RankRuntime {
 
   // Rank 0's way to run steps on all ranks.
   engine::ModelRunner& runner() { return *runner_; }
-  // Other ranks: until rank 0 shuts down.
+  // Other ranks: until rank 0 shuts down. May be called again.
   absl::Status Work();
 
   // Of all ranks, as GetServerStatus tells them. Rank 0, any thread.
@@ -88,7 +93,8 @@ class RankRuntime {
   absl::Status CheckAgreement(const RankOptions& options);  // collective
   absl::Status GatherRanks();                               // collective
 
-  int local_size_ = 1;  // ranks on this host
+  int local_size_ = 1;                    // ranks on this host
+  parallel::StepTimer* timer_ = nullptr;  // not owned
   std::unique_ptr<parallel::Communicator> communicator_;
   std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
   std::optional<loader::ModelFolder> folder_;

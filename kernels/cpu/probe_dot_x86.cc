@@ -17,7 +17,9 @@ __attribute__((target("avx512f,avx512vnni"))) uint64_t ByteDotRounds(uint64_t ro
     for (int i = 0; i < kSums; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
   }
   for (int i = 1; i < kSums; ++i) sum[0] = _mm512_add_epi32(sum[0], sum[i]);
-  return static_cast<uint64_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0])));
+  int32_t lanes[16];
+  _mm512_storeu_si512(lanes, sum[0]);
+  return static_cast<uint64_t>(lanes[0]);
 }
 
 __attribute__((target("avx512f,avx512bf16,avx512vl,avx512bw"))) uint64_t Bf16DotRounds(
@@ -30,7 +32,9 @@ __attribute__((target("avx512f,avx512bf16,avx512vl,avx512bw"))) uint64_t Bf16Dot
     for (int i = 0; i < kSums; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], a, a);
   }
   for (int i = 1; i < kSums; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-  return static_cast<uint64_t>(_mm512_cvtss_f32(sum[0]));
+  float lanes[16];
+  _mm512_storeu_ps(lanes, sum[0]);
+  return static_cast<uint64_t>(lanes[0]);
 }
 
 }  // namespace

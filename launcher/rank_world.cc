@@ -1,0 +1,70 @@
+#include "launcher/rank_world.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/exit_code.h"
+#include "launcher/mpi_command.h"
+
+namespace tandem::launcher {
+
+void StartLog(int rank, spdlog::level::level_enum level) {
+  auto logger = spdlog::stderr_color_mt("tandem");
+  logger->set_pattern(absl::StrCat("%Y-%m-%d %H:%M:%S.%e %l rank ", rank, ": %v"));
+  logger->set_level(std::getenv("TANDEM_DEBUG") != nullptr ? spdlog::level::debug : level);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::optional<int> size,
+      FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
+  if (!size.has_value()) return nullptr;
+  return parallel::MpiWorld::Start();
+}
+
+std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world) {
+  if (world == nullptr) return std::make_unique<parallel::SelfCommunicator>();
+  return world->MakeCommunicator();
+}
+
+int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {
+  if (world != nullptr && world->rank() != 0) return ExitCode(status);
+  return ReportError(status);
+}
+
+int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
+  const int code = ReportError(
+      world == nullptr ? status
+                       : absl::Status(status.code(), absl::StrCat("rank ", world->rank(), ": ",
+                                                                  std::string(status.message()))));
+  if (world != nullptr && world->size() > 1) world->Abort(code);
+  return code;
+}
+
+int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
+  return LoneError(world, absl::InternalError(std::string(status.message())));
+}
+
+RankOptions RankOptionsOf(const ModelOptions& model) {
+  RankOptions options;
+  options.model = model.model;
+  options.threads = model.threads;
+  options.isa = model.isa;
+  options.kv_dtype = model.kv_dtype;
+  options.shards = model.shards;
+  options.max_model_len = model.max_model_len;
+  options.kv_memory = model.kv_memory;
+  options.max_num_seqs = model.max_num_seqs;
+  options.max_batched_tokens = model.max_batched_tokens;
+  return options;
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,37 @@
+// A rank's place in its world: how the commands that run a model join it, and how they end.
+#pragma once
+
+#include <spdlog/common.h>
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "launcher/options.h"
+#include "launcher/rank_runtime.h"
+#include "parallel/mpi_world.h"
+
+namespace tandem::launcher {
+
+// Logs go to stderr: stdout belongs to answers.
+void StartLog(int rank, spdlog::level::level_enum level);
+
+// The MPI world that this process was started in; null for a world of one
+// without MPI.
+absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld();
+
+std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world);
+
+// An error that all ranks have agreed on: rank 0 says it, all end with its code.
+int AgreedError(parallel::MpiWorld* world, const absl::Status& status);
+
+// An error of this rank alone, others may be waiting for it: the world ends.
+int LoneError(parallel::MpiWorld* world, const absl::Status& status);
+
+// The world has lost a rank, or one does not answer: whoever finds it out ends all, with the code
+// that makes the launcher start a new world.
+int LostWorld(parallel::MpiWorld* world, const absl::Status& status);
+
+RankOptions RankOptionsOf(const ModelOptions& model);
+
+}  // namespace tandem::launcher
