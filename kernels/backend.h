@@ -12,8 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -102,6 +104,9 @@ class LinearWeight {
       : spec(spec), schedule(MakeLeafSchedule(spec.global_columns, spec.leaf_size, spec.leaves)) {}
   virtual ~LinearWeight() = default;
   virtual size_t bytes() const = 0;
+  // The bytes themselves, to be kept and given back to PackFrom; empty where the
+  // backend has no such form.
+  virtual std::span<const std::byte> packed() const { return {}; }
 
   const LinearSpec spec;
   const LeafSchedule schedule;
@@ -122,6 +127,15 @@ struct QuantizedRows {
 // Fills dst with rows [row_begin, row_end).
 using QuantizedRowReader =
     absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, QuantizedRows dst)>;
+
+// Rows [row_begin, row_end) of a whole matrix (all rows, all leaves) whose packed()
+// bytes were kept; read copies some of them and may run on many threads at once.
+struct PackedRows {
+  LinearSpec whole;
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  std::function<absl::Status(uint64_t offset, size_t bytes, std::byte* dst)> read;
+};
 
 // One layer's KV cache on one rank. K is stored [block, kv_head, head_dim,
 // block_size], so that a vector lane is a position; V is [block, kv_head,
@@ -183,6 +197,11 @@ class Backend {
   // The same of a spec with a QuantFormat.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
       const LinearSpec& spec, QuantizedRowReader read_rows) = 0;
+  // The weight of `spec` from rows that were packed before: the same bits as packing
+  // them again. The wholes differ from the spec in rows and leaves alone.
+  // UNIMPLEMENTED where the backend has no such form.
+  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(
+      const LinearSpec& spec, std::span<const PackedRows> rows) = 0;
   // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 

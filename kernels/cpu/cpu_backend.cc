@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/packed_copy.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/ref/ref_backend.h"
@@ -33,6 +34,9 @@ class CpuLinearWeight : public LinearWeight {
                         .row_bytes = layout.row_bytes(spec.columns())});
   }
   size_t bytes() const override { return panels_.bytes(); }
+  std::span<const std::byte> packed() const override {
+    return {panels_.as<std::byte>(), panels_.bytes()};
+  }
   int64_t panels() const {
     int64_t panels = 0;
     for (const cpu::Segment& segment : segments) panels += cpu::PanelLayout(segment.rows).panels();
@@ -62,33 +66,48 @@ class CpuBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
+    const cpu::RunLayout layout(spec);
     const int64_t columns = spec.columns();
-    std::vector<std::byte> rows(cpu::kPanelRows * columns * DTypeSize(spec.dtype));
-    return Pack(spec,
-                [&](const cpu::RunLayout& layout, int64_t begin, int64_t end, int64_t panel_rows,
-                    std::byte* panel) -> absl::Status {
-                  TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows.data()));
-                  cpu::PackPanel(layout, rows.data(), end - begin, columns, panel_rows, panel);
-                  return absl::OkStatus();
-                });
+    std::vector<std::vector<std::byte>> buffers(pool_.size());
+    return FillPanels(spec, [&](int thread, const PanelRows& panel) -> absl::Status {
+      std::vector<std::byte>& rows = buffers[thread];
+      rows.resize(cpu::kPanelRows * columns * DTypeSize(spec.dtype));
+      TANDEM_RETURN_IF_ERROR(read_rows(panel.begin, panel.end, rows.data()));
+      cpu::PackPanel(layout, rows.data(), panel.end - panel.begin, columns, panel.padded,
+                     panel.data);
+      return absl::OkStatus();
+    });
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
       const LinearSpec& spec, QuantizedRowReader read_rows) override {
+    const cpu::RunLayout layout(spec);
     const int64_t columns = spec.columns();
     const int64_t groups = spec.group_end() - spec.group_begin();
-    std::vector<int8_t> codes(cpu::kPanelRows * columns);
-    std::vector<float> scales(cpu::kPanelRows * groups);
-    std::vector<uint8_t> zeros(spec.quant->zero_points ? cpu::kPanelRows * groups : 0);
-    const QuantizedRows rows = {codes.data(), scales.data(), zeros.data()};
-    return Pack(spec,
-                [&](const cpu::RunLayout& layout, int64_t begin, int64_t end, int64_t panel_rows,
-                    std::byte* panel) -> absl::Status {
-                  TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows));
-                  cpu::PackQuantizedPanel(layout, rows, end - begin, columns, spec.column_begin(),
-                                          spec.quant->group_size, groups, panel_rows, panel);
-                  return absl::OkStatus();
-                });
+    struct Rows {
+      std::vector<int8_t> codes;
+      std::vector<float> scales;
+      std::vector<uint8_t> zeros;
+    };
+    std::vector<Rows> buffers(pool_.size());
+    return FillPanels(spec, [&](int thread, const PanelRows& panel) -> absl::Status {
+      Rows& buffer = buffers[thread];
+      buffer.codes.resize(cpu::kPanelRows * columns);
+      buffer.scales.resize(cpu::kPanelRows * groups);
+      if (spec.quant->zero_points) buffer.zeros.resize(cpu::kPanelRows * groups);
+      const QuantizedRows rows = {buffer.codes.data(), buffer.scales.data(), buffer.zeros.data()};
+      TANDEM_RETURN_IF_ERROR(read_rows(panel.begin, panel.end, rows));
+      cpu::PackQuantizedPanel(layout, rows, panel.end - panel.begin, columns, spec.column_begin(),
+                              spec.quant->group_size, groups, panel.padded, panel.data);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(
+      const LinearSpec& spec, std::span<const PackedRows> rows) override {
+    return FillPanels(spec, [&](int, const PanelRows& panel) {
+      return cpu::CopyPackedPanel(spec, rows, panel.begin, panel.end, panel.padded, panel.data);
+    });
   }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
@@ -182,22 +201,36 @@ class CpuBackend : public Backend {
   }
 
  private:
-  // Memory for a weight, filled panel by panel by pack(layout, row begin, row end,
-  // panel rows, panel).
-  template <typename PackRows>
-  absl::StatusOr<std::unique_ptr<LinearWeight>> Pack(const LinearSpec& spec, const PackRows& pack) {
+  // Rows [begin, end) of a weight, in a panel of `padded` rows at data.
+  struct PanelRows {
+    int64_t begin;
+    int64_t end;
+    int64_t padded;
+    std::byte* data;
+  };
+
+  // Memory for a weight, filled panel by panel by fill(thread, panel) on all threads.
+  template <typename Fill>
+  absl::StatusOr<std::unique_ptr<LinearWeight>> FillPanels(const LinearSpec& spec,
+                                                           const Fill& fill) {
     TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
     if (activations_.bytes() < ActivationBytes(spec)) {
       TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec)));
     }
-    const cpu::RunLayout layout(spec);
     const cpu::PanelLayout panels(spec.rows);
-    const int64_t row_bytes = layout.row_bytes(spec.columns());
-    for (int64_t p = 0; p < panels.panels() && row_bytes > 0; ++p) {
-      const int64_t first = panels.first_row(p);
-      TANDEM_RETURN_IF_ERROR(pack(layout, first, std::min(first + panels.panel_rows(p), spec.rows),
-                                  panels.panel_rows(p), data.as<std::byte>() + first * row_bytes));
+    const int64_t row_bytes = cpu::RunLayout(spec).row_bytes(spec.columns());
+    std::vector<absl::Status> statuses(pool_.size());
+    if (row_bytes > 0) {
+      pool_.ParallelFor(panels.panels(), 1, [&](int thread, int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end && statuses[thread].ok(); ++p) {
+          const int64_t first = panels.first_row(p);
+          const int64_t last = std::min(first + panels.panel_rows(p), spec.rows);
+          statuses[thread] = fill(thread, PanelRows{first, last, panels.panel_rows(p),
+                                                    data.as<std::byte>() + first * row_bytes});
+        }
+      });
     }
+    for (const absl::Status& status : statuses) TANDEM_RETURN_IF_ERROR(status);
     return std::make_unique<CpuLinearWeight>(spec, std::move(data));
   }
 

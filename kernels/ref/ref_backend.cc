@@ -192,6 +192,11 @@ class RefBackend : public Backend {
     return weight;
   }
 
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
+                                                         std::span<const PackedRows>) override {
+    return absl::UnimplementedError("the scalar reference keeps no packed weights");
+  }
+
   size_t PackedBytes(const LinearSpec& spec) const override {
     if (spec.quant.has_value()) return RefQuantizedWeight(spec).bytes();
     return spec.rows * spec.columns() * DTypeSize(spec.dtype);

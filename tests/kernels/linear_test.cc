@@ -2,10 +2,12 @@
 // for every format, instruction set, thread count, token count and awkward shape.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "hwy/highway.h"
@@ -294,6 +296,62 @@ TEST(Linear, DenormalsVanishAlike) {
     if (backend == nullptr) continue;
     EXPECT_TRUE(SameBits(Product(*backend, *layer.Pack(*backend, spec), x, 1, nullptr), expected))
         << isa;
+  }
+}
+
+// Rows of two whole matrices, packed once, give a rank the bytes that packing its own rows gives.
+TEST(Linear, PackedOnceServesEveryRank) {
+  const auto backend = BackendFor("auto", 2);
+  for (const Format& format : Formats()) {
+    const Layer first(format, 200, 332, 1), second(format, 72, 332, 2);
+    for (const int64_t leaf : {32, 128, 84}) {
+      const LeafRange all = {0, (332 + leaf - 1) / leaf};
+      const auto first_whole = first.Pack(*backend, first.Spec(leaf, all));
+      const auto second_whole = second.Pack(*backend, second.Spec(leaf, all));
+      ASSERT_EQ(first_whole->packed().size(), backend->PackedBytes(first_whole->spec));
+      const auto rows_of = [](const LinearWeight& whole, int64_t begin, int64_t end) {
+        return PackedRows{whole.spec, begin, end,
+                          [&whole](uint64_t offset, size_t bytes, std::byte* dst) {
+                            std::memcpy(dst, whole.packed().subspan(offset, bytes).data(), bytes);
+                            return absl::OkStatus();
+                          }};
+      };
+      for (const LeafRange leaves :
+           {all, LeafRange{1, all.end}, LeafRange{0, 1}, LeafRange{2, 2}}) {
+        struct Cut {
+          int64_t first_begin, first_end, second_begin, second_end;
+        };
+        for (const Cut cut : {Cut{0, 200, 0, 72}, Cut{64, 128, 0, 64}, Cut{0, 200, 5, 5},
+                              Cut{3, 70, 8, 71}, Cut{190, 200, 0, 72}}) {
+          // The same rows cut out of the source.
+          Layer joined(format, 0, 332, 3);
+          for (const auto& [layer, begin, end] :
+               {std::tuple(&first, cut.first_begin, cut.first_end),
+                std::tuple(&second, cut.second_begin, cut.second_end)}) {
+            const auto add = [&](auto& to, const auto& from, int64_t width) {
+              if (!from.empty()) {
+                to.insert(to.end(), from.begin() + begin * width, from.begin() + end * width);
+              }
+            };
+            joined.groups = layer->groups;
+            joined.rows += end - begin;
+            add(joined.elements, layer->elements, 332);
+            add(joined.codes, layer->codes, 332);
+            add(joined.scales, layer->scales, layer->groups);
+            add(joined.zeros, layer->zeros, layer->groups);
+          }
+          const LinearSpec spec = joined.Spec(leaf, leaves);
+          const auto expected = joined.Pack(*backend, spec);
+          const PackedRows rows[] = {rows_of(*first_whole, cut.first_begin, cut.first_end),
+                                     rows_of(*second_whole, cut.second_begin, cut.second_end)};
+          const auto found = backend->PackFrom(spec, rows);
+          ASSERT_TRUE(found.ok()) << found.status();
+          EXPECT_TRUE(std::ranges::equal((*found)->packed(), expected->packed()))
+              << format.name << " leaf " << leaf << " leaves " << leaves.begin << ".." << leaves.end
+              << " rows " << cut.first_begin << ".." << cut.first_end;
+        }
+      }
+    }
   }
 }
 
