@@ -61,11 +61,20 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
                           loader::Checkpoint::Open(folder));
-  TANDEM_RETURN_IF_ERROR(checkpoint->CheckPresent(model::ExpectedTensors(config)));
-  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding, checkpoint->Find(model::kEmbedding));
-  request.stored =
-      *embedding->dtype == kernels::DType::kF32 ? engine::Format::kFp32 : engine::Format::kBf16;
-  TANDEM_ASSIGN_OR_RETURN(request.kv_dtype, KvDType(options.kv_dtype, *embedding->dtype));
+  TANDEM_RETURN_IF_ERROR(checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
+  const model::WeightFormat stored =
+      model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
+  if (stored.quant) {
+    request.stored = stored.quant->bits == 4 ? engine::Format::kInt4 : engine::Format::kInt8;
+  } else {
+    request.stored =
+        stored.dtype == kernels::DType::kF32 ? engine::Format::kFp32 : engine::Format::kBf16;
+  }
+  const model::WeightFormat embedding =
+      model::StoredFormat(config, *checkpoint, model::EmbeddingModule(config));
+  TANDEM_ASSIGN_OR_RETURN(request.kv_dtype, KvDType(options.kv_dtype, embedding.quant
+                                                                          ? config.dtype
+                                                                          : embedding.dtype));
   if (options.context > config.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--context: found ", options.context, ", expected at most ",

@@ -38,7 +38,68 @@ absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend,
   return buffer;
 }
 
+// "BF16", "8-bit codes in groups of 32 with F16 scales"
+std::string FormatName(const WeightSource& source) {
+  const std::optional<kernels::QuantFormat> quant = source.quant();
+  if (!quant) return std::string(DTypeName(source.dtype()));
+  return absl::StrCat(quant->bits, "-bit codes in groups of ", quant->group_size, " with ",
+                      std::string(DTypeName(quant->scale_dtype)), " scales",
+                      quant->zero_points ? " and zero points" : "");
+}
+
+// Reads rows of several sources as if they were one matrix: calls
+// read(slice, its rows, row of the piece in the reader's output).
+template <typename Read>
+absl::Status ReadSlices(std::span<const RowSlice> slices, int64_t begin, int64_t end,
+                        const Read& read) {
+  int64_t first_row = 0;  // of the slice, in the merged matrix
+  for (const RowSlice& slice : slices) {
+    const int64_t from = std::max(begin, first_row);
+    const int64_t to = std::min(end, first_row + slice.rows.size());
+    if (from < to) {
+      const Range rows = {slice.rows.begin + from - first_row, slice.rows.begin + to - first_row};
+      TANDEM_RETURN_IF_ERROR(read(slice, rows, from - begin));
+    }
+    first_row += slice.rows.size();
+  }
+  return absl::OkStatus();
+}
+
+// The weight of `spec` out of the slices' rows, the spec's columns of each.
+absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& backend,
+                                                            const kernels::LinearSpec& spec,
+                                                            std::span<const RowSlice> slices) {
+  const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
+  for (const RowSlice& slice : slices) {
+    TANDEM_RETURN_IF_ERROR(slice.weight->Prepare(slice.rows, columns));
+  }
+  if (!spec.quant) {
+    const size_t row_bytes = columns.size() * DTypeSize(spec.dtype);
+    return backend.PackLinear(spec, [&](int64_t begin, int64_t end, std::byte* dst) {
+      return ReadSlices(slices, begin, end, [&](const RowSlice& slice, Range rows, int64_t at) {
+        return slice.weight->CopyBlock(rows, columns, dst + at * row_bytes, row_bytes);
+      });
+    });
+  }
+  const int64_t groups = spec.group_end() - spec.group_begin();
+  return backend.PackQuantized(
+      spec, [&](int64_t begin, int64_t end, kernels::QuantizedRows dst) {
+        return ReadSlices(slices, begin, end, [&](const RowSlice& slice, Range rows, int64_t at) {
+          return slice.weight->CopyQuantized(
+              rows, columns,
+              {.codes = dst.codes + at * columns.size(),
+               .scales = dst.scales + at * groups,
+               .zeros = spec.quant->zero_points ? dst.zeros + at * groups : nullptr});
+        });
+      });
+}
+
 }  // namespace
+
+absl::Status WeightSource::CopyQuantized(Range, Range, kernels::QuantizedRows) const {
+  TANDEM_CHECK(quant().has_value());
+  return absl::OkStatus();
+}
 
 absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(kernels::Backend& backend,
                                                                 std::span<const RowSlice> slices) {
@@ -46,38 +107,26 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(kernels::Backend
   const WeightSource& first = *slices[0].weight;
   kernels::LinearSpec spec;
   spec.dtype = first.dtype();
+  spec.quant = first.quant();
   spec.global_columns = first.columns();
   spec.leaf_size = kColumnLeafSize;
   spec.leaves = {0, (first.columns() + kColumnLeafSize - 1) / kColumnLeafSize};
   bool any_bias = false;
   for (const RowSlice& slice : slices) {
-    if (slice.weight->dtype() != spec.dtype) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          slice.weight->name(), ": found ", std::string(DTypeName(slice.weight->dtype())),
-          ", expected ", std::string(DTypeName(spec.dtype)), " as ", first.name(),
-          " has; store both in one type"));
+    const bool same = slice.weight->quant() == spec.quant &&
+                      (spec.quant.has_value() || slice.weight->dtype() == spec.dtype);
+    if (!same) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(slice.weight->name(), ": found ", FormatName(*slice.weight), ", expected ",
+                       FormatName(first), " as ", first.name(),
+                       " has; store both in one type, or give --dtype"));
     }
     TANDEM_CHECK(slice.weight->columns() == spec.global_columns);
     spec.rows += slice.rows.size();
     any_bias = any_bias || slice.bias != nullptr;
   }
-  const size_t row_bytes = spec.columns() * DTypeSize(spec.dtype);
-  const auto read = [&](int64_t begin, int64_t end, std::byte* dst) -> absl::Status {
-    int64_t first_row = 0;  // of the slice, in the merged matrix
-    for (const RowSlice& slice : slices) {
-      const int64_t from = std::max(begin, first_row);
-      const int64_t to = std::min(end, first_row + slice.rows.size());
-      if (from < to) {
-        const Range rows = {slice.rows.begin + from - first_row, slice.rows.begin + to - first_row};
-        TANDEM_RETURN_IF_ERROR(slice.weight->CopyBlock(
-            rows, {0, spec.global_columns}, dst + (from - begin) * row_bytes, row_bytes));
-      }
-      first_row += slice.rows.size();
-    }
-    return absl::OkStatus();
-  };
   ColumnParallelLinear layer;
-  TANDEM_ASSIGN_OR_RETURN(layer.weight_, backend.PackLinear(spec, read));
+  TANDEM_ASSIGN_OR_RETURN(layer.weight_, Pack(backend, spec, slices));
   if (any_bias && spec.rows > 0) {
     std::vector<float> bias(spec.rows);
     int64_t row = 0;
@@ -93,23 +142,20 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(kernels::Backend
 }
 
 absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(kernels::Backend& backend,
-                                                          const WeightSource& weight,
+                                                          WeightSource& weight,
                                                           const WeightSource* bias,
                                                           int64_t leaf_size,
                                                           kernels::LeafRange leaves) {
   kernels::LinearSpec spec;
   spec.dtype = weight.dtype();
+  spec.quant = weight.quant();
   spec.rows = weight.rows();
   spec.global_columns = weight.columns();
   spec.leaf_size = leaf_size;
   spec.leaves = leaves;
-  const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
-  const size_t row_bytes = columns.size() * DTypeSize(spec.dtype);
-  const auto read = [&](int64_t begin, int64_t end, std::byte* dst) {
-    return weight.CopyBlock({begin, end}, columns, dst, row_bytes);
-  };
+  const RowSlice all = {.weight = &weight, .rows = {0, weight.rows()}};
   RowParallelLinear layer;
-  TANDEM_ASSIGN_OR_RETURN(layer.weight_, backend.PackLinear(spec, read));
+  TANDEM_ASSIGN_OR_RETURN(layer.weight_, Pack(backend, spec, {&all, 1}));
   if (bias != nullptr) {
     TANDEM_ASSIGN_OR_RETURN(layer.bias_, LoadVector(backend, *bias));
   }

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,22 +17,30 @@
 namespace tandem::parallel {
 
 // A weight matrix [rows, columns] (PyTorch's [out, in]) somewhere on disk, or a
-// vector [rows]; only what is asked for is read.
+// vector [rows]; only what is asked for is read. It hands over elements, or, where
+// quant() says so, codes with their scales.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  virtual kernels::DType dtype() const = 0;
+  virtual kernels::DType dtype() const = 0;  // of elements
+  virtual std::optional<kernels::QuantFormat> quant() const { return std::nullopt; }
   virtual int64_t rows() const = 0;
   virtual int64_t columns() const = 0;  // 1 for a vector
   virtual std::string name() const = 0;
+  // Announces the block that is read next, in pieces: what all of them need is
+  // read now.
+  virtual absl::Status Prepare(Range, Range) { return absl::OkStatus(); }
   // The block into dst, rows dst_stride bytes apart.
   virtual absl::Status CopyBlock(Range rows, Range columns, std::byte* dst,
                                  size_t dst_stride) const = 0;
+  // The block of a quantized source: columns.size() codes a row, and scales and zero
+  // points of the groups that the columns touch. Others abort.
+  virtual absl::Status CopyQuantized(Range rows, Range columns, kernels::QuantizedRows dst) const;
 };
 
 // Rows of one matrix that go into a merged one.
 struct RowSlice {
-  const WeightSource* weight = nullptr;
+  WeightSource* weight = nullptr;
   const WeightSource* bias = nullptr;  // or null
   Range rows;
 };
@@ -39,7 +49,7 @@ struct RowSlice {
 // same input: q, k and v; gate and up; a slice of the head.
 class ColumnParallelLinear {
  public:
-  // INVALID_ARGUMENT where the matrices' element types differ.
+  // INVALID_ARGUMENT where the matrices' formats differ.
   static absl::StatusOr<ColumnParallelLinear> Load(kernels::Backend& backend,
                                                    std::span<const RowSlice> slices);
 
@@ -60,7 +70,7 @@ class ColumnParallelLinear {
 class RowParallelLinear {
  public:
   static absl::StatusOr<RowParallelLinear> Load(kernels::Backend& backend,
-                                                const WeightSource& weight,
+                                                WeightSource& weight,
                                                 const WeightSource* bias, int64_t leaf_size,
                                                 kernels::LeafRange leaves);
 

@@ -31,12 +31,12 @@ model::DecoderBytes PlanDecoder(const loader::ModelConfig& config, Format format
                                 const parallel::ShardPlan& shards, int rank,
                                 const kernels::Backend& backend,
                                 const model::DecoderOptions& options) {
-  const std::string head(config.tie_word_embeddings ? model::kEmbedding : model::kHead);
+  const std::string head = model::HeadModule(config).name;
   const auto plan = [&](Format body, Format head_format) {
     return model::Decoder::Plan(
         config,
-        [&](const std::string& name) {
-          return name == head ? *HeldAs(head_format, true) : *HeldAs(body, false);
+        [&](const model::Module& module) {
+          return module.name == head ? *HeldAs(head_format, true) : *HeldAs(body, false);
         },
         shards, rank, backend, options);
   };
@@ -192,10 +192,12 @@ std::optional<model::WeightFormat> HeldAs(Format format, bool is_head) {
 uint64_t StorageBytes(const loader::ModelConfig& config, Format format) {
   uint64_t bytes = 0;
   const uint64_t float_bytes = format == Format::kFp32 ? 4 : 2;
-  for (const loader::ExpectedTensor& tensor : model::ExpectedTensors(config)) {
+  const std::string embedding = std::string(model::kEmbedding) + ".weight";
+  const std::string head = std::string(model::kHead) + ".weight";
+  for (const loader::ExpectedTensor& tensor : model::ExpectedTensors(config, nullptr)) {
     const uint64_t elements =
         std::accumulate(tensor.shape.begin(), tensor.shape.end(), uint64_t{1}, std::multiplies<>());
-    const bool table = tensor.name == model::kEmbedding || tensor.name == model::kHead;
+    const bool table = tensor.name == embedding || tensor.name == head;
     if (tensor.shape.size() < 2 || format == Format::kFp32 || format == Format::kBf16) {
       bytes += elements * float_bytes;
     } else if (format == Format::kFp8) {
@@ -225,7 +227,7 @@ std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanReq
 Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& request) {
   std::string passed_over;  // more precise formats that fit nowhere
   for (const Format format : {Format::kFp32, Format::kBf16, Format::kInt8, Format::kInt4}) {
-    if (format == Format::kFp32 && request.stored != Format::kFp32) continue;
+    if (format < request.stored) continue;
     const FormatPlan* chosen = nullptr;
     const FormatPlan* slower = nullptr;   // a smaller degree that fits too
     const FormatPlan* no_gain = nullptr;  // the first larger one that is refused

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
 #include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
@@ -99,19 +100,25 @@ absl::Status CheckpointTensor::CopyRows(int64_t row_begin, int64_t row_end, void
 absl::Status CheckpointTensor::CopyBlock(int64_t row_begin, int64_t row_end, int64_t column_begin,
                                          int64_t column_end, void* dst, size_t dst_stride) const {
   TANDEM_CHECK(info_->shape.size() == 2);
-  TANDEM_CHECK(0 <= row_begin && row_begin <= row_end && row_end <= rows());
   TANDEM_CHECK(0 <= column_begin && column_begin <= column_end && column_end <= info_->shape[1]);
-  const uint64_t element = kernels::DTypeSize(dtype());
-  const uint64_t width = static_cast<uint64_t>(column_end - column_begin) * element;
+  const int64_t element = column_end == 0 ? 0 : row_bytes() / info_->shape[1];
+  return CopyRowBytes(row_begin, row_end, column_begin * element, column_end * element, dst,
+                      dst_stride);
+}
+
+absl::Status CheckpointTensor::CopyRowBytes(int64_t row_begin, int64_t row_end, int64_t byte_begin,
+                                            int64_t byte_end, void* dst, size_t dst_stride) const {
+  TANDEM_CHECK(0 <= row_begin && row_begin <= row_end && row_end <= rows());
+  if (row_begin == row_end || byte_begin == byte_end) return absl::OkStatus();
+  TANDEM_CHECK(0 <= byte_begin && byte_begin <= byte_end && byte_end <= row_bytes());
+  const uint64_t width = static_cast<uint64_t>(byte_end - byte_begin);
   TANDEM_CHECK(dst_stride >= width);
-  if (row_begin == row_end || width == 0) return absl::OkStatus();
   const uint64_t stride = static_cast<uint64_t>(row_bytes());
   if (width == stride && dst_stride == stride) return CopyRows(row_begin, row_end, dst);
 
   const MappedFile& file = checkpoint_->files_[info_->file].file();
   const auto source = [&](int64_t row) {
-    return info_->offset + static_cast<uint64_t>(row) * stride +
-           static_cast<uint64_t>(column_begin) * element;
+    return info_->offset + static_cast<uint64_t>(row) * stride + static_cast<uint64_t>(byte_begin);
   };
   // As in CopyRows, about 4 MiB of slices are on their way while one is copied.
   const int64_t ahead = std::max<int64_t>(1, static_cast<int64_t>((4 << 20) / width));
@@ -133,6 +140,10 @@ absl::Status CheckpointTensor::CopyColumns(int64_t column_begin, int64_t column_
   TANDEM_CHECK(column_begin <= column_end);
   const size_t width = static_cast<size_t>(column_end - column_begin) * kernels::DTypeSize(dtype());
   return CopyBlock(0, rows(), column_begin, column_end, dst, width);
+}
+
+const std::string& CheckpointTensor::path() const {
+  return checkpoint_->files_[info_->file].file().path();
 }
 
 const std::byte* CheckpointTensor::data() const {
@@ -250,17 +261,20 @@ absl::StatusOr<const TensorInfo*> Checkpoint::Find(std::string_view name) const 
 }
 
 absl::Status Checkpoint::CheckAgainst(const TensorInfo& info,
-                                      const std::vector<int64_t>& expected_shape) const {
+                                      const ExpectedTensor& expected) const {
   const std::string& path = files_[info.file].file().path();
-  if (info.shape != expected_shape) {
+  if (info.shape != expected.shape) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, ": tensor ", Quoted(info.name), " shape: found ", ShapeString(info.shape),
-        ", expected ", ShapeString(expected_shape), " by config.json; one of the two is wrong"));
+        ", expected ", ShapeString(expected.shape), " by config.json; one of the two is wrong"));
   }
-  if (!info.dtype) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": tensor ", Quoted(info.name), " dtype: found ", info.stored_type,
-                     ", expected F32, F16 or BF16; convert the weights"));
+  const std::vector<std::string>& types = expected.types;
+  if (types.empty() ? !info.dtype.has_value()
+                    : std::find(types.begin(), types.end(), info.stored_type) == types.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": tensor ", Quoted(info.name), " dtype: found ", info.stored_type, ", expected ",
+        types.empty() ? "F32, F16 or BF16; convert the weights"
+                      : absl::StrCat(absl::StrJoin(types, " or "), " by quantization_config")));
   }
   return absl::OkStatus();
 }
@@ -277,19 +291,19 @@ absl::Status Checkpoint::CheckPresent(const std::vector<ExpectedTensor>& expecte
   }
   for (const ExpectedTensor& tensor : expected) {
     TANDEM_RETURN_IF_ERROR(
-        CheckAgainst(tensors_[by_name_.find(tensor.name)->second], tensor.shape));
+        CheckAgainst(tensors_[by_name_.find(tensor.name)->second], tensor));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<CheckpointTensor> Checkpoint::Take(std::string_view name,
-                                                  const std::vector<int64_t>& expected_shape) {
+absl::StatusOr<CheckpointTensor> Checkpoint::Take(const ExpectedTensor& expected) {
+  const std::string& name = expected.name;
   const absl::StatusOr<const TensorInfo*> info = Find(name);
   if (!info.ok()) {
     missing_.emplace_back(name);
     return info.status();
   }
-  TANDEM_RETURN_IF_ERROR(CheckAgainst(**info, expected_shape));
+  TANDEM_RETURN_IF_ERROR(CheckAgainst(**info, expected));
   const size_t index = static_cast<size_t>(*info - tensors_.data());
   if (taken_[index]) {
     return absl::FailedPreconditionError(
@@ -298,6 +312,11 @@ absl::StatusOr<CheckpointTensor> Checkpoint::Take(std::string_view name,
   }
   taken_[index] = true;
   return CheckpointTensor(this, *info);
+}
+
+void Checkpoint::Pass(std::string_view name) {
+  const auto entry = by_name_.find(std::string(name));
+  if (entry != by_name_.end()) taken_[entry->second] = true;
 }
 
 absl::Status Checkpoint::CheckAllUsed(
@@ -330,6 +349,19 @@ bool IsHarmlessLeftover(std::string_view name, bool tie_word_embeddings) {
     return true;
   }
   return tie_word_embeddings && name == "lm_head.weight";
+}
+
+bool IsKvScale(std::string_view name) {
+  if (name.find(".self_attn.") == std::string_view::npos) return false;
+  for (const std::string_view part : {"q", "k", "v"}) {
+    for (const std::string_view kind : {"_scale", "_zero_point"}) {
+      const std::string suffix = absl::StrCat(".", std::string(part), std::string(kind));
+      if (name.size() > suffix.size() && name.substr(name.size() - suffix.size()) == suffix) {
+        return true;
+      }
+    }
+  }
+  return false;
 }
 
 }  // namespace tandem::loader

@@ -34,7 +34,8 @@ class Checkpoint;
 class CheckpointTensor {
  public:
   const TensorInfo& info() const { return *info_; }
-  kernels::DType dtype() const { return *info_->dtype; }
+  kernels::DType dtype() const { return *info_->dtype; }  // of a tensor that has one
+  const std::string& path() const;                        // of its file, for messages
   int64_t rows() const;       // shape[0]; 1 for a scalar
   int64_t row_bytes() const;  // bytes of the remaining dimensions
 
@@ -48,6 +49,9 @@ class CheckpointTensor {
   // (bytes). Reads no column outside, beyond what a page holds.
   absl::Status CopyBlock(int64_t row_begin, int64_t row_end, int64_t column_begin,
                          int64_t column_end, void* dst, size_t dst_stride) const;
+  // The same of bytes [byte_begin, byte_end) of each row, of a tensor of any shape and type.
+  absl::Status CopyRowBytes(int64_t row_begin, int64_t row_end, int64_t byte_begin,
+                            int64_t byte_end, void* dst, size_t dst_stride) const;
   // All rows, packed.
   absl::Status CopyColumns(int64_t column_begin, int64_t column_end, void* dst) const;
 
@@ -72,6 +76,7 @@ class CheckpointTensor {
 struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;
+  std::vector<std::string> types = {};  // as files spell them; empty: F32, F16 or BF16
 };
 
 class Checkpoint {
@@ -100,7 +105,14 @@ class Checkpoint {
   // CheckAllUsed), InvalidArgument on another shape or a type that is not F32,
   // F16 or BF16, FailedPrecondition if it was taken before. Not thread-safe.
   absl::StatusOr<CheckpointTensor> Take(std::string_view name,
-                                        const std::vector<int64_t>& expected_shape);
+                                        const std::vector<int64_t>& expected_shape) {
+    return Take(ExpectedTensor{std::string(name), expected_shape});
+  }
+  // The same, of the types that are expected.
+  absl::StatusOr<CheckpointTensor> Take(const ExpectedTensor& expected);
+
+  // Accounts for a tensor whose values are not needed, if there is one.
+  void Pass(std::string_view name);
 
   // Error if a Take found no tensor, or if tensors were never taken and
   // `allowed_unused` does not excuse them: weights that are left over mean that
@@ -120,8 +132,7 @@ class Checkpoint {
   friend class CheckpointTensor;
   explicit Checkpoint(std::string folder) : folder_(std::move(folder)) {}
   absl::Status AddFile(const ModelFolder& folder, const std::string& name);
-  absl::Status CheckAgainst(const TensorInfo& info,
-                            const std::vector<int64_t>& expected_shape) const;
+  absl::Status CheckAgainst(const TensorInfo& info, const ExpectedTensor& expected) const;
 
   std::string folder_;  // for messages
   std::vector<SafetensorsFile> files_;
@@ -137,5 +148,9 @@ class Checkpoint {
 // compute them) and, when the embedding is tied, lm_head.weight (the embedding
 // stands for it, as in Transformers).
 bool IsHarmlessLeftover(std::string_view name, bool tie_word_embeddings);
+
+// Scales and zero points of a quantized KV cache, as checkpoints keep them beside
+// the attention or its projections.
+bool IsKvScale(std::string_view name);
 
 }  // namespace tandem::loader

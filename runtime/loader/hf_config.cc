@@ -106,18 +106,14 @@ absl::StatusOr<Family> FindFamily(const JsonFields& fields) {
                             absl::StrCat(supported, "; use a model of a supported family"));
 }
 
-absl::Status CheckQuantization(const JsonFields& fields) {
+// compression_config is the name in older folders of compressed-tensors.
+absl::Status ReadQuantization(const JsonFields& fields, ModelConfig& config) {
   for (const char* field : {"quantization_config", "compression_config"}) {
     const Json* quantization = fields.Get(field);
     if (quantization == nullptr) continue;
-    std::string method = "an unnamed method";
-    if (quantization->is_object()) {
-      const auto entry = quantization->find("quant_method");
-      if (entry != quantization->end()) method = absl::StrCat("quant_method ", Shown(*entry));
-    }
-    return absl::UnimplementedError(
-        absl::StrCat(fields.file(), ": ", field, ": found ", method,
-                     ", expected none; use the checkpoint that this one was quantized from"));
+    TANDEM_ASSIGN_OR_RETURN(config.quantization,
+                            QuantizationConfig::Parse(fields.file(), field, *quantization));
+    break;
   }
   return absl::OkStatus();
 }
@@ -248,7 +244,7 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, std::string_view 
   ModelConfig config;
   config.architecture = family.architecture;
   config.qk_norm = family.qk_norm;
-  TANDEM_RETURN_IF_ERROR(CheckQuantization(fields));
+  TANDEM_RETURN_IF_ERROR(ReadQuantization(fields, config));
   TANDEM_RETURN_IF_ERROR(CheckForeign(fields));
   TANDEM_RETURN_IF_ERROR(ReadShapes(fields, family, config));
   TANDEM_RETURN_IF_ERROR(CheckFullAttention(fields, family, config.num_layers));

@@ -123,6 +123,18 @@ absl::StatusOr<std::vector<int32_t>> JsonFields::TokenIds(const char* field) con
   return ids;
 }
 
+absl::StatusOr<std::vector<std::string>> JsonFields::Strings(const char* field) const {
+  const Json* value = Get(field);
+  std::vector<std::string> texts;
+  if (value == nullptr) return texts;
+  if (!value->is_array()) return Wrong(field, "a list of strings");
+  for (const Json& text : *value) {
+    if (!text.is_string()) return Wrong(field, "a list of strings");
+    texts.push_back(text.get<std::string>());
+  }
+  return texts;
+}
+
 absl::StatusOr<int64_t> JsonFields::RequiredInt(const char* field, int64_t min, int64_t max) const {
   TANDEM_ASSIGN_OR_RETURN(const std::optional<int64_t> value, Int(field, min, max));
   if (!value) return Wrong(field, absl::StrCat("an integer from ", min, " to ", max));

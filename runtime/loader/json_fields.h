@@ -41,6 +41,8 @@ class JsonFields {
   absl::StatusOr<std::optional<std::string>> String(const char* field) const;
   // A number or a list of numbers (token ids, >= 0); empty if absent.
   absl::StatusOr<std::vector<int32_t>> TokenIds(const char* field) const;
+  // A list of strings; empty if absent.
+  absl::StatusOr<std::vector<std::string>> Strings(const char* field) const;
 
   absl::StatusOr<int64_t> RequiredInt(const char* field, int64_t min, int64_t max) const;
   absl::StatusOr<double> RequiredDouble(const char* field, double min, double max) const;

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/base/dtype.h"
+#include "runtime/loader/quantization_config.h"
 
 namespace tandem::loader {
 
@@ -50,6 +52,7 @@ struct ModelConfig {
   // What config.json says the weights are (torch_dtype or dtype); the tensors'
   // own headers decide what is loaded.
   kernels::DType dtype = kernels::DType::kBF16;
+  std::optional<QuantizationConfig> quantization;  // where the weights are quantized
   std::vector<int32_t> eos_token_ids;  // config.json; generation_config.json wins
   int32_t bos_token_id = -1;           // -1: none
 };

@@ -8,7 +8,6 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/rope_frequencies.h"
 #include "runtime/model/model_tensors.h"
-#include "runtime/model/tensor_source.h"
 
 namespace tandem::model {
 
@@ -63,9 +62,8 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   for (int32_t s = 0; s < input.num_sequences(); ++s) {
     token_sequence_.resize(input.cu_seqlens_q[s + 1], s);
   }
-  backend_.EmbedTokens(embedding_->data(), embedding_->dtype(), hidden, input.token_ids.data(),
-                       tokens, w.residual);
-  embedding_->CountRead(tokens * embedding_->row_bytes());
+  TANDEM_RETURN_IF_ERROR(
+      embedding_->Lookup(backend_, input.token_ids.data(), tokens, hidden, w.residual));
   backend_.RopeAngles(input.positions.data(), tokens, inverse_frequencies_.data(),
                       config_.head_dim / 2, static_cast<float>(config_.rope.attention_factor),
                       w.cos, w.sin);

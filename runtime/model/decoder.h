@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -20,6 +21,8 @@
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/model/kv_cache.h"
+#include "runtime/model/matrix_source.h"
+#include "runtime/model/model_tensors.h"
 #include "runtime/model/step_input.h"
 
 namespace tandem::model {
@@ -30,6 +33,7 @@ struct DecoderOptions {
   int64_t max_tokens = 0;                // of one step
   int64_t max_rows = 0;                  // of logits in one step
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
+  WeightRequests weights;                // conversions while loading
 };
 
 // Bytes that a rank will hold, by purpose.
@@ -38,12 +42,6 @@ struct DecoderBytes {
   size_t kv = 0;
   size_t workspace = 0;
   size_t total() const { return weights + kv + workspace; }
-};
-
-// How a matrix is held.
-struct WeightFormat {
-  kernels::DType dtype = kernels::DType::kBF16;
-  std::optional<kernels::QuantFormat> quant;
 };
 
 class Decoder {
@@ -57,12 +55,13 @@ class Decoder {
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
       const DecoderOptions& options);
 
-  // What Load will hold on `rank`, from shapes alone: with the checkpoint's own
-  // formats, or with those that format_of names for each tensor.
+  // What Load will hold on `rank`, from config.json and the files' headers alone: with
+  // the checkpoint's formats as options.weights converts them, or with those that
+  // format_of names for each matrix.
   static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options);
-  using FormatOf = std::function<WeightFormat(const std::string& tensor)>;
+  using FormatOf = std::function<WeightFormat(const Module& module)>;
   static DecoderBytes Plan(const loader::ModelConfig& config, const FormatOf& format_of,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options);
@@ -76,7 +75,6 @@ class Decoder {
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const { return checkpoint_->bytes_read(); }
   const loader::ModelConfig& config() const { return config_; }
-  kernels::DType weight_dtype() const { return embedding_->dtype(); }
 
  private:
   struct Layer {
@@ -111,6 +109,11 @@ class Decoder {
           parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
           const DecoderOptions& options);
 
+  struct PlannedMatrix;
+  static DecoderBytes PlanMatrices(const loader::ModelConfig& config,
+                                   absl::FunctionRef<PlannedMatrix(const Module&)> plan_matrix,
+                                   const parallel::ShardPlan& plan, int rank,
+                                   const kernels::Backend& backend, const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
   absl::Status Attention(const Layer& layer, int64_t index, const StepInput& input);
@@ -124,7 +127,7 @@ class Decoder {
   parallel::Communicator& communicator_;
   const DecoderOptions options_;
 
-  std::unique_ptr<loader::CheckpointTensor> embedding_;
+  std::unique_ptr<EmbeddingTable> embedding_;
   std::vector<Layer> layers_;
   kernels::Buffer final_norm_;
   parallel::ColumnParallelLinear head_;  // [local vocab, hidden]

@@ -4,8 +4,8 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/model/decoder.h"
+#include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
-#include "runtime/model/tensor_source.h"
 
 namespace tandem::model {
 namespace {
@@ -13,37 +13,38 @@ namespace {
 using parallel::ColumnParallelLinear;
 using parallel::RowParallelLinear;
 
-// Takes the tensors of one layer by the shapes that the configuration says.
-class LayerTensors {
- public:
-  LayerTensors(loader::Checkpoint& checkpoint, int64_t layer)
-      : checkpoint_(checkpoint), layer_(layer) {}
-
-  absl::StatusOr<TensorSource> Take(std::string_view part, const std::vector<int64_t>& shape) {
-    TANDEM_ASSIGN_OR_RETURN(loader::CheckpointTensor tensor,
-                            checkpoint_.Take(LayerTensor(layer_, part), shape));
-    return TensorSource(tensor);
+absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
+                                        loader::Checkpoint& checkpoint, const Module& module) {
+  const loader::QuantizedScheme* scheme = SchemeOf(config, checkpoint, module);
+  if (scheme == nullptr) {
+    TANDEM_ASSIGN_OR_RETURN(
+        const loader::CheckpointTensor tensor,
+        checkpoint.Take(module.name + ".weight", {module.rows, module.columns}));
+    return StoredMatrix(tensor);
   }
-
- private:
-  loader::Checkpoint& checkpoint_;
-  int64_t layer_;
-};
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<loader::QuantizedWeight> weight,
+                          loader::QuantizedWeight::Take(checkpoint, *scheme, module.name,
+                                                        module.rows, module.columns));
+  return StoredMatrix(std::shared_ptr<loader::QuantizedWeight>(std::move(weight)));
+}
 
 // Rows of one projection, with its bias where the model has one.
 struct Projection {
-  std::unique_ptr<TensorSource> weight, bias;
+  std::unique_ptr<MatrixSource> weight;
+  std::unique_ptr<VectorSource> bias;
   parallel::RowSlice Slice(parallel::Range rows) const { return {weight.get(), bias.get(), rows}; }
 };
 
-absl::StatusOr<Projection> TakeProjection(LayerTensors& tensors, const std::string& name,
-                                          int64_t rows, int64_t columns, bool has_bias) {
+absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
+                                          loader::Checkpoint& checkpoint, const Module& module,
+                                          const WeightRequest& request) {
   Projection projection;
-  TANDEM_ASSIGN_OR_RETURN(TensorSource weight, tensors.Take(name + ".weight", {rows, columns}));
-  projection.weight = std::make_unique<TensorSource>(weight);
-  if (has_bias) {
-    TANDEM_ASSIGN_OR_RETURN(TensorSource bias, tensors.Take(name + ".bias", {rows}));
-    projection.bias = std::make_unique<TensorSource>(bias);
+  TANDEM_ASSIGN_OR_RETURN(StoredMatrix weight, TakeMatrix(config, checkpoint, module));
+  projection.weight = std::make_unique<MatrixSource>(std::move(weight), request);
+  if (HasBias(config, checkpoint, module)) {
+    TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor bias,
+                            checkpoint.Take(module.name + ".bias", {module.rows}));
+    projection.bias = std::make_unique<VectorSource>(bias);
   }
   return projection;
 }
@@ -57,44 +58,45 @@ size_t AlignUp(size_t bytes) { return (bytes + 63) / 64 * 64; }
 }  // namespace
 
 absl::Status Decoder::LoadWeights() {
-  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(ExpectedTensors(config_)));
-  const std::vector<int64_t> table_shape = {config_.vocab_size, config_.hidden_size};
-  TANDEM_ASSIGN_OR_RETURN(loader::CheckpointTensor embedding,
-                          checkpoint_->Take(kEmbedding, table_shape));
-  embedding_ = std::make_unique<loader::CheckpointTensor>(embedding);
+  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(ExpectedTensors(config_, checkpoint_.get())));
+  TANDEM_ASSIGN_OR_RETURN(const StoredMatrix embedding,
+                          TakeMatrix(config_, *checkpoint_, EmbeddingModule(config_)));
+  embedding_ = std::make_unique<EmbeddingTable>(embedding);
 
   layers_.resize(config_.num_layers);
   for (int64_t i = 0; i < config_.num_layers; ++i) TANDEM_RETURN_IF_ERROR(LoadLayer(i));
 
   TANDEM_ASSIGN_OR_RETURN(loader::CheckpointTensor norm,
                           checkpoint_->Take(kFinalNorm, {config_.hidden_size}));
-  TANDEM_ASSIGN_OR_RETURN(final_norm_, parallel::LoadVector(backend_, TensorSource(norm)));
-  loader::CheckpointTensor head = embedding;
-  if (!config_.tie_word_embeddings) {
-    TANDEM_ASSIGN_OR_RETURN(head, checkpoint_->Take(kHead, table_shape));
+  TANDEM_ASSIGN_OR_RETURN(final_norm_, parallel::LoadVector(backend_, VectorSource(norm)));
+  Projection head;
+  if (config_.tie_word_embeddings) {
+    head.weight = std::make_unique<MatrixSource>(embedding, options_.weights.head);
+  } else {
+    TANDEM_ASSIGN_OR_RETURN(head, TakeProjection(config_, *checkpoint_, HeadModule(config_),
+                                                 options_.weights.head));
   }
-  const TensorSource head_source(head);
-  const parallel::RowSlice slices[] = {{&head_source, nullptr, shard_.vocab}};
+  const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
   weight_bytes_ += final_norm_.bytes() + head_.bytes();
-  return checkpoint_->CheckAllUsed([this](std::string_view name) {
-    return loader::IsHarmlessLeftover(name, config_.tie_word_embeddings);
+  const bool kv_scales = config_.quantization && config_.quantization->has_kv_scales();
+  return checkpoint_->CheckAllUsed([this, kv_scales](std::string_view name) {
+    return loader::IsHarmlessLeftover(name, config_.tie_word_embeddings) ||
+           (kv_scales && loader::IsKvScale(name));
   });
 }
 
 absl::Status Decoder::LoadLayer(int64_t index) {
   Layer& layer = layers_[index];
-  LayerTensors tensors(*checkpoint_, index);
+  const LayerModules modules = ModulesOf(config_, index);
   const int64_t hidden = config_.hidden_size;
-  const int64_t inner = config_.intermediate_size;
   const int64_t d = config_.head_dim;
-  const int64_t q_rows = config_.num_heads * d;
-  const int64_t kv_rows = config_.num_kv_heads * d;
 
   const auto load_norm = [&](std::string_view part, int64_t size,
                              kernels::Buffer& out) -> absl::Status {
-    TANDEM_ASSIGN_OR_RETURN(TensorSource source, tensors.Take(part, {size}));
-    TANDEM_ASSIGN_OR_RETURN(out, parallel::LoadVector(backend_, source));
+    TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor tensor,
+                            checkpoint_->Take(LayerTensor(index, part), {size}));
+    TANDEM_ASSIGN_OR_RETURN(out, parallel::LoadVector(backend_, VectorSource(tensor)));
     return absl::OkStatus();
   };
   TANDEM_RETURN_IF_ERROR(load_norm("input_layernorm.weight", hidden, layer.input_norm));
@@ -104,36 +106,32 @@ absl::Status Decoder::LoadLayer(int64_t index) {
     TANDEM_RETURN_IF_ERROR(load_norm("self_attn.k_norm.weight", d, layer.k_norm));
   }
 
-  const bool qkv_bias = config_.qkv_bias;
-  TANDEM_ASSIGN_OR_RETURN(Projection q,
-                          TakeProjection(tensors, "self_attn.q_proj", q_rows, hidden, qkv_bias));
-  TANDEM_ASSIGN_OR_RETURN(Projection k,
-                          TakeProjection(tensors, "self_attn.k_proj", kv_rows, hidden, qkv_bias));
-  TANDEM_ASSIGN_OR_RETURN(Projection v,
-                          TakeProjection(tensors, "self_attn.v_proj", kv_rows, hidden, qkv_bias));
+  const auto take = [&](const Module& module) {
+    return TakeProjection(config_, *checkpoint_, module, options_.weights.body);
+  };
+  TANDEM_ASSIGN_OR_RETURN(const Projection q, take(modules.q));
+  TANDEM_ASSIGN_OR_RETURN(const Projection k, take(modules.k));
+  TANDEM_ASSIGN_OR_RETURN(const Projection v, take(modules.v));
   const parallel::RowSlice qkv[] = {q.Slice(HeadRows(shard_.heads, d)),
                                     k.Slice(HeadRows(shard_.kv_heads, d)),
                                     v.Slice(HeadRows(shard_.kv_heads, d))};
   TANDEM_ASSIGN_OR_RETURN(layer.qkv, ColumnParallelLinear::Load(backend_, qkv));
 
-  TANDEM_ASSIGN_OR_RETURN(Projection output, TakeProjection(tensors, "self_attn.o_proj", hidden,
-                                                            q_rows, config_.o_bias));
+  TANDEM_ASSIGN_OR_RETURN(const Projection output, take(modules.o));
   TANDEM_ASSIGN_OR_RETURN(layer.output,
                           RowParallelLinear::Load(backend_, *output.weight, output.bias.get(), d,
                                                   {shard_.heads.begin, shard_.heads.end}));
 
-  TANDEM_ASSIGN_OR_RETURN(
-      Projection gate, TakeProjection(tensors, "mlp.gate_proj", inner, hidden, config_.mlp_bias));
-  TANDEM_ASSIGN_OR_RETURN(Projection up,
-                          TakeProjection(tensors, "mlp.up_proj", inner, hidden, config_.mlp_bias));
+  TANDEM_ASSIGN_OR_RETURN(const Projection gate, take(modules.gate));
+  TANDEM_ASSIGN_OR_RETURN(const Projection up, take(modules.up));
   const parallel::RowSlice gate_up[] = {gate.Slice(shard_.ffn), up.Slice(shard_.ffn)};
   TANDEM_ASSIGN_OR_RETURN(layer.gate_up, ColumnParallelLinear::Load(backend_, gate_up));
 
+  TANDEM_ASSIGN_OR_RETURN(const Projection down, take(modules.down));
   TANDEM_ASSIGN_OR_RETURN(
-      Projection down, TakeProjection(tensors, "mlp.down_proj", hidden, inner, config_.mlp_bias));
-  TANDEM_ASSIGN_OR_RETURN(layer.down,
-                          RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
-                                                  parallel::FfnLeafSize(inner), shard_.ffn_leaves));
+      layer.down, RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
+                                          parallel::FfnLeafSize(config_.intermediate_size),
+                                          shard_.ffn_leaves));
 
   weight_bytes_ += layer.input_norm.bytes() + layer.post_norm.bytes() + layer.q_norm.bytes() +
                    layer.k_norm.bytes() + layer.qkv.bytes() + layer.output.bytes() +
@@ -141,62 +139,80 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   return absl::OkStatus();
 }
 
+// A matrix as a rank will hold it.
+struct Decoder::PlannedMatrix {
+  WeightFormat format;
+  bool has_bias = false;
+};
+
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options) {
-  // A tensor that is missing or unusable is refused by Load; the plan goes on.
-  const auto format_of = [&](const std::string& name) {
-    const auto info = checkpoint.Find(name);
-    return WeightFormat{info.ok() && (*info)->dtype.has_value() ? *(*info)->dtype : config.dtype};
-  };
-  return Plan(config, format_of, plan, rank, backend, options);
+  const std::string head = HeadModule(config).name;
+  return PlanMatrices(
+      config,
+      [&](const Module& module) {
+        const WeightRequest& request =
+            module.name == head ? options.weights.head : options.weights.body;
+        return PlannedMatrix{request.Of(StoredFormat(config, checkpoint, module)),
+                             HasBias(config, checkpoint, module)};
+      },
+      plan, rank, backend, options);
 }
 
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& format_of,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::Backend& backend, const DecoderOptions& options) {
+  return PlanMatrices(
+      config,
+      [&](const Module& module) { return PlannedMatrix{format_of(module), module.has_bias}; }, plan,
+      rank, backend, options);
+}
+
+DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
+                                   absl::FunctionRef<PlannedMatrix(const Module&)> plan_matrix,
+                                   const parallel::ShardPlan& plan, int rank,
+                                   const kernels::Backend& backend, const DecoderOptions& options) {
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t hidden = config.hidden_size;
   const int64_t d = config.head_dim;
-  const auto column_parallel = [&](const std::string& name, int64_t rows, bool bias) {
-    const int64_t leaf = parallel::kColumnLeafSize;
-    const WeightFormat format = format_of(name);
+  const auto packed = [&](const WeightFormat& format, int64_t rows, int64_t columns, int64_t leaf,
+                          kernels::LeafRange leaves) {
     return backend.PackedBytes({.dtype = format.dtype,
                                 .quant = format.quant,
                                 .rows = rows,
-                                .global_columns = hidden,
-                                .leaf_size = leaf,
-                                .leaves = {0, (hidden + leaf - 1) / leaf}}) +
-           (bias ? rows * sizeof(float) : 0);
-  };
-  const auto row_parallel = [&](const std::string& name, int64_t columns, int64_t leaf,
-                                kernels::LeafRange leaves, bool bias) {
-    const WeightFormat format = format_of(name);
-    return backend.PackedBytes({.dtype = format.dtype,
-                                .quant = format.quant,
-                                .rows = hidden,
                                 .global_columns = columns,
                                 .leaf_size = leaf,
-                                .leaves = leaves}) +
-           (bias ? hidden * sizeof(float) : 0);
+                                .leaves = leaves});
+  };
+  // Matrices that are merged by rows; a bias of one makes one of all.
+  const auto column_parallel = [&](std::initializer_list<const Module*> modules, int64_t rows) {
+    const int64_t leaf = parallel::kColumnLeafSize;
+    bool bias = false;
+    for (const Module* module : modules) bias = bias || plan_matrix(*module).has_bias;
+    return packed(plan_matrix(**modules.begin()).format, rows, hidden, leaf,
+                  {0, (hidden + leaf - 1) / leaf}) +
+           (bias ? rows * sizeof(float) : 0);
+  };
+  const auto row_parallel = [&](const Module& module, int64_t leaf, kernels::LeafRange leaves) {
+    const PlannedMatrix matrix = plan_matrix(module);
+    return packed(matrix.format, hidden, module.columns, leaf, leaves) +
+           (matrix.has_bias ? hidden * sizeof(float) : 0);
   };
   DecoderBytes bytes;
   for (int64_t i = 0; i < config.num_layers; ++i) {
+    const LayerModules modules = ModulesOf(config, i);
     bytes.weights += (2 * hidden + (config.qk_norm ? 2 * d : 0)) * sizeof(float);
-    bytes.weights +=
-        column_parallel(LayerTensor(i, "self_attn.q_proj.weight"),
-                        (shard.heads.size() + 2 * shard.kv_heads.size()) * d, config.qkv_bias);
-    bytes.weights += row_parallel(LayerTensor(i, "self_attn.o_proj.weight"), config.num_heads * d,
-                                  d, {shard.heads.begin, shard.heads.end}, config.o_bias);
-    bytes.weights += column_parallel(LayerTensor(i, "mlp.gate_proj.weight"), 2 * shard.ffn.size(),
-                                     config.mlp_bias);
-    bytes.weights += row_parallel(LayerTensor(i, "mlp.down_proj.weight"), config.intermediate_size,
-                                  parallel::FfnLeafSize(config.intermediate_size), shard.ffn_leaves,
-                                  config.mlp_bias);
+    bytes.weights += column_parallel({&modules.q, &modules.k, &modules.v},
+                                     (shard.heads.size() + 2 * shard.kv_heads.size()) * d);
+    bytes.weights += row_parallel(modules.o, d, {shard.heads.begin, shard.heads.end});
+    bytes.weights += column_parallel({&modules.gate, &modules.up}, 2 * shard.ffn.size());
+    bytes.weights += row_parallel(modules.down, parallel::FfnLeafSize(config.intermediate_size),
+                                  shard.ffn_leaves);
   }
   bytes.weights += hidden * sizeof(float);
-  bytes.weights += column_parallel(std::string(config.tie_word_embeddings ? kEmbedding : kHead),
-                                   shard.vocab.size(), false);
+  const Module head = HeadModule(config);
+  bytes.weights += column_parallel({&head}, shard.vocab.size());
   bytes.kv = options.num_blocks * KvCache::BlockBytes({.layers = config.num_layers,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,

@@ -6,45 +6,97 @@ std::string LayerTensor(int64_t layer, std::string_view part) {
   return "model.layers." + std::to_string(layer) + "." + std::string(part);
 }
 
-std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config) {
+LayerModules ModulesOf(const loader::ModelConfig& config, int64_t layer) {
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t q = config.num_heads * config.head_dim;
   const int64_t kv = config.num_kv_heads * config.head_dim;
+  return {.q = {LayerTensor(layer, "self_attn.q_proj"), q, hidden, config.qkv_bias},
+          .k = {LayerTensor(layer, "self_attn.k_proj"), kv, hidden, config.qkv_bias},
+          .v = {LayerTensor(layer, "self_attn.v_proj"), kv, hidden, config.qkv_bias},
+          .o = {LayerTensor(layer, "self_attn.o_proj"), hidden, q, config.o_bias},
+          .gate = {LayerTensor(layer, "mlp.gate_proj"), inner, hidden, config.mlp_bias},
+          .up = {LayerTensor(layer, "mlp.up_proj"), inner, hidden, config.mlp_bias},
+          .down = {LayerTensor(layer, "mlp.down_proj"), hidden, inner, config.mlp_bias}};
+}
+
+Module EmbeddingModule(const loader::ModelConfig& config) {
+  return {std::string(kEmbedding), config.vocab_size, config.hidden_size};
+}
+
+Module HeadModule(const loader::ModelConfig& config) {
+  return {std::string(config.tie_word_embeddings ? kEmbedding : kHead), config.vocab_size,
+          config.hidden_size};
+}
+
+const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
+                                        const loader::Checkpoint& checkpoint,
+                                        const Module& module) {
+  if (!config.quantization) return nullptr;
+  const loader::QuantizedScheme* scheme =
+      config.quantization->SchemeOf(module.name, module.kind());
+  if (scheme == nullptr) return nullptr;
+  const bool plain = !loader::QuantizedWeight::IsIn(*scheme, checkpoint, module.name) &&
+                     checkpoint.Has(module.name + ".weight");
+  return plain ? nullptr : scheme;
+}
+
+bool HasBias(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+             const Module& module) {
+  return module.has_bias || (SchemeOf(config, checkpoint, module) != nullptr &&
+                             checkpoint.Has(module.name + ".bias"));
+}
+
+WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                          const Module& module) {
+  const loader::QuantizedScheme* scheme = SchemeOf(config, checkpoint, module);
+  if (scheme != nullptr) {
+    return {.dtype = kernels::DType::kBF16,
+            .quant = loader::QuantizedWeight::FormatOf(*scheme, checkpoint, module.name,
+                                                       module.columns)};
+  }
+  // A tensor that is missing or unusable is refused when it is loaded.
+  const auto info = checkpoint.Find(module.name + ".weight");
+  const bool known = info.ok() && (*info)->dtype.has_value();
+  return {.dtype = known ? *(*info)->dtype : config.dtype, .quant = std::nullopt};
+}
+
+std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config,
+                                                    const loader::Checkpoint* checkpoint) {
+  const int64_t hidden = config.hidden_size;
   std::vector<loader::ExpectedTensor> tensors;
-  tensors.push_back({std::string(kEmbedding), {config.vocab_size, hidden}});
+  const auto add_module = [&](const Module& module) {
+    const loader::QuantizedScheme* scheme = checkpoint == nullptr ? nullptr : SchemeOf(config, *checkpoint, module);
+    if (scheme == nullptr) {
+      tensors.push_back({module.name + ".weight", {module.rows, module.columns}});
+    } else {
+      for (loader::ExpectedTensor& tensor : loader::QuantizedWeight::Tensors(
+               *scheme, *checkpoint, module.name, module.rows, module.columns)) {
+        tensors.push_back(std::move(tensor));
+      }
+    }
+    if (checkpoint == nullptr ? module.has_bias : HasBias(config, *checkpoint, module)) {
+      tensors.push_back({module.name + ".bias", {module.rows}});
+    }
+  };
+  add_module(EmbeddingModule(config));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const auto add = [&](std::string_view part, std::vector<int64_t> shape) {
-      tensors.push_back({LayerTensor(layer, part), std::move(shape)});
+    const LayerModules modules = ModulesOf(config, layer);
+    const auto add = [&](std::string_view part, int64_t size) {
+      tensors.push_back({LayerTensor(layer, part), {size}});
     };
-    add("input_layernorm.weight", {hidden});
-    add("self_attn.q_proj.weight", {q, hidden});
-    add("self_attn.k_proj.weight", {kv, hidden});
-    add("self_attn.v_proj.weight", {kv, hidden});
-    if (config.qkv_bias) {
-      add("self_attn.q_proj.bias", {q});
-      add("self_attn.k_proj.bias", {kv});
-      add("self_attn.v_proj.bias", {kv});
-    }
+    add("input_layernorm.weight", hidden);
+    for (const Module* module : {&modules.q, &modules.k, &modules.v}) add_module(*module);
     if (config.qk_norm) {
-      add("self_attn.q_norm.weight", {config.head_dim});
-      add("self_attn.k_norm.weight", {config.head_dim});
+      add("self_attn.q_norm.weight", config.head_dim);
+      add("self_attn.k_norm.weight", config.head_dim);
     }
-    add("self_attn.o_proj.weight", {hidden, q});
-    if (config.o_bias) add("self_attn.o_proj.bias", {hidden});
-    add("post_attention_layernorm.weight", {hidden});
-    add("mlp.gate_proj.weight", {inner, hidden});
-    add("mlp.up_proj.weight", {inner, hidden});
-    add("mlp.down_proj.weight", {hidden, inner});
-    if (config.mlp_bias) {
-      add("mlp.gate_proj.bias", {inner});
-      add("mlp.up_proj.bias", {inner});
-      add("mlp.down_proj.bias", {hidden});
-    }
+    add_module(modules.o);
+    add("post_attention_layernorm.weight", hidden);
+    for (const Module* module : {&modules.gate, &modules.up, &modules.down}) add_module(*module);
   }
   tensors.push_back({std::string(kFinalNorm), {hidden}});
-  if (!config.tie_word_embeddings)
-    tensors.push_back({std::string(kHead), {config.vocab_size, hidden}});
+  if (!config.tie_word_embeddings) add_module(HeadModule(config));
   return tensors;
 }
 

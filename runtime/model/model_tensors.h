@@ -9,18 +9,56 @@
 #include "parallel/shard_plan.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
+#include "runtime/loader/quantized_weight.h"
+#include "runtime/model/weight_format.h"
 
 namespace tandem::model {
 
-inline constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
+inline constexpr std::string_view kEmbedding = "model.embed_tokens";
 inline constexpr std::string_view kFinalNorm = "model.norm.weight";
-inline constexpr std::string_view kHead = "lm_head.weight";
+inline constexpr std::string_view kHead = "lm_head";
 
 // "model.layers.LAYER.part"
 std::string LayerTensor(int64_t layer, std::string_view part);
 
-// Every tensor that the model needs.
-std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config);
+// A matrix of the model: `module` without ".weight".
+struct Module {
+  std::string name;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  bool has_bias = false;  // by config.json
+
+  loader::ModuleClass kind() const {
+    return name == kEmbedding ? loader::ModuleClass::kEmbedding : loader::ModuleClass::kLinear;
+  }
+};
+
+// The matrices of a layer.
+struct LayerModules {
+  Module q, k, v, o, gate, up, down;
+};
+LayerModules ModulesOf(const loader::ModelConfig& config, int64_t layer);
+Module EmbeddingModule(const loader::ModelConfig& config);
+Module HeadModule(const loader::ModelConfig& config);  // the embedding, where they are tied
+
+// How the checkpoint stores it: null where in elements. Quantized by config.json and
+// not the plain tensor in its place.
+const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
+                                        const loader::Checkpoint& checkpoint,
+                                        const Module& module);
+
+// Biases of quantized modules are used where there are some, whatever config.json says.
+bool HasBias(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+             const Module& module);
+
+// As stored, from headers alone.
+WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                          const Module& module);
+
+// Every tensor that the model needs: as this checkpoint stores it, or, with none, as
+// an unquantized one would.
+std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config,
+                                                    const loader::Checkpoint* checkpoint);
 
 parallel::ModelShape ShapeOf(const loader::ModelConfig& config);
 

@@ -1,0 +1,105 @@
+// Matrices and vectors of a checkpoint as the parallel layers see them: as stored
+// or converted while they are read.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/linear.h"
+#include "runtime/loader/checkpoint.h"
+#include "runtime/loader/quantized_weight.h"
+#include "runtime/model/weight_format.h"
+
+namespace tandem::model {
+
+// A matrix [rows, columns] where it lies: elements, or quantized. Copies share it.
+class StoredMatrix {
+ public:
+  explicit StoredMatrix(loader::CheckpointTensor tensor) : tensor_(tensor) {}
+  explicit StoredMatrix(std::shared_ptr<loader::QuantizedWeight> quantized)
+      : quantized_(std::move(quantized)) {}
+
+  int64_t rows() const;
+  int64_t columns() const;
+  std::string name() const;
+  WeightFormat format() const;
+  // Null where it is quantized.
+  const loader::CheckpointTensor* tensor() const { return tensor_ ? &*tensor_ : nullptr; }
+
+  absl::Status Prepare(const loader::Block& block) const;
+  // Elements of the given type, rows dst_stride bytes apart. INVALID_ARGUMENT where
+  // a value is beyond the type.
+  absl::Status Read(const loader::Block& block, kernels::DType dtype, std::byte* dst,
+                    size_t dst_stride) const;
+  // Of a matrix whose format has codes.
+  absl::Status ReadCodes(const loader::Block& block, kernels::QuantizedRows dst) const {
+    return quantized_->ReadCodes(block, dst);
+  }
+
+ private:
+  std::optional<loader::CheckpointTensor> tensor_;
+  std::shared_ptr<loader::QuantizedWeight> quantized_;
+};
+
+class MatrixSource : public parallel::WeightSource {
+ public:
+  MatrixSource(StoredMatrix stored, const WeightRequest& request)
+      : stored_(std::move(stored)), format_(request.Of(stored_.format())) {}
+
+  kernels::DType dtype() const override { return format_.dtype; }
+  std::optional<kernels::QuantFormat> quant() const override { return format_.quant; }
+  int64_t rows() const override { return stored_.rows(); }
+  int64_t columns() const override { return stored_.columns(); }
+  std::string name() const override { return stored_.name(); }
+
+  absl::Status Prepare(parallel::Range rows, parallel::Range columns) override;
+  absl::Status CopyBlock(parallel::Range rows, parallel::Range columns, std::byte* dst,
+                         size_t dst_stride) const override;
+  absl::Status CopyQuantized(parallel::Range rows, parallel::Range columns,
+                             kernels::QuantizedRows dst) const override;
+
+ private:
+  // Whether codes are made here, not as stored.
+  bool quantizes() const { return format_.quant && stored_.format().quant != format_.quant; }
+  // A group's scale comes from the whole group, on every rank that has a part of it.
+  parallel::Range WholeGroups(parallel::Range columns) const;
+
+  StoredMatrix stored_;
+  WeightFormat format_;
+};
+
+// A vector [rows] of elements.
+class VectorSource : public parallel::WeightSource {
+ public:
+  explicit VectorSource(loader::CheckpointTensor tensor) : tensor_(tensor) {}
+  kernels::DType dtype() const override { return tensor_.dtype(); }
+  int64_t rows() const override { return tensor_.rows(); }
+  int64_t columns() const override { return 1; }
+  std::string name() const override { return tensor_.info().name; }
+  absl::Status CopyBlock(parallel::Range rows, parallel::Range, std::byte* dst,
+                         size_t) const override {
+    return tensor_.CopyRows(rows.begin, rows.end, dst);
+  }
+
+ private:
+  loader::CheckpointTensor tensor_;
+};
+
+// The embedding, whose rows are looked up while serving.
+class EmbeddingTable {
+ public:
+  explicit EmbeddingTable(StoredMatrix stored) : stored_(std::move(stored)) {}
+
+  // out[t] = row ids[t], [tokens, hidden] in fp32. Of a quantized table, rows are
+  // dequantized here.
+  absl::Status Lookup(kernels::Backend& backend, const int32_t* ids, int64_t tokens, int64_t hidden,
+                      float* out);
+
+ private:
+  StoredMatrix stored_;
+  std::vector<float> row_;
+};
+
+}  // namespace tandem::model

@@ -1,0 +1,71 @@
+#include "runtime/model/weight_format.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::model {
+namespace {
+
+using kernels::DType;
+using kernels::QuantFormat;
+
+constexpr int64_t kDefaultGroup = 32;
+
+absl::StatusOr<WeightRequest> ParseOne(std::string_view option, std::string_view name,
+                                       int64_t group_size) {
+  if (name == "auto") return WeightRequest{};
+  if (name == "fp32") return WeightRequest{.dtype = DType::kF32};
+  if (name == "fp16") return WeightRequest{.dtype = DType::kF16};
+  if (name == "bf16") return WeightRequest{.dtype = DType::kBF16};
+  if (name == "int8") return WeightRequest{.bits = 8, .group_size = group_size};
+  if (name == "int4") return WeightRequest{.bits = 4, .group_size = group_size};
+  return absl::InvalidArgumentError(absl::StrCat(
+      std::string(option), ": found '", std::string(name),
+      "', expected auto, fp32, fp16, bf16, int8 or int4"));
+}
+
+}  // namespace
+
+std::string FormatName(const WeightFormat& format) {
+  if (!format.quant) return std::string(kernels::DTypeName(format.dtype));
+  return absl::StrCat("INT", format.quant->bits, ", groups of ", format.quant->group_size,
+                      format.quant->zero_points ? ", zero points" : "");
+}
+
+WeightFormat WeightRequest::Of(const WeightFormat& stored) const {
+  if (bits != 0) {
+    if (stored.quant && stored.quant->bits == bits &&
+        (group_size == 0 || stored.quant->group_size == group_size)) {
+      return stored;
+    }
+    const QuantFormat quant = {.bits = bits,
+                               .group_size = group_size == 0 ? kDefaultGroup : group_size};
+    return {.dtype = stored.dtype, .quant = quant};
+  }
+  if (dtype) return {.dtype = *dtype, .quant = std::nullopt};
+  return stored;
+}
+
+absl::StatusOr<WeightRequests> WeightRequests::Parse(std::string_view dtype, int64_t group_size,
+                                                     std::string_view head_dtype) {
+  if (group_size != 0 && group_size != 32 && group_size != 64 && group_size != 128) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--group-size: found ", group_size, ", expected 32, 64 or 128"));
+  }
+  WeightRequests requests;
+  TANDEM_ASSIGN_OR_RETURN(requests.body, ParseOne("--dtype", dtype, group_size));
+  TANDEM_ASSIGN_OR_RETURN(requests.head, ParseOne("--head-dtype", head_dtype, group_size));
+  if (group_size != 0 && requests.body.bits == 0 && requests.head.bits == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--group-size: found ", group_size,
+                     ", expected none without --dtype int8 or int4; give that too"));
+  }
+  if (head_dtype == "auto") {
+    requests.head = requests.body;
+    if (requests.body.bits != 0) requests.head.bits = 8;
+  }
+  return requests;
+}
+
+}  // namespace tandem::model
