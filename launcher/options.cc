@@ -24,6 +24,16 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->check(CLI::Range(1, 4096));
   app->add_option("--isa", options->isa, "Instruction set: auto, avx2, avx3, vnni, bf16, neon, ref")
       ->capture_default_str();
+  app->add_option(
+         "--dtype", options->dtype,
+         "Weights, converted while loading: auto (as stored), fp32, fp16, bf16, int8, int4")
+      ->capture_default_str();
+  app->add_option("--group-size", options->group_size,
+                  "Columns that share a scale with int8 and int4: 32, 64, 128 (default: 32)")
+      ->check(CLI::Range(int64_t{1}, kMaxCount));
+  app->add_option("--head-dtype", options->head_dtype,
+                  "The same for the output head (auto: int8 with int8 and int4)")
+      ->capture_default_str();
   app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
       ->capture_default_str();
   app->add_option("--shards", options->shards,

@@ -17,6 +17,9 @@ struct ModelOptions {
   int tp = 0;         // ranks; 0: the given world's size, or 1
   int threads = 0;    // a rank's; 0: its share of the cores
   std::string isa = "auto";
+  std::string dtype = "auto";  // of weights
+  int64_t group_size = 0;      // 0: the format's default
+  std::string head_dtype = "auto";
   std::string kv_dtype = "auto";
   std::string shards = "even";  // even, auto (by free memory), or a weight for each rank
   int64_t max_model_len = 0;    // tokens; 0: the model's own, or what fits

@@ -141,7 +141,7 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
                 .architecture = runtime.config().architecture,
                 .eos_token_ids = runtime.eos_token_ids(),
                 .tp_degree = runtime.tp(),
-                .weight_dtype = std::string(kernels::DTypeName(runtime.decoder().weight_dtype())),
+                .weight_dtype = runtime.weight_format(),
                 .version = TANDEM_VERSION};
   model.defaults = DefaultsOf(runtime.generation());
   model.ranks = [&runtime] { return runtime.DescribeRanks(); };

@@ -101,10 +101,22 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(generation_, loader::ReadGenerationConfig(*folder_));
   TANDEM_ASSIGN_OR_RETURN(checkpoint_, loader::Checkpoint::Open(*folder_));
   // Shapes are checked before anything is sized by them.
-  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_)));
-  TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* embedding,
-                          checkpoint_->Find(model::kEmbedding));
-  TANDEM_ASSIGN_OR_RETURN(kv_dtype_, KvDType(options.kv_dtype, *embedding->dtype));
+  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_, checkpoint_.get())));
+  TANDEM_ASSIGN_OR_RETURN(
+      decoder_options_.weights,
+      model::WeightRequests::Parse(options.dtype, options.group_size, options.head_dtype));
+  const model::WeightRequests& weights = decoder_options_.weights;
+  const auto stored = [this](const model::Module& module) {
+    return model::StoredFormat(config_, *checkpoint_, module);
+  };
+  weight_format_ = model::FormatName(weights.body.Of(stored(model::ModulesOf(config_, 0).gate)));
+  head_format_ = model::FormatName(weights.head.Of(stored(model::HeadModule(config_))));
+  if (config_.quantization && rank() == 0) {
+    for (const std::string& warning : config_.quantization->warnings()) spdlog::warn("{}", warning);
+  }
+  const model::WeightFormat embedding = stored(model::EmbeddingModule(config_));
+  TANDEM_ASSIGN_OR_RETURN(
+      kv_dtype_, KvDType(options.kv_dtype, embedding.quant ? config_.dtype : embedding.dtype));
   TANDEM_ASSIGN_OR_RETURN(shard_weights_, ShardWeights(options.shards, tp()));
   threads_ =
       options.threads > 0 ? options.threads : std::max(1, engine::AvailableCpus() / local_size_);
@@ -127,10 +139,10 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
 absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
   const std::string mine = absl::StrCat(
       "model ", absl::Hex(checkpoint_->Identity()), ", build ", BuildId(), ", instruction set ",
-      kernels::IsaInUse(options.isa), ", KV type ", std::string(kernels::DTypeName(kv_dtype_)),
-      ", shards ", options.shards, ", max-model-len ", options.max_model_len, ", kv-memory ",
-      options.kv_memory, ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ",
-      options.max_batched_tokens);
+      kernels::IsaInUse(options.isa), ", weights ", weight_format_, ", head ", head_format_,
+      ", KV type ", std::string(kernels::DTypeName(kv_dtype_)), ", shards ", options.shards,
+      ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
+      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {
@@ -168,10 +180,10 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
       options.used_context > 0
           ? std::min(options.max_batched_tokens, options.used_context * options.max_num_seqs)
           : options.max_batched_tokens;
-  decoder_options_ = {.kv_dtype = kv_dtype_,
-                      .max_tokens = step_tokens,
-                      .max_rows = options.max_num_seqs,
-                      .timer = options.timer};
+  decoder_options_.kv_dtype = kv_dtype_;
+  decoder_options_.max_tokens = step_tokens;
+  decoder_options_.max_rows = options.max_num_seqs;
+  decoder_options_.timer = options.timer;
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
@@ -233,11 +245,12 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
                                                *communicator_, decoder_options_));
   peak_.Sample();
   spdlog::debug(
-      "rank {}: {} threads of {}, {} read, planned {}: weights {}, KV {}, workspace {}, "
-      "communication {}, process {}",
-      rank(), threads_, kernels::IsaInUse(options.isa), Mebibytes(decoder_->bytes_read()),
-      Mebibytes(plan_.total()), Mebibytes(plan_.weights), Mebibytes(plan_.kv),
-      Mebibytes(plan_.workspace), Mebibytes(plan_.communication), Mebibytes(plan_.process));
+      "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "
+      "workspace {}, communication {}, process {}",
+      rank(), threads_, kernels::IsaInUse(options.isa), weight_format_, head_format_,
+      Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()), Mebibytes(plan_.weights),
+      Mebibytes(plan_.kv), Mebibytes(plan_.workspace), Mebibytes(plan_.communication),
+      Mebibytes(plan_.process));
   return absl::OkStatus();
 }
 

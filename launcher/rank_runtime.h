@@ -23,9 +23,12 @@
 namespace tandem::launcher {
 
 struct RankOptions {
-  std::string model;              // folder or name in the hub's cache
-  int threads = 0;                // a rank's; 0: its share of the host's CPUs
-  std::string isa = "auto";       // as kernels::PinIsa
+  std::string model;           // folder or name in the hub's cache
+  int threads = 0;             // a rank's; 0: its share of the host's CPUs
+  std::string isa = "auto";    // as kernels::PinIsa
+  std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse
+  int64_t group_size = 0;
+  std::string head_dtype = "auto";
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
@@ -68,6 +71,8 @@ class RankRuntime {
   kernels::DType kv_dtype() const { return kv_dtype_; }
   parallel::Communicator& communicator() { return *communicator_; }
   model::Decoder& decoder() { return *decoder_; }
+  // Of the layers' matrices as held: "BF16", "INT4, groups of 128".
+  const std::string& weight_format() const { return weight_format_; }
   const engine::MemoryPlan& plan() const { return plan_; }
   int64_t num_blocks() const { return num_blocks_; }
   int64_t max_model_len() const { return max_model_len_; }
@@ -107,6 +112,7 @@ class RankRuntime {
   parallel::ShardPlan shards_;
   std::unique_ptr<kernels::Backend> backend_;
   int threads_ = 1;
+  std::string weight_format_, head_format_;
   kernels::DType kv_dtype_ = kernels::DType::kF32;
   int64_t max_model_len_ = 0;
   int64_t num_blocks_ = 0;

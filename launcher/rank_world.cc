@@ -58,6 +58,9 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.model = model.model;
   options.threads = model.threads;
   options.isa = model.isa;
+  options.dtype = model.dtype;
+  options.group_size = model.group_size;
+  options.head_dtype = model.head_dtype;
   options.kv_dtype = model.kv_dtype;
   options.shards = model.shards;
   options.max_model_len = model.max_model_len;

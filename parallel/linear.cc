@@ -82,16 +82,15 @@ absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& ba
     });
   }
   const int64_t groups = spec.group_end() - spec.group_begin();
-  return backend.PackQuantized(
-      spec, [&](int64_t begin, int64_t end, kernels::QuantizedRows dst) {
-        return ReadSlices(slices, begin, end, [&](const RowSlice& slice, Range rows, int64_t at) {
-          return slice.weight->CopyQuantized(
-              rows, columns,
-              {.codes = dst.codes + at * columns.size(),
-               .scales = dst.scales + at * groups,
-               .zeros = spec.quant->zero_points ? dst.zeros + at * groups : nullptr});
-        });
-      });
+  return backend.PackQuantized(spec, [&](int64_t begin, int64_t end, kernels::QuantizedRows dst) {
+    return ReadSlices(slices, begin, end, [&](const RowSlice& slice, Range rows, int64_t at) {
+      return slice.weight->CopyQuantized(
+          rows, columns,
+          {.codes = dst.codes + at * columns.size(),
+           .scales = dst.scales + at * groups,
+           .zeros = spec.quant->zero_points ? dst.zeros + at * groups : nullptr});
+    });
+  });
 }
 
 }  // namespace
@@ -153,7 +152,7 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(kernels::Backend& back
   spec.global_columns = weight.columns();
   spec.leaf_size = leaf_size;
   spec.leaves = leaves;
-  const RowSlice all = {.weight = &weight, .rows = {0, weight.rows()}};
+  const RowSlice all = {&weight, nullptr, {0, weight.rows()}};
   RowParallelLinear layer;
   TANDEM_ASSIGN_OR_RETURN(layer.weight_, Pack(backend, spec, {&all, 1}));
   if (bias != nullptr) {

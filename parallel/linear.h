@@ -69,8 +69,7 @@ class ColumnParallelLinear {
 // same on every rank and is not added here: the norm that follows adds it once.
 class RowParallelLinear {
  public:
-  static absl::StatusOr<RowParallelLinear> Load(kernels::Backend& backend,
-                                                WeightSource& weight,
+  static absl::StatusOr<RowParallelLinear> Load(kernels::Backend& backend, WeightSource& weight,
                                                 const WeightSource* bias, int64_t leaf_size,
                                                 kernels::LeafRange leaves);
 

@@ -290,8 +290,7 @@ absl::Status Checkpoint::CheckPresent(const std::vector<ExpectedTensor>& expecte
                                             " that config.json implies; one of the two is wrong"));
   }
   for (const ExpectedTensor& tensor : expected) {
-    TANDEM_RETURN_IF_ERROR(
-        CheckAgainst(tensors_[by_name_.find(tensor.name)->second], tensor));
+    TANDEM_RETURN_IF_ERROR(CheckAgainst(tensors_[by_name_.find(tensor.name)->second], tensor));
   }
   return absl::OkStatus();
 }

@@ -36,8 +36,8 @@ class CheckpointTensor {
   const TensorInfo& info() const { return *info_; }
   kernels::DType dtype() const { return *info_->dtype; }  // of a tensor that has one
   const std::string& path() const;                        // of its file, for messages
-  int64_t rows() const;       // shape[0]; 1 for a scalar
-  int64_t row_bytes() const;  // bytes of the remaining dimensions
+  int64_t rows() const;                                   // shape[0]; 1 for a scalar
+  int64_t row_bytes() const;                              // bytes of the remaining dimensions
 
   // Rows [row_begin, row_end) to dst, (row_end - row_begin) * row_bytes().
   absl::Status CopyRows(int64_t row_begin, int64_t row_end, void* dst) const;

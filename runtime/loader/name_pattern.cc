@@ -30,9 +30,9 @@ absl::StatusOr<NamePattern> NamePattern::Make(Kind kind, std::string_view text) 
   if (code == nullptr) {
     PCRE2_UCHAR message[128] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    return absl::InvalidArgumentError(
-        absl::StrCat("an expression that is wrong at byte ", offset, " (",
-                     reinterpret_cast<const char*>(message), "), expected a regular expression"));
+    return absl::InvalidArgumentError(absl::StrCat("an expression that is wrong at byte ", offset,
+                                                   " (", reinterpret_cast<const char*>(message),
+                                                   "), expected a regular expression"));
   }
   pattern.code_ = std::shared_ptr<pcre2_real_code_8>(code, pcre2_code_free);
   return pattern;

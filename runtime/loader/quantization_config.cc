@@ -52,9 +52,8 @@ class QuantizationConfig::Reader {
                        std::string_view text, int scheme) {
     auto pattern = NamePattern::Make(kind, text);
     if (!pattern.ok()) {
-      return fields.Wrong(field,
-                          absl::StrCat("expressions that can be read; ", Quoted(text), " is ",
-                                       std::string(pattern.status().message())));
+      return fields.Wrong(field, absl::StrCat("expressions that can be read; ", Quoted(text),
+                                              " is ", std::string(pattern.status().message())));
     }
     if (config_.rules_.size() >= kMaxRules) {
       return fields.Wrong(field, absl::StrCat("at most ", kMaxRules, " names"));
@@ -172,7 +171,8 @@ class QuantizationConfig::Reader {
     const char* bits_field = fields_.Get("w_bit") != nullptr ? "w_bit" : "bits";
     TANDEM_ASSIGN_OR_RETURN(const int64_t bits, fields_.RequiredInt(bits_field, 1, 64));
     if (bits != 4) return fields_.Unsupported(bits_field, "4");
-    const char* group_field = fields_.Get("q_group_size") != nullptr ? "q_group_size" : "group_size";
+    const char* group_field =
+        fields_.Get("q_group_size") != nullptr ? "q_group_size" : "group_size";
     TANDEM_ASSIGN_OR_RETURN(const int64_t group, fields_.RequiredInt(group_field, -1, kMaxGroup));
     if (group == 0) return fields_.Wrong(group_field, "-1, or columns of a group");
     scheme.group_size = group < 0 ? 0 : group;
@@ -346,7 +346,8 @@ class QuantizationConfig::Reader {
         return args.Unsupported("strategy", "tensor, channel or group for integers");
       }
       TANDEM_RETURN_IF_ERROR(ReadBlock(args, "block_structure", scheme));
-      if (scheme.group_size == 0) return args.Wrong("block_structure", "[rows, columns] of a block");
+      if (scheme.group_size == 0)
+        return args.Wrong("block_structure", "[rows, columns] of a block");
     } else if (*strategy != "channel") {
       return args.Unsupported("strategy", "tensor, channel, group or block");
     }

@@ -39,11 +39,11 @@ enum class QuantizedLayout : uint8_t {
 
 struct QuantizedScheme {
   QuantizedLayout layout = QuantizedLayout::kPacked;
-  int bits = 4;            // 4 or 8
-  bool symmetric = true;   // no zero points but the middle of the codes
-  int64_t group_size = 0;  // columns that share a scale; 0: all of a row
-  int64_t block_rows = 1;  // rows that share a scale; 0: all
-  bool act_order = false;  // groups of columns are as g_idx says
+  int bits = 4;                 // 4 or 8
+  bool symmetric = true;        // no zero points but the middle of the codes
+  int64_t group_size = 0;       // columns that share a scale; 0: all of a row
+  int64_t block_rows = 1;       // rows that share a scale; 0: all
+  bool act_order = false;       // groups of columns are as g_idx says
   bool zeros_less_one = false;  // GPTQ's first format stores zero - 1
   std::string field;            // that says so, for messages
 };

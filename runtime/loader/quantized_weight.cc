@@ -21,7 +21,7 @@ constexpr int64_t kFormatGroup = 128;
 
 // What other programs keep beside the weights: scales of activations, which are
 // quantized anew here, and what a layout has only in some versions.
-constexpr const char* kUnused[] = {"input_scale",  "input_zero_point", "input_global_scale",
+constexpr const char* kUnused[] = {"input_scale",  "input_zero_point",  "input_global_scale",
                                    "output_scale", "output_zero_point", "weight_shape",
                                    "g_idx",        "weight_g_idx",      "weight_zero_point"};
 
@@ -37,8 +37,9 @@ float Float8(uint8_t bits) {
   const int exponent = bits >> 3 & 15;
   const int mantissa = bits & 7;
   if ((bits & 0x7f) == 0x7f) return NAN;
-  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  const float magnitude = exponent == 0
+                              ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
   return bits & 0x80 ? -magnitude : magnitude;
 }
 
@@ -89,9 +90,9 @@ std::vector<int64_t> ScaleShape(const QuantizedScheme& scheme, const Checkpoint&
   const std::vector<int64_t> found = info.ok() ? (*info)->shape : std::vector<int64_t>();
   if (scheme.block_rows == 0) {
     // One of the whole matrix is written in three ways.
-    return found.empty() || (found.size() == 2 && found[0] == 1) ? (info.ok() ? found
-                                                                              : std::vector{int64_t{1}})
-                                                                 : std::vector{int64_t{1}};
+    return found.empty() || (found.size() == 2 && found[0] == 1)
+               ? (info.ok() ? found : std::vector{int64_t{1}})
+               : std::vector{int64_t{1}};
   }
   const int64_t scale_rows = CeilDiv(rows, scheme.block_rows);
   if (groups == 1 && found.size() == 1) return {scale_rows};
@@ -149,16 +150,16 @@ std::vector<ExpectedTensor> QuantizedWeight::Tensors(const QuantizedScheme& sche
         const auto info = checkpoint.Find(zero);
         const bool bytes = scheme.block_rows == 0 || (info.ok() && (*info)->stored_type == "I8");
         tensors.push_back(
-            bytes ? ExpectedTensor{zero, ScaleShape(scheme, checkpoint, zero, rows, columns), {"I8"}}
-                  : ExpectedTensor{zero, {CeilDiv(rows, codes), groups}, kInt32});
+            bytes
+                ? ExpectedTensor{zero, ScaleShape(scheme, checkpoint, zero, rows, columns), {"I8"}}
+                : ExpectedTensor{zero, {CeilDiv(rows, codes), groups}, kInt32});
       }
       break;
     case QuantizedLayout::kBytes:
     case QuantizedLayout::kFloat8:
-      tensors = {{weight,
-                  {rows, columns},
-                  {scheme.layout == QuantizedLayout::kBytes ? "I8" : "F8_E4M3"}},
-                 {scale, ScaleShape(scheme, checkpoint, scale, rows, columns), kFloats}};
+      tensors = {
+          {weight, {rows, columns}, {scheme.layout == QuantizedLayout::kBytes ? "I8" : "F8_E4M3"}},
+          {scale, ScaleShape(scheme, checkpoint, scale, rows, columns), kFloats}};
       if (!zero.empty()) {
         tensors.push_back({zero, ScaleShape(scheme, checkpoint, zero, rows, columns), {"I8"}});
       }
@@ -336,8 +337,8 @@ absl::Status QuantizedWeight::PrepareScales() {
   } else if (scheme_.block_rows == 0) {
     TANDEM_RETURN_IF_ERROR(scale_->CopyAll(raw.data()));
   } else {
-    TANDEM_RETURN_IF_ERROR(scale_->CopyRowBytes(first, last, group_begin_ * size,
-                                                group_end_ * size, raw.data(), groups * size));
+    TANDEM_RETURN_IF_ERROR(scale_->CopyRowBytes(first, last, group_begin_ * size, group_end_ * size,
+                                                raw.data(), groups * size));
   }
   scales_.resize(rows * groups);
   for (int64_t r = 0; r < rows; ++r) {
@@ -349,8 +350,8 @@ absl::Status QuantizedWeight::PrepareScales() {
       } else {
         uint16_t bits;
         std::memcpy(&bits, at, 2);
-        value = scale_->dtype() == DType::kF16 ? kernels::F16ToFloat(bits)
-                                               : kernels::Bf16ToFloat(bits);
+        value =
+            scale_->dtype() == DType::kF16 ? kernels::F16ToFloat(bits) : kernels::Bf16ToFloat(bits);
       }
       if (!std::isfinite(value)) {
         return Wrong(*scale_, absl::StrCat(value, " at row ", (first + r) * block_rows, ", group ",
@@ -385,11 +386,10 @@ absl::Status QuantizedWeight::PrepareZeros() {
     const int64_t words = CeilDiv(block_.row_end, codes) - first;
     const bool over_outputs = scheme_.layout == QuantizedLayout::kPacked;
     std::vector<uint32_t> raw(words * groups);
-    TANDEM_RETURN_IF_ERROR(over_outputs
-                               ? zero_->CopyBlock(first, first + words, group_begin_, group_end_,
-                                                  raw.data(), groups * 4)
-                               : zero_->CopyBlock(group_begin_, group_end_, first, first + words,
-                                                  raw.data(), words * 4));
+    TANDEM_RETURN_IF_ERROR(over_outputs ? zero_->CopyBlock(first, first + words, group_begin_,
+                                                           group_end_, raw.data(), groups * 4)
+                                        : zero_->CopyBlock(group_begin_, group_end_, first,
+                                                           first + words, raw.data(), words * 4));
     int shift_of[8] = {};
     for (int i = 0; i < codes; ++i) {
       shift_of[scheme_.layout == QuantizedLayout::kAwq ? kAwqOrder[i] : i] = i * scheme_.bits;
@@ -412,13 +412,13 @@ absl::Status QuantizedWeight::PrepareZeros() {
   for (size_t i = 0; i < zeros_.size(); ++i) {
     const int zero = zeros_[i];
     if (zero >= lowest && zero <= highest && (!scheme_.symmetric || zero == middle)) continue;
-    return Wrong(
-        *zero_,
-        absl::StrCat("zero point ", zero - lowest, " at row ",
-                     block_.row_begin + static_cast<int64_t>(i) / groups, ", expected ",
-                     scheme_.symmetric ? absl::StrCat(middle - lowest, " as config.json says that "
-                                                      "codes are symmetric")
-                                       : absl::StrCat("0 to ", highest - lowest)));
+    return Wrong(*zero_,
+                 absl::StrCat("zero point ", zero - lowest, " at row ",
+                              block_.row_begin + static_cast<int64_t>(i) / groups, ", expected ",
+                              scheme_.symmetric ? absl::StrCat(middle - lowest,
+                                                               " as config.json says that "
+                                                               "codes are symmetric")
+                                                : absl::StrCat("0 to ", highest - lowest)));
   }
   if (scheme_.symmetric) zeros_.clear();
   return absl::OkStatus();
@@ -481,9 +481,9 @@ absl::Status QuantizedWeight::DecodeCodes(const Block& block, int8_t* codes) con
       codes[i] = Signed(static_cast<uint8_t>(codes[i]));
     } else if (scheme_.bits == 4) {
       if (codes[i] < -8 || codes[i] > 7) {
-        return Wrong(*weight_, absl::StrCat("code ", codes[i], " at row ",
-                                            block.row_begin + i / width,
-                                            ", expected -8 to 7 as num_bits is 4"));
+        return Wrong(*weight_,
+                     absl::StrCat("code ", codes[i], " at row ", block.row_begin + i / width,
+                                  ", expected -8 to 7 as num_bits is 4"));
       }
       codes[i] = static_cast<int8_t>(codes[i] + 8);
     }

@@ -22,9 +22,9 @@ absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
         checkpoint.Take(module.name + ".weight", {module.rows, module.columns}));
     return StoredMatrix(tensor);
   }
-  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<loader::QuantizedWeight> weight,
-                          loader::QuantizedWeight::Take(checkpoint, *scheme, module.name,
-                                                        module.rows, module.columns));
+  TANDEM_ASSIGN_OR_RETURN(
+      std::unique_ptr<loader::QuantizedWeight> weight,
+      loader::QuantizedWeight::Take(checkpoint, *scheme, module.name, module.rows, module.columns));
   return StoredMatrix(std::shared_ptr<loader::QuantizedWeight>(std::move(weight)));
 }
 
@@ -73,8 +73,8 @@ absl::Status Decoder::LoadWeights() {
   if (config_.tie_word_embeddings) {
     head.weight = std::make_unique<MatrixSource>(embedding, options_.weights.head);
   } else {
-    TANDEM_ASSIGN_OR_RETURN(head, TakeProjection(config_, *checkpoint_, HeadModule(config_),
-                                                 options_.weights.head));
+    TANDEM_ASSIGN_OR_RETURN(
+        head, TakeProjection(config_, *checkpoint_, HeadModule(config_), options_.weights.head));
   }
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
@@ -129,9 +129,9 @@ absl::Status Decoder::LoadLayer(int64_t index) {
 
   TANDEM_ASSIGN_OR_RETURN(const Projection down, take(modules.down));
   TANDEM_ASSIGN_OR_RETURN(
-      layer.down, RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
-                                          parallel::FfnLeafSize(config_.intermediate_size),
-                                          shard_.ffn_leaves));
+      layer.down,
+      RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
+                              parallel::FfnLeafSize(config_.intermediate_size), shard_.ffn_leaves));
 
   weight_bytes_ += layer.input_norm.bytes() + layer.post_norm.bytes() + layer.q_norm.bytes() +
                    layer.k_norm.bytes() + layer.qkv.bytes() + layer.output.bytes() +

@@ -76,10 +76,10 @@ absl::Status StoredMatrix::Read(const Block& block, DType dtype, std::byte* dst,
           dtype == DType::kF16 ? kernels::FloatToF16(value) : kernels::FloatToBf16(value);
       std::memcpy(to, &bits, 2);
       if (std::isinf(Load(to, dtype)) && std::isfinite(value)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            tensor_->path(), ": tensor ", name(), ": found ", value, " at row ",
-            block.row_begin + r, ", expected what ", std::string(DTypeName(dtype)),
-            " can hold; give another --dtype"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(tensor_->path(), ": tensor ", name(), ": found ", value, " at row ",
+                         block.row_begin + r, ", expected what ", std::string(DTypeName(dtype)),
+                         " can hold; give another --dtype"));
       }
     }
   }
@@ -111,9 +111,9 @@ absl::Status MatrixSource::CopyQuantized(Range rows, Range columns,
   TANDEM_RETURN_IF_ERROR(stored_.Read(BlockOf(rows, whole), DType::kF32,
                                       reinterpret_cast<std::byte*>(values.data()), width * 4));
   std::vector<int8_t> codes(values.size());
-  const absl::Status status = loader::QuantizeRows(
-      values.data(), rows.size(), width, *format_.quant, nullptr,
-      {.codes = codes.data(), .scales = dst.scales, .zeros = dst.zeros});
+  const absl::Status status =
+      loader::QuantizeRows(values.data(), rows.size(), width, *format_.quant, nullptr,
+                           {.codes = codes.data(), .scales = dst.scales, .zeros = dst.zeros});
   if (!status.ok()) {
     return absl::Status(status.code(),
                         absl::StrCat(name(), " from row ", rows.begin, ", column ", whole.begin,

@@ -33,8 +33,7 @@ const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
                                         const loader::Checkpoint& checkpoint,
                                         const Module& module) {
   if (!config.quantization) return nullptr;
-  const loader::QuantizedScheme* scheme =
-      config.quantization->SchemeOf(module.name, module.kind());
+  const loader::QuantizedScheme* scheme = config.quantization->SchemeOf(module.name, module.kind());
   if (scheme == nullptr) return nullptr;
   const bool plain = !loader::QuantizedWeight::IsIn(*scheme, checkpoint, module.name) &&
                      checkpoint.Has(module.name + ".weight");
@@ -43,8 +42,8 @@ const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
 
 bool HasBias(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
              const Module& module) {
-  return module.has_bias || (SchemeOf(config, checkpoint, module) != nullptr &&
-                             checkpoint.Has(module.name + ".bias"));
+  return module.has_bias ||
+         (SchemeOf(config, checkpoint, module) != nullptr && checkpoint.Has(module.name + ".bias"));
 }
 
 WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,

@@ -44,8 +44,7 @@ Module HeadModule(const loader::ModelConfig& config);  // the embedding, where t
 // How the checkpoint stores it: null where in elements. Quantized by config.json and
 // not the plain tensor in its place.
 const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
-                                        const loader::Checkpoint& checkpoint,
-                                        const Module& module);
+                                        const loader::Checkpoint& checkpoint, const Module& module);
 
 // Biases of quantized modules are used where there are some, whatever config.json says.
 bool HasBias(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,

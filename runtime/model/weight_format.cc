@@ -20,9 +20,9 @@ absl::StatusOr<WeightRequest> ParseOne(std::string_view option, std::string_view
   if (name == "bf16") return WeightRequest{.dtype = DType::kBF16};
   if (name == "int8") return WeightRequest{.bits = 8, .group_size = group_size};
   if (name == "int4") return WeightRequest{.bits = 4, .group_size = group_size};
-  return absl::InvalidArgumentError(absl::StrCat(
-      std::string(option), ": found '", std::string(name),
-      "', expected auto, fp32, fp16, bf16, int8 or int4"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(option), ": found '", std::string(name),
+                   "', expected auto, fp32, fp16, bf16, int8 or int4"));
 }
 
 }  // namespace
