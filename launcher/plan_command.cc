@@ -61,7 +61,8 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
                           loader::Checkpoint::Open(folder));
-  TANDEM_RETURN_IF_ERROR(checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
+  TANDEM_RETURN_IF_ERROR(
+      checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
   const model::WeightFormat stored =
       model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
   if (stored.quant) {
@@ -72,9 +73,9 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   }
   const model::WeightFormat embedding =
       model::StoredFormat(config, *checkpoint, model::EmbeddingModule(config));
-  TANDEM_ASSIGN_OR_RETURN(request.kv_dtype, KvDType(options.kv_dtype, embedding.quant
-                                                                          ? config.dtype
-                                                                          : embedding.dtype));
+  TANDEM_ASSIGN_OR_RETURN(
+      request.kv_dtype,
+      KvDType(options.kv_dtype, embedding.quant ? config.dtype : embedding.dtype));
   if (options.context > config.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--context: found ", options.context, ", expected at most ",

@@ -37,7 +37,7 @@ bool SameNumbers(const RankPlan& a, const RankPlan& b) {
 
 uint64_t Parameters(const loader::ModelConfig& config) {
   uint64_t count = 0;
-  for (const loader::ExpectedTensor& tensor : model::ExpectedTensors(config)) {
+  for (const loader::ExpectedTensor& tensor : model::ExpectedTensors(config, nullptr)) {
     count +=
         std::accumulate(tensor.shape.begin(), tensor.shape.end(), uint64_t{1}, std::multiplies<>());
   }

@@ -101,7 +101,8 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(generation_, loader::ReadGenerationConfig(*folder_));
   TANDEM_ASSIGN_OR_RETURN(checkpoint_, loader::Checkpoint::Open(*folder_));
   // Shapes are checked before anything is sized by them.
-  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(model::ExpectedTensors(config_, checkpoint_.get())));
+  TANDEM_RETURN_IF_ERROR(
+      checkpoint_->CheckPresent(model::ExpectedTensors(config_, checkpoint_.get())));
   TANDEM_ASSIGN_OR_RETURN(
       decoder_options_.weights,
       model::WeightRequests::Parse(options.dtype, options.group_size, options.head_dtype));

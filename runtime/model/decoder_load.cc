@@ -165,8 +165,10 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& fo
                            const kernels::Backend& backend, const DecoderOptions& options) {
   return PlanMatrices(
       config,
-      [&](const Module& module) { return PlannedMatrix{format_of(module), module.has_bias}; }, plan,
-      rank, backend, options);
+      [&](const Module& module) {
+        return PlannedMatrix{format_of(module), module.has_bias};
+      },
+      plan, rank, backend, options);
 }
 
 DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,

@@ -65,7 +65,8 @@ std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& c
   const int64_t hidden = config.hidden_size;
   std::vector<loader::ExpectedTensor> tensors;
   const auto add_module = [&](const Module& module) {
-    const loader::QuantizedScheme* scheme = checkpoint == nullptr ? nullptr : SchemeOf(config, *checkpoint, module);
+    const loader::QuantizedScheme* scheme =
+        checkpoint == nullptr ? nullptr : SchemeOf(config, *checkpoint, module);
     if (scheme == nullptr) {
       tensors.push_back({module.name + ".weight", {module.rows, module.columns}});
     } else {

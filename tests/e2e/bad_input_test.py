@@ -325,7 +325,7 @@ class Config(BadInput):
   def test_what_is_not_supported_is_named(self):
     cases = []
     for field, value in (
-        ("architectures", ["MixtralForCausalLM"]), ("quantization_config", {"quant_method": "gptq"}),
+        ("architectures", ["MixtralForCausalLM"]), ("quantization_config", {"quant_method": "hqq"}),
         ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}), ("hidden_act", "gelu"),
         ("sliding_window", 4096), ("num_local_experts", 8), ("torch_dtype", "float8_e4m3fn"),
         ("partial_rotary_factor", 0.5)):

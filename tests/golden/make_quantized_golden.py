@@ -364,8 +364,9 @@ def make_case(case: Case, seed: int, folder: pathlib.Path) -> None:
   generator = torch.Generator().manual_seed(seed)
   for name, parameter in model.named_parameters():
     values = 0.2 * torch.randn(parameter.shape, generator=generator)
-    parameter.copy_(1 + values if name.endswith("norm.weight") else values)
-  model = model.to(case.dtype).float()
+    values = 1 + values if name.endswith("norm.weight") else values
+    # Parameters alone: the rotation's frequencies must not be rounded.
+    parameter.copy_(values.to(case.dtype).float())
 
   tensors, digests = dict(case.extra), {}
   for name, parameter in model.named_parameters():

@@ -68,6 +68,7 @@ struct WorldOptions {
   kernels::DType kv_dtype = kernels::DType::kF32;
   int64_t num_blocks = 256;
   int64_t max_tokens = 1024;
+  model::WeightRequests weights;
 };
 
 // A rank as the body sees it.
@@ -108,7 +109,8 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                                             {.kv_dtype = options.kv_dtype,
                                              .num_blocks = options.num_blocks,
                                              .max_tokens = options.max_tokens,
-                                             .max_rows = 64});
+                                             .max_rows = 64,
+                                             .weights = options.weights});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
         Rank rank = {r, **decoder, *communicator};

@@ -1,0 +1,193 @@
+// Quantized checkpoints and quantizing while loading, as whole models: logits
+// against those of the dequantized weights, the same bits at every degree, and
+// bytes as planned.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/model_world.h"
+
+namespace tandem {
+namespace {
+
+using testing::Rank;
+using testing::RunWorld;
+using testing::Sequence;
+using testing::Step;
+
+std::vector<std::string> Cases() {
+  std::vector<std::string> names;
+  const std::string path = SourcePath("tests/golden/quantized");
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    names.push_back(entry.path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+struct Outcome {
+  std::vector<float> logits;
+  std::vector<uint64_t> read, held, planned;  // by rank, of weights
+};
+
+// Prefills `prompt` in two chunks, so that decoding's shapes occur too.
+Outcome RunModel(const std::string& path, const testing::WorldOptions& options,
+                 const std::vector<int32_t>& prompt) {
+  Outcome outcome;
+  outcome.read.resize(options.tp);
+  outcome.held.resize(options.tp);
+  outcome.planned.resize(options.tp);
+  const absl::Status status = RunWorld(path, options, [&](Rank& rank) {
+    outcome.read[rank.index] = rank.decoder.bytes_read();
+    outcome.held[rank.index] = rank.decoder.bytes().weights;
+    Sequence sequence = {.ids = prompt};
+    for (int32_t b = 0; b < 32; ++b) sequence.blocks.push_back(b);
+    std::vector<float> logits;
+    const int32_t length = static_cast<int32_t>(prompt.size());
+    for (const int32_t take : {length - 1, 1}) {
+      Step step;
+      step.Add(sequence, take);
+      logits = rank.Forward(step);
+    }
+    if (rank.index == 0) outcome.logits = std::move(logits);
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  const auto folder = *loader::ModelFolder::Open(path);
+  const auto config = *loader::ReadConfig(folder);
+  const auto checkpoint = *loader::Checkpoint::Open(folder);
+  const auto plan = parallel::ShardPlan::Make(model::ShapeOf(config), options.tp);
+  const auto backend = *kernels::MakeCpuBackend(options.isa, {.threads = 1});
+  for (int r = 0; r < options.tp; ++r) {
+    outcome.planned[r] =
+        model::Decoder::Plan(config, *checkpoint, plan, r, *backend, {.weights = options.weights})
+            .weights;
+  }
+  return outcome;
+}
+
+// Same bits, bytes as planned and about its own share read at every degree.
+void ExpectAlikeAtEveryDegree(const std::string& path, testing::WorldOptions options,
+                              const std::vector<int32_t>& prompt, const Outcome& alone) {
+  EXPECT_EQ(alone.held, alone.planned);
+  for (const int tp : {2, 3, 5}) {
+    options.tp = tp;
+    const Outcome outcome = RunModel(path, options, prompt);
+    EXPECT_EQ(outcome.logits, alone.logits) << "TP " << tp;
+    EXPECT_EQ(outcome.held, outcome.planned) << "TP " << tp;
+    // Heads, leaves and groups are coarse in so small a model.
+    for (const uint64_t read : outcome.read) {
+      EXPECT_LT(read, alone.read[0] * 0.75) << "TP " << tp;
+    }
+  }
+}
+
+class QuantizedModel : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(QuantizedModel, MatchesItsDequantizedWeights) {
+  const std::string path = SourcePath("tests/golden/quantized/" + GetParam());
+  const auto golden = nlohmann::json::parse(std::ifstream(path + "/golden.json"));
+  const testing::WorldOptions options = {.isa = "ref"};
+  for (const auto& prompt : golden["prompts"]) {
+    const auto ids = prompt["prompt"].get<std::vector<int32_t>>();
+    const auto expected = prompt["logits"].get<std::vector<double>>();
+    const Outcome alone = RunModel(path, options, ids);
+    ASSERT_EQ(alone.logits.size(), expected.size());
+    // Weights are exact, activations are not: 8 bits a group leave an error of
+    // m / 127 / sqrt(12) of each element's standard deviation, m being a group's
+    // largest in such deviations, under 4 in groups of 32; a product averages it
+    // over its inputs, so relative to its result it stays e = 4 / 127 / sqrt(12) =
+    // 0.9 %. The 5 products on the way to the logits add e^2 each. Of so many
+    // logits none is off by more than 5 deviations.
+    double square = 0;
+    for (const double v : expected) square += v * v;
+    const double deviation = std::sqrt(square / expected.size());
+    const double tolerance = 5 * std::sqrt(5.0) * (4 / 127.0 / std::sqrt(12.0)) * deviation;
+    double worst = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      worst = std::max(worst, std::abs(alone.logits[i] - expected[i]));
+    }
+    EXPECT_LE(worst, tolerance);
+    if (ids.size() < 10) ExpectAlikeAtEveryDegree(path, options, ids, alone);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModel, ::testing::ValuesIn(Cases()),
+                         [](const auto& info) { return info.param; });
+
+TEST(QuantizeAtLoad, SameBitsAtEveryDegree) {
+  const std::vector<int32_t> prompt = {3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26};
+  for (const char* model :
+       {"logits/llama_ffn_172", "logits/qwen3_tied", "logits/llama_biases",
+        "quantized/gptq_int4_act_order", "quantized/fp8_block", "quantized/ct_int4_group"}) {
+    const std::string path = SourcePath(std::string("tests/golden/") + model);
+    for (const auto& [dtype, group] : {std::pair("int8", 0), std::pair("int8", 128),
+                                       std::pair("int4", 64), std::pair("fp32", 0)}) {
+      SCOPED_TRACE(std::string(model) + " " + dtype + " " + std::to_string(group));
+      const auto weights = model::WeightRequests::Parse(dtype, group, "auto");
+      ASSERT_TRUE(weights.ok());
+      const testing::WorldOptions options = {.isa = "ref", .weights = *weights};
+      const Outcome alone = RunModel(path, options, prompt);
+      ExpectAlikeAtEveryDegree(path, options, prompt, alone);
+    }
+  }
+}
+
+// Quantizing to 8 bits changes little, to 4 more: the conversion is the right one.
+TEST(QuantizeAtLoad, LosesLittle) {
+  const std::string path = SourcePath("tests/golden/logits/llama_fp32");
+  const std::vector<int32_t> prompt = {3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26};
+  const std::vector<float> exact = RunModel(path, {.isa = "ref"}, prompt).logits;
+  const auto error = [&](const char* dtype) {
+    const auto weights = *model::WeightRequests::Parse(dtype, 0, "auto");
+    const auto logits = RunModel(path, {.isa = "ref", .weights = weights}, prompt).logits;
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      difference += std::pow(logits[i] - exact[i], 2);
+      size += std::pow(exact[i], 2);
+    }
+    return std::sqrt(difference / size);
+  };
+  EXPECT_EQ(error("auto"), 0);
+  // Half a unit of the last of 8 bits in each of some 10 products.
+  EXPECT_LT(error("bf16"), 10 * std::pow(2.0, -9));
+  EXPECT_LT(error("int8"), 0.05);
+  EXPECT_GT(error("int4"), error("int8"));
+  EXPECT_LT(error("int4"), 0.5);
+}
+
+TEST(WeightRequests, SayWhatIsWrong) {
+  const auto message = [](const char* dtype, int64_t group, const char* head) {
+    return std::string(model::WeightRequests::Parse(dtype, group, head).status().message());
+  };
+  EXPECT_EQ(message("int5", 0, "auto"),
+            "--dtype: found 'int5', expected auto, fp32, fp16, bf16, int8 or int4");
+  EXPECT_EQ(message("auto", 0, "q8"),
+            "--head-dtype: found 'q8', expected auto, fp32, fp16, bf16, int8 or int4");
+  EXPECT_EQ(message("int8", 48, "auto"), "--group-size: found 48, expected 32, 64 or 128");
+  EXPECT_EQ(message("bf16", 32, "auto"),
+            "--group-size: found 32, expected none without --dtype int8 or int4; give that too");
+  const auto int4 = *model::WeightRequests::Parse("int4", 64, "auto");
+  EXPECT_EQ(int4.head.bits, 8);
+  EXPECT_EQ(int4.head.group_size, 64);
+  const auto own = *model::WeightRequests::Parse("int8", 0, "fp16");
+  EXPECT_EQ(own.head.bits, 0);
+  EXPECT_EQ(own.head.dtype, kernels::DType::kF16);
+}
+
+// Codes stay as they are where as many bits are asked for.
+TEST(WeightRequests, KeepCodesThatFit) {
+  const kernels::QuantFormat stored = {.bits = 4, .group_size = 128, .zero_points = true};
+  const model::WeightFormat format = {.quant = stored};
+  EXPECT_EQ(model::WeightRequest{}.Of(format).quant, stored);
+  EXPECT_EQ(model::WeightRequest{.bits = 4}.Of(format).quant, stored);
+  const model::WeightRequest other_group = {.bits = 4, .group_size = 32};
+  EXPECT_EQ(other_group.Of(format).quant, (kernels::QuantFormat{.bits = 4, .group_size = 32}));
+  EXPECT_EQ(model::WeightRequest{.bits = 8}.Of(format).quant->bits, 8);
+  EXPECT_FALSE(model::WeightRequest{.dtype = kernels::DType::kF16}.Of(format).quant.has_value());
+}
+
+}  // namespace
+}  // namespace tandem
