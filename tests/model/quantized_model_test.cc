@@ -89,7 +89,7 @@ class QuantizedModel : public ::testing::TestWithParam<std::string> {};
 TEST_P(QuantizedModel, MatchesItsDequantizedWeights) {
   const std::string path = SourcePath("tests/golden/quantized/" + GetParam());
   const auto golden = nlohmann::json::parse(std::ifstream(path + "/golden.json"));
-  const testing::WorldOptions options = {.isa = "ref"};
+  const testing::WorldOptions options;
   for (const auto& prompt : golden["prompts"]) {
     const auto ids = prompt["prompt"].get<std::vector<int32_t>>();
     const auto expected = prompt["logits"].get<std::vector<double>>();
@@ -110,7 +110,9 @@ TEST_P(QuantizedModel, MatchesItsDequantizedWeights) {
       worst = std::max(worst, std::abs(alone.logits[i] - expected[i]));
     }
     EXPECT_LE(worst, tolerance);
-    if (ids.size() < 10) ExpectAlikeAtEveryDegree(path, options, ids, alone);
+    if (ids.size() > 10) continue;
+    ExpectAlikeAtEveryDegree(path, options, ids, alone);
+    EXPECT_EQ(RunModel(path, {.isa = "ref"}, ids).logits, alone.logits);
   }
 }
 
@@ -128,7 +130,7 @@ TEST(QuantizeAtLoad, SameBitsAtEveryDegree) {
       SCOPED_TRACE(std::string(model) + " " + dtype + " " + std::to_string(group));
       const auto weights = model::WeightRequests::Parse(dtype, group, "auto");
       ASSERT_TRUE(weights.ok());
-      const testing::WorldOptions options = {.isa = "ref", .weights = *weights};
+      const testing::WorldOptions options = {.weights = *weights};
       const Outcome alone = RunModel(path, options, prompt);
       ExpectAlikeAtEveryDegree(path, options, prompt, alone);
     }
@@ -139,10 +141,10 @@ TEST(QuantizeAtLoad, SameBitsAtEveryDegree) {
 TEST(QuantizeAtLoad, LosesLittle) {
   const std::string path = SourcePath("tests/golden/logits/llama_fp32");
   const std::vector<int32_t> prompt = {3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26};
-  const std::vector<float> exact = RunModel(path, {.isa = "ref"}, prompt).logits;
+  const std::vector<float> exact = RunModel(path, {}, prompt).logits;
   const auto error = [&](const char* dtype) {
     const auto weights = *model::WeightRequests::Parse(dtype, 0, "auto");
-    const auto logits = RunModel(path, {.isa = "ref", .weights = weights}, prompt).logits;
+    const auto logits = RunModel(path, {.weights = weights}, prompt).logits;
     double difference = 0, size = 0;
     for (size_t i = 0; i < logits.size(); ++i) {
       difference += std::pow(logits[i] - exact[i], 2);
