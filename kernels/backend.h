@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -128,13 +129,17 @@ struct QuantizedRows {
 using QuantizedRowReader =
     absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, QuantizedRows dst)>;
 
+// Copies bytes [offset, offset + bytes) of what packed() gave; may run on many threads at
+// once.
+using PackedReader = std::function<absl::Status(uint64_t offset, size_t bytes, std::byte* dst)>;
+
 // Rows [row_begin, row_end) of a whole matrix (all rows, all leaves) whose packed()
-// bytes were kept; read copies some of them and may run on many threads at once.
+// bytes were kept.
 struct PackedRows {
   LinearSpec whole;
   int64_t row_begin = 0;
   int64_t row_end = 0;
-  std::function<absl::Status(uint64_t offset, size_t bytes, std::byte* dst)> read;
+  PackedReader read;
 };
 
 // One layer's KV cache on one rank. K is stored [block, kv_head, head_dim,
@@ -202,6 +207,8 @@ class Backend {
   // UNIMPLEMENTED where the backend has no such form.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(
       const LinearSpec& spec, std::span<const PackedRows> rows) = 0;
+  // Names the form of packed() and its version, for who keeps it; empty: none.
+  virtual std::string_view packed_layout() const { return {}; }
   // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 

@@ -34,6 +34,8 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
   app->add_option("--head-dtype", options->head_dtype,
                   "The same for the output head (auto: int8 with int8 and int4)")
       ->capture_default_str();
+  app->add_option("--packed-cache", options->packed_cache,
+                  "Folder that keeps the weights as the kernels read them, for the next start");
   app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
       ->capture_default_str();
   app->add_option("--shards", options->shards,

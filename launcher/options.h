@@ -20,6 +20,7 @@ struct ModelOptions {
   std::string dtype = "auto";  // of weights
   int64_t group_size = 0;      // 0: the format's default
   std::string head_dtype = "auto";
+  std::string packed_cache;
   std::string kv_dtype = "auto";
   std::string shards = "even";  // even, auto (by free memory), or a weight for each rank
   int64_t max_model_len = 0;    // tokens; 0: the model's own, or what fits

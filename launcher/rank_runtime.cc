@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/build_id.h"
+#include "launcher/packed_cache.h"
 #include "parallel/timed_communicator.h"
 #include "runtime/engine/planner.h"
 #include "runtime/loader/hf_config.h"
@@ -86,6 +87,16 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
+  if (!options.packed_cache.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(runtime->packed_,
+                            OpenPackedWeights({.directory = options.packed_cache,
+                                               .model = *runtime->folder_,
+                                               .config = runtime->config_,
+                                               .checkpoint = *runtime->checkpoint_,
+                                               .weights = runtime->decoder_options_.weights},
+                                              runtime->places_, *runtime->backend_, all));
+    runtime->decoder_options_.packed = runtime->packed_.get();
+  }
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
@@ -143,7 +154,8 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
       kernels::IsaInUse(options.isa), ", weights ", weight_format_, ", head ", head_format_,
       ", KV type ", std::string(kernels::DTypeName(kv_dtype_)), ", shards ", options.shards,
       ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
-      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens);
+      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens,
+      ", packed cache ", options.packed_cache.empty() ? "no" : "yes");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {

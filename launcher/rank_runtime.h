@@ -29,6 +29,7 @@ struct RankOptions {
   std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse
   int64_t group_size = 0;
   std::string head_dtype = "auto";
+  std::string packed_cache;  // folder of packed weights; empty: none
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
@@ -110,6 +111,7 @@ class RankRuntime {
   std::unique_ptr<loader::Checkpoint> checkpoint_;  // until the decoder takes it
   std::vector<int64_t> shard_weights_;
   parallel::ShardPlan shards_;
+  std::unique_ptr<loader::PackedFile> packed_;  // null: none
   std::unique_ptr<kernels::Backend> backend_;
   int threads_ = 1;
   std::string weight_format_, head_format_;

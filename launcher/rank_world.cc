@@ -61,6 +61,7 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.dtype = model.dtype;
   options.group_size = model.group_size;
   options.head_dtype = model.head_dtype;
+  options.packed_cache = model.packed_cache;
   options.kv_dtype = model.kv_dtype;
   options.shards = model.shards;
   options.max_model_len = model.max_model_len;

@@ -65,10 +65,33 @@ absl::Status ReadSlices(std::span<const RowSlice> slices, int64_t begin, int64_t
   return absl::OkStatus();
 }
 
+kernels::LinearSpec WholeSpec(const WeightSource& source, int64_t leaf_size) {
+  return {.dtype = source.dtype(),
+          .quant = source.quant(),
+          .rows = source.rows(),
+          .global_columns = source.columns(),
+          .leaf_size = leaf_size,
+          .leaves = {0, (source.columns() + leaf_size - 1) / leaf_size}};
+}
+
+// The slices' rows where all of them were packed before.
+std::optional<std::vector<kernels::PackedRows>> PackedBefore(const kernels::LinearSpec& spec,
+                                                             std::span<const RowSlice> slices) {
+  std::vector<kernels::PackedRows> rows;
+  for (const RowSlice& slice : slices) {
+    const kernels::LinearSpec whole = WholeSpec(*slice.weight, spec.leaf_size);
+    kernels::PackedReader read = slice.weight->Packed(whole);
+    if (read == nullptr) return std::nullopt;
+    rows.push_back({whole, slice.rows.begin, slice.rows.end, std::move(read)});
+  }
+  return rows;
+}
+
 // The weight of `spec` out of the slices' rows, the spec's columns of each.
 absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& backend,
                                                             const kernels::LinearSpec& spec,
                                                             std::span<const RowSlice> slices) {
+  if (const auto rows = PackedBefore(spec, slices)) return backend.PackFrom(spec, *rows);
   const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
   for (const RowSlice& slice : slices) {
     TANDEM_RETURN_IF_ERROR(slice.weight->Prepare(slice.rows, columns));
@@ -99,6 +122,8 @@ absl::Status WeightSource::CopyQuantized(Range, Range, kernels::QuantizedRows) c
   TANDEM_CHECK(quant().has_value());
   return absl::OkStatus();
 }
+
+kernels::PackedReader WeightSource::Packed(const kernels::LinearSpec&) const { return nullptr; }
 
 absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(kernels::Backend& backend,
                                                                 std::span<const RowSlice> slices) {
@@ -171,6 +196,13 @@ absl::Status RowParallelLinear::Forward(kernels::Backend& backend, Communicator&
   backend.Linear(*weight_, x, tokens, nullptr, partials);
   backend.Synchronize();
   return communicator.AllReduceTree(layout, partials, tokens * weight_->spec.rows, y);
+}
+
+absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> PackWhole(kernels::Backend& backend,
+                                                                 WeightSource& source,
+                                                                 int64_t leaf_size) {
+  const RowSlice all = {.weight = &source, .rows = {0, source.rows()}};
+  return Pack(backend, WholeSpec(source, leaf_size), {&all, 1});
 }
 
 absl::StatusOr<kernels::Buffer> LoadVector(kernels::Backend& backend, const WeightSource& source) {

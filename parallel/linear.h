@@ -36,6 +36,9 @@ class WeightSource {
   // The block of a quantized source: columns.size() codes a row, and scales and zero
   // points of the groups that the columns touch. Others abort.
   virtual absl::Status CopyQuantized(Range rows, Range columns, kernels::QuantizedRows dst) const;
+  // The whole matrix as the backend packed it before for `whole`; null where no such copy is
+  // kept.
+  virtual kernels::PackedReader Packed(const kernels::LinearSpec& whole) const;
 };
 
 // Rows of one matrix that go into a merged one.
@@ -87,6 +90,11 @@ class RowParallelLinear {
   std::unique_ptr<kernels::LinearWeight> weight_;
   kernels::Buffer bias_;
 };
+
+// The whole matrix as the backend packs it for layers whose leaves have leaf_size columns.
+absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> PackWhole(kernels::Backend& backend,
+                                                                 WeightSource& source,
+                                                                 int64_t leaf_size);
 
 // A whole vector as fp32 in the backend's memory.
 absl::StatusOr<kernels::Buffer> LoadVector(kernels::Backend& backend, const WeightSource& source);

@@ -110,6 +110,8 @@ class CpuBackend : public Backend {
     });
   }
 
+  std::string_view packed_layout() const override { return "panels of 64 and 16 rows, 1"; }
+
   size_t PackedBytes(const LinearSpec& spec) const override {
     return static_cast<size_t>(cpu::PanelLayout(spec.rows).padded_rows() *
                                cpu::RunLayout(spec).row_bytes(spec.columns()));

@@ -32,24 +32,25 @@ struct Head {
 
 }  // namespace
 
-absl::StatusOr<PackedFile> PackedFile::Open(const std::string& path, std::string_view key) {
+absl::StatusOr<std::unique_ptr<PackedFile>> PackedFile::Open(const std::string& path,
+                                                             std::string_view key) {
   TANDEM_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
-  PackedFile file(std::move(mapped));
-  const uint64_t size = file.file_.size();
+  std::unique_ptr<PackedFile> file(new PackedFile(std::move(mapped)));
+  const uint64_t size = file->file_.size();
   const auto damaged = [&](const std::string& what) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": ", what, "; remove it and it is made again"));
   };
   Head head;
   if (size < sizeof(head)) return damaged("no packed weights");
-  TANDEM_RETURN_IF_ERROR(file.file_.Read(0, sizeof(head), &head));
+  TANDEM_RETURN_IF_ERROR(file->file_.Read(0, sizeof(head), &head));
   if (std::memcmp(head.magic, kMagic, sizeof(kMagic)) != 0) return damaged("no packed weights");
   if (head.footer_offset > size || head.footer_bytes > kMaxFooter ||
       head.footer_bytes != size - head.footer_offset) {
     return damaged("cut short");
   }
   std::string text(head.footer_bytes, '\0');
-  TANDEM_RETURN_IF_ERROR(file.file_.Read(head.footer_offset, text.size(), text.data()));
+  TANDEM_RETURN_IF_ERROR(file->file_.Read(head.footer_offset, text.size(), text.data()));
   TANDEM_ASSIGN_OR_RETURN(const Json footer, json::Parse(text, path, 4));
   if (!footer.is_object()) return damaged("no footer");
   const JsonFields fields(path, "", footer);
@@ -66,8 +67,8 @@ absl::StatusOr<PackedFile> PackedFile::Open(const std::string& path, std::string
     TANDEM_ASSIGN_OR_RETURN(const int64_t offset, entry.RequiredInt("offset", 0, end));
     TANDEM_ASSIGN_OR_RETURN(const int64_t bytes, entry.RequiredInt("bytes", 0, end - offset));
     if (!name || !description) return damaged("no footer");
-    file.entries_[*name] = {*description, static_cast<uint64_t>(offset),
-                            static_cast<uint64_t>(bytes)};
+    file->entries_[*name] = {*description, static_cast<uint64_t>(offset),
+                             static_cast<uint64_t>(bytes)};
   }
   return file;
 }
@@ -85,6 +86,7 @@ absl::Status PackedFile::Read(const Entry& matrix, uint64_t offset, size_t bytes
   // Asked for ahead of the copy, piece by piece: the file is open in random mode.
   constexpr uint64_t kPiece = 4 << 20;
   const uint64_t begin = matrix.offset + offset;
+  bytes_read_.fetch_add(bytes, std::memory_order_relaxed);
   file_.Prefetch(begin, std::min<uint64_t>(kPiece, bytes));
   for (uint64_t at = 0; at < bytes; at += kPiece) {
     if (at + kPiece < bytes) {

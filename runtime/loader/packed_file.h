@@ -7,9 +7,11 @@
 // key says what the file was made from and how; a file with another key is no file.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,7 +26,8 @@ class PackedFile {
  public:
   // NOT_FOUND where there is no such file; INVALID_ARGUMENT where it is damaged or has another
   // key.
-  static absl::StatusOr<PackedFile> Open(const std::string& path, std::string_view key);
+  static absl::StatusOr<std::unique_ptr<PackedFile>> Open(const std::string& path,
+                                                          std::string_view key);
 
   struct Entry {
     std::string description;
@@ -38,11 +41,14 @@ class PackedFile {
   // short fails it. May run on many threads at once.
   absl::Status Read(const Entry& matrix, uint64_t offset, size_t bytes, std::byte* dst) const;
 
+  uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+
  private:
   explicit PackedFile(MappedFile file) : file_(std::move(file)) {}
 
   MappedFile file_;
   std::map<std::string, Entry> entries_;
+  mutable std::atomic<uint64_t> bytes_read_{0};
 };
 
 // Writes beside `path` and moves the file there when it is whole: readers see all of it or nothing,

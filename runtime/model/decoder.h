@@ -20,6 +20,7 @@
 #include "parallel/step_timer.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
+#include "runtime/loader/packed_file.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
@@ -34,6 +35,8 @@ struct DecoderOptions {
   int64_t max_rows = 0;                  // of logits in one step
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
+  // Weights that were packed before; outlives the decoder, or null.
+  const loader::PackedFile* packed = nullptr;
 };
 
 // Bytes that a rank will hold, by purpose.
@@ -73,7 +76,10 @@ class Decoder {
   // As held, by purpose; equals Plan where the plan is right.
   DecoderBytes bytes() const;
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
-  uint64_t bytes_read() const { return checkpoint_->bytes_read(); }
+  uint64_t bytes_read() const {
+    return checkpoint_->bytes_read() +
+           (options_.packed == nullptr ? 0 : options_.packed->bytes_read());
+  }
   const loader::ModelConfig& config() const { return config_; }
 
  private:

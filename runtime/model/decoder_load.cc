@@ -13,21 +13,6 @@ namespace {
 using parallel::ColumnParallelLinear;
 using parallel::RowParallelLinear;
 
-absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
-                                        loader::Checkpoint& checkpoint, const Module& module) {
-  const loader::QuantizedScheme* scheme = SchemeOf(config, checkpoint, module);
-  if (scheme == nullptr) {
-    TANDEM_ASSIGN_OR_RETURN(
-        const loader::CheckpointTensor tensor,
-        checkpoint.Take(module.name + ".weight", {module.rows, module.columns}));
-    return StoredMatrix(tensor);
-  }
-  TANDEM_ASSIGN_OR_RETURN(
-      std::unique_ptr<loader::QuantizedWeight> weight,
-      loader::QuantizedWeight::Take(checkpoint, *scheme, module.name, module.rows, module.columns));
-  return StoredMatrix(std::shared_ptr<loader::QuantizedWeight>(std::move(weight)));
-}
-
 // Rows of one projection, with its bias where the model has one.
 struct Projection {
   std::unique_ptr<MatrixSource> weight;
@@ -37,10 +22,11 @@ struct Projection {
 
 absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
                                           loader::Checkpoint& checkpoint, const Module& module,
-                                          const WeightRequest& request) {
+                                          const WeightRequest& request,
+                                          const loader::PackedFile* packed) {
   Projection projection;
   TANDEM_ASSIGN_OR_RETURN(StoredMatrix weight, TakeMatrix(config, checkpoint, module));
-  projection.weight = std::make_unique<MatrixSource>(std::move(weight), request);
+  projection.weight = std::make_unique<MatrixSource>(std::move(weight), request, packed);
   if (HasBias(config, checkpoint, module)) {
     TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor bias,
                             checkpoint.Take(module.name + ".bias", {module.rows}));
@@ -71,10 +57,10 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_ASSIGN_OR_RETURN(final_norm_, parallel::LoadVector(backend_, VectorSource(norm)));
   Projection head;
   if (config_.tie_word_embeddings) {
-    head.weight = std::make_unique<MatrixSource>(embedding, options_.weights.head);
+    head.weight = std::make_unique<MatrixSource>(embedding, options_.weights.head, options_.packed);
   } else {
-    TANDEM_ASSIGN_OR_RETURN(
-        head, TakeProjection(config_, *checkpoint_, HeadModule(config_), options_.weights.head));
+    TANDEM_ASSIGN_OR_RETURN(head, TakeProjection(config_, *checkpoint_, HeadModule(config_),
+                                                 options_.weights.head, options_.packed));
   }
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
@@ -107,7 +93,7 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   }
 
   const auto take = [&](const Module& module) {
-    return TakeProjection(config_, *checkpoint_, module, options_.weights.body);
+    return TakeProjection(config_, *checkpoint_, module, options_.weights.body, options_.packed);
   };
   TANDEM_ASSIGN_OR_RETURN(const Projection q, take(modules.q));
   TANDEM_ASSIGN_OR_RETURN(const Projection k, take(modules.k));

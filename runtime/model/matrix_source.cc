@@ -33,6 +33,30 @@ float Load(const std::byte* at, DType dtype) {
 
 }  // namespace
 
+absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
+                                        loader::Checkpoint& checkpoint, const Module& module) {
+  const loader::QuantizedScheme* scheme = SchemeOf(config, checkpoint, module);
+  if (scheme == nullptr) {
+    TANDEM_ASSIGN_OR_RETURN(
+        const loader::CheckpointTensor tensor,
+        checkpoint.Take(module.name + ".weight", {module.rows, module.columns}));
+    return StoredMatrix(tensor);
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      std::unique_ptr<loader::QuantizedWeight> weight,
+      loader::QuantizedWeight::Take(checkpoint, *scheme, module.name, module.rows, module.columns));
+  return StoredMatrix(std::shared_ptr<loader::QuantizedWeight>(std::move(weight)));
+}
+
+std::string PackedDescription(const kernels::LinearSpec& whole) {
+  return absl::StrCat(
+      whole.rows, " x ", whole.global_columns, ", leaves of ", whole.leaf_size, ", ",
+      FormatName({.dtype = whole.dtype, .quant = whole.quant}),
+      whole.quant
+          ? absl::StrCat(", scales ", std::string(kernels::DTypeName(whole.quant->scale_dtype)))
+          : "");
+}
+
 int64_t StoredMatrix::rows() const { return tensor_ ? tensor_->rows() : quantized_->rows(); }
 
 int64_t StoredMatrix::columns() const {
@@ -124,6 +148,15 @@ absl::Status MatrixSource::CopyQuantized(Range rows, Range columns,
                 dst.codes + r * columns.size());
   }
   return absl::OkStatus();
+}
+
+kernels::PackedReader MatrixSource::Packed(const kernels::LinearSpec& whole) const {
+  const loader::PackedFile::Entry* matrix =
+      packed_ == nullptr ? nullptr : packed_->Find(name(), PackedDescription(whole));
+  if (matrix == nullptr) return nullptr;
+  return [file = packed_, matrix](uint64_t offset, size_t bytes, std::byte* dst) {
+    return file->Read(*matrix, offset, bytes, dst);
+  };
 }
 
 absl::Status EmbeddingTable::Lookup(kernels::Backend& backend, const int32_t* ids, int64_t tokens,

@@ -9,7 +9,9 @@
 #include "absl/status/statusor.h"
 #include "parallel/linear.h"
 #include "runtime/loader/checkpoint.h"
+#include "runtime/loader/packed_file.h"
 #include "runtime/loader/quantized_weight.h"
+#include "runtime/model/model_tensors.h"
 #include "runtime/model/weight_format.h"
 
 namespace tandem::model {
@@ -43,10 +45,19 @@ class StoredMatrix {
   std::shared_ptr<loader::QuantizedWeight> quantized_;
 };
 
+// The matrix of a module, as elements or quantized, whatever the checkpoint has.
+absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
+                                        loader::Checkpoint& checkpoint, const Module& module);
+
+// What a packed file says of a matrix beside its name.
+std::string PackedDescription(const kernels::LinearSpec& whole);
+
 class MatrixSource : public parallel::WeightSource {
  public:
-  MatrixSource(StoredMatrix stored, const WeightRequest& request)
-      : stored_(std::move(stored)), format_(request.Of(stored_.format())) {}
+  // packed: a file that may hold the matrix as the backend packs it; outlives this, or null.
+  MatrixSource(StoredMatrix stored, const WeightRequest& request,
+               const loader::PackedFile* packed = nullptr)
+      : stored_(std::move(stored)), format_(request.Of(stored_.format())), packed_(packed) {}
 
   kernels::DType dtype() const override { return format_.dtype; }
   std::optional<kernels::QuantFormat> quant() const override { return format_.quant; }
@@ -59,6 +70,7 @@ class MatrixSource : public parallel::WeightSource {
                          size_t dst_stride) const override;
   absl::Status CopyQuantized(parallel::Range rows, parallel::Range columns,
                              kernels::QuantizedRows dst) const override;
+  kernels::PackedReader Packed(const kernels::LinearSpec& whole) const override;
 
  private:
   // Whether codes are made here, not as stored.
@@ -68,6 +80,7 @@ class MatrixSource : public parallel::WeightSource {
 
   StoredMatrix stored_;
   WeightFormat format_;
+  const loader::PackedFile* packed_;
 };
 
 // A vector [rows] of elements.

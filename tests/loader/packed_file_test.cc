@@ -34,15 +34,16 @@ TEST(PackedFile, KeepsMatrices) {
   WriteTwo(path);
   const auto file = PackedFile::Open(path, "model 1");
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(file->Find("a", "8x5"), nullptr);
-  EXPECT_EQ(file->Find("c", "8x4"), nullptr);
-  const PackedFile::Entry* b = file->Find("b \"quoted\"", "2x2");
+  EXPECT_EQ((*file)->Find("a", "8x5"), nullptr);
+  EXPECT_EQ((*file)->Find("c", "8x4"), nullptr);
+  const PackedFile::Entry* b = (*file)->Find("b \"quoted\"", "2x2");
   ASSERT_NE(b, nullptr);
   EXPECT_EQ(b->offset % 4096, 0u);
   const std::vector<std::byte> all = Bytes(10'000'000, 2);
   std::vector<std::byte> part(9'000'000);
-  ASSERT_TRUE(file->Read(*b, 999'999, part.size(), part.data()).ok());
+  ASSERT_TRUE((*file)->Read(*b, 999'999, part.size(), part.data()).ok());
   EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 999'999));
+  EXPECT_EQ((*file)->bytes_read(), part.size());
   // Nothing else is left in the folder.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
 }

@@ -69,6 +69,7 @@ struct WorldOptions {
   int64_t num_blocks = 256;
   int64_t max_tokens = 1024;
   model::WeightRequests weights;
+  const loader::PackedFile* packed = nullptr;
 };
 
 // A rank as the body sees it.
@@ -110,7 +111,8 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                                              .num_blocks = options.num_blocks,
                                              .max_tokens = options.max_tokens,
                                              .max_rows = 64,
-                                             .weights = options.weights});
+                                             .weights = options.weights,
+                                             .packed = options.packed});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
         Rank rank = {r, **decoder, *communicator};

@@ -1,0 +1,80 @@
+#include "launcher/packed_cache.h"
+
+#include <spdlog/spdlog.h>
+#include <xxhash.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/model/packed_weights.h"
+
+namespace tandem::launcher {
+namespace {
+
+absl::Status Make(const PackedCacheArgs& args, const std::string& path, const std::string& key,
+                  kernels::Backend& backend) {
+  std::error_code error;
+  std::filesystem::create_directories(args.directory, error);
+  if (error) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(args.directory, ": cannot create: ", error.message()));
+  }
+  spdlog::info("packing weights into {}", path);
+  const auto start = std::chrono::steady_clock::now();
+  TANDEM_ASSIGN_OR_RETURN(const auto checkpoint, loader::Checkpoint::Open(args.model));
+  TANDEM_ASSIGN_OR_RETURN(loader::PackedFileWriter writer,
+                          loader::PackedFileWriter::Create(path, key));
+  TANDEM_RETURN_IF_ERROR(
+      model::WritePackedWeights(args.config, *checkpoint, args.weights, backend, writer));
+  TANDEM_RETURN_IF_ERROR(writer.Finish());
+  spdlog::info("packed weights in {:.1f} s",
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
+    const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
+    parallel::Communicator& communicator) {
+  if (backend.packed_layout().empty()) {
+    return absl::UnimplementedError(
+        "--packed-cache: this instruction set's kernels keep no packed weights; leave it out or "
+        "give another --isa");
+  }
+  const std::string key = model::PackedKey(args.checkpoint, args.weights, backend);
+  const std::string path =
+      absl::StrCat(args.directory, "/",
+                   absl::Hex(XXH3_64bits(key.data(), key.size()), absl::kZeroPad16), ".packed");
+  auto file = loader::PackedFile::Open(path, key);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> found,
+                          communicator.AllGatherBytes(file.ok() ? "found" : ""));
+  // Alike on all ranks, so that all go on together.
+  bool missing = false;
+  for (const std::string& answer : found) missing = missing || answer.empty();
+  if (missing) {
+    const int rank = communicator.rank();
+    bool first_of_host = true;
+    for (int r = 0; r < rank; ++r) {
+      first_of_host = first_of_host && places[r].host != places[rank].host;
+    }
+    absl::Status made;
+    if (first_of_host && !file.ok()) {
+      if (!absl::IsNotFound(file.status())) {
+        spdlog::info("{}", std::string(file.status().message()));
+      }
+      made = Make(args, path, key, backend);
+    }
+    TANDEM_RETURN_IF_ERROR(communicator.AllGatherBytes("").status());
+    if (!file.ok()) file = loader::PackedFile::Open(path, key);
+    if (!file.ok() && first_of_host) {
+      spdlog::warn("--packed-cache: {}; weights are packed from the checkpoint",
+                   std::string((made.ok() ? file.status() : made).message()));
+    }
+  }
+  return file.ok() ? *std::move(file) : nullptr;
+}
+
+}  // namespace tandem::launcher

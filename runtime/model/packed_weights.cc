@@ -1,0 +1,60 @@
+#include "runtime/model/packed_weights.h"
+
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "parallel/linear.h"
+#include "runtime/model/matrix_source.h"
+#include "runtime/model/model_tensors.h"
+
+namespace tandem::model {
+namespace {
+
+// All fields of a request: more files than needed are better than one too few.
+std::string Describe(const WeightRequest& request) {
+  return absl::StrCat(request.bits, " bits, groups ", request.group_size, ", ",
+                      request.dtype ? std::string(kernels::DTypeName(*request.dtype)) : "stored");
+}
+
+}  // namespace
+
+std::string PackedKey(const loader::Checkpoint& checkpoint, const WeightRequests& weights,
+                      const kernels::Backend& backend) {
+  std::string key = absl::StrCat(
+      "model ", absl::Hex(checkpoint.Identity()), ", ", std::string(backend.packed_layout()),
+      ", body: ", Describe(weights.body), ", head: ", Describe(weights.head));
+  for (size_t i = 0; i < checkpoint.file_count(); ++i) {
+    std::error_code ignored;
+    const auto time = std::filesystem::last_write_time(checkpoint.file(i).file().path(), ignored);
+    absl::StrAppend(&key, ", ", checkpoint.file(i).file().size(), " bytes of ",
+                    std::chrono::nanoseconds(time.time_since_epoch()).count());
+  }
+  return key;
+}
+
+absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
+                                const WeightRequests& weights, kernels::Backend& backend,
+                                loader::PackedFileWriter& writer) {
+  const auto write = [&](const Module& module, const WeightRequest& request,
+                         int64_t leaf_size) -> absl::Status {
+    TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, module));
+    MatrixSource source(std::move(stored), request);
+    TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
+    return writer.Append(source.name(), PackedDescription(weight->spec), weight->packed());
+  };
+  const int64_t column_leaf = parallel::kColumnLeafSize;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const LayerModules modules = ModulesOf(config, i);
+    for (const Module* module : {&modules.q, &modules.k, &modules.v, &modules.gate, &modules.up}) {
+      TANDEM_RETURN_IF_ERROR(write(*module, weights.body, column_leaf));
+    }
+    TANDEM_RETURN_IF_ERROR(write(modules.o, weights.body, config.head_dim));
+    TANDEM_RETURN_IF_ERROR(
+        write(modules.down, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
+  }
+  return write(HeadModule(config), weights.head, column_leaf);
+}
+
+}  // namespace tandem::model

@@ -1,0 +1,90 @@
+// Weights that were packed once, whole: ranks of every degree load their part of one file and
+// compute with the bits that packing from the checkpoint gives.
+#include "runtime/model/packed_weights.h"
+
+#include <filesystem>
+
+#include "gtest/gtest.h"
+#include "tests/loader/temp_dir.h"
+#include "tests/support/model_world.h"
+
+namespace tandem::model {
+namespace {
+
+struct Loaded {
+  std::vector<float> logits;
+  std::vector<uint64_t> bytes_read;  // by rank
+};
+
+Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
+            const loader::PackedFile* packed) {
+  Loaded loaded;
+  loaded.bytes_read.resize(tp);
+  const testing::WorldOptions options = {
+      .tp = tp, .threads = 2, .weights = weights, .packed = packed};
+  const uint64_t before = packed == nullptr ? 0 : packed->bytes_read();
+  const absl::Status status = testing::RunWorld(folder, options, [&](testing::Rank& rank) {
+    testing::Sequence sequence;
+    for (int32_t i = 0; i < 20; ++i) sequence.ids.push_back(3 + i * 5 % 60);
+    sequence.blocks = {0, 1};
+    testing::Step step;
+    step.Add(sequence, 20);
+    const std::vector<float> logits = rank.Forward(step);
+    if (rank.index == 0) loaded.logits = logits;
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  if (packed != nullptr) loaded.bytes_read[0] = packed->bytes_read() - before;
+  return loaded;
+}
+
+class PackedWeights : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(PackedWeights, ServeEveryDegree) {
+  for (const char* model : {"llama_gqa", "qwen3_tied", "llama_ffn_172", "llama_biases"}) {
+    const std::string folder = SourcePath(std::string("tests/golden/logits/") + model);
+    const auto weights = WeightRequests::Parse(GetParam(), 0, "auto");
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    const loader::TempDir dir;
+    const std::string path = dir / "weights";
+    const auto backend = *kernels::MakeCpuBackend("auto", {.threads = 2});
+    const auto model_folder = loader::ModelFolder::Open(folder);
+    const auto config = loader::ReadConfig(*model_folder);
+    const auto checkpoint = *loader::Checkpoint::Open(*model_folder);
+    const std::string key = PackedKey(*checkpoint, *weights, *backend);
+    {
+      auto writer = *loader::PackedFileWriter::Create(path, key);
+      const absl::Status written =
+          WritePackedWeights(*config, *checkpoint, *weights, *backend, writer);
+      ASSERT_TRUE(written.ok()) << written;
+      ASSERT_TRUE(writer.Finish().ok());
+    }
+    const auto packed = loader::PackedFile::Open(path, key);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    const Loaded expected = Load(folder, 1, *weights, nullptr);
+    for (const int tp : {1, 2, 3, 5}) {
+      const Loaded found = Load(folder, tp, *weights, packed->get());
+      EXPECT_EQ(found.logits, expected.logits) << model << " at TP " << tp;
+      // Every matrix came from the file.
+      EXPECT_GE(found.bytes_read[0], std::filesystem::file_size(path) / 2) << model;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, PackedWeights, ::testing::Values("auto", "bf16", "int8", "int4"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(PackedWeightsKey, TellsFormatsApart) {
+  const auto folder = loader::ModelFolder::Open(SourcePath("tests/golden/logits/llama_gqa"));
+  const auto checkpoint = *loader::Checkpoint::Open(*folder);
+  const auto backend = *kernels::MakeCpuBackend("auto", {});
+  const auto key = [&](const char* dtype, int64_t group, const char* head) {
+    return PackedKey(*checkpoint, *WeightRequests::Parse(dtype, group, head), *backend);
+  };
+  EXPECT_EQ(key("int4", 32, "auto"), key("int4", 32, "int8"));
+  EXPECT_NE(key("int4", 32, "auto"), key("int4", 64, "auto"));
+  EXPECT_NE(key("int4", 32, "auto"), key("int8", 32, "auto"));
+  EXPECT_NE(key("int4", 32, "auto"), key("int4", 32, "bf16"));
+}
+
+}  // namespace
+}  // namespace tandem::model
