@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/sum_tree.h"
+#include "kernels/kv_cache_view.h"
 
 namespace tandem::kernels {
 
@@ -142,22 +143,6 @@ struct PackedRows {
   PackedReader read;
 };
 
-// One layer's KV cache on one rank. K is stored [block, kv_head, head_dim,
-// block_size], so that a vector lane is a position; V is [block, kv_head,
-// block_size, v_stride], so that a lane is a dimension; v_stride is head_dim
-// rounded up to 16.
-struct KvCacheView {
-  DType dtype = DType::kF32;
-  void* k = nullptr;
-  void* v = nullptr;
-  int64_t kv_heads = 0;
-  int64_t head_dim = 0;
-  int64_t v_stride() const { return (head_dim + 15) / 16 * 16; }
-  // Elements of one block, all heads.
-  int64_t k_block_elements() const { return kv_heads * head_dim * 16; }
-  int64_t v_block_elements() const { return kv_heads * 16 * v_stride(); }
-};
-
 struct RopeAndCacheArgs {
   int64_t tokens = 0;
   int64_t q_heads = 0;
@@ -253,13 +238,23 @@ class Backend {
 
   // Norms (where asked) and rotates q and k, halves paired as Transformers'
   // rotate_half does; writes k and v to the cache's slots, rounded to its dtype.
+  // In int8, for each token and KV head: scale = max |x| / 127, code = x times
+  // 127 / max |x|, rounded to nearest even (MakeCodeScale, ToCode).
   virtual void RopeAndCache(const RopeAndCacheArgs& args) = 0;
 
   // Softmax attention of each (token, head) over its cached context. The context
-  // is cut at fixed positions every 256; inside a cut, scores are dot products
-  // with columns in order, exponentials are relative to the cut's maximum, their
-  // sum runs in 16 lanes (position mod 16), values add in position order; cuts
-  // are combined in order.
+  // is cut at fixed positions every 256; inside a cut, scores are dot products of
+  // K with q * scale, exponentials are relative to the cut's maximum, their sum
+  // runs in 16 lanes (position mod 16), and values are a dot product of V with
+  // the exponentials; cuts are combined in order. Both dot products start at zero
+  // and run in order of their columns and positions, according to the cache:
+  //   F32, F16  by fused multiply-adds
+  //   BF16      q * scale and exponentials rounded to bf16; in pairs (2j, 2j + 1),
+  //             the odd one first, by MulAddFlushed
+  //   I8        as exact sums of integers: q * scale as codes of 32512, and the
+  //             products of exponentials and V's scales as codes of 32767 over the
+  //             cut; score = float(sum) * (q's scale * K's), value = float(sum) *
+  //             the products' scale
   virtual void PagedAttention(const PagedAttentionArgs& args) = 0;
 
   // out[t, i] = silu(gate_up[t, i]) * gate_up[t, columns + i].

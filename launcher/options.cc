@@ -36,7 +36,8 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--packed-cache", options->packed_cache,
                   "Folder that keeps the weights as the kernels read them, for the next start");
-  app->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
+  app->add_option("--kv-dtype", options->kv_dtype,
+                  "Type of the KV cache: auto, fp32, fp16, bf16, int8")
       ->capture_default_str();
   app->add_option("--shards", options->shards,
                   "How ranks share the model: even, auto (by their free memory), or weights 3,3,2")
@@ -120,7 +121,8 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
   plan->add_option("--streams", options->streams, "Streams at once")
       ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
       ->capture_default_str();
-  plan->add_option("--kv-dtype", options->kv_dtype, "Type of the KV cache: auto, fp32, fp16, bf16")
+  plan->add_option("--kv-dtype", options->kv_dtype,
+                   "Type of the KV cache: auto, fp32, fp16, bf16, int8")
       ->capture_default_str();
   plan->add_option("--format", options->format, "Only this one: fp32, bf16, int8, int4 or fp8");
   plan->add_option("--tp", options->tp, "Only this TP degree")->check(CLI::Range(1, 4096));

@@ -73,7 +73,7 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
                         "\n%d stream%s of %d tokens, KV cache in %s; tok/s of one stream at that "
                         "length, %.0f us an all-reduce\n\n",
                         request.streams, request.streams == 1 ? "" : "s", request.context,
-                        std::string(kernels::DTypeName(request.kv_dtype)),
+                        std::string(kernels::KvDTypeName(request.kv_dtype)),
                         request.all_reduce_seconds * 1e6);
   absl::StrAppendFormat(&out, "%-6s %3s %-7s %8s %8s %8s %9s %6s %7s %8s  %-9s %9s %7s\n", "format",
                         "tp", "ranks", "device", "weights", "kv", "workspace", "comm", "process",

@@ -58,13 +58,14 @@ T Unpack(const std::string& bytes) {
 
 }  // namespace
 
-absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights) {
-  if (name == "auto") return weights;
-  if (name == "fp32") return kernels::DType::kF32;
-  if (name == "fp16") return kernels::DType::kF16;
-  if (name == "bf16") return kernels::DType::kBF16;
+absl::StatusOr<kernels::KvDType> KvDType(const std::string& name, kernels::DType weights) {
+  if (name == "auto") return kernels::KvDTypeOf(weights);
+  if (name == "fp32") return kernels::KvDType::kF32;
+  if (name == "fp16") return kernels::KvDType::kF16;
+  if (name == "bf16") return kernels::KvDType::kBF16;
+  if (name == "int8") return kernels::KvDType::kI8;
   return absl::InvalidArgumentError(
-      absl::StrCat("--kv-dtype: found '", name, "', expected auto, fp32, fp16 or bf16"));
+      absl::StrCat("--kv-dtype: found '", name, "', expected auto, fp32, fp16, bf16 or int8"));
 }
 
 absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorld* world,
@@ -152,7 +153,7 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
   const std::string mine = absl::StrCat(
       "model ", absl::Hex(checkpoint_->Identity()), ", build ", BuildId(), ", instruction set ",
       kernels::IsaInUse(options.isa), ", weights ", weight_format_, ", head ", head_format_,
-      ", KV type ", std::string(kernels::DTypeName(kv_dtype_)), ", shards ", options.shards,
+      ", KV type ", std::string(kernels::KvDTypeName(kv_dtype_)), ", shards ", options.shards,
       ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
       ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens,
       ", packed cache ", options.packed_cache.empty() ? "no" : "yes");

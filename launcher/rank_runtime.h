@@ -23,6 +23,7 @@
 namespace tandem::launcher {
 
 struct RankOptions {
+<<<<<<< HEAD
   std::string model;           // folder or name in the hub's cache
   int threads = 0;             // a rank's; 0: its share of the host's CPUs
   std::string isa = "auto";    // as kernels::PinIsa
@@ -31,6 +32,12 @@ struct RankOptions {
   std::string head_dtype = "auto";
   std::string packed_cache;  // folder of packed weights; empty: none
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
+=======
+  std::string model;              // folder or name in the hub's cache
+  int threads = 0;                // a rank's; 0: its share of the host's CPUs
+  std::string isa = "auto";       // as kernels::PinIsa
+  std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
+>>>>>>> 3de49cf (Attention: int8 KV cache, dot-product instructions, tiles that share K and V, cuts split over threads)
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
   int64_t used_context = 0;       // no sequence of this run gets longer; 0: not known
@@ -42,7 +49,7 @@ struct RankOptions {
 };
 
 // The type that --kv-dtype names; auto: the type of the weights.
-absl::StatusOr<kernels::DType> KvDType(const std::string& name, kernels::DType weights);
+absl::StatusOr<kernels::KvDType> KvDType(const std::string& name, kernels::DType weights);
 
 // What a rank reports at the end.
 struct RankReport {
@@ -69,7 +76,7 @@ class RankRuntime {
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
   int threads() const { return threads_; }
   parallel::StepTimer* timer() const { return timer_; }
-  kernels::DType kv_dtype() const { return kv_dtype_; }
+  kernels::KvDType kv_dtype() const { return kv_dtype_; }
   parallel::Communicator& communicator() { return *communicator_; }
   model::Decoder& decoder() { return *decoder_; }
   // Of the layers' matrices as held: "BF16", "INT4, groups of 128".
@@ -114,8 +121,12 @@ class RankRuntime {
   std::unique_ptr<loader::PackedFile> packed_;  // null: none
   std::unique_ptr<kernels::Backend> backend_;
   int threads_ = 1;
+<<<<<<< HEAD
   std::string weight_format_, head_format_;
   kernels::DType kv_dtype_ = kernels::DType::kF32;
+=======
+  kernels::KvDType kv_dtype_ = kernels::KvDType::kF32;
+>>>>>>> 3de49cf (Attention: int8 KV cache, dot-product instructions, tiles that share K and V, cuts split over threads)
   int64_t max_model_len_ = 0;
   int64_t num_blocks_ = 0;
   model::DecoderOptions decoder_options_;

@@ -51,27 +51,6 @@ inline uint16_t FloatToF16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-// How activations are quantized: to 8 bits, symmetric, by their largest magnitude.
-// Both are 0 where that is below 2^-100: the codes are 0. The scale is NaN, and
-// the codes 0, where an activation is not finite.
-struct ActivationScale {
-  float scale = 0;
-  float inverse = 0;
-};
-
-// most: the bits of the largest magnitude; NaN counts as larger than infinity.
-inline ActivationScale MakeActivationScale(uint32_t most) {
-  if (most >= 0x7f800000u) return {std::bit_cast<float>(0x7fc00000u), 0};
-  const float largest = std::bit_cast<float>(most);
-  if (largest < 0x1p-100f) return {};
-  return {largest / 127.0f, 127.0f / largest};
-}
-
-// Nearest, ties to even; within -127..127, since inverse is off by 2^-24 at most.
-inline int8_t QuantizeActivation(float value, float inverse) {
-  return static_cast<int8_t>(std::nearbyintf(value * inverse));
-}
-
 inline float FlushDenormal(float value) {
   return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
 }
@@ -91,6 +70,43 @@ inline float MulAddFlushed(float a, float b, float c) {
   small *= 0x1p64f;
   const float scaled = std::fma(a, b, c * 0x1p64f);
   return std::fabs(scaled) < 0x1p-62f ? std::copysign(0.0f, scaled) : scaled * 0x1p-64f;
+}
+
+// Values as integer codes, symmetric by their largest magnitude: scale is that
+// over the largest code, inverse its reciprocal. Both are 0 below 2^-100, where
+// the codes are 0; the scale is NaN where a value is not finite.
+struct CodeScale {
+  float scale = 0;
+  float inverse = 0;
+};
+
+// most: the bits of the largest magnitude; NaN counts as larger than infinity.
+inline CodeScale MakeCodeScale(int32_t most, float largest_code) {
+  if (most >= 0x7f800000) return {std::bit_cast<float>(0x7fc00000), 0};
+  const float largest = std::bit_cast<float>(most);
+  if (largest < 0x1p-100f) return {};
+  return {largest / largest_code, largest_code / largest};
+}
+
+// Activations are quantized to 8 bits.
+using ActivationScale = CodeScale;
+inline ActivationScale MakeActivationScale(uint32_t most) {
+  return MakeCodeScale(static_cast<int32_t>(most), 127.0f);
+}
+
+// Nearest, ties to even; within -127..127, since inverse is off by 2^-24 at most.
+inline int8_t QuantizeActivation(float value, float inverse) {
+  return static_cast<int8_t>(std::nearbyintf(value * inverse));
+}
+
+inline int32_t MagnitudeBits(float value) { return std::bit_cast<int32_t>(value) & 0x7fffffff; }
+
+// To nearest, ties to even; NaN as minus infinity.
+inline int32_t ToCode(float value, float inverse, float largest_code) {
+  float x = value * inverse;
+  x = x > -largest_code ? x : -largest_code;
+  x = x < largest_code ? x : largest_code;
+  return static_cast<int32_t>(std::nearbyintf(x));
 }
 
 // exp(x) = 2^n * p(r), x = n ln 2 + r, |r| <= ln 2 / 2; p is the Taylor series to

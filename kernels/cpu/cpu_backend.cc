@@ -8,6 +8,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/packed_copy.h"
@@ -52,8 +53,12 @@ class CpuLinearWeight : public LinearWeight {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const CpuOptions& options, const cpu::LinearKernels& linear)
-      : pool_(options.threads, options.cpus), scratch_(options.threads), linear_(linear) {}
+  CpuBackend(const CpuOptions& options, const cpu::LinearKernels& linear,
+             const cpu::AttentionKernels& attention)
+      : pool_(options.threads, options.cpus),
+        scratch_(options.threads),
+        linear_(linear),
+        attention_(options.threads, attention) {}
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateHost(bytes); }
   void CopyFromHost(void* dst, const void* src, size_t bytes) override {
@@ -168,25 +173,7 @@ class CpuBackend : public Backend {
     ForTokens(args.tokens, [&](int64_t t) { cpu::RopeAndCacheToken(args, t); });
   }
 
-  void PagedAttention(const PagedAttentionArgs& args) override {
-    // Runs of query heads with one KV head are the units of work.
-    groups_.clear();
-    for (int64_t h = 0; h < args.q_heads; ++h) {
-      if (h == 0 || args.head_to_kv[h] != args.head_to_kv[h - 1]) groups_.push_back(h);
-    }
-    const int64_t groups = static_cast<int64_t>(groups_.size());
-    groups_.push_back(args.q_heads);
-    const size_t scratch = cpu::AttentionScratchFloats(args);
-    // Later tokens of a prompt have longer contexts: threads take turns.
-    const int64_t items = args.tokens * groups;
-    pool_.Run([&](int thread) {
-      float* mine = items > thread ? Scratch(thread, scratch) : nullptr;
-      for (int64_t i = thread; i < items; i += pool_.size()) {
-        const int64_t group = i % groups;
-        cpu::AttendToken(args, i / groups, groups_[group], groups_[group + 1], mine);
-      }
-    });
-  }
+  void PagedAttention(const PagedAttentionArgs& args) override { attention_.Run(pool_, args); }
 
   void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
     ForTokens(tokens, [&](int64_t t) {
@@ -303,7 +290,7 @@ class CpuBackend : public Backend {
   std::vector<std::vector<float>> scratch_;
   Buffer activations_;
   const cpu::LinearKernels linear_;
-  std::vector<int64_t> groups_;
+  cpu::Attention attention_;
 };
 
 // An instruction set by name: Highway's target, and the dot-product instructions
@@ -368,8 +355,11 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const std::string& isa,
   TANDEM_RETURN_IF_ERROR(PinIsa(isa));
   if (IsaInUse(isa) == "ref") return MakeRefBackend();
   cpu::LinearKernels kernels = cpu::HighwayLinearKernels();
-  cpu::UseDotInstructions(DotInstructionsFor(isa), kernels);
-  return std::make_unique<CpuBackend>(options, kernels);
+  cpu::AttentionKernels attention = cpu::HighwayAttentionKernels();
+  const cpu::DotInstructions dot = DotInstructionsFor(isa);
+  cpu::UseDotInstructions(dot, kernels);
+  cpu::UseDotInstructions(dot, attention);
+  return std::make_unique<CpuBackend>(options, kernels, attention);
 }
 
 }  // namespace tandem::kernels

@@ -17,14 +17,6 @@ void WidenRow(const void* row, DType dtype, int64_t columns, float* out);
 // Token `token` of args.
 void RopeAndCacheToken(const RopeAndCacheArgs& args, int64_t token);
 
-// Floats of scratch that AttendToken needs.
-size_t AttentionScratchFloats(const PagedAttentionArgs& args);
-
-// All local query heads of KV head kv_head for one token: heads
-// [head_begin, head_end).
-void AttendToken(const PagedAttentionArgs& args, int64_t token, int64_t head_begin,
-                 int64_t head_end, float* scratch);
-
 // Name of the instruction set that calls are dispatched to ("AVX2", "AVX3", ...).
 const char* IsaName();
 

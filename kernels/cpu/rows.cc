@@ -1,4 +1,5 @@
 // Row-wise operations: norms, activation, rotation with the KV write.
+#include <algorithm>
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
@@ -109,28 +110,63 @@ HWY_INLINE void NormRotate(float* HWY_RESTRICT head, size_t head_dim,
   }
 }
 
-// How one fp32 value is rounded into the cache.
-template <DType dtype>
-struct CacheElement;
-template <>
-struct CacheElement<DType::kF32> {
-  using T = float;
-  static T From(float v) { return v; }
-};
-template <>
-struct CacheElement<DType::kF16> {
-  using T = uint16_t;
-  static T From(float v) { return FloatToF16(v); }
-};
-template <>
-struct CacheElement<DType::kBF16> {
-  using T = uint16_t;
-  static T From(float v) { return FloatToBf16(v); }
-};
+// Puts one head of one token into a run of 16- or 32-bit elements.
+template <KvDType dtype>
+HWY_INLINE void CacheElements(const KvCacheView& cache, std::byte* k_run, std::byte* v_run,
+                              int64_t position, const float* HWY_RESTRICT k,
+                              const float* HWY_RESTRICT v) {
+  const int64_t d = cache.head_dim;
+  if constexpr (dtype == KvDType::kF32) {
+    auto* k_out = reinterpret_cast<float*>(k_run) + position;
+    for (int64_t i = 0; i < d; ++i) k_out[i * 16] = k[i];
+    std::memcpy(reinterpret_cast<float*>(v_run) + position * cache.v_stride(), v,
+                d * sizeof(float));
+  } else if constexpr (dtype == KvDType::kF16) {
+    auto* k_out = reinterpret_cast<uint16_t*>(k_run) + position;
+    auto* v_out = reinterpret_cast<uint16_t*>(v_run) + position * cache.v_stride();
+    for (int64_t i = 0; i < d; ++i) {
+      k_out[i * 16] = FloatToF16(k[i]);
+      v_out[i] = FloatToF16(v[i]);
+    }
+  } else {
+    auto* k_out = reinterpret_cast<uint32_t*>(k_run) + position;
+    auto* v_out =
+        reinterpret_cast<uint16_t*>(v_run) + position / 2 * cache.v_stride() * 2 + position % 2;
+    for (int64_t i = 0; i < d; i += 2) {
+      const uint32_t even = FloatToBf16(k[i]);
+      const uint32_t odd = FloatToBf16(k[i + 1]);
+      k_out[i / 2 * 16] = even | odd << 16;
+    }
+    for (int64_t i = 0; i < d; ++i) v_out[i * 2] = FloatToBf16(v[i]);
+  }
+}
 
-template <DType dtype>
-void RopeAndCacheTyped(const RopeAndCacheArgs& a, int64_t token) {
-  using Element = CacheElement<dtype>;
+HWY_INLINE CodeScale ScaleOf(const float* HWY_RESTRICT x, int64_t n) {
+  int32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) most = std::max(most, MagnitudeBits(x[i]));
+  return MakeCodeScale(most, kKvCodeMax);
+}
+
+HWY_INLINE void CacheCodes(const KvCacheView& cache, int64_t block, int64_t head, int64_t position,
+                           const float* HWY_RESTRICT k, const float* HWY_RESTRICT v) {
+  const int64_t d = cache.head_dim;
+  const CodeScale k_scale = ScaleOf(k, d);
+  const CodeScale v_scale = ScaleOf(v, d);
+  cache.k_scales(block, head)[position] = k_scale.scale;
+  cache.v_scales(block, head)[position] = v_scale.scale;
+  auto* k_out = reinterpret_cast<uint8_t*>(cache.k_run(block, head)) + position * 4;
+  auto* v_out = reinterpret_cast<int8_t*>(cache.v_run(block, head)) +
+                position / 4 * cache.v_stride() * 4 + position % 4;
+  for (int64_t i = 0; i < d; ++i) {
+    const int32_t code = ToCode(k[i], k_scale.inverse, kKvCodeMax) + 128;
+    k_out[i / 4 * 64 + i % 4] = static_cast<uint8_t>(code);
+  }
+  for (int64_t i = 0; i < d; ++i) {
+    v_out[i * 4] = static_cast<int8_t>(ToCode(v[i], v_scale.inverse, kKvCodeMax));
+  }
+}
+
+void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
   const size_t d = static_cast<size_t>(a.head_dim);
   const int64_t kv_heads = a.cache.kv_heads;
   float* row = a.qkv + token * (a.q_heads + 2 * kv_heads) * a.head_dim;
@@ -140,33 +176,27 @@ void RopeAndCacheTyped(const RopeAndCacheArgs& a, int64_t token) {
     NormRotate(row + h * a.head_dim, d, a.q_norm, a.norm_epsilon, cos, sin);
   }
   const int64_t block = a.slot_mapping[token] / 16;
-  const int64_t offset = a.slot_mapping[token] % 16;
+  const int64_t position = a.slot_mapping[token] % 16;
   for (int64_t h = 0; h < kv_heads; ++h) {
     float* k = row + (a.q_heads + h) * a.head_dim;
     const float* v = row + (a.q_heads + kv_heads + h) * a.head_dim;
     NormRotate(k, d, a.k_norm, a.norm_epsilon, cos, sin);
-    auto* k_out = static_cast<typename Element::T*>(a.cache.k) +
-                  block * a.cache.k_block_elements() + h * a.head_dim * 16 + offset;
-    auto* v_out = static_cast<typename Element::T*>(a.cache.v) +
-                  block * a.cache.v_block_elements() + (h * 16 + offset) * a.cache.v_stride();
-    for (size_t i = 0; i < d; ++i) {
-      k_out[i * 16] = Element::From(k[i]);
-      v_out[i] = Element::From(v[i]);
+    std::byte* k_run = a.cache.k_run(block, h);
+    std::byte* v_run = a.cache.v_run(block, h);
+    switch (a.cache.dtype) {
+      case KvDType::kF32:
+        CacheElements<KvDType::kF32>(a.cache, k_run, v_run, position, k, v);
+        break;
+      case KvDType::kF16:
+        CacheElements<KvDType::kF16>(a.cache, k_run, v_run, position, k, v);
+        break;
+      case KvDType::kBF16:
+        CacheElements<KvDType::kBF16>(a.cache, k_run, v_run, position, k, v);
+        break;
+      case KvDType::kI8:
+        CacheCodes(a.cache, block, h, position, k, v);
+        break;
     }
-  }
-}
-
-void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
-  switch (a.cache.dtype) {
-    case DType::kF32:
-      RopeAndCacheTyped<DType::kF32>(a, token);
-      return;
-    case DType::kF16:
-      RopeAndCacheTyped<DType::kF16>(a, token);
-      return;
-    case DType::kBF16:
-      RopeAndCacheTyped<DType::kBF16>(a, token);
-      return;
   }
 }
 

@@ -110,9 +110,8 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> task) {
   }
 }
 
-void ThreadPool::ParallelFor(
-    int64_t items, int64_t grain,
-    absl::FunctionRef<void(int thread, int64_t begin, int64_t end)> body) {
+void ThreadPool::ParallelFor(int64_t items, int64_t grain,
+                             absl::FunctionRef<void(int thread, int64_t begin, int64_t end)> body) {
   TANDEM_CHECK(grain > 0);
   if (items <= 0) return;
   const int threads = size();

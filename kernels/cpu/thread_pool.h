@@ -54,7 +54,7 @@ class ThreadPool {
     std::atomic<uint32_t> value{0};
     std::atomic<uint32_t> sleepers{0};
     uint32_t AwaitChange(uint32_t old, std::chrono::microseconds spin);  // returns the new value
-    void Wake();                         // after a change
+    void Wake();                                                         // after a change
   };
 
   // What a worker needs to start lies in one cache line, its answer in another.

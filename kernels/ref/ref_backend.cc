@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -12,13 +11,12 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/host_memory.h"
+#include "kernels/ref/ref_attention.h"
 
 namespace tandem::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;  // logical lanes of a reduction
-constexpr int64_t kBlock = 16;  // positions of a KV block
-constexpr int64_t kAttentionCut = 256;
 
 // base may be unaligned: an embedding table lies in the file as it lies.
 float LoadElement(const void* base, DType dtype, int64_t index) {
@@ -272,42 +270,8 @@ class RefBackend : public Backend {
     }
   }
 
-  void RopeAndCache(const RopeAndCacheArgs& a) override {
-    const int64_t d = a.head_dim;
-    const int64_t kv_heads = a.cache.kv_heads;
-    for (int64_t t = 0; t < a.tokens; ++t) {
-      float* row = a.qkv + t * (a.q_heads + 2 * kv_heads) * d;
-      const float* cos = a.cos + t * (d / 2);
-      const float* sin = a.sin + t * (d / 2);
-      for (int64_t h = 0; h < a.q_heads; ++h) NormRotate(row + h * d, a.q_norm, a, cos, sin);
-      const int64_t block = a.slot_mapping[t] / kBlock;
-      const int64_t offset = a.slot_mapping[t] % kBlock;
-      for (int64_t h = 0; h < kv_heads; ++h) {
-        float* k = row + (a.q_heads + h) * d;
-        const float* v = row + (a.q_heads + kv_heads + h) * d;
-        NormRotate(k, a.k_norm, a, cos, sin);
-        const int64_t k_base = block * a.cache.k_block_elements() + h * d * kBlock;
-        const int64_t v_base =
-            block * a.cache.v_block_elements() + (h * kBlock + offset) * a.cache.v_stride();
-        for (int64_t i = 0; i < d; ++i) {
-          StoreElement(a.cache.k, a.cache.dtype, k_base + i * kBlock + offset, k[i]);
-          StoreElement(a.cache.v, a.cache.dtype, v_base + i, v[i]);
-        }
-      }
-    }
-  }
-
-  void PagedAttention(const PagedAttentionArgs& a) override {
-    std::vector<float> cut(a.head_dim), total(a.head_dim), scores(kAttentionCut);
-    for (int64_t t = 0; t < a.tokens; ++t) {
-      const int32_t* table = a.block_tables + a.token_sequence[t] * a.max_blocks;
-      for (int64_t h = 0; h < a.q_heads; ++h) {
-        Attend(a, a.qkv + t * a.qkv_stride + h * a.head_dim, a.head_to_kv[h], table,
-               a.positions[t] + 1, scores, cut, total);
-        std::copy(total.begin(), total.end(), a.out + (t * a.q_heads + h) * a.head_dim);
-      }
-    }
-  }
+  void RopeAndCache(const RopeAndCacheArgs& args) override { RefRopeAndCache(args); }
+  void PagedAttention(const PagedAttentionArgs& args) override { RefPagedAttention(args); }
 
   void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
     for (int64_t t = 0; t < tokens; ++t) {
@@ -324,72 +288,6 @@ class RefBackend : public Backend {
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(out + r * columns, x + indices[r] * columns, columns * sizeof(float));
     }
-  }
-
- private:
-  static void NormRotate(float* head, const float* norm, const RopeAndCacheArgs& a,
-                         const float* cos, const float* sin) {
-    const int64_t d = a.head_dim;
-    if (norm != nullptr) {
-      const float inverse = InverseRms(head, d, a.norm_epsilon);
-      for (int64_t i = 0; i < d; ++i) head[i] = head[i] * inverse * norm[i];
-    }
-    for (int64_t i = 0; i < d / 2; ++i) {
-      const float x1 = head[i];
-      const float x2 = head[i + d / 2];
-      head[i] = std::fma(x1, cos[i], -(x2 * sin[i]));
-      head[i + d / 2] = std::fma(x2, cos[i], x1 * sin[i]);
-    }
-  }
-
-  static void Attend(const PagedAttentionArgs& a, const float* q, int64_t kv_head,
-                     const int32_t* table, int64_t context, std::vector<float>& scores,
-                     std::vector<float>& cut, std::vector<float>& total) {
-    const int64_t d = a.head_dim;
-    float total_max = 0, total_sum = 0;
-    for (int64_t begin = 0; begin < context; begin += kAttentionCut) {
-      const int64_t n = std::min(kAttentionCut, context - begin);
-      float max = -std::numeric_limits<float>::infinity();
-      for (int64_t j = 0; j < n; ++j) {
-        const int64_t block = table[(begin + j) / kBlock];
-        const int64_t base = block * a.cache.k_block_elements() + kv_head * d * kBlock + j % kBlock;
-        float dot = 0;
-        for (int64_t i = 0; i < d; ++i) {
-          dot = std::fma(q[i] * a.scale, LoadElement(a.cache.k, a.cache.dtype, base + i * kBlock),
-                         dot);
-        }
-        scores[j] = dot;
-        max = std::max(max, dot);
-      }
-      float lanes[kLanes] = {};
-      std::fill(cut.begin(), cut.end(), 0.0f);
-      for (int64_t j = 0; j < n; ++j) {
-        const float p = ExpF32(scores[j] - max);
-        lanes[j % kLanes] += p;
-        const int64_t block = table[(begin + j) / kBlock];
-        const int64_t base = block * a.cache.v_block_elements() +
-                             (kv_head * kBlock + j % kBlock) * a.cache.v_stride();
-        for (int64_t i = 0; i < d; ++i) {
-          cut[i] = std::fma(p, LoadElement(a.cache.v, a.cache.dtype, base + i), cut[i]);
-        }
-      }
-      const float sum = FoldLanes(lanes);
-      if (begin == 0) {
-        total_max = max;
-        total_sum = sum;
-        total = cut;
-        continue;
-      }
-      const float joint = std::max(total_max, max);
-      const float old_weight = ExpF32(total_max - joint);
-      const float new_weight = ExpF32(max - joint);
-      total_sum = std::fma(sum, new_weight, total_sum * old_weight);
-      for (int64_t i = 0; i < d; ++i) {
-        total[i] = std::fma(cut[i], new_weight, total[i] * old_weight);
-      }
-      total_max = joint;
-    }
-    for (int64_t i = 0; i < d; ++i) total[i] /= total_sum;
   }
 };
 

@@ -137,7 +137,7 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
 }
 
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
-                      kernels::DType kv_dtype) {
+                      kernels::KvDType kv_dtype) {
   return model::KvCache::BlockBytes({.layers = config.num_layers,
                                      .kv_heads = plan.ranks[rank].kv_heads.size(),
                                      .head_dim = config.head_dim,

@@ -24,7 +24,7 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
 
 // Of the KV cache on one rank: one block of model::kBlockSize tokens.
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
-                      kernels::DType kv_dtype);
+                      kernels::KvDType kv_dtype);
 
 enum class Format { kFp32, kBf16, kInt8, kInt4, kFp8 };
 inline constexpr Format kFormats[] = {Format::kFp32, Format::kBf16, Format::kInt8, Format::kInt4,
@@ -52,7 +52,7 @@ struct PlanRequest {
   int64_t streams = 1;
   int64_t max_num_seqs = 64;  // as serve has them by default
   int64_t max_batched_tokens = 512;
-  kernels::DType kv_dtype = kernels::DType::kBF16;
+  kernels::KvDType kv_dtype = kernels::KvDType::kBF16;
   Format stored = Format::kBf16;      // nothing more precise is recommended
   double all_reduce_seconds = 20e-6;  // of one token's activations
   uint64_t process_bytes = 0;         // of a rank, before the model

@@ -29,7 +29,7 @@
 namespace tandem::model {
 
 struct DecoderOptions {
-  kernels::DType kv_dtype = kernels::DType::kF32;
+  kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   int64_t num_blocks = 0;                // of kBlockSize tokens
   int64_t max_tokens = 0;                // of one step
   int64_t max_rows = 0;                  // of logits in one step

@@ -13,8 +13,7 @@ kernels::KvCacheView EmptyView(const KvCache::Shape& shape) {
 
 size_t KvCache::BlockBytes(const Shape& shape) {
   const kernels::KvCacheView view = EmptyView(shape);
-  return shape.layers * (view.k_block_elements() + view.v_block_elements()) *
-         DTypeSize(shape.dtype);
+  return shape.layers * (view.k_block_bytes() + view.v_block_bytes());
 }
 
 absl::StatusOr<KvCache> KvCache::Allocate(kernels::Backend& backend, const Shape& shape) {
@@ -26,8 +25,8 @@ absl::StatusOr<KvCache> KvCache::Allocate(kernels::Backend& backend, const Shape
 
 kernels::KvCacheView KvCache::layer(int64_t index) const {
   kernels::KvCacheView view = EmptyView(shape_);
-  const size_t k_bytes = shape_.blocks * view.k_block_elements() * DTypeSize(shape_.dtype);
-  const size_t v_bytes = shape_.blocks * view.v_block_elements() * DTypeSize(shape_.dtype);
+  const size_t k_bytes = shape_.blocks * view.k_block_bytes();
+  const size_t v_bytes = shape_.blocks * view.v_block_bytes();
   if (buffer_.data() == nullptr) return view;
   std::byte* base = buffer_.as<std::byte>() + index * (k_bytes + v_bytes);
   view.k = base;

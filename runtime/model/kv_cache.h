@@ -16,7 +16,7 @@ class KvCache {
     int64_t blocks = 0;
     int64_t kv_heads = 0;
     int64_t head_dim = 0;
-    kernels::DType dtype = kernels::DType::kF32;
+    kernels::KvDType dtype = kernels::KvDType::kF32;
   };
 
   // Bytes of K and V of one block over all layers.

@@ -108,12 +108,15 @@ TEST(SameBits, AtEveryDegreeThreadCountAndComposition) {
   }
 }
 
-TEST(SameBits, WithAHalfPrecisionCache) {
-  for (kernels::DType kv : {kernels::DType::kF16, kernels::DType::kBF16}) {
+TEST(SameBits, WithANarrowCache) {
+  using kernels::KvDType;
+  for (KvDType kv : {KvDType::kF16, KvDType::kBF16, KvDType::kI8}) {
     const std::vector<float> expected = LogitsOf("llama_gqa", {.kv_dtype = kv}, Alone);
     for (int tp : {2, 3, 8}) {
       EXPECT_EQ(LogitsOf("llama_gqa", {.tp = tp, .kv_dtype = kv}, InCompany), expected);
       EXPECT_EQ(LogitsOf("llama_gqa", {.tp = tp, .kv_dtype = kv}, TokenByToken), expected);
+      EXPECT_EQ(LogitsOf("llama_gqa", {.tp = tp, .threads = 3, .kv_dtype = kv}, InCompany),
+                expected);
     }
   }
 }

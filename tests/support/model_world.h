@@ -65,7 +65,7 @@ struct WorldOptions {
   int tp = 1;
   int threads = 1;
   std::string isa = "auto";
-  kernels::DType kv_dtype = kernels::DType::kF32;
+  kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   int64_t num_blocks = 256;
   int64_t max_tokens = 1024;
   model::WeightRequests weights;

@@ -1,0 +1,109 @@
+// Paged attention on CPU threads: how work is cut, and the kernels of one cut.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace tandem::kernels::cpu {
+
+inline constexpr int64_t kCut = 256;     // positions between fixed cuts
+inline constexpr int64_t kMaxRows = 32;  // (token, head) pairs of a tile
+inline constexpr int64_t kCutBlocks = kCut / KvCacheView::kBlock;
+
+// Strides between rows of scratch: constant, and not multiples of 4 KiB, so that
+// rows do not fall upon the same lines of the first cache.
+inline constexpr size_t kQueryStride = KvCacheView::kMaxHeadDim * sizeof(float) + 64;
+inline constexpr size_t kScoreStride = kCut * sizeof(float) + 64;
+
+// Of int8: what a row's codes are worth, and their sum.
+struct CodeTerms {
+  float scale = 0;
+  int32_t sum = 0;
+};
+
+// One tile's rows over one cut. Queries are prepared for the cache's dtype, one
+// after another: fp32; bf16; or 16-bit codes, four of a pack together.
+struct CutArgs {
+  size_t rows = 0;
+  size_t positions = 0;  // of the cut, that any row sees
+  size_t blocks = 0;
+  KvCacheView cache;
+  const std::byte* k[kCutBlocks] = {};  // runs
+  const std::byte* v[kCutBlocks] = {};
+  const std::byte* next[kCutBlocks] = {};  // runs to prefetch for the cut after this
+  const std::byte* queries = nullptr;      // kQueryStride apart
+  const CodeTerms* query_terms = nullptr;
+  // fp32 scores, then exponentials in fp32 or bf16 or weights as codes, in place.
+  std::byte* scores = nullptr;  // kScoreStride apart
+  const CodeTerms* weight_terms = nullptr;
+  float* values = nullptr;  // [rows, value_stride]
+  size_t value_stride = 0;
+};
+
+// Dot products of one instruction set and dtype. Split puts `bytes` of codes, of
+// queries or weights, into the form that the other two want.
+struct CutKernels {
+  void (*scores)(const CutArgs& args) = nullptr;
+  void (*values)(const CutArgs& args) = nullptr;
+  void (*split)(std::byte* codes, size_t bytes, bool queries) = nullptr;  // or null
+};
+
+using AttentionKernels = std::array<CutKernels, 4>;  // by KvDType
+
+// Those of the instruction set that Highway dispatches to.
+AttentionKernels HighwayAttentionKernels();
+// Replaces those for which this processor has dot-product instructions, where the
+// flag asks for them.
+void UseDotInstructions(DotInstructions use, AttentionKernels& kernels);
+
+// Consecutive tokens of one sequence, and query heads of one KV head.
+struct AttentionTile {
+  int64_t token = 0;
+  int64_t tokens = 0;
+  int64_t head = 0;
+  int64_t heads = 0;
+  int64_t cuts = 0;     // that the longest context has
+  int64_t partial = 0;  // where its partial results begin, in floats
+  int64_t rows() const { return tokens * heads; }
+};
+
+// Schedules a step's attention over a thread pool. Owns scratch, which grows to
+// the largest need.
+class Attention {
+ public:
+  // threads: of the pool that Run will be given.
+  Attention(int threads, const AttentionKernels& kernels) : kernels_(kernels), scratch_(threads) {}
+  void Run(ThreadPool& pool, const PagedAttentionArgs& args);
+
+ private:
+  void MakeTiles(const PagedAttentionArgs& args);
+
+  const AttentionKernels kernels_;
+  std::vector<std::vector<float>> scratch_;  // of each thread
+  std::vector<AttentionTile> tiles_;
+  std::vector<int64_t> order_;  // tiles by falling length, or each tile's first piece
+  std::vector<float> partials_;
+};
+
+// Floats of scratch of the functions below.
+size_t AttentionScratchFloats(const KvCacheView& cache);
+// Floats of one row's result of one cut: maximum, sum, values.
+inline int64_t PartialFloats(const KvCacheView& cache) { return cache.v_stride() + 16; }
+
+// The tile's rows over all their cuts.
+void AttendTile(const PagedAttentionArgs& args, const AttentionTile& tile,
+                const CutKernels& kernels, float* scratch);
+// Over cut `cut` alone: partials [rows, PartialFloats].
+void AttendCut(const PagedAttentionArgs& args, const AttentionTile& tile, const CutKernels& kernels,
+               int64_t cut, float* partials, float* scratch);
+// Puts a tile's partial results [cuts, rows, PartialFloats] together.
+void CombineCuts(const PagedAttentionArgs& args, const AttentionTile& tile, const float* partials,
+                 float* scratch);
+
+}  // namespace tandem::kernels::cpu

@@ -1,0 +1,8 @@
+// Stands in for attention_x86.cc on other processors.
+#include "kernels/cpu/attention.h"
+
+namespace tandem::kernels::cpu {
+
+void UseDotInstructions(DotInstructions, AttentionKernels&) {}
+
+}  // namespace tandem::kernels::cpu

@@ -1,0 +1,106 @@
+// Cuts a step's attention into pieces for the threads.
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/base/check.h"
+#include "kernels/cpu/attention.h"
+
+namespace tandem::kernels::cpu {
+namespace {
+
+// Pieces a thread should find at least, so that uneven ones even out.
+constexpr int64_t kPiecesPerThread = 8;
+
+}  // namespace
+
+void Attention::MakeTiles(const PagedAttentionArgs& a) {
+  tiles_.clear();
+  for (int64_t token = 0; token < a.tokens;) {
+    // Tokens that follow each other read the same K and V.
+    int64_t same = 1;
+    while (token + same < a.tokens && a.token_sequence[token + same] == a.token_sequence[token]) {
+      ++same;
+    }
+    for (int64_t head = 0; head < a.q_heads;) {
+      int64_t heads = 1;
+      while (head + heads < a.q_heads && a.head_to_kv[head + heads] == a.head_to_kv[head]) ++heads;
+      for (int64_t first = 0; first < heads; first += kMaxRows) {
+        const int64_t few = std::min(kMaxRows, heads - first);
+        const int64_t step = kMaxRows / few;
+        for (int64_t t = 0; t < same; t += step) {
+          AttentionTile tile = {.token = token + t,
+                                .tokens = std::min(step, same - t),
+                                .head = head + first,
+                                .heads = few};
+          for (int64_t i = 0; i < tile.tokens; ++i) {
+            const int64_t context = a.positions[tile.token + i] + 1;
+            tile.cuts = std::max(tile.cuts, (context + kCut - 1) / kCut);
+          }
+          tiles_.push_back(tile);
+        }
+      }
+      head += heads;
+    }
+    token += same;
+  }
+}
+
+void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
+  if (a.tokens == 0 || a.q_heads == 0) return;
+  TANDEM_CHECK(a.head_dim <= KvCacheView::kMaxHeadDim);
+  const CutKernels& kernels = kernels_[static_cast<int>(a.cache.dtype)];
+  MakeTiles(a);
+  const auto tiles = static_cast<int64_t>(tiles_.size());
+  const size_t floats = AttentionScratchFloats(a.cache);
+  for (std::vector<float>& scratch : scratch_) {
+    if (scratch.size() < floats) scratch.resize(floats);
+  }
+
+  int64_t cuts = 0;
+  for (const AttentionTile& tile : tiles_) cuts += tile.cuts;
+  order_.resize(tiles + 1);
+  if (pool.size() == 1 || cuts == tiles || tiles >= kPiecesPerThread * pool.size()) {
+    // Long contexts first, so that no thread starts a long one when the others
+    // are nearly done.
+    order_.resize(tiles);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::sort(order_.begin(), order_.end(), [&](int64_t x, int64_t y) {
+      return tiles_[x].cuts != tiles_[y].cuts ? tiles_[x].cuts > tiles_[y].cuts : x < y;
+    });
+    pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        AttendTile(a, tiles_[order_[i]], kernels, scratch_[thread].data());
+      }
+    });
+    return;
+  }
+
+  // Few long contexts: the pieces are single cuts.
+  int64_t needed = 0;
+  order_[0] = 0;
+  for (int64_t t = 0; t < tiles; ++t) {
+    AttentionTile& tile = tiles_[t];
+    tile.partial = needed;
+    needed += tile.cuts * tile.rows() * PartialFloats(a.cache);
+    order_[t + 1] = order_[t] + tile.cuts;
+  }
+  if (partials_.size() < static_cast<size_t>(needed)) partials_.resize(2 * needed);
+  pool.ParallelFor(cuts, 4, [&](int thread, int64_t begin, int64_t end) {
+    int64_t t = std::upper_bound(order_.begin(), order_.end(), begin) - order_.begin() - 1;
+    for (int64_t i = begin; i < end; ++i) {
+      while (i >= order_[t + 1]) ++t;
+      const AttentionTile& tile = tiles_[t];
+      const int64_t cut = i - order_[t];
+      AttendCut(a, tile, kernels, cut,
+                partials_.data() + tile.partial + cut * tile.rows() * PartialFloats(a.cache),
+                scratch_[thread].data());
+    }
+  });
+  pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      CombineCuts(a, tiles_[t], partials_.data() + tiles_[t].partial, scratch_[thread].data());
+    }
+  });
+}
+
+}  // namespace tandem::kernels::cpu
