@@ -23,7 +23,6 @@
 namespace tandem::launcher {
 
 struct RankOptions {
-<<<<<<< HEAD
   std::string model;           // folder or name in the hub's cache
   int threads = 0;             // a rank's; 0: its share of the host's CPUs
   std::string isa = "auto";    // as kernels::PinIsa
@@ -31,13 +30,7 @@ struct RankOptions {
   int64_t group_size = 0;
   std::string head_dtype = "auto";
   std::string packed_cache;  // folder of packed weights; empty: none
-  std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16
-=======
-  std::string model;              // folder or name in the hub's cache
-  int threads = 0;                // a rank's; 0: its share of the host's CPUs
-  std::string isa = "auto";       // as kernels::PinIsa
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
->>>>>>> 3de49cf (Attention: int8 KV cache, dot-product instructions, tiles that share K and V, cuts split over threads)
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
   int64_t used_context = 0;       // no sequence of this run gets longer; 0: not known
@@ -121,12 +114,8 @@ class RankRuntime {
   std::unique_ptr<loader::PackedFile> packed_;  // null: none
   std::unique_ptr<kernels::Backend> backend_;
   int threads_ = 1;
-<<<<<<< HEAD
   std::string weight_format_, head_format_;
-  kernels::DType kv_dtype_ = kernels::DType::kF32;
-=======
   kernels::KvDType kv_dtype_ = kernels::KvDType::kF32;
->>>>>>> 3de49cf (Attention: int8 KV cache, dot-product instructions, tiles that share K and V, cuts split over threads)
   int64_t max_model_len_ = 0;
   int64_t num_blocks_ = 0;
   model::DecoderOptions decoder_options_;
