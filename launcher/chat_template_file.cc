@@ -16,6 +16,8 @@ namespace tandem::launcher {
 namespace {
 
 constexpr char kTemplateFile[] = "chat_template.jinja";
+// Where Transformers keeps a template for conversations with tools beside the other.
+constexpr char kToolUseFile[] = "additional_chat_templates/tool_use.jinja";
 constexpr char kConfigFile[] = "tokenizer_config.json";
 constexpr size_t kMaxBytes = size_t{64} << 20;
 
@@ -83,7 +85,11 @@ absl::StatusOr<jinja::ChatTemplate> LoadChatTemplate(const std::string& model) {
   if (folder.Has(kTemplateFile)) {
     TANDEM_ASSIGN_OR_RETURN(text, folder.ReadSmallFile(kTemplateFile, kMaxBytes));
   }
-  return jinja::ChatTemplate::FromTokenizerConfig(config, text);
+  std::optional<std::string> tool_use;
+  if (folder.Has(kToolUseFile)) {
+    TANDEM_ASSIGN_OR_RETURN(tool_use, folder.ReadSmallFile(kToolUseFile, kMaxBytes));
+  }
+  return jinja::ChatTemplate::FromTokenizerConfig(config, text, tool_use);
 }
 
 int RunRender(const RenderOptions& options, std::istream& in, std::ostream& out) {

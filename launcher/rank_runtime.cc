@@ -88,6 +88,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
+<<<<<<< HEAD
   if (!options.packed_cache.empty()) {
     TANDEM_ASSIGN_OR_RETURN(runtime->packed_,
                             OpenPackedWeights({.directory = options.packed_cache,
@@ -98,6 +99,9 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                               runtime->places_, *runtime->backend_, all));
     runtime->decoder_options_.packed = runtime->packed_.get();
   }
+=======
+  TANDEM_RETURN_IF_ERROR(runtime->CheckMemory());
+>>>>>>> 1d35f0a (Front: compressed requests refused unopened, memory checked before loading, control groups tested; options held against the docs)
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
@@ -204,6 +208,7 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   plan_.workspace = bytes.workspace;
   plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
+  TANDEM_RETURN_IF_ERROR(CheckMemory());
   const uint64_t block_bytes = engine::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
 
   // Blocks for every sequence at full length are the most that can be of use.
@@ -244,16 +249,28 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
-  const uint64_t needed = plan_.total() - plan_.kv;
+absl::Status RankRuntime::CheckMemory() {
+  // Measured while nobody has loaded: the first ranks' weights would count against the others.
   const uint64_t available = engine::AvailableMemory();
-  if (needed > available + plan_.process) {
-    return absl::ResourceExhaustedError(absl::StrCat("memory: this rank needs ", Mebibytes(needed),
-                                                     " beside the KV cache, the "
-                                                     "host has ",
-                                                     Mebibytes(available),
-                                                     "; use more ranks or a smaller format"));
+  const uint64_t needed = plan_.total() - plan_.process;  // the process is here already
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator_->AllGatherBytes(Pack(needed)));
+  uint64_t together = 0;
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (places_[r].host == places_[rank()].host) together += Unpack<uint64_t>(all[r]);
   }
+  absl::Status status;
+  if (together > available) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("memory: this rank needs ", Mebibytes(needed), ", ", Mebibytes(plan_.kv),
+                     " of them for the KV cache, the ranks of this host ", Mebibytes(together),
+                     " together; free are ", Mebibytes(available),
+                     "; use more ranks on other hosts, a smaller format or less --kv-memory"));
+  }
+  return parallel::AgreeOnStatus(*communicator_, status);
+}
+
+absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(decoder_,
                           model::Decoder::Load(config_, std::move(checkpoint_), shards_, *backend_,
                                                *communicator_, decoder_options_));

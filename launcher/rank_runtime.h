@@ -92,9 +92,10 @@ class RankRuntime {
 
  private:
   RankRuntime() = default;
-  absl::Status Prepare(const RankOptions& options);         // local, before anything large
-  absl::Status CutShards(const RankOptions& options);       // collective
-  absl::Status SizeCache(const RankOptions& options);       // collective
+  absl::Status Prepare(const RankOptions& options);    // local, before anything large
+  absl::Status CutShards(const RankOptions& options);  // collective
+  absl::Status SizeCache(const RankOptions& options);  // collective
+  absl::Status CheckMemory();                          // collective: the plan against what is free
   absl::Status LoadDecoder(const RankOptions& options);     // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
   absl::Status GatherRanks();                               // collective

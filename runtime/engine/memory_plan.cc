@@ -39,8 +39,9 @@ std::optional<uint64_t> NumberIn(const std::string& path) {
 
 // Folders of this process's control group and its parents, innermost first, for
 // version 2, or for the given controller of version 1.
-std::vector<std::string> GroupFolders(const std::string& controller) {
-  std::ifstream file("/proc/self/cgroup");
+std::vector<std::string> GroupFolders(const std::string& root, const std::string& controller) {
+  const std::string mounts = root + "/sys/fs/cgroup";
+  std::ifstream file(root + "/proc/self/cgroup");
   std::string line;
   std::vector<std::string> folders;
   while (std::getline(file, line)) {
@@ -48,20 +49,20 @@ std::vector<std::string> GroupFolders(const std::string& controller) {
     const size_t second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string names = line.substr(first + 1, second - first - 1);
-    std::string root;
+    std::string mount;
     if (names.empty()) {
-      root = "/sys/fs/cgroup";
+      mount = mounts;
     } else {
       std::stringstream list(names);
       std::string name;
       while (std::getline(list, name, ',')) {
-        if (name == controller) root = "/sys/fs/cgroup/" + controller;
+        if (name == controller) mount = mounts + "/" + controller;
       }
-      if (root.empty()) continue;
+      if (mount.empty()) continue;
     }
     std::string path = line.substr(second + 1);
     for (;;) {
-      folders.push_back(root + path);
+      folders.push_back(mount + path);
       const size_t slash = path.find_last_of('/');
       if (path.empty() || slash == std::string::npos) break;
       path.resize(slash);
@@ -80,9 +81,9 @@ uint64_t ResidentBytes(int64_t pid) {
 
 void PeakMemory::Sample() { peak_ = std::max(peak_, ResidentBytes()); }
 
-uint64_t AvailableMemory() {
-  uint64_t available = KilobyteField("/proc/meminfo", {"MemAvailable:"});
-  for (const std::string& folder : GroupFolders("memory")) {
+uint64_t AvailableMemory(const std::string& root) {
+  uint64_t available = KilobyteField(root + "/proc/meminfo", {"MemAvailable:"});
+  for (const std::string& folder : GroupFolders(root, "memory")) {
     for (const auto& [limit_file, usage_file] :
          {std::pair("/memory.max", "/memory.current"),
           std::pair("/memory.limit_in_bytes", "/memory.usage_in_bytes")}) {
@@ -98,10 +99,10 @@ uint64_t AvailableMemory() {
   return available;
 }
 
-int AvailableCpus() {
+int AvailableCpus(const std::string& root) {
   cpu_set_t set;
   int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  for (const std::string& folder : GroupFolders("cpu")) {
+  for (const std::string& folder : GroupFolders(root, "cpu")) {
     std::ifstream file(folder + "/cpu.max");
     double quota = 0, period = 0;
     if (file >> quota >> period && period > 0) {

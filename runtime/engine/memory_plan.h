@@ -36,11 +36,12 @@ class PeakMemory {
 };
 
 // Memory that may still be taken on this host: the system's available memory or
-// what the control group's limit leaves, whichever is less.
-uint64_t AvailableMemory();
+// what the control group's limit leaves, whichever is less. `root` stands before
+// /proc and /sys, for tests.
+uint64_t AvailableMemory(const std::string& root = "");
 
 // CPUs that this process may use at once: its affinity mask, capped by the
 // control group's quota. At least 1.
-int AvailableCpus();
+int AvailableCpus(const std::string& root = "");
 
 }  // namespace tandem::engine

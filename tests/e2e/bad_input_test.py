@@ -489,6 +489,14 @@ class Options(BadInput):
     cases.append((lambda: Ended("dance"), USAGE, "tandem"))
     self.check_all(cases)
 
+  def test_a_cache_beyond_the_memory_is_refused_before_anything_is_loaded(self):
+    # The plan is compared with what is free before a weight is read.
+    ended = Ended("serve", str(worlds.DEMO), "--tp", "2", "--listen",
+                  f"127.0.0.1:{worlds.free_port()}", "--kv-memory", "9TiB", "--max-num-seqs",
+                  "2000000000")
+    self.assertEqual(ended.code, UNAVAILABLE, ended.err)
+    self.assertRegex(ended.err, r"memory: this rank needs \d+ MiB, \d+ MiB of them for the KV cache")
+
   def test_more_ranks_than_there_is_to_cut(self):
     ended = generate(worlds.DEMO, tp=12)  # 4 KV heads, 8 query heads
     self.assertEqual(ended.code, 0, ended.err)

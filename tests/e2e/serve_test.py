@@ -213,12 +213,14 @@ class Ends(unittest.TestCase):
       server.generate(PROMPT, temperature=0.0)
       time.sleep(1)
       pids = worlds.processes_of_group(server.process.pid)
-      before = sum(cpu_seconds(pid) for pid in pids)
-      time.sleep(5)
-      used = (sum(cpu_seconds(pid) for pid in pids) - before) / 5
-      print(f"idle world of 4 ranks: {100 * used:.2f} % of one core")
-      # A spinning rank would use all of one; the figure itself is a benchmark's.
-      self.assertLess(used, 0.25)
+      for _ in range(3):  # a busy machine may disturb one of them
+        before = sum(cpu_seconds(pid) for pid in pids)
+        time.sleep(5)
+        used = (sum(cpu_seconds(pid) for pid in pids) - before) / 5
+        print(f"idle world of 4 ranks: {100 * used:.2f} % of one core")
+        if used < 0.02:
+          return
+      self.fail("an idle world uses more than 2 % of one core")
 
 
 def alive(pid):

@@ -44,6 +44,27 @@ TEST(ChatTemplate, FileWinsOverConfig) {
   EXPECT_EQ(chat->Render(Messages()).value_or("error"), "file None");
 }
 
+TEST(ChatTemplate, AFileForToolsBesideTheOther) {
+  const auto chat = ChatTemplate::FromTokenizerConfig("{}", "plain", "tools {{ tools|length }}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  ChatInputs inputs = Messages();
+  EXPECT_EQ(chat->Render(inputs).value_or("error"), "plain");
+  inputs.tools = {{{"type", "function"}}};
+  EXPECT_EQ(chat->Render(inputs).value_or("error"), "tools 1");
+}
+
+TEST(ChatTemplate, AdditionalSpecialTokensAreAList) {
+  const auto chat = ChatTemplate::FromTokenizerConfig(
+      R"({"additional_special_tokens": ["<a>", {"content": "<b>"}]})",
+      "{{ additional_special_tokens|join('+') }}{{ additional_special_tokens[1] }}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_EQ(chat->Render(Messages()).value_or("error"), "<a>+<b><b>");
+  EXPECT_EQ(ChatTemplate::FromTokenizerConfig(R"({"additional_special_tokens": [5]})", "x")
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ChatTemplate, BadConfigsAreRefusedByName) {
   const auto message = [](std::string_view config) {
     return std::string(ChatTemplate::FromTokenizerConfig(config).status().message());

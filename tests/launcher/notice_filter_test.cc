@@ -50,6 +50,11 @@ TEST(NoticeFilter, AnExitNamesTheRank) {
   EXPECT_EQ(filter.rank_end()->signal, 0);
 }
 
+TEST(NoticeFilter, ForwardedSignalsAreNoNews) {
+  NoticeFilter filter;
+  EXPECT_EQ(filter.Feed("a\nmpirun: Forwarding signal 10 to job\nb\n"), "a\nb\n");
+}
+
 TEST(NoticeFilter, OtherNoticesAndWhatIsCutShortPass) {
   NoticeFilter filter;
   const std::string slots = kFrame + "There are not enough slots available\n" + kFrame;

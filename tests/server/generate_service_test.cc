@@ -462,6 +462,20 @@ TEST_F(GenerateServiceTest, ARequestThatIsTooLongIsRefused) {
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
+TEST_F(GenerateServiceTest, ACompressedRequestIsRefusedUnopened) {
+  Start();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + seconds(20));
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  // 64 MiB that travel as 64 KiB.
+  auto reader = stub_->Generate(&context, TextRequest(std::string(64 << 20, 'x'), 1));
+  const Answer answer = Read(reader.get());
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("gzip"));
+  EXPECT_TRUE(engine_->submitted().empty());
+  EXPECT_EQ(Generate(TextRequest("x", 1)).status.error_code(), grpc::StatusCode::OK);
+}
+
 TEST_F(GenerateServiceTest, TokenizeAndDetokenize) {
   Start();
   v1::TokenizeRequest tokenize;

@@ -2,6 +2,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 
 namespace tandem::jinja {
 namespace {
@@ -10,6 +11,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
+constexpr char kMoreTokens[] = "additional_special_tokens";
 constexpr int kMaxJsonDepth = 100;
 
 absl::Status Bad(const std::string& message) {
@@ -29,6 +31,18 @@ absl::StatusOr<Json> ParseConfig(std::string_view text) {
   return json;
 }
 
+// The text of a special token, which is a string or an object with it.
+absl::StatusOr<std::string> TokenText(const std::string& name, const Json& value) {
+  const Json* token = &value;
+  if (token->is_object()) {
+    const auto content = token->find("content");
+    if (content == token->end()) return Bad(absl::StrCat(name, " has no content"));
+    token = &*content;
+  }
+  if (token->is_string()) return token->get<std::string>();
+  return Bad(absl::StrCat(name, ": expected a string or an object, found ", token->type_name()));
+}
+
 absl::StatusOr<Template> ParseNamed(const std::string& name, const std::string& text) {
   absl::StatusOr<Template> parsed = Template::Parse(text);
   if (parsed.ok()) return parsed;
@@ -39,7 +53,8 @@ absl::StatusOr<Template> ParseNamed(const std::string& name, const std::string& 
 }  // namespace
 
 absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
-    std::string_view tokenizer_config, std::optional<std::string_view> chat_template_jinja) {
+    std::string_view tokenizer_config, std::optional<std::string_view> chat_template_jinja,
+    std::optional<std::string_view> tool_use_jinja) {
   absl::StatusOr<Json> parsed = ParseConfig(tokenizer_config);
   if (!parsed.ok()) return parsed.status();
   const Json& config = *parsed;
@@ -47,17 +62,16 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
   for (std::string_view name : kSpecialTokens) {
     const auto found = config.find(std::string(name));
     if (found == config.end() || found->is_null()) continue;
-    const Json* token = &*found;
-    if (token->is_object()) {
-      const auto content = token->find("content");
-      if (content == token->end()) return Bad(absl::StrCat(std::string(name), " has no content"));
-      token = &*content;
+    TANDEM_ASSIGN_OR_RETURN(out.special_tokens_[std::string(name)],
+                            TokenText(std::string(name), *found));
+  }
+  const auto more = config.find(kMoreTokens);
+  if (more != config.end() && more->is_array() && !more->empty()) {
+    Json& list = out.special_tokens_[kMoreTokens] = Json::array();
+    for (const Json& token : *more) {
+      TANDEM_ASSIGN_OR_RETURN(std::string text, TokenText(kMoreTokens, token));
+      list.push_back(std::move(text));
     }
-    if (!token->is_string()) {
-      return Bad(absl::StrCat(std::string(name), ": expected a string or an object, found ",
-                              token->type_name()));
-    }
-    out.special_tokens_.emplace_back(name, token->get<std::string>());
   }
   const auto add = [&](const std::string& name, const std::string& text) -> absl::Status {
     absl::StatusOr<Template> one = ParseNamed(name, text);
@@ -72,6 +86,10 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
   };
   if (chat_template_jinja.has_value()) {
     if (absl::Status status = add("default", std::string(*chat_template_jinja)); !status.ok()) {
+      return status;
+    }
+    if (!tool_use_jinja.has_value()) return out;
+    if (absl::Status status = add("tool_use", std::string(*tool_use_jinja)); !status.ok()) {
       return status;
     }
     return out;
@@ -116,8 +134,7 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
   if (chosen == nullptr) {
     return absl::NotFoundError("the model has several chat templates but none named 'default'");
   }
-  Json variables = Json::object();
-  for (const auto& [name, text] : special_tokens_) variables[name] = text;
+  Json variables = special_tokens_;
   variables["messages"] = inputs.messages;
   // Absent tools and documents are None and not undefined, as Transformers passes them.
   variables["tools"] = inputs.tools;

@@ -29,24 +29,22 @@ struct ChatInputs {
 class ChatTemplate {
  public:
   // `tokenizer_config` is the text of tokenizer_config.json, `chat_template_jinja` that of
-  // chat_template.jinja where the folder has one: it wins over the former's chat_template.
+  // chat_template.jinja where the folder has one: it wins over the former's chat_template, and
+  // beside it there may be one for conversations with tools, `tool_use_jinja`.
   // NOT_FOUND if there is no template at all, INVALID_ARGUMENT naming the field otherwise.
   static absl::StatusOr<ChatTemplate> FromTokenizerConfig(
       std::string_view tokenizer_config,
-      std::optional<std::string_view> chat_template_jinja = std::nullopt);
+      std::optional<std::string_view> chat_template_jinja = std::nullopt,
+      std::optional<std::string_view> tool_use_jinja = std::nullopt);
 
   // The prompt. Errors as of Template::Render. Const; any number of threads may call it.
   absl::StatusOr<std::string> Render(const ChatInputs& inputs,
                                      const RenderOptions& options = RenderOptions()) const;
 
-  // bos_token, eos_token and so on, as given to the template.
-  const std::vector<std::pair<std::string, std::string>>& special_tokens() const {
-    return special_tokens_;
-  }
-
  private:
   std::vector<std::pair<std::string, Template>> templates_;  // by name
-  std::vector<std::pair<std::string, std::string>> special_tokens_;
+  // bos_token and so on, and the list additional_special_tokens: variables of every template.
+  nlohmann::ordered_json special_tokens_ = nlohmann::ordered_json::object();
 };
 
 }  // namespace tandem::jinja
