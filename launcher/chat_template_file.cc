@@ -86,8 +86,9 @@ absl::StatusOr<jinja::ChatTemplate> LoadChatTemplate(const std::string& model) {
     TANDEM_ASSIGN_OR_RETURN(text, folder.ReadSmallFile(kTemplateFile, kMaxBytes));
   }
   std::optional<std::string> tool_use;
-  if (folder.Has(kToolUseFile)) {
-    TANDEM_ASSIGN_OR_RETURN(tool_use, folder.ReadSmallFile(kToolUseFile, kMaxBytes));
+  const std::string tool_use_path = absl::StrCat(folder.path(), "/", kToolUseFile);
+  if (std::filesystem::exists(tool_use_path, error)) {
+    TANDEM_ASSIGN_OR_RETURN(tool_use, ReadFile(tool_use_path));
   }
   return jinja::ChatTemplate::FromTokenizerConfig(config, text, tool_use);
 }

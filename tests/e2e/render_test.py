@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import tempfile
 import unittest
 
@@ -34,6 +35,17 @@ class Render(unittest.TestCase):
                        'user=h\u00e9 <s>;[{"z": 1, "a": 2}]good>')
     done = self.render(template, {**document, "add_generation_prompt": False})
     self.assertTrue(done.stdout.endswith(b"good"))
+
+  def test_a_template_for_tools_beside_the_other(self):
+    more = self.folder / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text("with {{ tools|length }}")
+    try:
+      for tools, said in ((None, b"plain"), ([{"a": 1}], b"with 1")):
+        document = {"messages": [{"role": "user", "content": "x"}], "tools": tools}
+        self.assertEqual(self.render("plain", document, self.folder).stdout, said)
+    finally:
+      shutil.rmtree(more)
 
   def test_errors(self):
     fine = {"messages": []}
