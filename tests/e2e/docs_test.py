@@ -1,5 +1,5 @@
-"""The documents against the binary: every option that --help lists is told in docs/serving.md or,
-for the other commands, in the README or there; and no document names an option that is not."""
+"""docs/serving.md and docs/errors.md against the binary and the sources: every option of serve is
+told, none is told that is not there, and every gRPC status that the server sends is explained."""
 
 import re
 import unittest
