@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
-<<<<<<< HEAD
+  TANDEM_RETURN_IF_ERROR(runtime->CheckMemory());
   if (!options.packed_cache.empty()) {
     TANDEM_ASSIGN_OR_RETURN(runtime->packed_,
                             OpenPackedWeights({.directory = options.packed_cache,
@@ -99,9 +99,6 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                               runtime->places_, *runtime->backend_, all));
     runtime->decoder_options_.packed = runtime->packed_.get();
   }
-=======
-  TANDEM_RETURN_IF_ERROR(runtime->CheckMemory());
->>>>>>> 1d35f0a (Front: compressed requests refused unopened, memory checked before loading, control groups tested; options held against the docs)
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
