@@ -34,18 +34,13 @@ HWY_INLINE void RoundToBf16(const float* HWY_RESTRICT x, int64_t n, uint16_t* HW
   for (; k < n; ++k) out[k] = FloatToBf16(x[k]);
 }
 
-// Codes of n columns; returns their scale, adds up the codes.
-HWY_INLINE float Quantize(const float* HWY_RESTRICT x, int64_t n, int8_t* HWY_RESTRICT codes,
-                          int32_t& sum) {
-  const F d;
+HWY_INLINE ActivationScale FindScale(const float* HWY_RESTRICT x, int64_t n) {
   const U du;
   const I di;
-  const hn::Rebind<int8_t, F> bytes;
-  const auto magnitude = hn::Set(du, 0x7fffffff);
   auto most_bits = hn::Zero(di);  // of magnitudes, which order as integers, NaN last
   int64_t k = 0;
   for (; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
-    const auto bits = hn::And(hn::BitCast(du, hn::LoadU(d, x + k)), magnitude);
+    const auto bits = hn::And(hn::BitCast(du, hn::LoadU(F(), x + k)), hn::Set(du, 0x7fffffff));
     most_bits = hn::Max(most_bits, hn::BitCast(di, bits));
   }
   int32_t most = hn::GetLane(hn::MaxOfLanes(di, most_bits));
@@ -54,54 +49,88 @@ HWY_INLINE float Quantize(const float* HWY_RESTRICT x, int64_t n, int8_t* HWY_RE
     std::memcpy(&bits, x + k, sizeof(bits));
     most = HWY_MAX(most, bits & 0x7fffffff);
   }
-  sum = 0;
-  const ActivationScale scale = MakeActivationScale(static_cast<uint32_t>(most));
-  if (scale.inverse == 0) {
+  return MakeActivationScale(static_cast<uint32_t>(most));
+}
+
+// Codes of n columns; returns their sum.
+HWY_INLINE int32_t Quantize(const float* HWY_RESTRICT x, int64_t n, float inverse,
+                            int8_t* HWY_RESTRICT codes) {
+  const F d;
+  const I di;
+  const hn::Rebind<int8_t, F> bytes;
+  if (inverse == 0) {
     std::memset(codes, 0, static_cast<size_t>(n));
-    return scale.scale;
+    return 0;
   }
-  const V inverse = hn::Set(d, scale.inverse);
+  const V factor = hn::Set(d, inverse);
   auto sums = hn::Zero(di);
-  for (k = 0; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
-    const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + k), inverse));
+  int64_t k = 0;
+  for (; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
+    const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + k), factor));
     sums = hn::Add(sums, code);
     hn::StoreU(hn::DemoteTo(bytes, code), bytes, codes + k);
   }
-  sum = hn::GetLane(hn::SumOfLanes(di, sums));
+  int32_t sum = hn::GetLane(hn::SumOfLanes(di, sums));
   for (; k < n; ++k) {
-    codes[k] = QuantizeActivation(x[k], scale.inverse);
+    codes[k] = QuantizeActivation(x[k], inverse);
     sum += codes[k];
   }
-  return scale.scale;
+  return sum;
+}
+
+// n columns of one token to every stride-th 4 bytes of out; the sum of their codes.
+HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRICT x, int64_t n,
+                           float inverse, int64_t stride, uint32_t* HWY_RESTRICT out) {
+  constexpr int64_t kColumns = 512;  // at a time
+  HWY_ALIGN uint32_t values[kColumns];
+  int32_t sum = 0;
+  for (int64_t k = 0; k < n; k += kColumns) {
+    const int64_t count = HWY_MIN(kColumns, n - k);
+    int64_t bytes = count * 4;
+    if (layout.quantized()) {
+      sum += Quantize(x + k, count, inverse, reinterpret_cast<int8_t*>(values));
+      bytes = count;
+    } else if (layout.kind == cpu::WeightKind::kBF16) {
+      RoundToBf16(x + k, count, reinterpret_cast<uint16_t*>(values));
+      bytes = count * 2;
+    } else {
+      std::memcpy(values, x + k, static_cast<size_t>(bytes));
+    }
+    const int64_t steps = (bytes + 3) / 4;
+    std::memset(reinterpret_cast<std::byte*>(values) + bytes, 0,
+                static_cast<size_t>(steps * 4 - bytes));
+    for (int64_t s = 0; s < steps; ++s) out[s * stride] = values[s];
+    out += steps * stride;
+  }
+  return sum;
 }
 
 void PackActivationsTarget(const cpu::RunLayout& layout, const float* x, int64_t columns,
                            int64_t begin, int64_t end, const cpu::Activations& out) {
-  const int64_t value_bytes = layout.value_bytes();
+  const int64_t steps = layout.value_bytes() / 4;
   const int32_t factor = layout.zero_points ? 1 : layout.offset();
   for (int64_t t = begin; t < end; ++t) {
     const float* row = x + t * columns;
+    const int64_t first = t / cpu::kTokenBlock * cpu::kTokenBlock;
+    const int64_t tokens = HWY_MIN(cpu::kTokenBlock, out.tokens - first);
+    const cpu::Activations::Block block = out.block(layout, first);
     int64_t run = 0;
     for (int64_t leaf = 0; leaf < columns; leaf += layout.leaf) {
       const int64_t leaf_end = HWY_MIN(leaf + layout.leaf, columns);
       for (int64_t k = leaf; k < leaf_end; k += layout.run, ++run) {
         const int64_t n = HWY_MIN(layout.run, leaf_end - k);
-        const int64_t at = run * out.tokens + t;
-        std::byte* values = out.values + at * value_bytes;
-        int64_t used;
-        if (layout.quantized()) {
-          int32_t sum;
-          out.scales[at] = Quantize(row + k, n, reinterpret_cast<int8_t*>(values), sum);
-          out.starts[at] = -factor * sum;
-          used = n;
-        } else if (layout.kind == cpu::WeightKind::kBF16) {
-          RoundToBf16(row + k, n, reinterpret_cast<uint16_t*>(values));
-          used = n * 2;
-        } else {
-          used = n * static_cast<int64_t>(sizeof(float));
-          std::memcpy(values, row + k, static_cast<size_t>(used));
+        const int64_t at = run * tokens + t - first;
+        auto* values = reinterpret_cast<uint32_t*>(block.values) + run * steps * tokens + t - first;
+        const ActivationScale scale =
+            layout.quantized() ? FindScale(row + k, n) : ActivationScale();
+        const int32_t sum = Scatter(layout, row + k, n, scale.inverse, tokens, values);
+        if (!layout.quantized()) continue;
+        block.scales[at] = scale.scale;
+        block.starts[at] = -factor * sum;
+        // 4-bit codes come in pairs of quads: the second may be padding.
+        if (layout.kind == cpu::WeightKind::kInt4 && (n + 3) / 4 % 2 == 1) {
+          values[(n + 3) / 4 * tokens] = 0;
         }
-        std::memset(values + used, 0, static_cast<size_t>(value_bytes - used));
       }
     }
   }
@@ -125,7 +154,7 @@ size_t Activations::Bytes(const RunLayout& layout, int64_t columns, int64_t toke
 Activations Activations::In(std::byte* buffer, const RunLayout& layout, int64_t columns,
                             int64_t tokens) {
   const int64_t items = layout.runs(columns) * tokens;
-  Activations out = {.values = buffer, .tokens = tokens};
+  Activations out = {.values = buffer, .runs = layout.runs(columns), .tokens = tokens};
   if (layout.quantized()) {
     out.scales = reinterpret_cast<float*>(buffer + RoundUp(items * layout.value_bytes(), 64));
     out.starts = reinterpret_cast<int32_t*>(out.scales + items);

@@ -11,19 +11,40 @@
 
 namespace tandem::kernels::cpu {
 
-// Activations of `tokens` tokens in the kernels' order (linear_layout.h).
+// Tokens that pass a leaf of a panel together, two tiles: their partial sums, the
+// leaf and its activations fit the first-level cache. Also the unit in which
+// activations are stored.
+inline constexpr int64_t kTokenBlock = 12;
+
+// Activations of `tokens` tokens in the kernels' order: a block of kTokenBlock
+// tokens (the last may have fewer) after another, and in a block [runs, steps,
+// block tokens, 4 bytes], a step being a quad of 8-bit codes, a pair of bfloat16
+// or one fp32.
 struct Activations {
-  std::byte* values = nullptr;  // [runs, tokens, value_bytes]
-  float* scales = nullptr;      // [runs, tokens], of integer formats
-  // [runs, tokens]: what the dot products start from, the sum of the codes times
-  // minus the layout's offset; with zero points minus the sum.
+  std::byte* values = nullptr;
+  float* scales = nullptr;  // of integer formats: in a block [runs, block tokens]
+  // Likewise: what the dot products start from, the sum of the codes times minus
+  // the layout's offset; with zero points minus the sum.
   int32_t* starts = nullptr;
+  int64_t runs = 0;
   int64_t tokens = 0;
 
   // Where they lie in one buffer, and its bytes.
   static size_t Bytes(const RunLayout& layout, int64_t columns, int64_t tokens);
   static Activations In(std::byte* buffer, const RunLayout& layout, int64_t columns,
                         int64_t tokens);
+
+  // The block that begins at token `first`.
+  struct Block {
+    uint8_t* values;
+    float* scales;
+    int32_t* starts;
+  };
+  Block block(const RunLayout& layout, int64_t first) const {
+    const int64_t before = first * runs;
+    return {reinterpret_cast<uint8_t*>(values) + before * layout.value_bytes(), scales + before,
+            starts + before};
+  }
 };
 
 // Tokens [begin, end) of x [tokens, columns] into out.
@@ -42,16 +63,10 @@ struct LinearArgs {
   float* y = nullptr;  // [subtree, tokens, rows]
 };
 
-// Tokens that share the partial sums on a thread's stack, and the scratch that a
-// thread needs for it.
-inline constexpr int64_t kTokenBlock = 48;
+// The scratch that a thread needs for a block's partial sums.
 inline size_t LinearScratchFloats(const LeafSchedule& schedule) {
   return static_cast<size_t>((schedule.max_depth + 1) * kTokenBlock * kPanelRows);
 }
-
-// How far ahead of the sums a panel is prefetched: the hardware's prefetchers
-// stop at each page.
-inline constexpr size_t kPrefetchBytes = 2048;
 
 // Panels [panel_begin, panel_end), counted over all segments.
 using LinearPanelsFn = void (*)(const LinearArgs& args, int64_t panel_begin, int64_t panel_end,

@@ -106,8 +106,8 @@ struct RunLayout {
     return columns / leaf * leaf_bytes(leaf) + (rest > 0 ? leaf_bytes(rest) : 0);
   }
 
-  // Activations of a product are [runs, tokens, value_bytes], a short run padded
-  // with zeros: fp32, bfloat16 pairs or s8 codes, as the kernels broadcast them.
+  // Bytes of one token's activations of a run: fp32, bfloat16 pairs or s8 codes, a
+  // short run padded with zeros.
   int64_t value_bytes() const {
     switch (kind) {
       case WeightKind::kF32:
@@ -115,9 +115,12 @@ struct RunLayout {
         return run * 4;
       case WeightKind::kBF16:
         return RoundUp(run, 2) * 2;
-      default:
+      case WeightKind::kInt8:
+        return RoundUp(run, 4);
+      case WeightKind::kInt4:
         return RoundUp(run, 8);
     }
+    return 0;
   }
   int64_t runs_per_leaf() const { return leaf / run; }
   // Runs of `columns` columns from a leaf's begin; the index of the run at a column.

@@ -5,6 +5,9 @@
 // Ops gives kWidth lanes (output rows), kAccumulators that fit the registers, and
 // for a Format of weights: kStepColumns, and the arithmetic of one step.
 
+// Tiles of so many tokens prefetch.
+inline constexpr size_t kPrefetchTokens = 4;
+
 // What a tile of tokens needs for one leaf of a panel.
 struct LeafArgs {
   const cpu::RunLayout* layout;
@@ -12,28 +15,54 @@ struct LeafArgs {
   const uint8_t* values;   // the first run's values of the tile's first token
   const float* scales;
   const int32_t* starts;
-  size_t tokens;        // of the activations: the stride of scales and starts
-  size_t token_values;  // bytes between tokens
+  size_t tokens;      // of the block: the stride of scales and starts
+  size_t token_step;  // bytes of a step of the block's tokens
   size_t columns;
-  size_t prefetch;  // bytes ahead in the stream of weights
-  float* top;       // [tile tokens, panel rows]
-  size_t level;     // floats between levels of the stack
-  int32_t merges;   // levels below top that the sums are added to
+  const uint8_t* ahead;  // what the tile prefetches of the next leaf
+  size_t ahead_bytes;
+  float* top;      // [tile tokens, panel rows]
+  size_t level;    // floats between levels of the stack
+  int32_t merges;  // levels below top that the sums are added to
 };
 
-// Adds the leaf's sums to the levels below, left + right, and stores them.
+// Fetches the next leaf into the second-level cache while this one is worked on, so
+// that memory and arithmetic overlap: some lines at each call. The hardware by
+// itself stays within a page, and fetches best where a few tokens read a panel in
+// order; more tokens leave it pauses.
+class Prefetcher {
+ public:
+  Prefetcher(const LeafArgs& a, size_t calls)
+      : next_(a.ahead), lines_((a.ahead_bytes / 64 + calls - 1) / calls) {}
+  HWY_INLINE void Some() {
+    for (size_t i = 0; i < lines_; ++i, next_ += 64) __builtin_prefetch(next_, 0, 2);
+  }
+
+ private:
+  const uint8_t* next_;
+  const size_t lines_;
+};
+
+// Adds the leaf's sums to the levels below, left + right, and stores them. All
+// loops over a tile are unrolled: its sums must stay in registers.
 template <class Ops, size_t kTokens, size_t kVectors, size_t kRows>
 HWY_INLINE void FinishLeaf(const LeafArgs& a, size_t row,
-                           const typename Ops::Float (&sum)[kTokens][kVectors]) {
-  for (size_t m = 0; m < kTokens; ++m) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      typename Ops::Float value = sum[m][v];
-      float* to = a.top + m * kRows + row + v * Ops::kWidth;
-      for (int32_t i = 0; i < a.merges; ++i) {
-        to -= a.level;
-        value = Ops::Add(Ops::Load(to), value);
+                           typename Ops::Float (&sum)[kTokens][kVectors]) {
+  float* to = a.top + row;
+  for (int32_t i = 0; i < a.merges; ++i) {
+    to -= a.level;
+#pragma GCC unroll 24
+    for (size_t m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 24
+      for (size_t v = 0; v < kVectors; ++v) {
+        sum[m][v] = Ops::Add(Ops::Load(to + m * kRows + v * Ops::kWidth), sum[m][v]);
       }
-      Ops::Store(value, to);
+    }
+  }
+#pragma GCC unroll 24
+  for (size_t m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 24
+    for (size_t v = 0; v < kVectors; ++v) {
+      Ops::Store(sum[m][v], to + m * kRows + v * Ops::kWidth);
     }
   }
 }
@@ -43,32 +72,36 @@ template <class Ops, class Format>
 struct FloatLeaf {
   static constexpr bool kFlushesDenormals = Format::kFlushesDenormals;
   static constexpr size_t kAccumulators = Ops::kAccumulators;
+  static constexpr size_t kPrefetchColumns = Format::kStepColumns;
 
   template <size_t kTokens, size_t kVectors, size_t kRows>
-  static HWY_INLINE void Sum(const LeafArgs& a, size_t row) {
+  static HWY_INLINE void Sum(const LeafArgs& a, size_t row, Prefetcher& ahead) {
     typename Ops::Float sum[kTokens][kVectors];
+#pragma GCC unroll 24
     for (size_t m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) sum[m][v] = Ops::Zero();
     }
     const size_t steps = (a.columns + Format::kStepColumns - 1) / Format::kStepColumns;
     const uint8_t* w = a.weights + row * Format::kStepBytes;
     const uint8_t* x = a.values;
     for (size_t s = 0; s < steps; ++s) {
+      if constexpr (kTokens >= kPrefetchTokens) ahead.Some();
       typename Format::Weight weight[kVectors];
+#pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) {
         weight[v] = Format::LoadWeight(w + v * Ops::kWidth * Format::kStepBytes);
       }
-      for (size_t b = 0; b < kVectors * Ops::kWidth * Format::kStepBytes; b += 64) {
-        hwy::Prefetch(w + a.prefetch + b);
-      }
+#pragma GCC unroll 24
       for (size_t m = 0; m < kTokens; ++m) {
-        const typename Format::Value value = Format::Broadcast(x + m * a.token_values);
+        const typename Format::Value value = Format::Broadcast(x + m * 4);
+#pragma GCC unroll 24
         for (size_t v = 0; v < kVectors; ++v) {
           sum[m][v] = Format::Dot(sum[m][v], weight[v], value);
         }
       }
       w += kRows * Format::kStepBytes;
-      x += Format::kValueBytes;
+      x += a.token_step;
     }
     FinishLeaf<Ops, kTokens, kVectors, kRows>(a, row, sum);
   }
@@ -80,16 +113,51 @@ template <class Ops, int kBits>
 struct IntegerLeaf {
   static constexpr bool kFlushesDenormals = false;
   static constexpr size_t kAccumulators = Ops::kIntegerAccumulators;
+  static constexpr size_t kPrefetchColumns = 32;
+  static constexpr size_t kQuads = 8 / kBits;  // quads of columns in a step
+
+  // kSteps steps of a run; unrolled, since GCC 12 else copies the accumulators.
+  template <size_t kSteps, size_t kTokens, size_t kVectors, size_t kRows>
+  static HWY_INLINE void Steps(const uint8_t* HWY_RESTRICT codes, const uint8_t* HWY_RESTRICT x,
+                               size_t token_step, typename Ops::Sum (&acc)[kTokens][kVectors]) {
+    constexpr size_t kW = Ops::kWidth;
+#pragma GCC unroll 8
+    for (size_t s = 0; s < kSteps; ++s) {
+      typename Ops::Codes weight[kQuads][kVectors];
+#pragma GCC unroll 24
+      for (size_t v = 0; v < kVectors; ++v) {
+        if constexpr (kBits == 8) {
+          weight[0][v] = Ops::LoadCodes(codes + v * kW * 4);
+        } else {
+          Ops::LoadNibbles(codes + v * kW * 4, weight[0][v], weight[1][v]);
+        }
+      }
+      for (size_t q = 0; q < kQuads; ++q) {
+#pragma GCC unroll 24
+        for (size_t m = 0; m < kTokens; ++m) {
+          const auto value = Ops::BroadcastQuad(x + m * 4);
+#pragma GCC unroll 24
+          for (size_t v = 0; v < kVectors; ++v) {
+            acc[m][v] = Ops::Dot(acc[m][v], weight[q][v], value);
+          }
+        }
+        x += token_step;
+      }
+      codes += kRows * 4;
+    }
+  }
 
   template <size_t kTokens, size_t kVectors, size_t kRows>
-  static HWY_INLINE void Sum(const LeafArgs& a, size_t row) {
+  static HWY_INLINE void Sum(const LeafArgs& a, size_t row, Prefetcher& ahead) {
     constexpr size_t kW = Ops::kWidth;
     const cpu::RunLayout& layout = *a.layout;
     const size_t scale_bytes = DTypeSize(layout.scale_dtype);
     const size_t head = static_cast<size_t>(layout.head_bytes());
     const size_t run = static_cast<size_t>(layout.run);
     typename Ops::Float sum[kTokens][kVectors];
+#pragma GCC unroll 24
     for (size_t m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) sum[m][v] = Ops::Zero();
     }
     const uint8_t* w = a.weights;
@@ -98,52 +166,51 @@ struct IntegerLeaf {
     const int32_t* starts = a.starts;
     for (size_t k = 0; k < a.columns; k += run) {
       const size_t n = HWY_MIN(run, a.columns - k);
+      // Scales first, as they lie: the hardware prefetches what is read in order.
+      typename Ops::Float scale[kVectors];
+#pragma GCC unroll 24
+      for (size_t v = 0; v < kVectors; ++v) {
+        scale[v] = Ops::LoadScales(layout.scale_dtype, w + (row + v * kW) * scale_bytes);
+      }
       typename Ops::Sum acc[kTokens][kVectors];
       if (layout.zero_points) {
+#pragma GCC unroll 24
         for (size_t v = 0; v < kVectors; ++v) {
           const auto zero = Ops::LoadZeros(w + kRows * scale_bytes + row + v * kW, layout.offset());
+#pragma GCC unroll 24
           for (size_t m = 0; m < kTokens; ++m) acc[m][v] = Ops::StartProduct(zero, starts[m]);
         }
       } else {
+#pragma GCC unroll 24
         for (size_t m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 24
           for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Start(starts[m]);
         }
       }
       const uint8_t* codes = w + kRows * head + row * 4;
       const size_t steps = kBits == 8 ? (n + 3) / 4 : (n + 7) / 8;
-      for (size_t s = 0; s < steps; ++s) {
-        for (size_t b = 0; b < kVectors * kW * 4; b += 64) hwy::Prefetch(codes + a.prefetch + b);
-        typename Ops::Codes low[kVectors];
-        if constexpr (kBits == 8) {
-          for (size_t v = 0; v < kVectors; ++v) low[v] = Ops::LoadCodes(codes + v * kW * 4);
-          for (size_t m = 0; m < kTokens; ++m) {
-            const auto value = Ops::BroadcastQuad(x + m * a.token_values + s * 4);
-            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], low[v], value);
-          }
-        } else {
-          typename Ops::Codes high[kVectors];
-          for (size_t v = 0; v < kVectors; ++v) {
-            Ops::LoadNibbles(codes + v * kW * 4, low[v], high[v]);
-          }
-          for (size_t m = 0; m < kTokens; ++m) {
-            const uint8_t* quads = x + m * a.token_values + s * 8;
-            const auto first = Ops::BroadcastQuad(quads);
-            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], low[v], first);
-            const auto second = Ops::BroadcastQuad(quads + 4);
-            for (size_t v = 0; v < kVectors; ++v) acc[m][v] = Ops::Dot(acc[m][v], high[v], second);
-          }
-        }
-        codes += kRows * 4;
+      constexpr size_t kUnroll = kTokens == 1 ? 1 : kPrefetchColumns / 4 / kQuads;
+      size_t s = 0;
+      for (; s + kUnroll <= steps; s += kUnroll) {
+        if constexpr (kTokens >= kPrefetchTokens) ahead.Some();
+        Steps<kUnroll, kTokens, kVectors, kRows>(codes, x, a.token_step, acc);
+        codes += kUnroll * kRows * 4;
+        x += kUnroll * kQuads * a.token_step;
       }
+      for (; s < steps; ++s) {
+        Steps<1, kTokens, kVectors, kRows>(codes, x, a.token_step, acc);
+        codes += kRows * 4;
+        x += kQuads * a.token_step;
+      }
+#pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) {
-        const auto scale = Ops::LoadScales(layout.scale_dtype, w + (row + v * kW) * scale_bytes);
+#pragma GCC unroll 24
         for (size_t m = 0; m < kTokens; ++m) {
-          sum[m][v] =
-              Ops::MulAdd(Ops::ToFloat(acc[m][v]), Ops::Mul(scale, Ops::Set(scales[m])), sum[m][v]);
+          sum[m][v] = Ops::MulAdd(Ops::ToFloat(acc[m][v]), Ops::Mul(scale[v], Ops::Set(scales[m])),
+                                  sum[m][v]);
         }
       }
       w = codes - row * 4;
-      x += a.tokens * a.token_values;
       scales += a.tokens;
       starts += a.tokens;
     }
@@ -159,8 +226,9 @@ HWY_NOINLINE void LeafTile(const LeafArgs& a) {
   constexpr size_t kFit = Leaf::kAccumulators / kTokens;
   constexpr size_t kVectors = kFit >= kAll ? kAll : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   static_assert(kAll % kVectors == 0);
+  Prefetcher ahead(a, kAll / kVectors * HWY_MAX(a.columns / Leaf::kPrefetchColumns, size_t{1}));
   for (size_t row = 0; row < kRows; row += kVectors * Ops::kWidth) {
-    Leaf::template Sum<kTokens, kVectors, kRows>(a, row);
+    Leaf::template Sum<kTokens, kVectors, kRows>(a, row, ahead);
   }
 }
 
@@ -189,21 +257,21 @@ HWY_INLINE void LeafTokens(const LeafArgs& a, size_t tokens) {
 template <class Ops, class Leaf, size_t kRows>
 void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
                  int64_t first, size_t tokens, float* HWY_RESTRICT stack) {
+  const cpu::Activations::Block block = a.x.block(*a.layout, first);
   const cpu::RunLayout& layout = *a.layout;
   const size_t level = tokens * kRows;
-  const size_t value_bytes = static_cast<size_t>(layout.value_bytes());
   const size_t tiles = (tokens + Ops::kMostTokens - 1) / Ops::kMostTokens;
-  LeafArgs leaf = {.layout = &layout,
-                   .tokens = static_cast<size_t>(a.x.tokens),
-                   .token_values = value_bytes,
-                   .level = level};
+  LeafArgs leaf = {.layout = &layout, .tokens = tokens, .token_step = tokens * 4, .level = level};
   float* top = stack;  // first free level
   int64_t subtree = 0;
   const auto* weights = reinterpret_cast<const uint8_t*>(panel);
   for (const LeafStep& step : a.schedule->steps) {
     leaf.weights = weights;
     leaf.columns = static_cast<size_t>(step.column_end - step.column_begin);
-    const int64_t run = layout.runs(step.column_begin) * a.x.tokens + first;
+    const size_t leaf_bytes = kRows * layout.leaf_bytes(step.column_end - step.column_begin);
+    // Later blocks of tokens find the panel in the cache.
+    leaf.ahead_bytes = first == 0 ? leaf_bytes / tiles : 0;
+    const size_t run = static_cast<size_t>(layout.runs(step.column_begin)) * tokens;
     leaf.merges = Leaf::kFlushesDenormals ? 0 : step.merges;
     {
       const cpu::FlushDenormals flush(Leaf::kFlushesDenormals);
@@ -211,17 +279,16 @@ void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first
       size_t t = 0;
       for (size_t i = 0; i < tiles; ++i) {
         const size_t n = tokens / tiles + (i < tokens % tiles ? 1 : 0);
-        const int64_t at = run + static_cast<int64_t>(t);
-        leaf.values = reinterpret_cast<const uint8_t*>(a.x.values) + at * value_bytes;
-        leaf.scales = a.x.scales + at;
-        leaf.starts = a.x.starts + at;
+        leaf.values = block.values + run * layout.value_bytes() + t * 4;
+        leaf.scales = block.scales + run + t;
+        leaf.starts = block.starts + run + t;
+        leaf.ahead = weights + leaf_bytes + i * leaf.ahead_bytes;
         leaf.top = top + t * kRows;
-        leaf.prefetch = i == 0 ? cpu::kPrefetchBytes : 0;
         LeafTokens<Ops, Leaf, kRows>(leaf, n);
         t += n;
       }
     }
-    weights += kRows * layout.leaf_bytes(static_cast<int64_t>(leaf.columns));
+    weights += leaf_bytes;
     if constexpr (Leaf::kFlushesDenormals) {
       for (int32_t m = 0; m < step.merges; ++m) {
         const float* right = top - m * level;

@@ -57,7 +57,11 @@ struct Ops {
   static HWY_INLINE Sum StartProduct(__m512i zeros, int32_t value) {
     return _mm512_mullo_epi32(zeros, _mm512_set1_epi32(value));
   }
-  static HWY_INLINE Sum Dot(Sum sum, Codes w, Codes x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static HWY_INLINE Sum Dot(Sum sum, Codes w, Codes x) {
+    // GCC 12 copies the accumulators around its builtin.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+  }
   static HWY_INLINE Float ToFloat(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 };
 
@@ -104,7 +108,8 @@ struct PairFormat {
     return _mm512_set1_epi32(pair);
   }
   static HWY_INLINE __m512 Dot(__m512 sum, Weight w, Value x) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
   }
 };
 
