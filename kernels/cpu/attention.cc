@@ -321,6 +321,17 @@ void PrepareQuery(const float* q, const KvCacheView& cache, float scale, std::by
   }
 }
 
+// Memory would idle while exponentials are computed: the first half of the next
+// cut's K is fetched meanwhile, a piece in each of rows * blocks steps.
+HWY_INLINE void PrefetchAhead(const cpu::CutArgs& a, size_t step) {
+  const size_t run_bytes = static_cast<size_t>(a.cache.k_run_bytes());
+  const size_t pieces = 2 * a.rows;  // of a run
+  const std::byte* run = a.next[step / pieces];
+  const size_t begin = step % pieces * run_bytes / pieces / 64 * 64;
+  const size_t end = (step % pieces + 1) * run_bytes / pieces / 64 * 64;
+  for (size_t i = begin; i < end; i += 64) __builtin_prefetch(run + i, 0, 2);
+}
+
 // Turns a row's first n scores into what its values are weighted by: exponentials
 // relative to their maximum, zeros from n to the next block's end of `positions`.
 cpu::RowSum Softmax(const cpu::CutArgs& a, size_t row, size_t n, cpu::CodeTerms& terms) {
@@ -343,7 +354,9 @@ cpu::RowSum Softmax(const cpu::CutArgs& a, size_t row, size_t n, cpu::CodeTerms&
   for (size_t g = 0; g < kGroup; ++g) sums[g] = hn::Zero(d);
   const hn::Rebind<uint16_t, F> half;
   const bool narrow = a.cache.dtype == KvDType::kBF16;
+  const bool few_rows = a.rows <= 8;
   for (size_t j = 0; j < padded; j += kLanes) {
+    if (few_rows) PrefetchAhead(a, row * a.blocks + j / kLanes);
     for (size_t g = 0; g < kGroup; ++g) {
       V p = Exp(hn::Sub(hn::LoadU(d, scores + j + g * kWidth), top));
       if (narrow) {

@@ -44,6 +44,12 @@ HWY_INLINE void ScoreBlocks(const cpu::CutArgs& a, size_t row, size_t block) {
     ahead[g] = a.v[block + g];
     for (size_t r = 0; r < kRows; ++r) sums[r][g] = Ops::Zero();
   }
+  if constexpr (kPrefetch && Ops::kIntegers) {  // scales lie behind the codes
+    for (size_t g = 0; g < kGroups; ++g) {
+      __builtin_prefetch(groups[g] + a.cache.k_code_bytes(), 0, 3);
+      __builtin_prefetch(ahead[g] + a.cache.v_code_bytes(), 0, 2);
+    }
+  }
   MulAddSteps<Ops, kRows, kGroups, cpu::kQueryStride, kPrefetch>(
       a.queries + row * cpu::kQueryStride, static_cast<size_t>(a.cache.k_packs()), groups,
       Ops::kPackedBytes, ahead, sums);
@@ -59,7 +65,8 @@ HWY_INLINE void ScoreBlocks(const cpu::CutArgs& a, size_t row, size_t block) {
 
 template <class Ops, size_t kRows, bool kPrefetch>
 HWY_INLINE void ScoreRows(const cpu::CutArgs& a, size_t row) {
-  constexpr size_t kGroups = kRows == Ops::kRows ? Ops::kVectors : Ops::kFewVectors;
+  // Few rows wait for memory, which delivers one stream faster than several.
+  constexpr size_t kGroups = kRows >= 8 ? Ops::kVectors : 1;
   size_t block = 0;
   for (; block + kGroups <= a.blocks; block += kGroups) {
     ScoreBlocks<Ops, kRows, kGroups, kPrefetch>(a, row, block);
@@ -82,6 +89,9 @@ HWY_INLINE void ValueLanes(const cpu::CutArgs& a, size_t row, size_t lane) {
     for (size_t g = 0; g < kGroups; ++g) {
       groups[g] = a.v[block] + (lane / 16 + g) * Ops::kPackedBytes;
       ahead[g] = a.next[block] + (lane / 16 + g) * Ops::kPackedBytes;
+    }
+    if constexpr (kPrefetch && Ops::kIntegers) {
+      __builtin_prefetch(a.next[block] + a.cache.k_code_bytes(), 0, 2);
     }
     // Behind the context a block may hold what another sequence left there, which
     // may be NaN; integers cannot.

@@ -26,6 +26,9 @@ constexpr size_t kActivationBytes = size_t{8} << 20;
 // parallel region.
 constexpr int64_t kOwnActivations = 16384;
 
+// Columns of an activation that one thread takes at a time.
+constexpr int64_t kActivationColumns = 2048;
+
 class CpuLinearWeight : public LinearWeight {
  public:
   CpuLinearWeight(const LinearSpec& spec, Buffer panels)
@@ -144,9 +147,9 @@ class CpuBackend : public Backend {
   void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
                    int64_t tokens, float* out) override {
     const auto* table = static_cast<const std::byte*>(host_table);
-    for (int64_t t = 0; t < tokens; ++t) {
+    ForTokens(tokens, [&](int64_t t) {
       cpu::WidenRow(table + ids[t] * hidden * DTypeSize(dtype), dtype, hidden, out + t * hidden);
-    }
+    });
   }
 
   void AddRmsNorm(const float* delta, const float* delta_bias, float* residual, const float* weight,
@@ -176,9 +179,16 @@ class CpuBackend : public Backend {
   void PagedAttention(const PagedAttentionArgs& args) override { attention_.Run(pool_, args); }
 
   void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
-    ForTokens(tokens, [&](int64_t t) {
-      const float* gate = gate_up + t * 2 * columns;
-      cpu::SiluMulRow(gate, gate + columns, columns, out + t * columns);
+    // Costly enough to share a single token's columns.
+    const int64_t pieces = (columns + kActivationColumns - 1) / kActivationColumns;
+    pool_.ParallelFor(tokens * pieces, 1, [&](int, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t t = i / pieces;
+        const int64_t first = i % pieces * kActivationColumns;
+        const float* gate = gate_up + t * 2 * columns + first;
+        cpu::SiluMulRow(gate, gate + columns, std::min(kActivationColumns, columns - first),
+                        out + t * columns + first);
+      }
     });
   }
 
