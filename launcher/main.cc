@@ -110,6 +110,15 @@ int Main(int argc, char** argv) {
     world.relay_stdout = true;
     code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunGenerateRank(*generate); });
+  } else if (const auto* bench = std::get_if<BenchOptions>(&*line.command)) {
+    if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
+      return ReportError(OutputError("stdout: is closed, the figures have nowhere to go"));
+    }
+    WorldOptions world;
+    world.pass_stdin = bench->paced;
+    world.relay_stdout = true;
+    code = RunModel(bench->model, world, /*alone_in_process=*/true, argv,
+                    [&] { return RunBenchRank(*bench); });
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {
     code = RunClient(*client);
   } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "launcher/exit_code.h"
 
 namespace tandem::launcher {
@@ -131,6 +132,21 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
   return plan;
 }
 
+// "decode:16:128".
+BenchCell ParseCell(const std::string& text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ':');
+  BenchCell cell;
+  if (parts.size() == 3) cell.phase = parts[0];
+  if ((cell.phase != "prefill" && cell.phase != "decode") ||
+      !absl::SimpleAtoi(parts[1], &cell.batch) || !absl::SimpleAtoi(parts[2], &cell.context) ||
+      cell.batch < 1 || cell.batch > 4096 || cell.context < 1 || cell.context > 1 << 24) {
+    throw CLI::ValidationError("--cells", absl::StrCat("found '", text,
+                                                       "', expected PHASE:BATCH:CONTEXT such as "
+                                                       "prefill:1:512 or decode:16:128"));
+  }
+  return cell;
+}
+
 CommandLine Mistake(absl::string_view what) {
   std::string line(what);
   for (char& c : line) c = c == '\n' ? ' ' : c;
@@ -238,6 +254,47 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       ->add_option("--wait-ready", client.wait_ready, "Seconds to wait until the server is ready")
       ->check(CLI::Range(0.0, 1e7));
 
+  BenchOptions bench;
+  CLI::App* bench_app =
+      app.add_subcommand("bench", "Measure speed against the machine's own ceilings");
+  AddModelOptions(bench_app, &bench.model);
+  bench_app->add_option("--phase", bench.phase, "prefill, decode or all")
+      ->check(CLI::IsMember({"prefill", "decode", "all"}))
+      ->capture_default_str();
+  bench_app->add_option("--batch", bench.batch, "Sequences at once: 1,16")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  bench_app
+      ->add_option("--context", bench.context, "Tokens to prefill, or to decode after: 512,2048")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  bench_app
+      ->add_option_function<std::vector<std::string>>(
+          "--cells",
+          [&bench](const std::vector<std::string>& cells) {
+            for (const std::string& cell : cells) bench.cells.push_back(ParseCell(cell));
+          },
+          "Measurements one by one in place of the grid: prefill:1:512,decode:16:128")
+      ->delimiter(',');
+  bench_app
+      ->add_option("--decode-tokens", bench.decode_tokens,
+                   "Tokens that each sequence generates in a timed run")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  bench_app->add_option("--repeats", bench.repeats, "Timed runs of each cell; medians count")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  bench_app->add_option("--warmup", bench.warmup, "Rounds before them")
+      ->check(CLI::Range(0, 10000))
+      ->capture_default_str();
+  bench_app->add_flag("--json", bench.json, "Print one JSON object instead of a table");
+  bench_app->add_option("--plot", bench.plot_file, "File for a chart, SVG");
+  bench_app->add_flag("--paced", bench.paced,
+                      "Wait for a line on standard input before each round, to interleave "
+                      "with another program");
+
   TokenizeOptions tokenize;
   CLI::App* tokenize_app = app.add_subcommand("tokenize", "Token ids of standard input");
   AddModel(tokenize_app, &tokenize.model);
@@ -286,6 +343,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
     if (needs_prompt(generate)) return Mistake("generate: PROMPT or --prompt-ids is required");
     return {Command(generate), "", 0};
   }
+  if (*bench_app) return {Command(bench), "", 0};
   if (*client_app) {
     if (needs_prompt(client)) return Mistake("client: PROMPT or --prompt-ids is required");
     return {Command(client), "", 0};

@@ -98,6 +98,27 @@ struct ClientOptions {
   double wait_ready = 0;  // seconds to wait for SERVING; 0: do not ask
 };
 
+// PHASE:BATCH:CONTEXT of one measurement.
+struct BenchCell {
+  std::string phase;
+  int64_t batch = 1;
+  int64_t context = 512;
+};
+
+struct BenchOptions {
+  ModelOptions model;
+  std::string phase = "all";  // prefill, decode, all
+  std::vector<int64_t> batch = {1, 16};
+  std::vector<int64_t> context = {512};  // tokens
+  std::vector<BenchCell> cells;          // in place of the grid; empty: the grid
+  int64_t decode_tokens = 32;            // of each sequence in a timed run
+  int64_t repeats = 5;
+  int64_t warmup = 1;  // rounds that do not count
+  bool json = false;
+  std::string plot_file;  // empty: none
+  bool paced = false;     // a round begins with a line on standard input
+};
+
 struct TokenizeOptions {
   std::string model;
   bool json = false;
@@ -129,8 +150,8 @@ struct RenderOptions {
   std::string messages;  // a JSON file; "-": standard input
 };
 
-using Command = std::variant<ServeOptions, GenerateOptions, ClientOptions, TokenizeOptions,
-                             DetokenizeOptions, RenderOptions, PlanOptions>;
+using Command = std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions,
+                             TokenizeOptions, DetokenizeOptions, RenderOptions, PlanOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

@@ -11,5 +11,6 @@ namespace tandem::launcher {
 
 int RunServeRank(const ServeOptions& options);
 int RunGenerateRank(const GenerateOptions& options);
+int RunBenchRank(const BenchOptions& options);
 
 }  // namespace tandem::launcher

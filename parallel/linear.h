@@ -61,6 +61,7 @@ class ColumnParallelLinear {
     backend.Linear(*weight_, x, tokens, bias_.as<float>(), y);
   }
   int64_t rows() const { return weight_->spec.rows; }
+  const kernels::LinearSpec& spec() const { return weight_->spec; }
   size_t bytes() const { return weight_->bytes() + bias_.bytes(); }
 
  private:

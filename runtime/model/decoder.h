@@ -81,6 +81,8 @@ class Decoder {
            (options_.packed == nullptr ? 0 : options_.packed->bytes_read());
   }
   const loader::ModelConfig& config() const { return config_; }
+  // How the products of the layers are held.
+  const kernels::LinearSpec& linear_spec() const { return layers_.front().gate_up.spec(); }
 
  private:
   struct Layer {

@@ -1,0 +1,285 @@
+// `tandem bench` on a rank. Between the runs all ranks leave their step loop together and measure
+// the machine.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/probe.h"
+#include "launcher/bench_front.h"
+#include "launcher/bench_report.h"
+#include "launcher/bench_work.h"
+#include "launcher/exit_code.h"
+#include "launcher/rank_main.h"
+#include "launcher/rank_world.h"
+#include "launcher/step_trace.h"
+#include "runtime/model/kv_cache.h"
+
+namespace tandem::launcher {
+namespace {
+
+// Larger than any processor's caches, of all ranks of a host together.
+constexpr size_t kProbeBytes = size_t{512} << 20;
+constexpr std::chrono::milliseconds kProbeTime{60};
+
+// What rank 0 wants of the others when it has ended their step loop.
+constexpr char kMeasure[] = "measure";
+constexpr char kEnd[] = "end";
+
+// Columns of a rank's answer, added over the ranks.
+template <size_t n>
+absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
+                                          const std::array<double, n>& mine) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator.AllGatherBytes(std::string(
+                              reinterpret_cast<const char*>(mine.data()), sizeof(mine))));
+  std::array<double, n> sum{};
+  for (const std::string& bytes : all) {
+    std::array<double, n> theirs;
+    std::memcpy(theirs.data(), bytes.data(), sizeof(theirs));
+    for (size_t i = 0; i < n; ++i) sum[i] += theirs[i];
+  }
+  return sum;
+}
+
+kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
+  if (spec.quant.has_value()) return kernels::DotType::kInt8;
+  return spec.dtype == kernels::DType::kBF16 ? kernels::DotType::kBf16 : kernels::DotType::kF32;
+}
+
+std::string FormatName(const kernels::LinearSpec& spec) {
+  if (!spec.quant.has_value()) return std::string(kernels::DTypeName(spec.dtype));
+  return absl::StrCat("int", spec.quant->bits, " in groups of ", spec.quant->group_size);
+}
+
+std::vector<BenchPoint> PointsOf(const BenchOptions& options) {
+  std::vector<BenchPoint> points;
+  for (const BenchCell& cell : options.cells) {
+    points.push_back({cell.phase == "prefill" ? BenchPhase::kPrefill : BenchPhase::kDecode,
+                      cell.batch, cell.context});
+  }
+  if (!points.empty()) return points;
+  for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
+    if (options.phase != "all" && options.phase != PhaseName(phase)) continue;
+    for (const int64_t context : options.context) {
+      for (const int64_t batch : options.batch) points.push_back({phase, batch, context});
+    }
+  }
+  return points;
+}
+
+// All ranks at once, each with its threads.
+absl::StatusOr<Ceilings> Measure(parallel::Communicator& communicator, kernels::MachineProbe& probe,
+                                 kernels::DotType type) {
+  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  const double read = probe.ReadBandwidth(kProbeTime);
+  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  const double peak = probe.PeakArithmetic(type, kProbeTime);
+  using Pair = std::array<double, 2>;
+  TANDEM_ASSIGN_OR_RETURN(const Pair sum, Sum<2>(communicator, {read, peak}));
+  return Ceilings{.read = sum[0], .peak = sum[1]};
+}
+
+absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
+  model::Decoder& decoder = runtime.decoder();
+  const model::DecoderBytes bytes = decoder.bytes();
+  using Triple = std::array<double, 3>;
+  TANDEM_ASSIGN_OR_RETURN(
+      const Triple sum,
+      Sum<3>(runtime.communicator(),
+             {static_cast<double>(bytes.weights - decoder.head_bytes()),
+              static_cast<double>(decoder.head_bytes()),
+              static_cast<double>(bytes.kv) /
+                  static_cast<double>(runtime.num_blocks() * model::kBlockSize)}));
+  ModelWork work = OperationsOf(runtime.config());
+  work.weights = sum[0];
+  work.head = sum[1];
+  work.kv_token = sum[2];
+  return work;
+}
+
+absl::Status CheckRoom(const RankRuntime& runtime, const BenchOptions& options,
+                       const std::vector<BenchPoint>& points) {
+  for (const BenchPoint& point : points) {
+    const int64_t extra =
+        point.phase == BenchPhase::kDecode ? BenchFront::ExtraTokens(options.decode_tokens) : 16;
+    const int64_t length = point.context + extra;
+    if (length > runtime.max_model_len()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--context: found ", point.context, ", expected at most ",
+          runtime.max_model_len() - extra, ": ", extra,
+          " more are generated, and the context is limited to ", runtime.max_model_len()));
+    }
+    const int64_t room = runtime.num_blocks() * model::kBlockSize;
+    if (length * point.batch > room) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "bench: ", point.batch, " sequences of ", length, " tokens, but the KV cache holds ",
+          room, "; give a smaller --batch or --context, or more --kv-memory"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Rank 0: all rounds.
+absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const ModelWork& work,
+                       kernels::MachineProbe& probe, BenchReport& report) {
+  int64_t max_batch = 0;
+  for (const BenchPoint& point : report.points) max_batch = std::max(max_batch, point.batch);
+  TANDEM_ASSIGN_OR_RETURN(const auto front,
+                          BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
+  const kernels::DotType type = DotTypeOf(runtime.decoder().linear_spec());
+  report.runs.resize(report.points.size());
+  const int64_t rounds = options.warmup + options.repeats;
+  for (int64_t round = 0; round < rounds; ++round) {
+    if (options.paced) {
+      std::cerr << "bench: waiting for a line on standard input" << std::endl;
+      std::string line;
+      if (!std::getline(std::cin, line)) {
+        return absl::InvalidArgumentError(absl::StrCat("--paced: standard input ended after ",
+                                                       round,
+                                                       " rounds, expected a line for "
+                                                       "each of ",
+                                                       rounds));
+      }
+    }
+    // Points take turns, so that a machine that changes its speed changes it for all.
+    for (size_t i = 0; i < report.points.size(); ++i) {
+      TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
+      TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
+      TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings,
+                              Measure(runtime.communicator(), probe, type));
+      TANDEM_ASSIGN_OR_RETURN(const BenchRun run, front->Run(report.points[i]));
+      if (round < options.warmup) continue;
+      report.ceilings.push_back(ceilings);
+      report.runs[i].push_back(run);
+    }
+    if (options.paced) std::cerr << "bench: round " << round + 1 << " of " << rounds << std::endl;
+  }
+  TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
+  return runtime.communicator().AllGatherBytes(kEnd).status();
+}
+
+// Other ranks.
+absl::Status FollowRounds(RankRuntime& runtime, kernels::MachineProbe& probe) {
+  const kernels::DotType type = DotTypeOf(runtime.decoder().linear_spec());
+  for (;;) {
+    TANDEM_RETURN_IF_ERROR(runtime.Work());
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> wanted,
+                            runtime.communicator().AllGatherBytes(""));
+    if (wanted[0] == kEnd) return absl::OkStatus();
+    TANDEM_RETURN_IF_ERROR(Measure(runtime.communicator(), probe, type).status());
+  }
+}
+
+absl::Status WritePlot(const std::string& file, const BenchReport& report) {
+  std::ofstream out(file, std::ios::trunc);
+  out << BenchChart(report);
+  if (!out.flush()) return OutputError(absl::StrCat("--plot ", file, ": cannot be written"));
+  return absl::OkStatus();
+}
+
+absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
+  if (!options.plot_file.empty()) {
+    TANDEM_RETURN_IF_ERROR(WritePlot(options.plot_file, report));
+  }
+  if (options.json) {
+    std::cout << BenchJson(report) << std::endl;
+  } else {
+    std::cout << BenchTable(report) << std::flush;
+  }
+  if (!std::cout) return OutputError("stdout: cannot be written");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunBenchRank(const BenchOptions& options) {
+  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
+  if (!joined.ok()) return ReportError(joined.status());
+  parallel::MpiWorld* world = joined->get();
+  const auto communicator = CommunicatorOf(world);
+  const int rank = communicator->rank();
+  StartLog(rank, spdlog::level::warn);
+
+  absl::Status writable;
+  if (rank == 0 && !options.plot_file.empty() && !std::ofstream(options.plot_file)) {
+    writable = absl::InvalidArgumentError(
+        absl::StrCat("--plot ", options.plot_file, ": cannot be written"));
+  }
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, writable); !agreed.ok()) {
+    return AgreedError(world, agreed);
+  }
+  std::unique_ptr<StepTrace> trace;
+  if (!options.model.trace_file.empty()) {
+    auto started = StepTrace::Start(*communicator, options.model.trace_file);
+    if (!started.ok()) return AgreedError(world, started.status());
+    trace = *std::move(started);
+  }
+  parallel::StepTimer totals;
+  const std::vector<BenchPoint> points = PointsOf(options);
+  RankOptions rank_options = RankOptionsOf(options.model);
+  rank_options.timer = trace != nullptr ? trace->timer() : &totals;
+  // Room for every cell's context at once: later rounds find it in the prefix cache.
+  rank_options.used_context = 0;
+  rank_options.max_num_seqs = 0;
+  for (const BenchPoint& point : points) {
+    rank_options.max_num_seqs += point.batch;
+    rank_options.used_context = std::max(
+        rank_options.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
+  }
+  const auto loaded = RankRuntime::Load(world, rank_options);
+  if (!loaded.ok()) return AgreedError(world, loaded.status());
+  RankRuntime& runtime = **loaded;
+
+  std::unique_ptr<kernels::MachineProbe> probe;
+  const absl::Status prepared = [&]() -> absl::Status {
+    TANDEM_RETURN_IF_ERROR(CheckRoom(runtime, options, points));
+    TANDEM_ASSIGN_OR_RETURN(
+        probe, kernels::MakeMachineProbe(
+                   options.model.isa, runtime.threads(),
+                   kProbeBytes / static_cast<size_t>(world == nullptr ? 1 : world->local_size())));
+    return absl::OkStatus();
+  }();
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
+    return AgreedError(world, agreed);
+  }
+  const auto work = WorkOf(runtime);
+  if (!work.ok()) return LoneError(world, work.status());
+
+  BenchReport report;
+  report.model = options.model.model;
+  report.weights = FormatName(runtime.decoder().linear_spec());
+  report.kv_dtype = std::string(kernels::DTypeName(runtime.kv_dtype()));
+  report.isa = kernels::IsaInUse(options.model.isa);
+  report.peak_instruction = probe->DotInstruction(DotTypeOf(runtime.decoder().linear_spec()));
+  report.tp = runtime.tp();
+  report.threads = runtime.threads();
+  report.points = points;
+  const absl::Status status = rank == 0 ? RunRounds(runtime, options, *work, *probe, report)
+                                        : FollowRounds(runtime, *probe);
+  if (!status.ok()) return LoneError(world, status);
+  const auto reports = runtime.GatherReports();
+  if (!reports.ok()) return LoneError(world, reports.status());
+  for (const RankReport& mine : *reports) {
+    report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
+  }
+  if (trace != nullptr) {
+    if (absl::Status written = trace->Write(*communicator); !written.ok()) {
+      return LoneError(world, written);
+    }
+  }
+  const absl::Status told = rank == 0 ? Tell(options, report) : absl::OkStatus();
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, told); !agreed.ok()) {
+    return AgreedError(world, agreed);
+  }
+  return 0;
+}
+
+}  // namespace tandem::launcher

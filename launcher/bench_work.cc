@@ -1,0 +1,45 @@
+#include "launcher/bench_work.h"
+
+#include "kernels/base/status_macros.h"
+
+namespace tandem::launcher {
+
+ModelWork OperationsOf(const loader::ModelConfig& config) {
+  const auto hidden = static_cast<double>(config.hidden_size);
+  const auto layers = static_cast<double>(config.num_layers);
+  const auto head_dim = static_cast<double>(config.head_dim);
+  const double q = static_cast<double>(config.num_heads) * head_dim;
+  const double kv = static_cast<double>(config.num_kv_heads) * head_dim;
+  const double ffn = static_cast<double>(config.intermediate_size);
+  ModelWork work;
+  work.linear_token = 2 * layers * hidden * ((q + 2 * kv) + q + 3 * ffn);
+  work.attention_position = 2 * layers * 2 * q;
+  work.head_row = 2 * static_cast<double>(config.vocab_size) * hidden;
+  return work;
+}
+
+StepWork CountStep(const ModelWork& model, const engine::StepPlan& plan) {
+  StepWork work;
+  work.steps = 1;
+  work.tokens = static_cast<int64_t>(plan.token_ids.size());
+  double seen = 0, cached = 0;
+  for (const int32_t position : plan.positions) seen += position + 1;
+  for (const int32_t context : plan.context_lens) cached += context;
+  const auto rows = static_cast<double>(plan.logits_indices.size());
+  work.bytes = model.weights + (rows > 0 ? model.head : 0) + cached * model.kv_token;
+  work.operations = static_cast<double>(work.tokens) * model.linear_token +
+                    seen * model.attention_position + rows * model.head_row;
+  return work;
+}
+
+absl::Status CountingExecutor::Execute(const engine::StepPlan& plan, std::span<float> logits) {
+  TANDEM_RETURN_IF_ERROR(inner_.Execute(plan, logits));
+  const StepWork step = CountStep(model_, plan);
+  done_.steps += step.steps;
+  done_.tokens += step.tokens;
+  done_.bytes += step.bytes;
+  done_.operations += step.operations;
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher
