@@ -256,7 +256,7 @@ int RunBenchRank(const BenchOptions& options) {
   BenchReport report;
   report.model = options.model.model;
   report.weights = FormatName(runtime.decoder().linear_spec());
-  report.kv_dtype = std::string(kernels::DTypeName(runtime.kv_dtype()));
+  report.kv_dtype = std::string(kernels::KvDTypeName(runtime.kv_dtype()));
   report.isa = kernels::IsaInUse(options.model.isa);
   report.peak_instruction = probe->DotInstruction(DotTypeOf(runtime.decoder().linear_spec()));
   report.tp = runtime.tp();

@@ -29,7 +29,7 @@ struct RankOptions {
   std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse
   int64_t group_size = 0;
   std::string head_dtype = "auto";
-  std::string packed_cache;  // folder of packed weights; empty: none
+  std::string packed_cache;       // folder of packed weights; empty: none
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
