@@ -57,8 +57,9 @@ TEST(ThreadWorld, RowParallelHasTheSameBitsAtAnyDegree) {
         const auto backend = kernels::MakeRefBackend();
         const auto communicator = world.Make(rank);
         const RankShard& shard = plan.ranks[rank];
+        MemorySource mine = weight;
         const auto layer = *RowParallelLinear::Load(
-            *backend, weight, nullptr, FfnLeafSize(shape.intermediate), shard.ffn_leaves);
+            *backend, mine, nullptr, FfnLeafSize(shape.intermediate), shard.ffn_leaves);
         std::vector<float> local(tokens * shard.ffn.size() + 1);
         for (int64_t t = 0; t < tokens; ++t) {
           std::memcpy(local.data() + t * shard.ffn.size(),
