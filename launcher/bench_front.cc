@@ -58,11 +58,12 @@ absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed,
   std::promise<void> ended;
   // A first, tiny request holds the engine's thread until all others are in its queue, so that they
   // start in one step.
-  std::promise<void> submitted, gate_ended;
+  std::promise<void> holding, submitted, gate_ended;
   engine::Request gate;
   gate.prompt_ids = {0};
   gate.sampling = {.temperature = 0.0f, .max_tokens = 1, .ignore_eos = true};
   const auto hold = [&](const engine::Event& event) {
+    holding.set_value();
     submitted.get_future().wait();
     if (!event.status.ok()) failure = event.status;
     on_begin();
@@ -70,6 +71,7 @@ absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed,
     return false;
   };
   TANDEM_RETURN_IF_ERROR(engine_->Submit(std::move(gate), hold).status());
+  holding.get_future().wait();  // else its step could be that of the others too
   absl::Status refused;
   for (int64_t i = 0; i < batch && refused.ok(); ++i) {
     engine::Request request;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -55,7 +56,9 @@ kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
 }
 
 std::string FormatName(const kernels::LinearSpec& spec) {
-  if (!spec.quant.has_value()) return std::string(kernels::DTypeName(spec.dtype));
+  if (!spec.quant.has_value()) {
+    return absl::AsciiStrToLower(std::string(kernels::DTypeName(spec.dtype)));
+  }
   return absl::StrCat("int", spec.quant->bits, " in groups of ", spec.quant->group_size);
 }
 

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Time from the start of the command to the first token, and each rank's peak memory over its plan:
+#   scripts/measure_start.sh MODEL [OPTIONS OF tandem generate...]
+# Medians of five starts after one that warms the page cache and a packed cache:
+#   scripts/measure_start.sh MODEL --dtype int4 --packed-cache DIR
+# Needs jq. Keep the machine idle.
+set -euo pipefail
+binary=${TANDEM_BINARY:-$(dirname "$0")/../build/release/tandem}
+repeats=${REPEATS:-5}
+
+# One token of a prompt of ids, so that no tokenizer is needed; text mode, since it prints the token
+# before anything is torn down.
+first_token() {
+  local begin=$EPOCHREALTIME
+  "$binary" generate "$@" --prompt-ids 1,2,3,4 --max-tokens 1 --ignore-eos --temperature 0 |
+    { read -r -n 1 _ || true; echo "$begin $EPOCHREALTIME"; cat >/dev/null; } |
+    awk '{printf "%.3f\n", $2 - $1}'
+}
+
+first_token "$@" >/dev/null
+for _ in $(seq "$repeats"); do first_token "$@"; done | sort -n |
+  awk '{t[NR] = $1} END {printf "start to first token: %.2f s (%.2f to %.2f)\n", t[int((NR + 1) / 2)], t[1], t[NR]}'
+"$binary" generate "$@" --prompt-ids 1,2,3,4 --max-tokens 32 --ignore-eos --temperature 0 --json |
+  jq -r '.ranks | to_entries[] | "rank \(.key): peak \(.value.peak_memory / 1048576 | floor) MiB, plan \(.value.planned_bytes / 1048576 | floor) MiB, ratio \(.value.peak_memory / .value.planned_bytes * 1000 | round / 1000)"'

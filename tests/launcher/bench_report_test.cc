@@ -1,0 +1,109 @@
+#include "launcher/bench_report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launcher/bench_work.h"
+
+namespace tandem::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+
+BenchReport Report() {
+  BenchReport report;
+  report.model = "models/<one>";
+  report.weights = "int8";
+  report.peak_instruction = "vpdpbusd";
+  // The median is not moved by one bad minute.
+  report.ceilings = {{10e9, 100e9}, {1e9, 1e9}, {12e9, 120e9}};
+  report.points = {{BenchPhase::kDecode, 16, 128}};
+  report.runs.resize(1);
+  for (const double seconds : {2.0, 1.0, 8.0}) {
+    BenchRun run;
+    run.seconds = seconds;
+    run.steps = 2;
+    run.tokens = 32;
+    run.bytes = 10e9;
+    run.operations = 50e9;
+    run.parts[static_cast<size_t>(parallel::StepPart::kFfn)] = seconds / 2;
+    report.runs[0].push_back(run);
+  }
+  report.ranks = {{.planned_bytes = 200, .peak_memory = 190}};
+  return report;
+}
+
+TEST(BenchReport, JsonHasMediansAndFractionsOfTheCeilings) {
+  const auto json = nlohmann::json::parse(BenchJson(Report()));
+  EXPECT_DOUBLE_EQ(json.at("read_gbps"), 10);
+  EXPECT_DOUBLE_EQ(json.at("peak_gops"), 100);
+  const auto& result = json.at("results").at(0);
+  EXPECT_EQ(result.at("phase"), "decode");
+  EXPECT_EQ(result.at("batch"), 16);
+  EXPECT_EQ(result.at("context"), 128);
+  EXPECT_DOUBLE_EQ(result.at("tokens_per_s"), 16);
+  EXPECT_DOUBLE_EQ(result.at("gbps"), 5);
+  EXPECT_DOUBLE_EQ(result.at("bandwidth_fraction"), 0.5);
+  EXPECT_DOUBLE_EQ(result.at("gops"), 25);
+  EXPECT_DOUBLE_EQ(result.at("peak_fraction"), 0.25);
+  EXPECT_DOUBLE_EQ(result.at("parts").at("ffn"), 1);
+  EXPECT_EQ(result.at("parts").size(), static_cast<size_t>(parallel::kStepParts));
+  EXPECT_EQ(result.at("runs").size(), 3);
+}
+
+TEST(BenchReport, TheTableShowsFractionsNextToSpeeds) {
+  const std::string table = BenchTable(Report());
+  EXPECT_THAT(table, HasSubstr("16.0"));
+  EXPECT_THAT(table, HasSubstr("50%"));
+  EXPECT_THAT(table, HasSubstr("25%"));
+}
+
+TEST(BenchReport, TheChartEscapesNames) {
+  const std::string chart = BenchChart(Report());
+  EXPECT_THAT(chart, HasSubstr("models/&lt;one&gt;"));
+  EXPECT_THAT(chart, HasSubstr("decode, 16 x 128 tokens"));
+}
+
+TEST(BenchReport, MedianOfAnEvenNumberIsTheMiddle) {
+  EXPECT_DOUBLE_EQ(Median({4, 1, 3, 2}), 2.5);
+  EXPECT_DOUBLE_EQ(Median({7}), 7);
+}
+
+TEST(BenchWork, CountsWhatAStepExecutesAndTouches) {
+  loader::ModelConfig config;
+  config.hidden_size = 8;
+  config.intermediate_size = 16;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 2;
+  config.vocab_size = 100;
+  ModelWork model = OperationsOf(config);
+  // q, k, v: 16 x 8; output: 8 x 8; gate, up, down: 3 x 16 x 8; two layers, two operations.
+  EXPECT_DOUBLE_EQ(model.linear_token, 2.0 * 2 * (16 * 8 + 8 * 8 + 3 * 16 * 8));
+  // Scores and values of 4 heads of 2.
+  EXPECT_DOUBLE_EQ(model.attention_position, 2.0 * 2 * 2 * 8);
+  EXPECT_DOUBLE_EQ(model.head_row, 2.0 * 100 * 8);
+  model.weights = 1000;
+  model.head = 100;
+  model.kv_token = 10;
+
+  // Two prompt tokens at 3 and 4, one decoding token at 9; logits of that one alone.
+  engine::StepPlan plan;
+  plan.token_ids = {1, 2, 3};
+  plan.positions = {3, 4, 9};
+  plan.context_lens = {5, 10};
+  plan.logits_indices = {2};
+  const StepWork work = CountStep(model, plan);
+  EXPECT_EQ(work.tokens, 3);
+  EXPECT_DOUBLE_EQ(work.bytes, 1000 + 100 + 15 * 10);
+  EXPECT_DOUBLE_EQ(work.operations, 3 * model.linear_token +
+                                        (4 + 5 + 10) * model.attention_position + model.head_row);
+  plan.logits_indices.clear();
+  EXPECT_DOUBLE_EQ(CountStep(model, plan).bytes, 1000 + 15 * 10);
+}
+
+}  // namespace
+}  // namespace tandem::launcher
