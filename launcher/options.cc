@@ -62,6 +62,10 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--trace", options->trace_file,
                   "File for what each rank did when, as Perfetto opens it");
+  app->add_option("--collectives", options->collectives,
+                  "How ranks exchange: auto, shm (shared memory in a host), mpi")
+      ->check(CLI::IsMember({"auto", "shm", "mpi"}))
+      ->capture_default_str();
 }
 
 void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<int32_t>* ids) {

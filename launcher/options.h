@@ -27,7 +27,8 @@ struct ModelOptions {
   uint64_t kv_memory = 0;       // bytes a rank; 0: what is left
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
-  std::string trace_file;  // empty: none
+  std::string trace_file;            // empty: none
+  std::string collectives = "auto";  // auto, shm, mpi
 };
 
 struct ServeOptions {

@@ -72,21 +72,24 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                                                const RankOptions& options) {
   std::unique_ptr<RankRuntime> runtime(new RankRuntime);
   if (world == nullptr) {
-    runtime->communicator_ = std::make_unique<parallel::SelfCommunicator>();
+    runtime->start_ = std::make_unique<parallel::SelfCommunicator>();
   } else {
-    runtime->communicator_ = world->MakeCommunicator(options.timeouts);
-    runtime->local_size_ = world->local_size();
-    if (world->size() > 1) runtime->channel_ = world->MakeStepChannel(options.timeouts);
+    runtime->start_ = world->MakeCommunicator();
+    const std::vector<int>& hosts = world->host_of();
+    runtime->local_size_ =
+        static_cast<int>(std::count(hosts.begin(), hosts.end(), hosts[world->rank()]));
   }
   runtime->timer_ = options.timer;
   if (options.timer != nullptr) {
-    runtime->communicator_ = std::make_unique<parallel::TimedCommunicator>(
-        std::move(runtime->communicator_), options.timer);
+    runtime->start_ =
+        std::make_unique<parallel::TimedCommunicator>(std::move(runtime->start_), options.timer);
   }
-  parallel::Communicator& all = *runtime->communicator_;
+  runtime->communicator_ = runtime->start_.get();
+  parallel::Communicator& all = *runtime->start_;
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
+  TANDEM_RETURN_IF_ERROR(runtime->MakeCollectives(world, options));
   TANDEM_RETURN_IF_ERROR(runtime->SizeCache(options));
   TANDEM_RETURN_IF_ERROR(runtime->CheckMemory());
   if (!options.packed_cache.empty()) {
@@ -103,7 +106,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
-        runtime->decoder_.get(), runtime->channel_.get(), runtime->communicator_.get());
+        runtime->decoder_.get(), runtime->collectives_.channel.get(), runtime->communicator_);
   }
   return runtime;
 }
@@ -157,7 +160,8 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
       ", KV type ", std::string(kernels::KvDTypeName(kv_dtype_)), ", shards ", options.shards,
       ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
       ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens,
-      ", packed cache ", options.packed_cache.empty() ? "no" : "yes");
+      ", packed cache ", options.packed_cache.empty() ? "no" : "yes",
+      ", collectives ", static_cast<int>(options.collectives));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {
@@ -186,6 +190,29 @@ absl::Status RankRuntime::CutShards(const RankOptions& options) {
     }
   }
   shards_ = parallel::ShardPlan::Make(model::ShapeOf(config_), shard_weights_);
+  return absl::OkStatus();
+}
+
+absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
+                                          const RankOptions& options) {
+  if (tp() == 1) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(
+      collectives_, parallel::MakeCollectives(
+                        *start_, world->host_of(),
+                        {.choice = options.collectives,
+                         .timeouts = options.timeouts,
+                         .shm = {.spin = threads_ * local_size_ <= engine::AvailableCpus()}}));
+  if (timer_ != nullptr) {
+    collectives_.communicator =
+        std::make_unique<parallel::TimedCommunicator>(std::move(collectives_.communicator), timer_);
+  }
+  communicator_ = collectives_.communicator.get();
+  if (rank() == 0) {
+    if (!collectives_.fallback.empty()) {
+      spdlog::warn("collectives over MPI alone: {}", collectives_.fallback);
+    }
+    spdlog::info("collectives: {}", collectives_.description);
+  }
   return absl::OkStatus();
 }
 
@@ -287,7 +314,7 @@ const std::vector<int32_t>& RankRuntime::eos_token_ids() const {
 }
 
 absl::Status RankRuntime::Work() {
-  return engine::RunWorker(*decoder_, *channel_, *communicator_, timer_);
+  return engine::RunWorker(*decoder_, *collectives_.channel, *communicator_, timer_);
 }
 
 absl::Status RankRuntime::GatherRanks() {

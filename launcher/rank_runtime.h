@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "launcher/peer_watch.h"
+#include "parallel/collectives.h"
 #include "parallel/mpi_world.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/engine/model_runner.h"
@@ -37,7 +38,8 @@ struct RankOptions {
   uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
-  parallel::MpiTimeouts timeouts;
+  parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
+  parallel::Timeouts timeouts;
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
 };
 
@@ -99,11 +101,14 @@ class RankRuntime {
   absl::Status LoadDecoder(const RankOptions& options);     // local
   absl::Status CheckAgreement(const RankOptions& options);  // collective
   absl::Status GatherRanks();                               // collective
+  // Collective; none in a world of one.
+  absl::Status MakeCollectives(const parallel::MpiWorld* world, const RankOptions& options);
 
-  int local_size_ = 1;                    // ranks on this host
-  parallel::StepTimer* timer_ = nullptr;  // not owned
-  std::unique_ptr<parallel::Communicator> communicator_;
-  std::unique_ptr<parallel::StepChannel> channel_;  // null in a world of one
+  parallel::StepTimer* timer_ = nullptr;           // not owned
+  int local_size_ = 1;                             // ranks on this host
+  std::unique_ptr<parallel::Communicator> start_;  // without deadlines
+  parallel::Collectives collectives_;              // of steps; empty in a world of one
+  parallel::Communicator* communicator_ = nullptr;
   std::optional<loader::ModelFolder> folder_;
   std::vector<RankPlace> places_;
   std::vector<server::RankInfo> ranks_;  // when all had loaded

@@ -16,19 +16,33 @@
 
 namespace tandem::parallel {
 
-// Who holds which partial sums of a row-parallel product: the nodes of the sum
-// tree over [0, leaves) in order, those of rank r being [rank_begin[r],
-// rank_begin[r + 1]).
+// Who holds which partial sums of a row-parallel product: nodes of the sum tree
+// over [0, leaves) that together cover it. A rank's own are laid out in their
+// order, ranks one after the other: those of rank r are the numbers
+// [rank_begin[r], rank_begin[r + 1]).
 struct TreeLayout {
   int64_t leaves = 0;
-  std::vector<kernels::LeafRange> nodes;
-  std::vector<int64_t> rank_begin;  // [size + 1]
+  std::vector<kernels::LeafRange> nodes;  // in the tree's order
+  std::vector<int64_t> rank_begin;        // [size + 1]
+  std::vector<int64_t> place;             // of number i among the nodes
 
   // owned[r] are rank r's leaves; together they cover [0, leaves) in order.
   static TreeLayout Make(int64_t leaves, std::span<const kernels::LeafRange> owned);
 
+  // The same where all ranks of a group add up what they can before: groups
+  // take the place of ranks. group_of[rank] is in [0, groups).
+  TreeLayout Grouped(std::span<const int> group_of, int groups) const;
+
+  int ranks() const { return static_cast<int>(rank_begin.size()) - 1; }
   int64_t node_count(int rank) const { return rank_begin[rank + 1] - rank_begin[rank]; }
+  int64_t max_node_count() const;
+  bool operator==(const TreeLayout&) const = default;
 };
+
+// values[place of number i] = what number i of the rank is, rows of `count`
+// from `first` on.
+void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t count,
+                 std::vector<const float*>& values);
 
 class Communicator {
  public:

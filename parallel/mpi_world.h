@@ -1,23 +1,16 @@
-// MPI for the life of a process, and the communicator over it.
+// MPI for the life of a process.
 //
 // Calls may come from different threads, one at a time (MPI_THREAD_SERIALIZED):
 // the main thread while loading, the engine's thread while serving.
 #pragma once
 
-#include <chrono>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
-#include "parallel/step_channel.h"
 
 namespace tandem::parallel {
-
-// How long a rank waits for another before it gives the world up. Zero: for ever.
-struct MpiTimeouts {
-  std::chrono::milliseconds step{0};     // within a step, for any rank
-  std::chrono::milliseconds silence{0};  // between steps, for rank 0's next plan
-};
 
 class MpiWorld {
  public:
@@ -29,10 +22,11 @@ class MpiWorld {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  int local_size() const { return local_size_; }  // ranks on this host
+  // By rank, the number of its host; hosts are numbered by their lowest ranks.
+  const std::vector<int>& host_of() const { return host_of_; }
 
-  std::unique_ptr<Communicator> MakeCommunicator(const MpiTimeouts& timeouts = {});
-  std::unique_ptr<StepChannel> MakeStepChannel(const MpiTimeouts& timeouts = {});
+  // All ranks, over MPI, without deadlines: for start and end.
+  std::unique_ptr<Communicator> MakeCommunicator() const;
 
   // Ends all ranks at once with this exit code. Does not return.
   [[noreturn]] void Abort(int exit_code);
@@ -41,7 +35,7 @@ class MpiWorld {
   MpiWorld() = default;
   int rank_ = 0;
   int size_ = 1;
-  int local_size_ = 1;
+  std::vector<int> host_of_;
 };
 
 }  // namespace tandem::parallel

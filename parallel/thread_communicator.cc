@@ -37,13 +37,8 @@ class ThreadCommunicator : public Communicator {
                              float* out) override {
     world_.slots_[rank_] = mine;
     TANDEM_RETURN_IF_ERROR(world_.Meet());
-    values_.clear();
-    for (int r = 0; r < size(); ++r) {
-      for (int64_t i = 0; i < layout.node_count(r); ++i) {
-        values_.push_back(world_.slots_[r] + i * count);
-      }
-    }
-    kernels::FinishTree(layout.leaves, layout.nodes, values_, count, out);
+    for (int r = 0; r < size(); ++r) PlaceValues(layout, r, world_.slots_[r], count, values_);
+    kernels::FinishTree({0, layout.leaves}, layout.nodes, values_, count, out);
     return world_.Meet();  // nobody's partial sums change while others read them
   }
 

@@ -32,26 +32,25 @@ void ScheduleSubtree(LeafRange node, int64_t first_leaf, std::vector<LeafStep>& 
 // nothing.
 constexpr int64_t kChunk = 256;
 
-// Adds the tree below `node` for elements [offset, offset + count) into out,
-// taking nodes from the front of the given ones.
+// Adds the tree below `node` for elements [offset, offset + count), taking nodes
+// from the front of the given ones.
 class TreeFinisher {
  public:
   TreeFinisher(std::span<const LeafRange> nodes, std::span<const float* const> values,
                int64_t offset, int64_t count)
       : nodes_(nodes), values_(values), offset_(offset), count_(count) {}
 
-  void Sum(LeafRange node, float* out) {
+  // The node's sum: a given one where it lies, else in `scratch`.
+  const float* Sum(LeafRange node, float* scratch) {
     TANDEM_CHECK(next_ < nodes_.size());
-    if (nodes_[next_] == node) {
-      std::memcpy(out, values_[next_++] + offset_, count_ * sizeof(float));
-      return;
-    }
+    if (nodes_[next_] == node) return values_[next_++] + offset_;
     TANDEM_CHECK(node.size() > 1);
     const int64_t middle = TreeMiddle(node.begin, node.end);
-    Sum({node.begin, middle}, out);
-    float right[kChunk];
-    Sum({middle, node.end}, right);
-    for (int64_t i = 0; i < count_; ++i) out[i] += right[i];
+    const float* left = Sum({node.begin, middle}, scratch);
+    float right_scratch[kChunk];
+    const float* right = Sum({middle, node.end}, right_scratch);
+    for (int64_t i = 0; i < count_; ++i) scratch[i] = left[i] + right[i];
+    return scratch;
   }
 
   bool done() const { return next_ == nodes_.size(); }
@@ -99,15 +98,17 @@ LeafSchedule MakeLeafSchedule(int64_t columns, int64_t leaf_size, LeafRange owne
   return schedule;
 }
 
-void FinishTree(int64_t leaves, std::span<const LeafRange> nodes,
+void FinishTree(LeafRange root, std::span<const LeafRange> nodes,
                 std::span<const float* const> values, int64_t count, float* out) {
-  if (leaves == 0) {
+  if (root.size() == 0) {
     std::memset(out, 0, count * sizeof(float));
     return;
   }
   for (int64_t offset = 0; offset < count; offset += kChunk) {
-    TreeFinisher finisher(nodes, values, offset, std::min(kChunk, count - offset));
-    finisher.Sum({0, leaves}, out + offset);
+    const int64_t n = std::min(kChunk, count - offset);
+    TreeFinisher finisher(nodes, values, offset, n);
+    const float* sum = finisher.Sum(root, out + offset);
+    if (sum != out + offset) std::memcpy(out + offset, sum, n * sizeof(float));
     TANDEM_CHECK(finisher.done());
   }
 }

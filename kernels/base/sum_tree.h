@@ -49,10 +49,11 @@ struct LeafSchedule {
 // column 0 is the first column of the first owned leaf.
 LeafSchedule MakeLeafSchedule(int64_t columns, int64_t leaf_size, LeafRange owned);
 
-// Finishes the tree over [0, leaves) for one slice of elements: nodes are the
-// owned subtrees of all ranks in order, values[i] their partial sums, each
-// [count]; out gets the root. out may alias no value. With no leaves, zeros.
-void FinishTree(int64_t leaves, std::span<const LeafRange> nodes,
+// Finishes the part of the tree below `root`, a node of it, for one slice of
+// elements: nodes are subtrees that cover it, in order, values[i] their partial
+// sums, each [count]; out gets the root's sum. out may alias no value. With no
+// leaves, zeros.
+void FinishTree(LeafRange root, std::span<const LeafRange> nodes,
                 std::span<const float* const> values, int64_t count, float* out);
 
 }  // namespace tandem::kernels

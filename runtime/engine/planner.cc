@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
+#include "parallel/shm_host.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/model_tensors.h"
 
@@ -118,6 +119,18 @@ std::string Names(const FormatPlan& plan) {
   return absl::StrCat(FormatName(plan.format), " at TP = ", plan.tp);
 }
 
+// Shared slots that a rank sees (parallel/shm_host.h), as far as all-reduces of so many floats fill
+// them: it maps those of all ranks.
+uint64_t SharedSlotBytes(const parallel::ShardPlan& plan, uint64_t floats) {
+  const uint64_t slot = parallel::ShmOptions().slot_bytes;
+  uint64_t bytes = 2 * std::min(slot, floats * sizeof(float));  // results
+  for (int r = 0; r < plan.tp; ++r) {
+    const uint64_t rows = std::max(plan.attention_tree.node_count(r), plan.ffn_tree.node_count(r));
+    bytes += 2 * std::min(slot, rows * floats * sizeof(float));
+  }
+  return bytes;
+}
+
 }  // namespace
 
 uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
@@ -126,8 +139,9 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
   if (plan.tp > 1) {
     const uint64_t nodes = std::max(plan.attention_tree.nodes.size(), plan.ffn_tree.nodes.size());
     const uint64_t floats = options.max_tokens * plan.shape.hidden;
-    bytes = nodes * std::max<uint64_t>(floats / plan.tp + 1, 8 << 10) * sizeof(float);
-    bytes += (plan.tp - 1) * kMpiBytesPerPeer;
+    const uint64_t over_mpi =
+        nodes * std::max<uint64_t>(floats / plan.tp + 1, 8 << 10) * sizeof(float);
+    bytes = std::max(over_mpi, SharedSlotBytes(plan, floats)) + (plan.tp - 1) * kMpiBytesPerPeer;
   }
   if (rank == 0) {
     const uint64_t copies = plan.tp > 1 ? 2 : 1;

@@ -17,8 +17,8 @@
 
 namespace tandem::engine {
 
-// What the collectives hold on a rank (parallel/mpi_world.cc): the partial sums
-// of the largest all-reduce and, on rank 0, the logits.
+// What the collectives hold on a rank, over MPI or shared memory, whichever takes
+// more: the partial sums of the largest all-reduce and, on rank 0, the logits.
 uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
                             const model::DecoderOptions& options);
 

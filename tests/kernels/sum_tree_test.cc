@@ -59,7 +59,7 @@ TEST(SumTree, AnyCutsGiveTheSameBits) {
         std::vector<const float*> pointers;
         for (const float& v : values) pointers.push_back(&v);
         float root = 0;
-        FinishTree(n, nodes, pointers, 1, &root);
+        FinishTree({0, n}, nodes, pointers, 1, &root);
         ASSERT_EQ(root, expected) << n << " leaves over " << ranks << " ranks";
       }
     }
@@ -96,7 +96,7 @@ TEST(SumTree, LongVectorsAreFinishedInChunks) {
   }
   const std::vector<LeafRange> nodes = {{0, 1}, {1, 2}, {2, 3}};
   const std::vector<const float*> values = {a.data(), b.data(), c.data()};
-  FinishTree(3, nodes, values, count, out.data());
+  FinishTree({0, 3}, nodes, values, count, out.data());
   for (int64_t i = 0; i < count; ++i) ASSERT_EQ(out[i], (a[i] + b[i]) + c[i]);
 }
 
