@@ -15,6 +15,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/chat_template_file.h"
 #include "launcher/client.h"
+#include "launcher/cpu_binding.h"
 #include "launcher/exit_code.h"
 #include "launcher/mpi_command.h"
 #include "launcher/options.h"
@@ -26,21 +27,6 @@
 
 namespace tandem::launcher {
 namespace {
-
-// The same command line for the ranks, with the thread count that was decided for them.
-std::vector<std::string> RankCommand(const std::string& self, char** argv, int threads,
-                                     bool threads_given) {
-  std::vector<std::string> command = {self};
-  bool inserted = threads_given;
-  for (char** argument = argv + 1; *argument != nullptr; ++argument) {
-    command.push_back(*argument);
-    if (!inserted) {  // the subcommand comes first: no option may come before it
-      command.insert(command.end(), {"--threads", absl::StrCat(threads)});
-      inserted = true;
-    }
-  }
-  return command;
-}
 
 absl::StatusOr<std::string> OwnPath() {
   char path[4096];
@@ -55,7 +41,7 @@ absl::StatusOr<std::string> OwnPath() {
 // starts the world. Returns the exit code.
 template <typename Rank>
 absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
-                             bool alone_in_process, char** argv, Rank rank) {
+                             bool alone_in_process, int argc, char** argv, Rank rank) {
   const GetEnv get_env = [](const char* name) -> const char* { return std::getenv(name); };
   TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(get_env));
   if (world.has_value() || StartedByLauncher()) {
@@ -70,18 +56,27 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
     }
     return rank();
   }
-  const int ranks = model.tp == 0 ? 1 : model.tp;
+  const std::vector<int> cpus = AllowedCpus();
+  const absl::StatusOr<Topology> topology = Topology::Load();
+  absl::StatusOr<std::string> mpirun = FindProgram("mpirun", get_env);
+  int ranks = model.tp;
+  if (ranks == 0) {
+    ranks = topology.ok() && mpirun.ok() ? topology->MemorySockets(cpus) : 1;
+    if (ranks > 1)
+      std::fprintf(stderr, "tandem: %d ranks, one for each socket (see --tp)\n", ranks);
+  }
   if (ranks == 1 && alone_in_process) return rank();
 
-  const Host host = InspectHost();
-  const int threads = model.threads != 0 ? model.threads : DefaultThreads(host, ranks);
   TANDEM_ASSIGN_OR_RETURN(const std::string self, OwnPath());
-  std::vector<std::string> command = RankCommand(self, argv, threads, model.threads != 0);
+  std::vector<std::string> command = {self};
+  command.insert(command.end(), argv + 1, argv + argc);
   WorldOptions options = world_options;
   options.through_mpirun = ranks > 1;
   if (options.through_mpirun) {
-    TANDEM_ASSIGN_OR_RETURN(const std::string mpirun, FindProgram("mpirun", get_env));
-    command = MpirunCommand(mpirun, host, ranks, threads, ExportedVariables(environ), command);
+    TANDEM_RETURN_IF_ERROR(mpirun.status());
+    const size_t cores = topology.ok() ? topology->Cores(cpus).size() : cpus.size();
+    command = MpirunCommand(*mpirun, static_cast<int>(cores), geteuid() == 0, ranks,
+                            ExportedVariables(environ), command);
   }
   return RunWorld(command, options);
 }
@@ -99,7 +94,7 @@ int Main(int argc, char** argv) {
     world.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(serve->drain_timeout * 1e3));
     world.max_restarts = serve->max_restarts;
-    code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
+    code = RunModel(serve->model, world, /*alone_in_process=*/false, argc, argv,
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
@@ -108,7 +103,7 @@ int Main(int argc, char** argv) {
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
     world.relay_stdout = true;
-    code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
+    code = RunModel(generate->model, world, /*alone_in_process=*/true, argc, argv,
                     [&] { return RunGenerateRank(*generate); });
   } else if (const auto* bench = std::get_if<BenchOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {

@@ -1,12 +1,8 @@
 #include "launcher/mpi_command.h"
 
-#include <sched.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <set>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -43,40 +39,13 @@ absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
   return std::optional<int>();
 }
 
-Host InspectHost() {
-  Host host;
-  host.root = geteuid() == 0;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return host;
-  std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    // CPUs of one core list the same siblings.
-    std::string siblings;
-    std::ifstream file(
-        absl::StrCat("/sys/devices/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
-    if (!std::getline(file, siblings)) siblings = absl::StrCat("cpu", cpu);
-    cores.insert(siblings);
-  }
-  host.cores = std::max<int>(1, static_cast<int>(cores.size()));
-  host.restricted = CPU_COUNT(&set) < sysconf(_SC_NPROCESSORS_ONLN);
-  return host;
-}
-
-int DefaultThreads(const Host& host, int ranks) { return std::max(1, host.cores / ranks); }
-
-std::vector<std::string> MpirunCommand(const std::string& mpirun, const Host& host, int ranks,
-                                       int threads, const std::vector<std::string>& exported,
+std::vector<std::string> MpirunCommand(const std::string& mpirun, int cores, bool root, int ranks,
+                                       const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program) {
   std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
-  if (host.root) argv.push_back("--allow-run-as-root");
-  if (ranks > host.cores) argv.push_back("--oversubscribe");
-  if (!host.restricted && static_cast<int64_t>(ranks) * threads <= host.cores) {
-    argv.insert(argv.end(), {"--map-by", absl::StrCat("slot:PE=", threads), "--bind-to", "core"});
-  } else {
-    argv.insert(argv.end(), {"--bind-to", "none"});
-  }
+  if (root) argv.push_back("--allow-run-as-root");
+  if (ranks > cores) argv.push_back("--oversubscribe");
+  argv.insert(argv.end(), {"--bind-to", "none"});
   // Containers forbid process_vm_readv, and the default then warns from every rank.
   argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});
   argv.insert(argv.end(), {"--mca", "orte_base_help_aggregate", "0"});

@@ -19,22 +19,11 @@ using GetEnv = std::function<const char*(const char*)>;
 // believe itself alone.
 absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env);
 
-struct Host {
-  int cores = 1;            // physical ones that this process may use
-  bool restricted = false;  // to fewer CPUs than the host has online
-  bool root = false;
-};
-
-Host InspectHost();
-
-// Cores shared out evenly, at least 1.
-int DefaultThreads(const Host& host, int ranks);
-
-// mpirun (Open MPI 4.1) with `ranks` copies of `program`, each with `threads` threads. Ranks are
-// bound to cores of their own where there are enough; otherwise, or where this process is
-// restricted to some CPUs (mpirun would not respect that), to none.
-std::vector<std::string> MpirunCommand(const std::string& mpirun, const Host& host, int ranks,
-                                       int threads, const std::vector<std::string>& exported,
+// mpirun (Open MPI 4.1) with `ranks` copies of `program` on a host where this process may use
+// `cores` cores. Ranks are bound to nothing: they share out the cores among themselves, which
+// respects what this process may use, as mpirun would not.
+std::vector<std::string> MpirunCommand(const std::string& mpirun, int cores, bool root, int ranks,
+                                       const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program);
 
 // Names of this process's variables that ranks on other hosts need too.

@@ -62,6 +62,11 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--trace", options->trace_file,
                   "File for what each rank did when, as Perfetto opens it");
+  app->add_option_function<std::string>(
+         "--bind", [options](const std::string& bind) { options->bind = bind == "auto"; },
+         "auto: each thread of a rank to a core of its own; none")
+      ->check(CLI::IsMember({"auto", "none"}))
+      ->default_str("auto");
   app->add_option("--collectives", options->collectives,
                   "How ranks exchange: auto, shm (shared memory in a host), mpi")
       ->check(CLI::IsMember({"auto", "shm", "mpi"}))

@@ -29,6 +29,7 @@ struct ModelOptions {
   int64_t max_batched_tokens = 512;
   std::string trace_file;            // empty: none
   std::string collectives = "auto";  // auto, shm, mpi
+  bool bind = true;                  // threads to cores
 };
 
 struct ServeOptions {

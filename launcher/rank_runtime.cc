@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/build_id.h"
@@ -86,6 +87,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   }
   runtime->communicator_ = runtime->start_.get();
   parallel::Communicator& all = *runtime->start_;
+  TANDEM_RETURN_IF_ERROR(runtime->Bind(world, options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
   TANDEM_RETURN_IF_ERROR(runtime->CutShards(options));
@@ -109,6 +111,44 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
         runtime->decoder_.get(), runtime->collectives_.channel.get(), runtime->communicator_);
   }
   return runtime;
+}
+
+absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOptions& options) {
+  RankCpus mine = {.allowed = AllowedCpus(), .threads = options.threads};
+  const int usable = engine::AvailableCpus();
+  if (usable < static_cast<int>(mine.allowed.size())) mine.quota = usable;
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          start_->AllGatherBytes(absl::StrCat(mine.threads, " ", mine.quota, " ",
+                                                              absl::StrJoin(mine.allowed, " "))));
+  std::vector<RankCpus> ranks;  // of this host
+  size_t place = 0;
+  for (int r = 0; r < tp(); ++r) {
+    if (world != nullptr && world->host_of()[r] != world->host_of()[rank()]) continue;
+    if (r == rank()) place = ranks.size();
+    std::vector<int> numbers;
+    for (const auto word : absl::StrSplit(all[r], ' ')) {
+      int number = 0;
+      TANDEM_CHECK(absl::SimpleAtoi(word, &number));
+      numbers.push_back(number);
+    }
+    ranks.push_back({.allowed = std::vector<int>(numbers.begin() + 2, numbers.end()),
+                     .threads = numbers[0],
+                     .quota = numbers[1]});
+  }
+  const absl::StatusOr<Topology> topology = Topology::Load();
+  if (topology.ok()) {
+    binding_ = BindRanks(*topology, ranks, options.bind)[place];
+  } else {
+    binding_.threads = options.threads > 0 ? options.threads : std::max(1, usable / local_size_);
+    binding_.description = absl::StrCat(binding_.threads, " threads, not bound (",
+                                        std::string(topology.status().message()), ")");
+  }
+  // Weights are first touched by this thread and those that it starts: memory of its node.
+  if (!binding_.cpus.empty()) BindThisThread(binding_.cpus[0]);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> descriptions,
+                          start_->AllGatherBytes(binding_.description));
+  for (int r = 0; rank() == 0 && r < tp(); ++r) spdlog::info("rank {}: {}", r, descriptions[r]);
+  return absl::OkStatus();
 }
 
 absl::Status RankRuntime::Prepare(const RankOptions& options) {
@@ -135,9 +175,9 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(
       kv_dtype_, KvDType(options.kv_dtype, embedding.quant ? config_.dtype : embedding.dtype));
   TANDEM_ASSIGN_OR_RETURN(shard_weights_, ShardWeights(options.shards, tp()));
-  threads_ =
-      options.threads > 0 ? options.threads : std::max(1, engine::AvailableCpus() / local_size_);
-  auto backend = kernels::MakeCpuBackend(options.isa, {.threads = threads_});
+  auto backend = kernels::MakeCpuBackend(
+      options.isa,
+      {.threads = binding_.threads, .cpus = binding_.cpus, .spin = binding_.own_cores});
   if (!backend.ok()) {
     return absl::Status(backend.status().code(),
                         absl::StrCat("--", std::string(backend.status().message())));
@@ -160,8 +200,8 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
       ", KV type ", std::string(kernels::KvDTypeName(kv_dtype_)), ", shards ", options.shards,
       ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
       ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens,
-      ", packed cache ", options.packed_cache.empty() ? "no" : "yes",
-      ", collectives ", static_cast<int>(options.collectives));
+      ", packed cache ", options.packed_cache.empty() ? "no" : "yes", ", collectives ",
+      static_cast<int>(options.collectives));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) {
@@ -196,12 +236,11 @@ absl::Status RankRuntime::CutShards(const RankOptions& options) {
 absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
                                           const RankOptions& options) {
   if (tp() == 1) return absl::OkStatus();
-  TANDEM_ASSIGN_OR_RETURN(
-      collectives_, parallel::MakeCollectives(
-                        *start_, world->host_of(),
-                        {.choice = options.collectives,
-                         .timeouts = options.timeouts,
-                         .shm = {.spin = threads_ * local_size_ <= engine::AvailableCpus()}}));
+  TANDEM_ASSIGN_OR_RETURN(collectives_,
+                          parallel::MakeCollectives(*start_, world->host_of(),
+                                                    {.choice = options.collectives,
+                                                     .timeouts = options.timeouts,
+                                                     .shm = {.spin = binding_.own_cores}}));
   if (timer_ != nullptr) {
     collectives_.communicator =
         std::make_unique<parallel::TimedCommunicator>(std::move(collectives_.communicator), timer_);
@@ -302,7 +341,7 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   spdlog::debug(
       "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "
       "workspace {}, communication {}, process {}",
-      rank(), threads_, kernels::IsaInUse(options.isa), weight_format_, head_format_,
+      rank(), binding_.threads, kernels::IsaInUse(options.isa), weight_format_, head_format_,
       Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()), Mebibytes(plan_.weights),
       Mebibytes(plan_.kv), Mebibytes(plan_.workspace), Mebibytes(plan_.communication),
       Mebibytes(plan_.process));

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "launcher/cpu_binding.h"
 #include "launcher/peer_watch.h"
 #include "parallel/collectives.h"
 #include "parallel/mpi_world.h"
@@ -38,6 +39,7 @@ struct RankOptions {
   uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
+  bool bind = true;  // threads to cores of their own
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
   parallel::Timeouts timeouts;
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
@@ -69,7 +71,7 @@ class RankRuntime {
   // generation_config.json's, else config.json's.
   const std::vector<int32_t>& eos_token_ids() const;
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
-  int threads() const { return threads_; }
+  int threads() const { return binding_.threads; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }
   parallel::Communicator& communicator() { return *communicator_; }
@@ -94,6 +96,9 @@ class RankRuntime {
 
  private:
   RankRuntime() = default;
+  // Decides on threads and CPUs with the other ranks of the host, and binds this thread.
+  // Collective.
+  absl::Status Bind(const parallel::MpiWorld* world, const RankOptions& options);
   absl::Status Prepare(const RankOptions& options);    // local, before anything large
   absl::Status CutShards(const RankOptions& options);  // collective
   absl::Status SizeCache(const RankOptions& options);  // collective
@@ -119,7 +124,7 @@ class RankRuntime {
   parallel::ShardPlan shards_;
   std::unique_ptr<loader::PackedFile> packed_;  // null: none
   std::unique_ptr<kernels::Backend> backend_;
-  int threads_ = 1;
+  Binding binding_;
   std::string weight_format_, head_format_;
   kernels::KvDType kv_dtype_ = kernels::KvDType::kF32;
   int64_t max_model_len_ = 0;

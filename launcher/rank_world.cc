@@ -68,6 +68,7 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.kv_memory = model.kv_memory;
   options.max_num_seqs = model.max_num_seqs;
   options.max_batched_tokens = model.max_batched_tokens;
+  options.bind = model.bind;
   options.collectives = model.collectives == "shm"   ? parallel::CollectivesChoice::kShm
                         : model.collectives == "mpi" ? parallel::CollectivesChoice::kMpi
                                                      : parallel::CollectivesChoice::kAuto;

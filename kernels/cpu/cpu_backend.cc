@@ -58,7 +58,7 @@ class CpuBackend : public Backend {
  public:
   CpuBackend(const CpuOptions& options, const cpu::LinearKernels& linear,
              const cpu::AttentionKernels& attention)
-      : pool_(options.threads, options.cpus),
+      : pool_(options.threads, options.cpus, options.spin),
         scratch_(options.threads),
         linear_(linear),
         attention_(options.threads, attention) {}

@@ -13,6 +13,7 @@ namespace tandem::kernels {
 struct CpuOptions {
   int threads = 1;        // >= 1; results do not depend on it
   std::vector<int> cpus;  // where each thread is bound; empty: nowhere
+  bool spin = true;       // threads that wait may spin, where there is a CPU for each
 };
 
 // Restricts the process to one instruction set, so that unlike hosts compute

@@ -72,8 +72,8 @@ void ThreadPool::Signal::Wake() {
   if (sleepers.load() != 0) Futex(value, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max());
 }
 
-ThreadPool::ThreadPool(int threads, std::vector<int> cpus)
-    : spin_(threads <= CpuCount(cpus) ? kSpin : std::chrono::microseconds{0}) {
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus, bool spin)
+    : spin_(spin && threads <= CpuCount(cpus) ? kSpin : std::chrono::microseconds{0}) {
   TANDEM_CHECK(threads >= 1);
   cursors_ = std::make_unique<Cursor[]>(threads);
   for (int t = 1; t < threads; ++t) {

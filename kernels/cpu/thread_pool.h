@@ -18,8 +18,9 @@ namespace tandem::kernels {
 class ThreadPool {
  public:
   // threads >= 1, the caller's own included. cpus, when not empty, names one CPU
-  // for each thread to be bound to; the caller is not moved.
-  explicit ThreadPool(int threads, std::vector<int> cpus = {});
+  // for each thread to be bound to; the caller is not moved. Threads that wait
+  // sleep at once if !spin or if there are fewer CPUs.
+  explicit ThreadPool(int threads, std::vector<int> cpus = {}, bool spin = true);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
