@@ -6,6 +6,7 @@
 //   69  something needed is not there: a server, a port, mpirun
 //   70  a failure of our own, or a world that ended in no way we know
 //   74  reading or writing failed
+//   75  stopped before the end: the same line again goes on (a batch job)
 //   78  the set-up cannot work: a world of another size, a missing tokenizer
 //   128 + N  ended by signal N
 #pragma once
@@ -21,6 +22,7 @@ inline constexpr int kExitData = 65;
 inline constexpr int kExitUnavailable = 69;
 inline constexpr int kExitInternal = 70;
 inline constexpr int kExitIo = 74;
+inline constexpr int kExitRequeue = 75;
 inline constexpr int kExitConfig = 78;
 
 int ExitCode(const absl::Status& status);

@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/batch_progress.h"
+#include "launcher/batch_rank.h"
 #include "launcher/chat_template_file.h"
 #include "launcher/client.h"
 #include "launcher/cpu_binding.h"
@@ -112,8 +114,17 @@ int Main(int argc, char** argv) {
     WorldOptions world;
     world.pass_stdin = bench->paced;
     world.relay_stdout = true;
-    code = RunModel(bench->model, world, /*alone_in_process=*/true, argv,
+    code = RunModel(bench->model, world, /*alone_in_process=*/true, argc, argv,
                     [&] { return RunBenchRank(*bench); });
+  } else if (const auto* batch = std::get_if<BatchOptions>(&*line.command)) {
+    if (DrawsBar()) setenv(kBarVariable, "1", 1);
+    WorldOptions world;
+    world.pass_stdin = batch->input == "-";
+    world.relay_stdout = true;
+    world.drains = true;
+    world.unheard_code = kExitRequeue;
+    code = RunModel(batch->model, world, /*alone_in_process=*/true, argc, argv,
+                    [&] { return RunBatchRank(*batch); });
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {
     code = RunClient(*client);
   } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {

@@ -1,6 +1,7 @@
 #include "launcher/notice_filter.h"
 
 #include <regex>
+#include <utility>
 
 namespace tandem::launcher {
 namespace {
@@ -18,6 +19,8 @@ std::string NoticeFilter::Feed(std::string_view bytes) {
     const size_t end = bytes.find('\n');
     if (end == std::string_view::npos) {
       partial_ += bytes;
+      // A line that is being drawn over and over, such as a progress bar, is no notice.
+      if (!in_notice_ && partial_[0] == '\r') out += std::exchange(partial_, std::string());
       break;
     }
     partial_ += bytes.substr(0, end);

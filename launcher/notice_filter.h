@@ -18,7 +18,8 @@ struct RankEnd {
 
 class NoticeFilter {
  public:
-  // The part of the stream that may be shown now. Lines are kept until they are whole.
+  // The part of the stream that may be shown now. Lines are kept until they are whole,
+  // but for those that begin with a carriage return.
   std::string Feed(std::string_view bytes);
   // What is left at the end of the stream.
   std::string Finish();

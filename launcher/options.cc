@@ -110,6 +110,32 @@ void AddSampling(CLI::App* app, SamplingOptions* options) {
       });
 }
 
+CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
+  CLI::App* batch =
+      app.add_subcommand("batch", "Answer a file of prompts; can be stopped and resumed");
+  AddModelOptions(batch, &options->model);
+  batch->add_option("--input", options->input, "Rows, JSONL, plain or gzip; - reads standard input")
+      ->required();
+  batch->add_option("--output", options->output, "File of results; OUTPUT.journal lies beside it")
+      ->required()
+      ->check([](const std::string& path) {
+        return path.empty() || path == "-" ? "expected a file, found '" + path + "'"
+                                           : std::string();
+      });
+  batch->add_option("--errors", options->errors,
+                    "File of rows that failed (default: OUTPUT.errors)");
+  batch->add_option("--on-error", options->on_error, "Rows that cannot be run: stop or skip")
+      ->check(CLI::IsMember({"stop", "skip"}))
+      ->capture_default_str();
+  batch->add_flag("--ordered", options->ordered, "Results in the order of the input");
+  batch
+      ->add_option("--time-limit", options->time_limit,
+                   "Seconds after which the job stops, to be resumed (default: Slurm's end)")
+      ->check(CLI::Range(0.0, 1e9));
+  AddSampling(batch, &options->sampling);
+  return batch;
+}
+
 CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
   CLI::App* plan = app.add_subcommand(
       "plan", "What fits on which devices, and how fast: from config.json and headers alone");
@@ -318,6 +344,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   detokenize_app->add_flag("--json", detokenize.json, "Print {\"text\":...}");
   detokenize_app->add_flag("--skip-special", detokenize.skip_special, "Leave special tokens out");
 
+  BatchOptions batch;
+  CLI::App* batch_app = AddBatch(app, &batch);
   PlanOptions plan;
   CLI::App* plan_app = AddPlan(app, &plan);
 
@@ -357,6 +385,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
     if (needs_prompt(client)) return Mistake("client: PROMPT or --prompt-ids is required");
     return {Command(client), "", 0};
   }
+  if (*batch_app) return {Command(batch), "", 0};
   if (*plan_app) return {Command(plan), "", 0};
   if (*render_app) return {Command(render), "", 0};
   if (*tokenize_app) return {Command(tokenize), "", 0};

@@ -133,6 +133,17 @@ struct DetokenizeOptions {
   bool skip_special = false;
 };
 
+struct BatchOptions {
+  ModelOptions model;
+  std::string input;              // JSONL, plain or gzip; "-": standard input
+  std::string output;             // the journal lies beside it
+  std::string errors;             // empty: OUTPUT.errors
+  std::string on_error = "stop";  // or skip
+  bool ordered = false;           // results in the order of the input
+  double time_limit = 0;          // seconds; 0: none, or Slurm's
+  SamplingOptions sampling;       // of rows that do not say
+};
+
 struct PlanOptions {
   std::string model;
   std::string devices;                    // device_list.h
@@ -152,8 +163,9 @@ struct RenderOptions {
   std::string messages;  // a JSON file; "-": standard input
 };
 
-using Command = std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions,
-                             TokenizeOptions, DetokenizeOptions, RenderOptions, PlanOptions>;
+using Command =
+    std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions, TokenizeOptions,
+                 DetokenizeOptions, RenderOptions, PlanOptions, BatchOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

@@ -81,7 +81,7 @@ class AwaitedSignals {
  public:
   AwaitedSignals() {
     sigemptyset(&set_);
-    for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&set_, signal);
+    for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set_, signal);
     sigprocmask(SIG_BLOCK, &set_, &before_);
     struct sigaction by_default {};
     by_default.sa_handler = SIG_DFL;
@@ -109,7 +109,9 @@ class AwaitedSignals {
   struct sigaction inherited_chld_ {};
 };
 
-bool AsksToFinish(int signal) { return signal == SIGTERM || signal == SIGINT || signal == SIGHUP; }
+bool AsksToFinish(int signal) {
+  return signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGUSR1;
+}
 
 // How a world ended.
 struct WorldEnd {
@@ -217,8 +219,8 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
       return {Fail(insisted ? "a second signal ended the world before it had drained"
                             : "the world did not end within the drain timeout")};
     }
-    // Nobody was there yet to take the request: nothing was being served either.
-    if (code == 128 + SIGUSR1) return {0};
+    // Nobody was there yet to take the request: nothing was being done either.
+    if (code == 128 + SIGUSR1) return {options.unheard_code};
   }
   return Explain(status, notices.rank_end(), options, argv[0]);
 }

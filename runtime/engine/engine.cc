@@ -51,6 +51,7 @@ struct Engine::Choice {
   Sequence sequence;
   bool finished = false;
   bool first_step_taken = false;
+  bool token_made = false;  // by this engine
   Clock::time_point first_step;
   Clock::time_point first_token;
   Clock::time_point last_token;
@@ -157,6 +158,21 @@ absl::StatusOr<RequestId> Engine::Submit(Request request, EventSink sink) {
     }
   }
   TANDEM_RETURN_IF_ERROR(ValidateSamplingParams(request.sampling, config_.vocab_size));
+  if (!request.output_ids.empty()) {
+    for (const int32_t id : request.output_ids) {
+      if (id < 0 || id >= config_.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "token id ", id, " in the output so far, expected 0 to ", config_.vocab_size - 1));
+      }
+    }
+    const int64_t known = prompt_tokens + static_cast<int64_t>(request.output_ids.size());
+    if (request.sampling.n != 1 || request.sampling.logits_hash ||
+        known >= std::min<int64_t>(prompt_tokens + request.sampling.max_tokens,
+                                   config_.max_model_len)) {
+      return absl::InvalidArgumentError(
+          "the output so far: expected one choice, no hash of logits, and room for more tokens");
+    }
+  }
   if (request.sampling.n > config_.max_queue) {
     return absl::InvalidArgumentError(
         absl::StrCat("n: ", request.sampling.n, ", the queue has ", config_.max_queue, " places"));
@@ -268,6 +284,7 @@ void Engine::Admit() {
       auto choice = std::make_unique<Choice>(open->id, index, next_arrival_++, request.prompt_ids,
                                              open->max_total_tokens);
       if (request.sampling.logits_hash) choice->sequence.logits_hash.emplace();
+      for (const int32_t id : request.output_ids) choice->sequence.Append(id);
       scheduler_.Add(&choice->sequence);
       open->choices.push_back(std::move(choice));
       ++choices;
@@ -348,7 +365,7 @@ void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
                                             .params = params,
                                             .prompt_ids = sequence.prompt_ids(),
                                             .output_ids = sequence.output_ids(),
-                                            .choice = sequence.choice()},
+                                            .choice = open.request.first_choice + sequence.choice()},
                                            &sample_);
   if (!status.ok()) {
     Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
@@ -357,7 +374,8 @@ void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
   sequence.Append(sample_.token_id);
   ++work_.generated_tokens;
   choice.last_token = now;
-  if (sequence.num_output_tokens() == 1) choice.first_token = now;
+  if (!choice.token_made) choice.first_token = now;
+  choice.token_made = true;
   choice.new_token = sample_.token_id;
   choice.ended_by_token = sampler_.IsStop(sample_.token_id, params);
   if (choice.ended_by_token) {
@@ -426,7 +444,7 @@ bool Engine::Emit(OpenRequest& open, Choice& choice, FinishReason reason,
   event_.logits_hash = sequence.logits_hash ? sequence.logits_hash->Digest() : 0;
   const Clock::time_point now = Clock::now();
   const bool ran = choice.first_step_taken;
-  const bool produced = sequence.num_output_tokens() > 0;
+  const bool produced = choice.token_made;
   event_.timings.queue_seconds = Seconds((ran ? choice.first_step : now) - open.submitted);
   event_.timings.prefill_seconds =
       ran ? Seconds((produced ? choice.first_token : now) - choice.first_step) : 0.0;

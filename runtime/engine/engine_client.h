@@ -65,6 +65,11 @@ using EventSink = std::function<bool(const Event&)>;
 struct Request {
   std::vector<int32_t> prompt_ids;  // not empty, each in [0, vocab)
   SamplingParams sampling;
+  // The answer's first tokens, where an earlier run has made them: generation goes
+  // on behind them, with the same bits. Needs n = 1 and no logits_hash; fewer than
+  // max_tokens, none of which ends the answer. No event repeats them.
+  std::vector<int32_t> output_ids;
+  int32_t first_choice = 0;  // draws are those of choices first_choice to first_choice + n - 1
   std::optional<Clock::time_point> deadline;  // past it: kError with DEADLINE_EXCEEDED
 };
 

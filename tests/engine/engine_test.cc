@@ -512,5 +512,48 @@ TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
       *engine_, [](const auto& s) { return s.requests_finished == 100 && s.kv_blocks_used == 0; }));
 }
 
+TEST(EngineResume, GoesOnFromTokensThatAnEarlierRunMade) {
+  const EngineConfig config = Config();
+  SamplingParams params = {
+      .temperature = 0.8f, .repetition_penalty = 1.3f, .seed = 11, .max_tokens = 30};
+  for (int32_t first_choice : {0, 2}) {
+    Request whole = Prompt(19, params);
+    whole.first_choice = first_choice;
+    const Expected expected = Oracle(whole, first_choice, config);
+    for (size_t known = 0; known < expected.tokens.size(); ++known) {
+      FakeExecutor executor(config);
+      auto engine = *Engine::Create(config, &executor);
+      Request rest = whole;
+      rest.output_ids.assign(expected.tokens.begin(),
+                             expected.tokens.begin() + static_cast<ptrdiff_t>(known));
+      Collector collector(1);
+      ASSERT_TRUE(engine->Submit(rest, collector.Sink()).ok());
+      engine->Start();
+      ASSERT_TRUE(collector.Wait());
+      const std::vector<int32_t> made = collector.choice().tokens;
+      EXPECT_EQ(made, std::vector<int32_t>(expected.tokens.begin() + static_cast<ptrdiff_t>(known),
+                                           expected.tokens.end()));
+      EXPECT_EQ(collector.choice().last.finish, expected.finish);
+      EXPECT_EQ(collector.choice().last.completion_tokens,
+                static_cast<int32_t>(expected.tokens.size()));
+    }
+  }
+}
+
+TEST(EngineResume, RefusesWhatCannotGoOn) {
+  const EngineConfig config = Config();
+  FakeExecutor executor(config);
+  auto engine = *Engine::Create(config, &executor);
+  const auto sink = [](const Event&) { return true; };
+  Request request = Prompt(4);
+  request.output_ids.assign(8, 1);  // all of max_tokens
+  EXPECT_EQ(engine->Submit(request, sink).status().code(), absl::StatusCode::kInvalidArgument);
+  request.output_ids = {40};
+  EXPECT_EQ(engine->Submit(request, sink).status().code(), absl::StatusCode::kInvalidArgument);
+  request.output_ids = {1};
+  request.sampling.n = 2;
+  EXPECT_EQ(engine->Submit(request, sink).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace tandem::engine

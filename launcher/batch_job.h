@@ -1,0 +1,42 @@
+// A batch job on rank 0 before any weight is read: input checked, journal open, files brought to
+// what it says. What it finds wrong needs no model to be found.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "launcher/options.h"
+#include "runtime/server/batch_coordinator.h"
+#include "runtime/server/batch_file.h"
+#include "runtime/server/batch_journal.h"
+#include "runtime/server/batch_row.h"
+#include "runtime/tokenizer/jinja/chat_template.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace tandem::launcher {
+
+// What rows are read with; a replica's leader needs the same.
+struct BatchModel {
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null: ids only
+  std::optional<jinja::ChatTemplate> chat_template;
+  server::RowReader reader;  // of both
+  server::JournalHeader header;
+};
+absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& options);
+
+struct BatchJob {
+  std::unique_ptr<server::BatchJournal> journal;
+  std::unique_ptr<server::ResultFile> results, errors;
+  std::unique_ptr<server::BatchCoordinator> coordinator;
+  int64_t context = 0;  // tokens of the longest row that is left, answer included
+};
+
+// INVALID_ARGUMENT for bad rows (each told on stderr, with its line) unless they are to be skipped,
+// and for an id that appears twice; else as BatchJournal and BatchCoordinator say.
+absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& options,
+                                                       const BatchModel& model);
+
+}  // namespace tandem::launcher

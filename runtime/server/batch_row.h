@@ -1,0 +1,52 @@
+// One row of a batch job's input, in either of two forms:
+//
+//   {"custom_id", "method": "POST", "url": "/v1/chat/completions" | "/v1/completions", "body"}
+//   {"id", "prompt" | "prompt_ids" | "messages", and sampling fields as in the protocol}
+//
+// Everything is checked here, before a model is loaded: names, types, ranges, the prompt's length
+// and, for messages, what the chat template makes of them. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/engine/engine_client.h"
+#include "runtime/server/served_model.h"
+#include "runtime/server/validation.h"
+
+namespace tandem::server {
+
+enum class RowForm : uint8_t { kShort, kChatCompletion, kCompletion };
+
+struct BatchRow {
+  int64_t line = 0;  // of the input, from 1
+  std::string id;    // as JSON: "\"a\"" or "7"
+  RowForm form = RowForm::kShort;
+  std::vector<int32_t> prompt_ids;
+  SamplingRequest sampling;       // with stop texts, which are not the engine's business
+  engine::SamplingParams params;  // of one choice: n is 1
+  int32_t choices = 1;
+  uint64_t key = 0;  // of the row's text: another text is another row
+};
+
+// What rows are read against.
+struct RowReader {
+  const tokenizer::Tokenizer* tokenizer = nullptr;     // null: ids only
+  const jinja::ChatTemplate* chat_template = nullptr;  // null: no messages
+  SamplingRequest defaults;                            // of the command line; a row's fields win
+  SamplingDefaults model_defaults;                     // of generation_config.json
+  engine::EngineLimits limits;
+  uint64_t seed = 0;  // rows without a seed draw by this one and their key
+
+  // INVALID_ARGUMENT naming the field, FAILED_PRECONDITION where tokenizer or template lacks;
+  // messages do not name the line. `id_out` gets the id as soon as it is known.
+  absl::StatusOr<BatchRow> Read(std::string_view line, int64_t number, std::string* id_out) const;
+};
+
+// Of a row's text, also where it is no row.
+uint64_t RowKey(std::string_view line);
+
+}  // namespace tandem::server

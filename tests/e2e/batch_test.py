@@ -1,0 +1,401 @@
+"""`tandem batch`: both input forms, checks before loading, and kills at any instant, after which
+the results are those of an undisturbed run."""
+
+import gzip
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+import worlds
+
+
+def rows(count, seed=1, long=False):
+  """Short-form rows over the demo's tasks; every other one samples."""
+  tasks = (worlds.SOURCE / "tests/models/demo_tasks.jsonl").read_text().splitlines()
+  dice = random.Random(seed)
+  out = []
+  for i in range(count):
+    row = {"id": f"row-{i}", "prompt": json.loads(tasks[i % len(tasks)])["prompt"],
+           "max_tokens": dice.randint(60, 90) if long else dice.randint(1, 40)}
+    if i % 2:
+      row["temperature"] = 0.9
+    else:
+      row["temperature"] = 0
+    if long:
+      row["ignore_eos"] = True
+    out.append(row)
+  return out
+
+
+def write(path, items):
+  text = "".join(json.dumps(item) + "\n" for item in items)
+  if str(path).endswith(".gz"):
+    path.write_bytes(gzip.compress(text.encode()))
+  else:
+    path.write_text(text)
+  return path
+
+
+def read(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answers(path):
+  """What must be the same in every run of a job, by id; asserts that no id comes twice."""
+  found = {}
+  for row in read(path):
+    assert row["id"] not in found, row["id"]
+    found[row["id"]] = (row["token_ids"], row.get("text"), row["finish_reason"])
+  return found
+
+
+class Case(unittest.TestCase):
+
+  def setUp(self):
+    self.temp = tempfile.TemporaryDirectory()
+    self.folder = pathlib.Path(self.temp.name)
+    self.addCleanup(self.temp.cleanup)
+
+  def batch(self, source, output="out.jsonl", *args, model=worlds.DEMO, **kwargs):
+    done = worlds.run("batch", model, "--input", source, "--output", self.folder / output, *args,
+                      **kwargs)
+    done.summary = json.loads(done.stdout) if done.stdout else None
+    return done
+
+  def start(self, source, output, *args):
+    return subprocess.Popen(
+        [worlds.BINARY, "batch", str(worlds.DEMO), "--input", str(source), "--output",
+         str(self.folder / output), *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+  def lines(self, output="out.jsonl"):
+    path = self.folder / output
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+  def wait_for_lines(self, process, count, output="out.jsonl"):
+    deadline = time.monotonic() + 60
+    while self.lines(output) < count and process.poll() is None and time.monotonic() < deadline:
+      time.sleep(0.005)
+
+
+class Forms(Case):
+
+  def test_short_form_equals_generate_at_any_degree(self):
+    items = rows(40)
+    source = write(self.folder / "in.jsonl", items)
+    done = self.batch(source)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.summary["finished"], 40)
+    self.assertEqual(done.summary["failures"], 0)
+    first = answers(self.folder / "out.jsonl")
+    self.assertEqual(set(first), {row["id"] for row in items})
+    for row in read(self.folder / "out.jsonl"):
+      self.assertEqual(set(row), {"id", "token_ids", "text", "finish_reason", "usage", "timings"})
+      self.assertEqual(row["usage"]["completion_tokens"], len(row["token_ids"]))
+    for i in (0, 2, 4):
+      alone = worlds.generate(worlds.DEMO, items[i]["prompt"], "--temperature", "0",
+                              "--max-tokens", items[i]["max_tokens"])
+      self.assertEqual(first[f"row-{i}"],
+                       (alone["token_ids"], alone["text"], alone["finish_reason"]))
+    done = self.batch(source, "two.jsonl", "--tp", 2, "--max-num-seqs", 5)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(answers(self.folder / "two.jsonl"), first)
+    foreign = worlds.run(
+        "mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
+        worlds.BINARY, "batch", worlds.DEMO, "--input", source, "--output",
+        self.folder / "three.jsonl", binary=False)
+    self.assertEqual(foreign.returncode, 0, foreign.stderr)
+    self.assertEqual(answers(self.folder / "three.jsonl"), first)
+
+  def test_gzip_pipe_ids_and_order(self):
+    items = rows(30)
+    for i, row in enumerate(items):
+      row["id"] = i
+    write(self.folder / "in.jsonl", items)
+    packed = write(self.folder / "in.jsonl.gz", items)
+    self.assertEqual(self.batch(packed, "a.jsonl", "--ordered").returncode, 0)
+    self.assertEqual([row["id"] for row in read(self.folder / "a.jsonl")], list(range(30)))
+    for args in ((), ("--tp", 2)):
+      done = self.batch("-", f"pipe{len(args)}.jsonl", *args,
+                        stdin=(self.folder / "in.jsonl").read_bytes())
+      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(answers(self.folder / f"pipe{len(args)}.jsonl"),
+                       answers(self.folder / "a.jsonl"))
+    ids = json.loads(worlds.run("tokenize", worlds.DEMO, "--json", "--add-special",
+                                stdin=items[0]["prompt"].encode()).stdout)["ids"]
+    row = dict(items[0], prompt_ids=ids)
+    del row["prompt"]
+    self.assertEqual(self.batch(write(self.folder / "ids.jsonl", [row]), "ids-out.jsonl").returncode,
+                     0)
+    self.assertEqual(answers(self.folder / "ids-out.jsonl")[0],
+                     answers(self.folder / "a.jsonl")[0])
+
+  def test_openai_form(self):
+    model = pathlib.Path(self.temp.name, "model")
+    model.mkdir()
+    for file in worlds.DEMO.iterdir():
+      (model / file.name).symlink_to(file)
+    settings = model / "tokenizer_config.json"
+    content = json.loads(settings.read_text()) if settings.exists() else {}
+    settings.unlink(missing_ok=True)
+    content["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    settings.write_text(json.dumps(content))
+    prompt = rows(1)[0]["prompt"]
+    items = [
+        {"custom_id": "chat", "method": "POST", "url": "/v1/chat/completions",
+         "body": {"model": "x", "messages": [{"role": "user", "content": prompt}],
+                  "max_completion_tokens": 8, "temperature": 0}},
+        {"custom_id": "text", "method": "POST", "url": "/v1/completions",
+         "body": {"model": "x", "prompt": prompt, "max_tokens": 8, "temperature": 0.9, "n": 3}},
+        {"id": "short", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8,
+         "temperature": 0}]
+    done = self.batch(write(self.folder / "in.jsonl", items), model=model)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    found = {row.get("custom_id", row["id"]): row for row in read(self.folder / "out.jsonl")}
+    chat = found["chat"]
+    self.assertEqual(set(chat), {"id", "custom_id", "response", "error"})
+    self.assertIsNone(chat["error"])
+    self.assertEqual(chat["response"]["status_code"], 200)
+    body = chat["response"]["body"]
+    self.assertEqual(body["object"], "chat.completion")
+    self.assertEqual(body["choices"][0]["message"]["role"], "assistant")
+    self.assertEqual(body["choices"][0]["message"]["content"], found["short"]["text"])
+    self.assertEqual([c["index"] for c in found["text"]["response"]["body"]["choices"]], [0, 1, 2])
+
+
+class Checks(Case):
+
+  def test_bad_rows_are_told_before_anything_is_loaded(self):
+    items = [{"id": "a", "prompt": "x", "max_tokens": 2}, {"id": "b"},
+             {"id": "c", "prompt": "x", "temprature": 1}, {"id": "d", "prompt": "x", "top_p": 7},
+             {"id": "e", "prompt_ids": [1, 99999999]}, {"prompt": "no id"},
+             {"custom_id": "f", "method": "GET", "url": "/v1/completions", "body": {}},
+             {"id": "g", "prompt": "x " * 5000}]
+    source = self.folder / "in.jsonl"
+    source.write_text("".join(json.dumps(i) + "\n" for i in items) + "{not json\n")
+    done = self.batch(source)
+    self.assertEqual(done.returncode, 65)
+    errors = done.stderr.decode()
+    for line in range(2, 10):
+      self.assertIn(f"line {line}: ", errors)
+    self.assertNotIn("line 1: ", errors)
+    self.assertFalse((self.folder / "out.jsonl").exists())
+    self.assertFalse((self.folder / "out.jsonl.journal").exists())
+
+    done = self.batch(source, "out.jsonl", "--on-error", "skip")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual((done.summary["finished"], done.summary["failures"]), (1, 8))
+    failed = read(self.folder / "out.jsonl.errors")
+    self.assertEqual([row["line"] for row in failed], list(range(2, 10)))
+    self.assertEqual(failed[1]["id"], "c")
+    self.assertIn("temprature", failed[1]["error"]["message"])
+    # Again: nothing is done, or told, twice.
+    done = self.batch(source, "out.jsonl", "--on-error", "skip")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(len(read(self.folder / "out.jsonl.errors")), 8)
+    self.assertEqual(done.summary["resumed"], 9)
+
+  def test_an_id_twice(self):
+    items = rows(3) + rows(2)
+    done = self.batch(write(self.folder / "in.jsonl", items), "out.jsonl", "--on-error", "skip")
+    self.assertEqual(done.returncode, 65)
+    self.assertIn(b'line 4: found the id "row-0" of line 1 again', done.stderr)
+
+  def test_files_that_cannot_be_used(self):
+    source = write(self.folder / "in.jsonl", rows(3))
+    self.assertEqual(self.batch(self.folder / "none.jsonl").returncode, 65)
+    cut = self.folder / "cut.gz"
+    cut.write_bytes(gzip.compress(source.read_bytes())[:-20])
+    self.assertEqual(self.batch(cut).returncode, 65)
+    self.assertEqual(self.batch(source, "none/out.jsonl").returncode, 74)
+
+  def test_other_model_parameters_or_rows_are_not_mixed_in(self):
+    source = write(self.folder / "in.jsonl", rows(6))
+    self.assertEqual(self.batch(source).returncode, 0)
+    before = (self.folder / "out.jsonl").read_bytes()
+    for args, name in ((("--temperature", "0.5"), "sampling"), (("--seed", "3"), "seed"),
+                       (("--kv-dtype", "fp32"), "kv-dtype"), (("--ordered",), "ordered")):
+      done = self.batch(source, "out.jsonl", *args)
+      self.assertEqual(done.returncode, 78, done.stderr)
+      self.assertIn(f".journal: {name}: found".encode(), done.stderr)
+    other = worlds.SHARED / "models/stories260k"
+    if other.exists():
+      done = self.batch(write(self.folder / "ids.jsonl", [{"id": "x", "prompt_ids": [1]}]),
+                        model=other)
+      self.assertEqual(done.returncode, 78)
+      self.assertIn(b".journal: model: found", done.stderr)
+    changed = rows(6)
+    changed[2]["max_tokens"] += 1
+    done = self.batch(write(self.folder / "changed.jsonl", changed))
+    self.assertEqual(done.returncode, 78)
+    self.assertIn(b'row "row-2" (line 3): found another text', done.stderr)
+    self.assertEqual((self.folder / "out.jsonl").read_bytes(), before)
+    (self.folder / "out.jsonl.journal").unlink()
+    self.assertEqual(self.batch(source).returncode, 78)
+    self.assertEqual((self.folder / "out.jsonl").read_bytes(), before)
+    # A longer input goes on.
+    more = write(self.folder / "more.jsonl", rows(6) + [dict(rows(7)[6], id="new")])
+    self.assertEqual(self.batch(more, "more-out.jsonl").returncode, 0)
+
+
+class Kills(Case):
+
+  @classmethod
+  def setUpClass(cls):
+    cls.reference = tempfile.TemporaryDirectory()
+    folder = pathlib.Path(cls.reference.name)
+    cls.source = write(folder / "in.jsonl", rows(100, long=True))
+    done = worlds.run("batch", worlds.DEMO, "--input", cls.source, "--output", folder / "out.jsonl",
+                      "--max-num-seqs", 4)
+    assert done.returncode == 0, done.stderr
+    cls.expected = answers(folder / "out.jsonl")
+
+  @classmethod
+  def tearDownClass(cls):
+    cls.reference.cleanup()
+
+  def finish(self, output, *args):
+    done = self.batch(self.source, output, *args)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(answers(self.folder / output), self.expected)
+    return done
+
+  def test_sigkill_of_launcher_or_any_rank_at_any_instant(self):
+    dice = random.Random(int(os.environ.get("TANDEM_TEST_SEED", "7")))
+    kills = 0
+    for trial in range(3):
+      tp = (1, 2, 3)[trial % 3]
+      output = f"out{trial}.jsonl"
+      seen = {}
+      for _ in range(3):
+        process = self.start(self.source, output, "--tp", tp, "--max-num-seqs", 4,
+                             "--threads", 1)
+        self.wait_for_lines(process, len(seen) + 1, output)
+        time.sleep(dice.uniform(0, 0.15))
+        family = [process.pid, *worlds.processes_of_group(process.pid)]
+        victim = dice.choice(family)
+        if process.poll() is None:
+          os.kill(victim, signal.SIGKILL)
+          kills += 1
+        process.communicate(timeout=60)
+        # Every whole line that there was stays.
+        whole = (self.folder / output).read_bytes().split(b"\n")[:-1]
+        now = {json.loads(line)["id"]: line for line in whole if line.strip(b"\0")}
+        for key, line in seen.items():
+          self.assertEqual(now[key], line)
+        seen = now
+      # Another degree goes on with the same answers.
+      self.finish(output, "--tp", 1 + trial % 2)
+    self.assertGreater(kills, 4)
+
+  def test_half_made_rows_go_on_from_their_tokens(self):
+    process = self.start(self.source, "out.jsonl", "--max-num-seqs", 4)
+    self.wait_for_lines(process, 20)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 75)
+    done = set()
+    tokens = {}
+    for line in (self.folder / "out.jsonl.journal").read_text().splitlines()[1:]:
+      record = json.loads(line[17:])
+      if "t" in record:
+        tokens[record["k"]] = tokens.get(record["k"], 0) + len(record["t"])
+      else:
+        done.add(record["k"])
+    known = sum(count for key, count in tokens.items() if key not in done)
+    self.assertGreater(known, 0)
+    summary = self.finish("out.jsonl").summary
+    left = sum(len(self.expected[key][0]) for key in self.expected) - sum(
+        len(row["token_ids"]) for row in read(self.folder / "out.jsonl")[:len(done)])
+    # The last known token of each is made again.
+    self.assertLessEqual(summary["completion_tokens"], left - known + len(tokens))
+
+  def test_a_torn_tail_of_either_file_is_repaired(self):
+    process = self.start(self.source, "out.jsonl", "--max-num-seqs", 4)
+    self.wait_for_lines(process, 30)
+    process.kill()
+    process.communicate()
+    output, journal = self.folder / "out.jsonl", self.folder / "out.jsonl.journal"
+    for cut_output, cut_journal in ((7, 0), (0, 3), (5000, 0)):
+      size = output.stat().st_size
+      os.truncate(output, max(0, size - cut_output))
+      if cut_journal:
+        # What the journal loses is not in the results yet.
+        with open(journal, "ab") as file:
+          file.write(b'0123456789abcdef {"k":"00')
+      done = self.batch(self.source, "out.jsonl", "--time-limit", "0.001")
+      self.assertEqual(done.returncode, 75, done.stderr)
+      self.assertGreaterEqual(output.stat().st_size, size)
+    self.finish("out.jsonl")
+
+  def test_signals_stop_with_75_and_the_rest_follows(self):
+    for number, (tp, which) in enumerate(((1, signal.SIGTERM), (2, signal.SIGTERM),
+                                          (2, signal.SIGUSR1), (1, signal.SIGUSR1))):
+      output = f"out{number}.jsonl"
+      process = self.start(self.source, output, "--tp", tp, "--max-num-seqs", 4)
+      self.wait_for_lines(process, 10, output)
+      process.send_signal(which)
+      began = time.monotonic()
+      _, errors = process.communicate(timeout=60)
+      self.assertEqual(process.returncode, 75, errors)
+      self.assertLess(time.monotonic() - began, 10)
+      self.assertIn(b"run the same line again to go on", errors)
+    self.finish("out1.jsonl", "--tp", 2)
+
+  def test_time_limit(self):
+    done = self.batch(self.source, "out.jsonl", "--time-limit", "0.2", "--max-num-seqs", 2)
+    self.assertEqual(done.returncode, 75, done.stderr)
+    self.assertFalse(done.summary["complete"])
+    done = self.batch(self.source, "out.jsonl",
+                      env={"SLURM_JOB_END_TIME": str(int(time.time()) + 20)})
+    self.assertEqual(done.returncode, 75, done.stderr)
+    self.finish("out.jsonl")
+
+  def test_one_job_at_a_time(self):
+    slow = self.start(self.source, "out.jsonl", "--max-num-seqs", 1)
+    self.wait_for_lines(slow, 1)
+    slow.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    done = self.batch(self.source)
+    self.assertEqual(done.returncode, 69, done.stderr)
+    self.assertIn(b"another job has it open", done.stderr)
+    self.assertGreater(time.monotonic() - began, 9)
+    # A dying one is waited for.
+    second = self.start(self.source, "out.jsonl")
+    time.sleep(0.5)
+    slow.kill()
+    slow.communicate()
+    _, errors = second.communicate(timeout=60)
+    self.assertEqual(second.returncode, 0, errors)
+    self.assertEqual(answers(self.folder / "out.jsonl"), self.expected)
+
+  def test_a_full_disk(self):
+    if os.geteuid() != 0:
+      raise unittest.SkipTest("mounting a small disk needs root")
+    disk = self.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)],
+                             capture_output=True)
+    if mounted.returncode != 0:
+      raise unittest.SkipTest(f"cannot mount: {mounted.stderr.decode()}")
+    try:
+      for tp in (1, 2):
+        done = self.batch(self.source, "disk/out.jsonl", "--tp", tp)
+        self.assertEqual(done.returncode, 74, done.stderr)
+        self.assertIn(b"No space left on device", done.stderr)
+        for row in (disk / "out.jsonl").read_text().splitlines():
+          json.loads(row)
+      subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+      self.finish("disk/out.jsonl")
+    finally:
+      subprocess.run(["umount", str(disk)], check=True)
+
+
+if __name__ == "__main__":
+  unittest.main()
