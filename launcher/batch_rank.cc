@@ -5,11 +5,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -17,11 +15,14 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_job.h"
 #include "launcher/batch_progress.h"
+#include "launcher/batch_replicas.h"
+#include "launcher/batch_stop.h"
 #include "launcher/exit_code.h"
 #include "launcher/peer_watch.h"
 #include "launcher/rank_runtime.h"
 #include "launcher/rank_world.h"
 #include "runtime/engine/engine.h"
+#include "runtime/server/batch_link.h"
 #include "runtime/server/batch_worker.h"
 #include "runtime/server/drain_signals.h"
 
@@ -33,47 +34,9 @@ using Clock = std::chrono::steady_clock;
 // Results are written when the last writing is so long ago, tokens of unfinished rows when this.
 constexpr std::chrono::milliseconds kResultInterval{50};
 constexpr std::chrono::milliseconds kTokenInterval{1000};
-// Before Slurm's end of the job: a step, the journal, and the end of the ranks.
-constexpr std::chrono::seconds kEndMargin{30};
 // A rank that keeps the others waiting for longer counts as lost. A step's prefill may be long.
 constexpr std::chrono::seconds kStepTimeout{120};
 constexpr std::chrono::seconds kHeartbeat{5};
-
-// Why a job ends before its rows: a signal, or the time that it has.
-class StopWatch {
- public:
-  StopWatch(std::unique_ptr<server::DrainSignals> signals, double time_limit)
-      : signals_(std::move(signals)) {
-    if (time_limit > 0) Until(std::chrono::duration<double>(time_limit));
-    const char* slurm_end = std::getenv("SLURM_JOB_END_TIME");
-    int64_t end = 0;
-    if (slurm_end != nullptr && absl::SimpleAtoi(slurm_end, &end)) {
-      Until(std::chrono::seconds(end - std::time(nullptr)) - kEndMargin);
-    }
-    thread_ = std::thread([this] {
-      if (const int signal = signals_->Wait(); signal != 0) signal_ = signal;
-    });
-  }
-  ~StopWatch() {
-    signals_->Wake();
-    thread_.join();
-  }
-  // Empty: go on.
-  std::string Reason() const {
-    if (signal_ != 0) return absl::StrCat("asked by SIG", sigabbrev_np(signal_));
-    if (Clock::now() >= end_) return "the time limit is near";
-    return "";
-  }
-
- private:
-  void Until(std::chrono::duration<double> left) {
-    end_ = std::min(end_, Clock::now() + std::chrono::duration_cast<Clock::duration>(left));
-  }
-  const std::unique_ptr<server::DrainSignals> signals_;
-  std::atomic<int> signal_{0};
-  Clock::time_point end_ = Clock::time_point::max();
-  std::thread thread_;
-};
 
 // Rank 0's word to all: whether to load the model, and the context that its rows need.
 struct Start {
@@ -99,12 +62,21 @@ std::string ModelName(const std::string& path) {
   return path.substr(slash == std::string::npos ? 0 : slash + 1, end - slash);
 }
 
+// What rank 0 works for: the files of the job, or a coordinator that has them.
+struct Source {
+  std::unique_ptr<BatchJob> job;           // or
+  std::unique_ptr<server::LinkFeed> link;  // of a replica
+  server::BatchFeed& feed() const {
+    return job != nullptr ? static_cast<server::BatchFeed&>(*job->coordinator) : *link;
+  }
+};
+
 // Rank 0: rows through the engine until all are over (0), something stops the job (kExitRequeue),
 // or it fails.
 absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
-                            const BatchOptions& options, const BatchModel& model, BatchJob& job,
-                            const StopWatch& stop_watch, BatchSummary* summary) {
-  server::BatchCoordinator& coordinator = *job.coordinator;
+                            const BatchOptions& options, const BatchModel& model, Source& source,
+                            const BatchStop& stop, BatchSummary* summary) {
+  server::BatchFeed& feed = source.feed();
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
@@ -112,8 +84,10 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
   config.eos_token_ids = runtime.eos_token_ids();
-  // Enough waits that the step is full while this thread writes.
-  const int64_t window = 2 * options.model.max_num_seqs + 16;
+  // Enough waits that the step is full while this thread writes. What a replica keeps waiting the
+  // others lack at the end.
+  const int64_t window =
+      source.job != nullptr ? 2 * options.model.max_num_seqs + 16 : options.model.max_num_seqs + 8;
   config.max_queue = static_cast<int32_t>(window + server::kMaxChoices);
 
   std::atomic<bool> failed{false};
@@ -132,9 +106,9 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   server::BatchWorker worker(
       *engine, model.tokenizer.get(), ModelName(options.model.model),
       {.tokens = [&](uint64_t key, int32_t choice,
-                     const std::vector<int32_t>& ids) { coordinator.AddTokens(key, choice, ids); },
+                     const std::vector<int32_t>& ids) { feed.AddTokens(key, choice, ids); },
        .finish = [&](uint64_t key, bool row_failed,
-                     std::string line) { coordinator.Finish(key, row_failed, std::move(line)); }});
+                     std::string line) { feed.Finish(key, row_failed, std::move(line)); }});
   std::atomic<bool> peer_lost{false};
   absl::Status peer_status;
   std::optional<PeerWatch> peers;
@@ -143,12 +117,14 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     peer_lost.store(true, std::memory_order_release);
   });
   engine->Start();
-  BatchProgress progress(DrawsBar());
+  std::optional<BatchProgress> progress;  // a replica's is its coordinator's business
+  if (source.job != nullptr) progress.emplace(DrawsBar());
   Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
   absl::Status status;
   std::string reason;
-  while (status.ok() && !coordinator.all_done()) {
-    reason = stop_watch.Reason();
+  while (status.ok() && !feed.all_done()) {
+    reason = feed.stop_reason();
+    if (reason.empty()) reason = stop.Reason();
     if (!reason.empty()) break;
     if (peer_lost.load(std::memory_order_acquire)) {
       status = absl::InternalError(std::string(peer_status.message()));
@@ -158,33 +134,38 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
       status = absl::InternalError(std::string(failure.message()));
       break;
     }
+    if (source.link != nullptr) source.link->KeepAhead(window);
     while (worker.open_choices() < window) {
-      std::optional<server::Assignment> next = coordinator.Next();
+      std::optional<server::Assignment> next = feed.Next();
       if (!next.has_value()) break;
-      const absl::Status started = worker.Start(*next->row, std::move(next->tokens));
+      const absl::Status started = worker.Start(next->row, std::move(next->tokens));
       if (!started.ok()) break;  // the engine has failed: seen above
     }
-    coordinator.Wait(std::chrono::milliseconds(100));
+    feed.Wait(std::chrono::milliseconds(100));
     const Clock::time_point now = Clock::now();
     if (now >= next_results) {
       const bool with_tokens = now >= next_tokens;
-      status = coordinator.Flush(with_tokens);
+      status = feed.Flush(with_tokens);
       next_results = Clock::now() + kResultInterval;
       if (with_tokens) next_tokens = Clock::now() + kTokenInterval;
     }
-    progress.Update(coordinator.counts());
+    if (progress.has_value()) progress->Update(source.job->coordinator->counts());
   }
   // What there is goes to disk before anything that may take time.
   if (status.code() != absl::StatusCode::kAborted) {
-    const absl::Status flushed = coordinator.Flush(/*with_tokens=*/true);
+    const absl::Status flushed = feed.Flush(/*with_tokens=*/true);
     if (status.ok()) status = flushed;
   }
-  progress.End();
-  summary->counts = coordinator.counts();
-  summary->seconds = progress.seconds();
-  summary->stopped = summary->counts.left() > 0;
+  if (progress.has_value()) {
+    progress->End();
+    summary->counts = source.job->coordinator->counts();
+    summary->seconds = progress->seconds();
+    summary->stopped = summary->counts.left() > 0;
+  }
   if (!status.ok() && status.code() != absl::StatusCode::kAborted) {
-    std::fprintf(stderr, "tandem: finished rows are safe; run the same line again to go on\n");
+    if (source.job != nullptr) {
+      std::fprintf(stderr, "tandem: finished rows are safe; run the same line again to go on\n");
+    }
     // Not after Stop: the step in progress may be waiting for the rank that is lost.
     LostWorld(world, status);
     return status;
@@ -194,7 +175,8 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   engine->Stop();
   TANDEM_RETURN_IF_ERROR(status);
   if (reason.empty()) return 0;
-  TANDEM_RETURN_IF_ERROR(coordinator.Flush(/*with_tokens=*/true));
+  TANDEM_RETURN_IF_ERROR(feed.Flush(/*with_tokens=*/true));
+  if (source.job == nullptr) return kExitRequeue;
   std::fprintf(stderr,
                "tandem: stopping, %s: %lld rows are left, run the same line again to go on\n",
                reason.c_str(), static_cast<long long>(summary->counts.left()));
@@ -214,17 +196,22 @@ int RunBatchRank(const BatchOptions& options) {
   const int rank = communicator->rank();
   StartLog(rank, spdlog::level::warn);
 
-  std::optional<StopWatch> stop_watch;
+  std::optional<BatchStop> stop;
   std::unique_ptr<BatchModel> model;
-  std::unique_ptr<BatchJob> job;
+  Source source;
   Start start;
   absl::Status opened;
   if (rank == 0) {
-    stop_watch.emplace(*std::move(signals), options.time_limit);
+    stop.emplace(*std::move(signals), options.time_limit);
     opened = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
-      TANDEM_ASSIGN_OR_RETURN(job, OpenBatchJob(options, *model));
-      start = {.run = !job->coordinator->all_done(), .context = job->context};
+      if (const char* path = std::getenv(kCoordinatorVariable)) {
+        TANDEM_ASSIGN_OR_RETURN(source.link, server::LinkFeed::Start(path, model->reader));
+        start = {.run = true, .context = source.link->context()};
+        return absl::OkStatus();
+      }
+      TANDEM_ASSIGN_OR_RETURN(source.job, OpenBatchJob(options, *model));
+      start = {.run = !source.job->coordinator->all_done(), .context = source.job->context};
       return absl::OkStatus();
     }();
   } else {
@@ -236,7 +223,7 @@ int RunBatchRank(const BatchOptions& options) {
   const absl::StatusOr<Start> agreed_start = AgreeOnStart(*communicator, start);
   if (!agreed_start.ok()) return LoneError(world, agreed_start.status());
   BatchSummary summary;
-  if (rank == 0) summary.counts = job->coordinator->counts();
+  if (source.job != nullptr) summary.counts = source.job->coordinator->counts();
   if (!agreed_start->run) {
     if (rank == 0) std::printf("%s\n", SummaryJson(summary).c_str());
     return 0;
@@ -257,7 +244,7 @@ int RunBatchRank(const BatchOptions& options) {
 
   absl::StatusOr<int> code = 0;
   if (rank == 0) {
-    code = RunRows(world, **runtime, options, *model, *job, *stop_watch, &summary);
+    code = RunRows(world, **runtime, options, *model, source, *stop, &summary);
     if (!code.ok() && absl::IsInternal(code.status())) return kExitInternal;  // it has been told
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
       return LostWorld(world, status);
@@ -270,7 +257,7 @@ int RunBatchRank(const BatchOptions& options) {
   }
   const absl::StatusOr<int> agreed_code = AgreeOnCode(*communicator, *code);
   if (!agreed_code.ok()) return LoneError(world, agreed_code.status());
-  if (rank == 0) {
+  if (source.job != nullptr) {
     std::printf("%s\n", SummaryJson(summary).c_str());
     if (std::fflush(stdout) != 0) return ReportError(OutputError("stdout: cannot be written"));
   }

@@ -15,6 +15,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_progress.h"
 #include "launcher/batch_rank.h"
+#include "launcher/batch_replicas.h"
 #include "launcher/chat_template_file.h"
 #include "launcher/client.h"
 #include "launcher/cpu_binding.h"
@@ -117,6 +118,10 @@ int Main(int argc, char** argv) {
     code = RunModel(bench->model, world, /*alone_in_process=*/true, argc, argv,
                     [&] { return RunBenchRank(*bench); });
   } else if (const auto* batch = std::get_if<BatchOptions>(&*line.command)) {
+    if (batch->replicas > 1 && std::getenv(kCoordinatorVariable) == nullptr) {
+      code = RunReplicas(*batch, argv);
+      return code.ok() ? *code : ReportError(code.status());
+    }
     if (DrawsBar()) setenv(kBarVariable, "1", 1);
     WorldOptions world;
     world.pass_stdin = batch->input == "-";

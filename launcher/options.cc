@@ -127,6 +127,11 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
   batch->add_option("--on-error", options->on_error, "Rows that cannot be run: stop or skip")
       ->check(CLI::IsMember({"stop", "skip"}))
       ->capture_default_str();
+  batch
+      ->add_option("--replicas", options->replicas,
+                   "Worlds of --tp ranks each, which share the rows")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   batch->add_flag("--ordered", options->ordered, "Results in the order of the input");
   batch
       ->add_option("--time-limit", options->time_limit,

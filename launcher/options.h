@@ -139,6 +139,7 @@ struct BatchOptions {
   std::string output;             // the journal lies beside it
   std::string errors;             // empty: OUTPUT.errors
   std::string on_error = "stop";  // or skip
+  int replicas = 1;               // worlds of --tp ranks each
   bool ordered = false;           // results in the order of the input
   double time_limit = 0;          // seconds; 0: none, or Slurm's
   SamplingOptions sampling;       // of rows that do not say

@@ -25,6 +25,9 @@ namespace {
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
 
+// Planned and measured bytes may be so far apart, as a part of the plan.
+constexpr double kPlanTolerance = 0.05;
+
 // Ranks whose free memory differs by less are taken for equals: it is never quite the same.
 constexpr double kSameMemory = 1.1;
 
@@ -44,6 +47,14 @@ absl::StatusOr<std::vector<int64_t>> ShardWeights(const std::string& shards, int
 }
 
 std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
+
+// A rank that takes other than it planned may meet the end of memory where the plan saw none.
+void HoldAgainstPlan(int rank, const char* purpose, uint64_t planned, uint64_t measured) {
+  const uint64_t apart = planned > measured ? planned - measured : measured - planned;
+  const bool far = static_cast<double>(apart) > kPlanTolerance * static_cast<double>(planned);
+  spdlog::log(far ? spdlog::level::warn : spdlog::level::debug,
+              "rank {}: {}: planned {} bytes, measured {}", rank, purpose, planned, measured);
+}
 
 template <typename T>
 std::string Pack(const T& value) {
@@ -345,6 +356,10 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
       Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()), Mebibytes(plan_.weights),
       Mebibytes(plan_.kv), Mebibytes(plan_.workspace), Mebibytes(plan_.communication),
       Mebibytes(plan_.process));
+  const model::DecoderBytes held = decoder_->bytes();
+  HoldAgainstPlan(rank(), "weights", plan_.weights, held.weights);
+  HoldAgainstPlan(rank(), "KV cache", plan_.kv, held.kv);
+  HoldAgainstPlan(rank(), "workspace", plan_.workspace, held.workspace);
   return absl::OkStatus();
 }
 

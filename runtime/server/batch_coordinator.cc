@@ -103,7 +103,7 @@ std::optional<Assignment> BatchCoordinator::Next() {
   for (BatchJournal::Tokens& tokens : states_[index].tokens) {
     if (!tokens.empty()) tokens.pop_back();
   }
-  return Assignment{&rows_[index], states_[index].tokens};
+  return Assignment{rows_[index], states_[index].tokens};
 }
 
 void BatchCoordinator::Return(uint64_t key) {
@@ -142,6 +142,12 @@ void BatchCoordinator::Finish(uint64_t key, bool failed, std::string line) {
   }
   new_done_.push_back(
       {.key = key, .id = rows_[index].id, .failed = failed, .line = std::move(line)});
+  woken_ = true;
+  changed_.notify_all();
+}
+
+void BatchCoordinator::Wake() {
+  std::lock_guard lock(mutex_);
   woken_ = true;
   changed_.notify_all();
 }

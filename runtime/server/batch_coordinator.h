@@ -12,17 +12,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/server/batch_feed.h"
 #include "runtime/server/batch_file.h"
 #include "runtime/server/batch_journal.h"
 #include "runtime/server/batch_row.h"
 
 namespace tandem::server {
-
-// A row to run, with the tokens that each choice has already.
-struct Assignment {
-  const BatchRow* row = nullptr;
-  std::vector<BatchJournal::Tokens> tokens;  // [choices]
-};
 
 struct BatchCounts {
   int64_t rows = 0;               // of the input
@@ -35,7 +30,7 @@ struct BatchCounts {
   int64_t failed_now = 0;
 };
 
-class BatchCoordinator {
+class BatchCoordinator : public BatchFeed {
  public:
   // A row that cannot be run.
   struct BadRow {
@@ -52,22 +47,18 @@ class BatchCoordinator {
   // run. FAILED_PRECONDITION where a row was done with another text.
   absl::Status Restore(const std::vector<BadRow>& bad);
 
-  // The next row; nullopt when all are handed out. The last known token of a choice is left out:
-  // made again, it ends the choice if it had ended it before.
-  std::optional<Assignment> Next();
+  std::optional<Assignment> Next() override;
   // Gives a row back that its replica will not finish.
   void Return(uint64_t key);
 
-  void AddTokens(uint64_t key, int32_t choice, const std::vector<int32_t>& tokens);
-  // A row is over, with its line of results or errors.
-  void Finish(uint64_t key, bool failed, std::string line);
-
-  // Waits until a row is over or the time is up.
-  void Wait(std::chrono::milliseconds longest);
-  // Writes what has come; tokens of unfinished rows only where `with_tokens`.
-  absl::Status Flush(bool with_tokens);
-
-  bool all_done() const;
+  void AddTokens(uint64_t key, int32_t choice, const std::vector<int32_t>& tokens) override;
+  void Finish(uint64_t key, bool failed, std::string line) override;
+  void Wait(std::chrono::milliseconds longest) override;
+  // To the journal, then to the results, each on disk when it returns.
+  absl::Status Flush(bool with_tokens) override;
+  bool all_done() const override;
+  // There is something new to write or to hand out: ends a Wait.
+  void Wake();
   BatchCounts counts() const;
 
  private:

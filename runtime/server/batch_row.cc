@@ -21,7 +21,8 @@ using loader::Shown;
 constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
 constexpr size_t kMaxRenderMemory = size_t{256} << 20;
 
-absl::Status Wrong(absl::string_view field, const nlohmann::json& found, absl::string_view expected) {
+absl::Status Wrong(absl::string_view field, const nlohmann::json& found,
+                   absl::string_view expected) {
   return absl::InvalidArgumentError(
       absl::StrCat(field, ": found ", Shown(found), ", expected ", expected));
 }
@@ -274,6 +275,7 @@ absl::StatusOr<BatchRow> RowReader::Read(std::string_view line, int64_t number,
                                          std::string* id_out) const {
   BatchRow row;
   row.line = number;
+  row.text = line;
   row.key = RowKey(line);
   row.sampling = defaults;
   absl::StatusOr<Json> parsed = jinja::ParseOrdered(line, "row");

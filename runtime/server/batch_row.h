@@ -23,6 +23,7 @@ enum class RowForm : uint8_t { kShort, kChatCompletion, kCompletion };
 
 struct BatchRow {
   int64_t line = 0;  // of the input, from 1
+  std::string text;  // the line
   std::string id;    // as JSON: "\"a\"" or "7"
   RowForm form = RowForm::kShort;
   std::vector<int32_t> prompt_ids;

@@ -169,6 +169,75 @@ class Forms(Case):
     self.assertEqual([c["index"] for c in found["text"]["response"]["body"]["choices"]], [0, 1, 2])
 
 
+class Replicas(Case):
+
+  def setUp(self):
+    super().setUp()
+    self.items = rows(60, long=True)
+    self.source = write(self.folder / "in.jsonl", self.items)
+    done = self.batch(self.source, "one.jsonl")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.expected = answers(self.folder / "one.jsonl")
+
+  def leaders(self, process):
+    """Processes that run rows: those below the coordinator that have no child of their own."""
+    family = worlds.processes_of_group(process.pid)
+    return [pid for pid in family if not worlds.processes_of_group(pid)]
+
+  def test_share_the_rows(self):
+    for tp in (1, 2):
+      output = f"out{tp}.jsonl"
+      done = self.batch(self.source, output, "--replicas", 2, "--tp", tp, "--ordered",
+                        "--max-num-seqs", 4)
+      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(done.summary["replicas"], 2)
+      self.assertEqual(answers(self.folder / output), self.expected)
+      self.assertEqual([row["id"] for row in read(self.folder / output)],
+                       [row["id"] for row in self.items])
+    # All is done: nothing is started.
+    done = self.batch(self.source, "out1.jsonl", "--replicas", 3, "--ordered")
+    self.assertEqual((done.returncode, done.summary["resumed"]), (0, 60))
+
+  def test_the_others_take_over_from_one_that_is_lost(self):
+    for tp in (1, 2):
+      output = f"out{tp}.jsonl"
+      process = self.start(self.source, output, "--replicas", 2, "--tp", tp, "--threads", 1,
+                           "--max-num-seqs", 2)
+      self.wait_for_lines(process, 5, output)
+      victims = self.leaders(process)
+      self.assertGreaterEqual(len(victims), 2 * tp)
+      os.kill(victims[-1], signal.SIGKILL)
+      _, errors = process.communicate(timeout=100)
+      self.assertEqual(process.returncode, 0, errors)
+      self.assertRegex(errors.decode(), r"replica \d has ended with \d+; its rows go to the 1")
+      self.assertEqual(answers(self.folder / output), self.expected)
+
+  def test_killed_and_stopped_jobs_go_on_and_leave_nothing(self):
+    process = self.start(self.source, "out.jsonl", "--replicas", 2, "--max-num-seqs", 2)
+    self.wait_for_lines(process, 5)
+    family = worlds.processes_of_group(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in family):
+      self.assertLess(time.monotonic(), deadline)
+      time.sleep(0.05)
+    process = self.start(self.source, "out.jsonl", "--replicas", 2, "--tp", 2, "--threads", 1,
+                         "--max-num-seqs", 2)
+    self.wait_for_lines(process, 20)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 75, errors)
+    done = self.batch(self.source, "out.jsonl", "--replicas", 2)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(answers(self.folder / "out.jsonl"), self.expected)
+
+  def test_no_replica_can_start(self):
+    done = self.batch(self.source, "out.jsonl", "--replicas", 2, "--isa", "nonsense")
+    self.assertEqual(done.returncode, 65, done.stderr)
+    self.assertIn(b"--isa: found", done.stderr)
+
+
 class Checks(Case):
 
   def test_bad_rows_are_told_before_anything_is_loaded(self):

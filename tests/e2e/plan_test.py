@@ -118,6 +118,10 @@ class Plan(unittest.TestCase):
       debug = worlds.run("generate", worlds.DEMO, *args, "--tp", tp, "--json",
                          env={"TANDEM_DEBUG": "1"})
       held = json.loads(debug.stdout)["ranks"]
+      lines = [line for line in debug.stderr.decode().splitlines() if "measured" in line]
+      self.assertEqual(len(lines), 3 * tp)  # weights, KV cache and workspace of each
+      for line in lines:
+        self.assertNotIn("warn", line)
       for mine, rank in zip(planned, held):
         self.assertGreater(mine, 0)
         self.assertLess(abs(mine - rank["bytes_read"]), 0.3 * mine)

@@ -170,14 +170,14 @@ class BatchCoordinatorTest : public BatchJournalTest {
 
 TEST_F(BatchCoordinatorTest, HandsOutTheLongestFirstAndTakesBack) {
   Start(false);
-  EXPECT_EQ(coordinator_->Next()->row->key, 2u);
-  EXPECT_EQ(coordinator_->Next()->row->key, 3u);
+  EXPECT_EQ(coordinator_->Next()->row.key, 2u);
+  EXPECT_EQ(coordinator_->Next()->row.key, 3u);
   coordinator_->AddTokens(3, 0, {7, 8, 9});
   coordinator_->Return(3);
   const auto again = coordinator_->Next();
-  EXPECT_EQ(again->row->key, 3u);
+  EXPECT_EQ(again->row.key, 3u);
   EXPECT_EQ(again->tokens[0], (std::vector<int32_t>{7, 8}));  // the last one is made again
-  EXPECT_EQ(coordinator_->Next()->row->key, 1u);
+  EXPECT_EQ(coordinator_->Next()->row.key, 1u);
   EXPECT_FALSE(coordinator_->Next().has_value());
   EXPECT_FALSE(coordinator_->all_done());
 }
@@ -197,7 +197,7 @@ TEST_F(BatchCoordinatorTest, ResultsFollowTheJournalWhereverAWriteWasCut) {
     EXPECT_EQ(Results(), "two\nthree\n");
     EXPECT_EQ(coordinator_->counts().before, 2);
     const auto next = coordinator_->Next();
-    EXPECT_EQ(next->row->key, 1u);
+    EXPECT_EQ(next->row.key, 1u);
     EXPECT_EQ(next->tokens[0], (std::vector<int32_t>{4}));
     EXPECT_FALSE(coordinator_->Next().has_value());
   }
