@@ -262,11 +262,8 @@ class ReplicaGroup {
     process.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     if (ending_ && (process.exit_code == 0 || process.exit_code == kExitRequeue)) return;
     if (first_failure_ == 0) first_failure_ = process.exit_code;
-    int left = 0;
-    for (const auto& other : replicas_) left += other->exit_code < 0 ? 1 : 0;
-    std::fprintf(stderr,
-                 "tandem: replica %d has ended with %d; its rows go to the %d that %s left\n",
-                 process.index, process.exit_code, left, left == 1 ? "is" : "are");
+    std::fprintf(stderr, "tandem: replica %d has ended with %d%s\n", process.index,
+                 process.exit_code, ending_ ? "" : "; its rows go to the others");
   }
 
   const Listener& listener_;
