@@ -223,7 +223,7 @@ TEST(Linear, RanksFinishToTheWholeProduct) {
       std::vector<const float*> values;
       for (const auto& sum : sums) values.push_back(sum.data());
       std::vector<float> finished(3 * 70);
-      FinishTree(leaves, nodes, values, 3 * 70, finished.data());
+      FinishTree({0, leaves}, nodes, values, 3 * 70, finished.data());
       EXPECT_TRUE(SameBits(finished, whole)) << format.name << " TP " << tp;
     }
   }
@@ -239,7 +239,7 @@ TEST(Linear, ManyTokensEqualFew) {
     const int64_t tokens = 1700;
     const auto x = Activations(tokens * 4096, 1);
     const auto all = Product(*backend, *weight, x, tokens, nullptr);
-    for (int64_t t : {0, 47, 48, 511, 1699}) {
+    for (int64_t t : {0, 11, 12, 511, 1699}) {
       const std::vector<float> one(x.begin() + t * 4096, x.begin() + (t + 1) * 4096);
       EXPECT_TRUE(SameBits(std::vector<float>(all.begin() + t * 24, all.begin() + (t + 1) * 24),
                            Product(*backend, *weight, one, 1, nullptr)))
