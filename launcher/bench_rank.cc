@@ -244,10 +244,12 @@ int RunBenchRank(const BenchOptions& options) {
   std::unique_ptr<kernels::MachineProbe> probe;
   const absl::Status prepared = [&]() -> absl::Status {
     TANDEM_RETURN_IF_ERROR(CheckRoom(runtime, options, points));
-    TANDEM_ASSIGN_OR_RETURN(
-        probe, kernels::MakeMachineProbe(
-                   options.model.isa, runtime.threads(),
-                   kProbeBytes / static_cast<size_t>(world == nullptr ? 1 : world->local_size())));
+    TANDEM_ASSIGN_OR_RETURN(probe, kernels::MakeMachineProbe(
+                                       options.model.isa,
+                                       {.threads = runtime.binding().threads,
+                                        .cpus = runtime.binding().cpus,
+                                        .spin = runtime.binding().own_cores},
+                                       kProbeBytes / static_cast<size_t>(runtime.ranks_on_host())));
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
@@ -263,7 +265,7 @@ int RunBenchRank(const BenchOptions& options) {
   report.isa = kernels::IsaInUse(options.model.isa);
   report.peak_instruction = probe->DotInstruction(DotTypeOf(runtime.decoder().linear_spec()));
   report.tp = runtime.tp();
-  report.threads = runtime.threads();
+  report.threads = runtime.binding().threads;
   report.points = points;
   const absl::Status status = rank == 0 ? RunRounds(runtime, options, *work, *probe, report)
                                         : FollowRounds(runtime, *probe);

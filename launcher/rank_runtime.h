@@ -71,7 +71,8 @@ class RankRuntime {
   // generation_config.json's, else config.json's.
   const std::vector<int32_t>& eos_token_ids() const;
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
-  int threads() const { return binding_.threads; }
+  const Binding& binding() const { return binding_; }
+  int ranks_on_host() const { return local_size_; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }
   parallel::Communicator& communicator() { return *communicator_; }

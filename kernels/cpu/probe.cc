@@ -17,8 +17,8 @@ using Clock = std::chrono::steady_clock;
 
 class CpuProbe : public MachineProbe {
  public:
-  CpuProbe(const std::string& isa, int threads, Buffer buffer)
-      : pool_(threads), buffer_(std::move(buffer)) {
+  CpuProbe(const std::string& isa, const CpuOptions& options, Buffer buffer)
+      : pool_(options.threads, options.cpus, options.spin), buffer_(std::move(buffer)) {
     // A pinned instruction set has the ceilings of that set.
     const bool bf16 = isa == "auto" || isa == "bf16";
     const bool vnni = bf16 || isa == "vnni";
@@ -93,10 +93,11 @@ class CpuProbe : public MachineProbe {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa, int threads,
+absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa,
+                                                               const CpuOptions& options,
                                                                size_t buffer_bytes) {
   TANDEM_ASSIGN_OR_RETURN(Buffer buffer, AllocateHost(buffer_bytes));
-  return std::make_unique<CpuProbe>(isa, threads, std::move(buffer));
+  return std::make_unique<CpuProbe>(isa, options, std::move(buffer));
 }
 
 }  // namespace tandem::kernels

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace tandem::kernels {
 
@@ -28,9 +29,11 @@ class MachineProbe {
   virtual std::string DotInstruction(DotType type) const = 0;
 };
 
-// Has threads of its own, as many as a backend made with `threads` has. `isa` as given to PinIsa,
-// which has been called. RESOURCE_EXHAUSTED where there is no room for a buffer of buffer_bytes.
-absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa, int threads,
+// Has threads of its own, as many and where a backend made with these options has them. `isa` as
+// given to PinIsa, which has been called. RESOURCE_EXHAUSTED where there is no room for a buffer of
+// buffer_bytes.
+absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa,
+                                                               const CpuOptions& options,
                                                                size_t buffer_bytes);
 
 }  // namespace tandem::kernels

@@ -11,7 +11,7 @@ namespace {
 using std::chrono::milliseconds;
 
 TEST(MachineProbe, MeasuresWithinReason) {
-  auto probe = MakeMachineProbe("auto", 2, 64 << 20);
+  auto probe = MakeMachineProbe("auto", {.threads = 2}, 64 << 20);
   ASSERT_TRUE(probe.ok()) << probe.status();
   const double read = (*probe)->ReadBandwidth(milliseconds(20));
   RecordProperty("read_gbps", std::to_string(read * 1e-9));
@@ -28,7 +28,7 @@ TEST(MachineProbe, MeasuresWithinReason) {
 
 // A pinned instruction set is measured with its own instructions.
 TEST(MachineProbe, FollowsTheInstructionSet) {
-  const auto probe = MakeMachineProbe("avx2", 1, 1 << 20);
+  const auto probe = MakeMachineProbe("avx2", {.threads = 1}, 1 << 20);
   ASSERT_TRUE(probe.ok());
   EXPECT_EQ((*probe)->DotInstruction(DotType::kInt8), "16-bit multiply-add");
   EXPECT_EQ((*probe)->DotInstruction(DotType::kBf16), "fp32 fma");
@@ -36,7 +36,7 @@ TEST(MachineProbe, FollowsTheInstructionSet) {
 }
 
 TEST(MachineProbe, RefusesWhatIsNotThere) {
-  EXPECT_EQ(MakeMachineProbe("auto", 1, size_t{1} << 50).status().code(),
+  EXPECT_EQ(MakeMachineProbe("auto", {.threads = 1}, size_t{1} << 50).status().code(),
             absl::StatusCode::kResourceExhausted);
 }
 
