@@ -44,7 +44,7 @@ absl::StatusOr<std::string> OwnPath() {
 // starts the world. Returns the exit code.
 template <typename Rank>
 absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
-                             bool alone_in_process, int argc, char** argv, Rank rank) {
+                             bool alone_in_process, char** argv, Rank rank) {
   const GetEnv get_env = [](const char* name) -> const char* { return std::getenv(name); };
   TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(get_env));
   if (world.has_value() || StartedByLauncher()) {
@@ -72,7 +72,7 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
 
   TANDEM_ASSIGN_OR_RETURN(const std::string self, OwnPath());
   std::vector<std::string> command = {self};
-  command.insert(command.end(), argv + 1, argv + argc);
+  for (char** argument = argv + 1; *argument != nullptr; ++argument) command.push_back(*argument);
   WorldOptions options = world_options;
   options.through_mpirun = ranks > 1;
   if (options.through_mpirun) {
@@ -97,7 +97,7 @@ int Main(int argc, char** argv) {
     world.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(serve->drain_timeout * 1e3));
     world.max_restarts = serve->max_restarts;
-    code = RunModel(serve->model, world, /*alone_in_process=*/false, argc, argv,
+    code = RunModel(serve->model, world, /*alone_in_process=*/false, argv,
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
@@ -106,7 +106,7 @@ int Main(int argc, char** argv) {
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
     world.relay_stdout = true;
-    code = RunModel(generate->model, world, /*alone_in_process=*/true, argc, argv,
+    code = RunModel(generate->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunGenerateRank(*generate); });
   } else if (const auto* bench = std::get_if<BenchOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {

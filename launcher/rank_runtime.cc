@@ -87,9 +87,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
     runtime->start_ = std::make_unique<parallel::SelfCommunicator>();
   } else {
     runtime->start_ = world->MakeCommunicator();
-    const std::vector<int>& hosts = world->host_of();
-    runtime->local_size_ =
-        static_cast<int>(std::count(hosts.begin(), hosts.end(), hosts[world->rank()]));
+    runtime->local_size_ = world->local_size();
   }
   runtime->timer_ = options.timer;
   if (options.timer != nullptr) {

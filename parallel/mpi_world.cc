@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <numeric>
 #include <utility>
@@ -50,6 +51,10 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
 }
 
 MpiWorld::~MpiWorld() { MPI_Finalize(); }
+
+int MpiWorld::local_size() const {
+  return static_cast<int>(std::count(host_of_.begin(), host_of_.end(), host_of_[rank_]));
+}
 
 std::unique_ptr<Communicator> MpiWorld::MakeCommunicator() const {
   if (size_ == 1) return std::make_unique<SelfCommunicator>();

@@ -24,6 +24,7 @@ class MpiWorld {
   int size() const { return size_; }
   // By rank, the number of its host; hosts are numbered by their lowest ranks.
   const std::vector<int>& host_of() const { return host_of_; }
+  int local_size() const;  // ranks on this host
 
   // All ranks, over MPI, without deadlines: for start and end.
   std::unique_ptr<Communicator> MakeCommunicator() const;
