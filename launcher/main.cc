@@ -19,11 +19,13 @@
 #include "launcher/chat_template_file.h"
 #include "launcher/client.h"
 #include "launcher/cpu_binding.h"
+#include "launcher/eval_rank.h"
 #include "launcher/exit_code.h"
 #include "launcher/mpi_command.h"
 #include "launcher/options.h"
 #include "launcher/plan_command.h"
 #include "launcher/process_group.h"
+#include "launcher/quantize_command.h"
 #include "launcher/rank_main.h"
 #include "launcher/supervisor.h"
 #include "launcher/text_commands.h"
@@ -130,6 +132,13 @@ int Main(int argc, char** argv) {
     world.unheard_code = kExitRequeue;
     code = RunModel(batch->model, world, /*alone_in_process=*/true, argc, argv,
                     [&] { return RunBatchRank(*batch); });
+  } else if (const auto* eval = std::get_if<EvalOptions>(&*line.command)) {
+    WorldOptions world;
+    world.relay_stdout = true;
+    code = RunModel(eval->model, world, /*alone_in_process=*/true, argc, argv,
+                    [&] { return RunEvalRank(*eval); });
+  } else if (const auto* quantize = std::get_if<QuantizeOptions>(&*line.command)) {
+    code = RunQuantize(*quantize);
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {
     code = RunClient(*client);
   } else if (const auto* tokenize = std::get_if<TokenizeOptions>(&*line.command)) {

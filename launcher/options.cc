@@ -187,6 +187,56 @@ BenchCell ParseCell(const std::string& text) {
   return cell;
 }
 
+CLI::App* AddQuantize(CLI::App& app, QuantizeOptions* options) {
+  CLI::App* quantize = app.add_subcommand("quantize", "Write a model in fewer bits");
+  AddModel(quantize, &options->model);
+  quantize->add_option("OUT", options->output, "Folder to make")->required();
+  quantize->add_option("--dtype", options->dtype, "int8 or int4")->capture_default_str();
+  quantize->add_option("--group-size", options->group_size, "Columns that share a scale")
+      ->check(CLI::Range(int64_t{8}, int64_t{1024}))
+      ->capture_default_str();
+  quantize->add_flag("--zero-points,!--symmetric", options->zero_points,
+                     "A zero point for each group, or none (the default)");
+  quantize
+      ->add_option("--head-dtype", options->head_dtype,
+                   "Of head and embedding: int8, int4, or stored (as they are)")
+      ->capture_default_str();
+  quantize->add_option("--method", options->method,
+                       "rtn (plain rounding), search (of scales), gptq (error compensation); "
+                       "default: gptq with --calibration, else search");
+  quantize->add_option("--calibration", options->calibration,
+                       "Text file such as the model will meet");
+  quantize
+      ->add_option("--calibration-tokens", options->calibration_tokens,
+                   "Tokens of it to use at most")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  quantize->add_option("--threads", options->threads, "Threads (default: all cores)")
+      ->check(CLI::Range(1, 4096));
+  return quantize;
+}
+
+CLI::App* AddEval(CLI::App& app, EvalOptions* options) {
+  CLI::App* eval = app.add_subcommand("eval", "How well a model predicts a text");
+  AddModelOptions(eval, &options->model);
+  eval->add_option("--text", options->text, "Text file")->required();
+  CLI::Option* reference =
+      eval->add_option("--reference", options->reference,
+                       "Model to compare with, as it is stored: folder or hub name");
+  eval->add_option("--reference-logits", options->reference_logits,
+                   "Or its logits, as --logits wrote them")
+      ->excludes(reference);
+  eval->add_option("--logits", options->logits, "File for the logits, raw float32");
+  eval->add_option("--context", options->context,
+                   "Tokens of a window (default: the model's, at most 2048)")
+      ->check(CLI::Range(int64_t{1}, kMaxCount));
+  eval->add_option("--stride", options->stride,
+                   "Tokens from one window to the next (default: --context)")
+      ->check(CLI::Range(int64_t{1}, kMaxCount));
+  eval->add_flag("--json", options->json, "Print one JSON object");
+  return eval;
+}
+
 CommandLine Mistake(absl::string_view what) {
   std::string line(what);
   for (char& c : line) c = c == '\n' ? ' ' : c;
@@ -366,6 +416,11 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
                    "JSON: {\"messages\":[...],\"tools\":[...],...}; - reads standard input")
       ->required();
 
+  QuantizeOptions quantize;
+  CLI::App* quantize_app = AddQuantize(app, &quantize);
+  EvalOptions eval;
+  CLI::App* eval_app = AddEval(app, &eval);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -393,6 +448,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   if (*batch_app) return {Command(batch), "", 0};
   if (*plan_app) return {Command(plan), "", 0};
   if (*render_app) return {Command(render), "", 0};
+  if (*quantize_app) return {Command(quantize), "", 0};
+  if (*eval_app) return {Command(eval), "", 0};
   if (*tokenize_app) return {Command(tokenize), "", 0};
   return {Command(detokenize), "", 0};
 }

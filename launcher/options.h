@@ -164,9 +164,33 @@ struct RenderOptions {
   std::string messages;  // a JSON file; "-": standard input
 };
 
+struct QuantizeOptions {
+  std::string model, output;
+  std::string dtype = "int4";
+  int64_t group_size = 32;
+  bool zero_points = false;
+  std::string head_dtype = "int8";
+  std::string method;       // empty: gptq with calibration, else search
+  std::string calibration;  // a text file; empty: none
+  int64_t calibration_tokens = 32768;
+  int threads = 0;  // 0: all that this process may use
+};
+
+struct EvalOptions {
+  ModelOptions model;
+  std::string text;
+  std::string reference;         // another model
+  std::string reference_logits;  // or its logits, as `logits` writes them
+  std::string logits;            // file for raw fp32 [predicted tokens, vocab]; empty: none
+  int64_t context = 0;           // tokens; 0: the model's, at most 2048
+  int64_t stride = 0;            // 0: the context
+  bool json = false;
+};
+
 using Command =
     std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions, TokenizeOptions,
-                 DetokenizeOptions, RenderOptions, PlanOptions, BatchOptions>;
+                 DetokenizeOptions, RenderOptions, PlanOptions, BatchOptions,
+                 QuantizeOptions, EvalOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

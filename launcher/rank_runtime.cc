@@ -272,7 +272,7 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
           : options.max_batched_tokens;
   decoder_options_.kv_dtype = kv_dtype_;
   decoder_options_.max_tokens = step_tokens;
-  decoder_options_.max_rows = options.max_num_seqs;
+  decoder_options_.max_rows = options.max_rows > 0 ? options.max_rows : options.max_num_seqs;
   decoder_options_.timer = options.timer;
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);

@@ -38,6 +38,7 @@ struct RankOptions {
   int64_t used_context = 0;       // no sequence of this run gets longer; 0: not known
   uint64_t kv_memory = 0;         // bytes of KV cache a rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
+  int64_t max_rows = 0;  // of logits in one step; 0: max_num_seqs
   int64_t max_batched_tokens = 512;
   bool bind = true;  // threads to cores of their own
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
