@@ -187,10 +187,9 @@ struct EvalOptions {
   bool json = false;
 };
 
-using Command =
-    std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions, TokenizeOptions,
-                 DetokenizeOptions, RenderOptions, PlanOptions, BatchOptions,
-                 QuantizeOptions, EvalOptions>;
+using Command = std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions,
+                             TokenizeOptions, DetokenizeOptions, RenderOptions, PlanOptions,
+                             BatchOptions, QuantizeOptions, EvalOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {
