@@ -121,40 +121,51 @@ std::vector<Binding> BindRanks(const Topology& topology, const std::vector<RankC
                                bool bind) {
   const int size = static_cast<int>(ranks.size());
   std::vector<Binding> bindings(size);
+  std::vector<CoreList> own(size);
+  std::vector<bool> overlaps(size, false);
   std::set<int> all_cpus;
   int all_threads = 0;
-  bool all_bound = bind;
   for (int r = 0; r < size; ++r) {
     const RankCpus& rank = ranks[r];
-    Binding& binding = bindings[r];
     all_cpus.insert(rank.allowed.begin(), rank.allowed.end());
     int sharing = 0, place = 0;
-    bool partly = false;
     for (int other = 0; other < size; ++other) {
       if (ranks[other].allowed == rank.allowed) {
         if (other < r) ++place;
         ++sharing;
       } else if (Overlap(ranks[other].allowed, rank.allowed)) {
-        partly = true;
+        overlaps[r] = true;
       }
     }
     const CoreList cores = topology.Cores(rank.allowed);
-    const auto count = static_cast<int>(cores.size());
-    binding.threads = rank.threads > 0 ? rank.threads : std::max(1, count / sharing);
+    const auto count = static_cast<int64_t>(cores.size());
+    own[r].assign(cores.begin() + count * place / sharing,
+                  cores.begin() + count * (place + 1) / sharing);
+    int& threads = bindings[r].threads;
+    threads = rank.threads > 0 ? rank.threads : std::max(1, static_cast<int>(count / sharing));
     if (rank.threads == 0 && rank.quota > 0) {
-      binding.threads = std::min(binding.threads, std::max(1, rank.quota / size));
+      threads = std::min(threads, std::max(1, rank.quota / size));
     }
-    all_threads += binding.threads;
-    const CoreList own(cores.begin() + static_cast<int64_t>(count) * place / sharing,
-                       cores.begin() + static_cast<int64_t>(count) * (place + 1) / sharing);
-    const char* why = !bind                             ? "--bind none"
-                      : partly                          ? "the CPUs given to ranks overlap"
-                      : binding.threads > CpuCount(own) ? "fewer CPUs than threads"
-                                                        : nullptr;
+    all_threads += threads;
+  }
+  bool all_bound = true;
+  for (int r = 0; r < size; ++r) {
+    Binding& binding = bindings[r];
+    // Ranks that share CPUs are bound together or not at all.
+    bool fit = true;
+    for (int other = 0; other < size; ++other) {
+      fit &= ranks[other].allowed != ranks[r].allowed ||
+             bindings[other].threads <= CpuCount(own[other]);
+    }
+    const char* why = !bind         ? "--bind none"
+                      : overlaps[r] ? "the CPUs given to ranks overlap"
+                      : !fit        ? "fewer CPUs than threads"
+                                    : nullptr;
     if (why == nullptr) {
-      binding.cpus = SpreadThreads(own, binding.threads);
-      binding.description = absl::StrCat(Threads(binding.threads), " on CPUs ",
-                                         CpuList(binding.cpus), ", ", Sockets(own, binding.cpus));
+      binding.cpus = SpreadThreads(own[r], binding.threads);
+      binding.description =
+          absl::StrCat(Threads(binding.threads), " on CPUs ", CpuList(binding.cpus), ", ",
+                       Sockets(own[r], binding.cpus));
     } else {
       all_bound = false;
       binding.description = absl::StrCat(Threads(binding.threads), ", not bound (", why, ")");

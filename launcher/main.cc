@@ -117,7 +117,7 @@ int Main(int argc, char** argv) {
     WorldOptions world;
     world.pass_stdin = bench->paced;
     world.relay_stdout = true;
-    code = RunModel(bench->model, world, /*alone_in_process=*/true, argc, argv,
+    code = RunModel(bench->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunBenchRank(*bench); });
   } else if (const auto* batch = std::get_if<BatchOptions>(&*line.command)) {
     if (batch->replicas > 1 && std::getenv(kCoordinatorVariable) == nullptr) {
@@ -130,7 +130,7 @@ int Main(int argc, char** argv) {
     world.relay_stdout = true;
     world.drains = true;
     world.unheard_code = kExitRequeue;
-    code = RunModel(batch->model, world, /*alone_in_process=*/true, argc, argv,
+    code = RunModel(batch->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunBatchRank(*batch); });
   } else if (const auto* eval = std::get_if<EvalOptions>(&*line.command)) {
     WorldOptions world;
