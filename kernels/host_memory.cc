@@ -13,15 +13,17 @@ void Unmap(void* data, size_t bytes) { munmap(data, bytes); }
 
 }  // namespace
 
-absl::StatusOr<Buffer> AllocateHost(size_t bytes) {
+absl::StatusOr<Buffer> AllocateHost(size_t bytes, Pages pages) {
   if (bytes == 0) return Buffer();
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(
         absl::StrCat("out of memory: the system refused ", bytes, " bytes"));
   }
-  // Fewer TLB misses while weights stream; harmless where huge pages are off.
-  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+  // Wishes: harmless where huge pages are off.
+  if (bytes >= kHugePage) {
+    madvise(data, bytes, pages == Pages::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  }
   return Buffer(data, bytes, &Unmap);
 }
 

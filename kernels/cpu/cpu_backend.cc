@@ -214,7 +214,8 @@ class CpuBackend : public Backend {
                                                            const Fill& fill) {
     TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
     if (activations_.bytes() < ActivationBytes(spec)) {
-      TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec)));
+      // A small model touches little of it.
+      TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec), Pages::kSmall));
     }
     const cpu::PanelLayout panels(spec.rows);
     const int64_t row_bytes = cpu::RunLayout(spec).row_bytes(spec.columns());
