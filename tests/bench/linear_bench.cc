@@ -113,7 +113,7 @@ double Median(std::vector<double> values) {
 
 void Linear(benchmark::State& state, const Format& format, int threads, int64_t tokens) {
   const auto backend = *MakeCpuBackend("auto", {.threads = threads});
-  const auto probe = *MakeMachineProbe("auto", threads, size_t{256} << 20);
+  const auto probe = *MakeMachineProbe("auto", {.threads = threads}, size_t{256} << 20);
   const Layers layers(*backend, format);
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0, 1);
