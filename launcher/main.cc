@@ -135,7 +135,7 @@ int Main(int argc, char** argv) {
   } else if (const auto* eval = std::get_if<EvalOptions>(&*line.command)) {
     WorldOptions world;
     world.relay_stdout = true;
-    code = RunModel(eval->model, world, /*alone_in_process=*/true, argc, argv,
+    code = RunModel(eval->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunEvalRank(*eval); });
   } else if (const auto* quantize = std::get_if<QuantizeOptions>(&*line.command)) {
     code = RunQuantize(*quantize);
