@@ -12,6 +12,21 @@ namespace {
 // Up to this many bytes of result every rank finishes the whole tree: one exchange of flags.
 constexpr int64_t kOneRoundBytes = 32 << 10;
 
+// As many lines fit beside others into a first-level cache.
+constexpr int64_t kOwnedFloats = (16 << 10) / sizeof(float);
+
+// Fetches another rank's lines for reading and for overwriting them later, in one transfer.
+void PrefetchOwned(const float* data, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t i = 0; i < count; i += kLine) {
+#if defined(__x86_64__)
+    asm volatile("prefetchw %0" : : "m"(data[i]));
+#else
+    __builtin_prefetch(data + i, /*rw=*/1);
+#endif
+  }
+}
+
 class ShmCommunicator : public Communicator {
  public:
   ShmCommunicator(ShmHost& host, Communicator& start, std::chrono::milliseconds timeout)
@@ -72,7 +87,14 @@ class ShmCommunicator : public Communicator {
 
  private:
   int64_t slot_floats() const { return static_cast<int64_t>(host_.slot_bytes() / sizeof(float)); }
-  float* Slot(int rank) const { return reinterpret_cast<float*>(host_.rank_slot(rank, pieces_)); }
+  // Where the rank writes this piece. Two ranks swap their slots from piece to piece: each writes
+  // what it has just read, whose cache lines it then owns already (see PrefetchOwned).
+  float* Slot(int rank) const {
+    if (size() == 2) {
+      return reinterpret_cast<float*>(host_.rank_slot((rank + pieces_) % 2, /*piece=*/0));
+    }
+    return reinterpret_cast<float*>(host_.rank_slot(rank, pieces_));
+  }
 
   // Elements that a rank reads for one of the result: of P partial sums P (N - 1) / N where it
   // finishes the tree itself; with slices an Nth of that, and the result.
@@ -93,6 +115,10 @@ class ShmCommunicator : public Communicator {
     // The own ones are nearer where they come from.
     PlaceValues(layout, rank(), mine + begin, count, values_);
     TANDEM_RETURN_IF_ERROR(barrier_.AwaitOthers(timeout_, "all-reduce"));
+    if (size() == 2) {
+      const int other = 1 - rank();
+      PrefetchOwned(Slot(other), std::min(layout.node_count(other) * n, kOwnedFloats));
+    }
     const kernels::LeafRange root = {0, layout.leaves};
     if (one_round) {
       kernels::FinishTree(root, layout.nodes, values_, n, out + begin);

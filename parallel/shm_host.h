@@ -4,7 +4,8 @@
 //
 // Messages longer than a slot go in pieces. Slots alternate from piece to piece: a flag raised for
 // piece k says that the rank is done with piece k - 1, so whoever has seen all flags of piece k - 1
-// may overwrite what it wrote for piece k - 2.
+// may overwrite what it wrote for piece k - 2. (Two ranks can do with one slot each,
+// shm_communicator.cc.)
 #pragma once
 
 #include <atomic>
