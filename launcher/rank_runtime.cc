@@ -116,6 +116,11 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   if (all.rank() == 0) {
+    // Told once nothing can fail any more: an error is one line alone.
+    for (size_t r = 0; r < runtime->bindings_.size(); ++r) {
+      spdlog::info("rank {}: {}", r, runtime->bindings_[r]);
+    }
+    if (all.size() > 1) spdlog::info("collectives: {}", runtime->collectives_.description);
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
         runtime->decoder_.get(), runtime->collectives_.channel.get(), runtime->communicator_);
   }
@@ -154,9 +159,7 @@ absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOption
   }
   // Weights are first touched by this thread and those that it starts: memory of its node.
   if (!binding_.cpus.empty()) BindThisThread(binding_.cpus[0]);
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> descriptions,
-                          start_->AllGatherBytes(binding_.description));
-  for (int r = 0; rank() == 0 && r < tp(); ++r) spdlog::info("rank {}: {}", r, descriptions[r]);
+  TANDEM_ASSIGN_OR_RETURN(bindings_, start_->AllGatherBytes(binding_.description));
   return absl::OkStatus();
 }
 
@@ -259,7 +262,6 @@ absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
     if (!collectives_.fallback.empty()) {
       spdlog::warn("collectives over MPI alone: {}", collectives_.fallback);
     }
-    spdlog::info("collectives: {}", collectives_.description);
   }
   return absl::OkStatus();
 }

@@ -127,6 +127,7 @@ class RankRuntime {
   std::unique_ptr<loader::PackedFile> packed_;  // null: none
   std::unique_ptr<kernels::Backend> backend_;
   Binding binding_;
+  std::vector<std::string> bindings_;  // of all ranks, in words
   std::string weight_format_, head_format_;
   kernels::KvDType kv_dtype_ = kernels::KvDType::kF32;
   int64_t max_model_len_ = 0;
