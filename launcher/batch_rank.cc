@@ -189,12 +189,11 @@ int RunBatchRank(const BatchOptions& options) {
   // Before MPI starts threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return ReportError(signals.status());
-  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
-  if (!joined.ok()) return ReportError(joined.status());
-  parallel::MpiWorld* world = joined->get();
-  const auto communicator = CommunicatorOf(world);
+  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* world = started->world.get();
+  parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
-  StartLog(rank, spdlog::level::warn);
 
   std::optional<BatchStop> stop;
   std::unique_ptr<BatchModel> model;

@@ -20,7 +20,6 @@
 #include "launcher/exit_code.h"
 #include "launcher/rank_main.h"
 #include "launcher/rank_world.h"
-#include "launcher/step_trace.h"
 #include "runtime/model/kv_cache.h"
 
 namespace tandem::launcher {
@@ -204,12 +203,11 @@ absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
 }  // namespace
 
 int RunBenchRank(const BenchOptions& options) {
-  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
-  if (!joined.ok()) return ReportError(joined.status());
-  parallel::MpiWorld* world = joined->get();
-  const auto communicator = CommunicatorOf(world);
+  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* world = started->world.get();
+  parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
-  StartLog(rank, spdlog::level::warn);
 
   absl::Status writable;
   if (rank == 0 && !options.plot_file.empty() && !std::ofstream(options.plot_file)) {
@@ -219,16 +217,12 @@ int RunBenchRank(const BenchOptions& options) {
   if (const absl::Status agreed = AgreeOnStatus(*communicator, writable); !agreed.ok()) {
     return AgreedError(world, agreed);
   }
-  std::unique_ptr<StepTrace> trace;
-  if (!options.model.trace_file.empty()) {
-    auto started = StepTrace::Start(*communicator, options.model.trace_file);
-    if (!started.ok()) return AgreedError(world, started.status());
-    trace = *std::move(started);
-  }
+  const auto trace = StartTrace(*communicator, options.model);
+  if (!trace.ok()) return AgreedError(world, trace.status());
   parallel::StepTimer totals;
   const std::vector<BenchPoint> points = PointsOf(options);
   RankOptions rank_options = RankOptionsOf(options.model);
-  rank_options.timer = trace != nullptr ? trace->timer() : &totals;
+  rank_options.timer = *trace != nullptr ? (*trace)->timer() : &totals;
   // Room for every cell's context at once: later rounds find it in the prefix cache.
   rank_options.used_context = 0;
   rank_options.max_num_seqs = 0;
@@ -275,8 +269,8 @@ int RunBenchRank(const BenchOptions& options) {
   for (const RankReport& mine : *reports) {
     report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
   }
-  if (trace != nullptr) {
-    if (absl::Status written = trace->Write(*communicator); !written.ok()) {
+  if (*trace != nullptr) {
+    if (absl::Status written = (*trace)->Write(*communicator); !written.ok()) {
       return LoneError(world, written);
     }
   }

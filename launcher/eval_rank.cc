@@ -116,12 +116,11 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
 }  // namespace
 
 int RunEvalRank(const EvalOptions& options) {
-  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
-  if (!joined.ok()) return ReportError(joined.status());
-  parallel::MpiWorld* world = joined->get();
-  const auto communicator = CommunicatorOf(world);
+  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* world = started->world.get();
+  parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
-  StartLog(rank, spdlog::level::warn);
 
   EvalText text;
   std::optional<LogitsFile> logits, reference;

@@ -20,7 +20,6 @@
 #include "launcher/rank_runtime.h"
 #include "launcher/rank_world.h"
 #include "launcher/sampling_request.h"
-#include "launcher/step_trace.h"
 #include "runtime/engine/engine.h"
 #include "runtime/server/serve_front.h"
 
@@ -160,12 +159,11 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
 }  // namespace
 
 int RunGenerateRank(const GenerateOptions& options) {
-  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
-  if (!joined.ok()) return ReportError(joined.status());
-  parallel::MpiWorld* world = joined->get();
-  const auto communicator = CommunicatorOf(world);
+  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* world = started->world.get();
+  parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
-  StartLog(rank, spdlog::level::warn);
 
   GenerateJob job;
   job.sampling = server::SamplingFromProto(ToProto(options.sampling));
@@ -181,13 +179,9 @@ int RunGenerateRank(const GenerateOptions& options) {
   const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
   if (!context.ok()) return LoneError(world, context.status());
   rank_options.used_context = *context;
-  std::unique_ptr<StepTrace> trace;
-  if (!options.model.trace_file.empty()) {
-    auto started = StepTrace::Start(*communicator, options.model.trace_file);
-    if (!started.ok()) return AgreedError(world, started.status());
-    trace = *std::move(started);
-    job.timer = rank_options.timer = trace->timer();
-  }
+  const auto trace = StartTrace(*communicator, options.model);
+  if (!trace.ok()) return AgreedError(world, trace.status());
+  if (*trace != nullptr) job.timer = rank_options.timer = (*trace)->timer();
   const auto runtime = RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) return AgreedError(world, runtime.status());
 
@@ -205,8 +199,8 @@ int RunGenerateRank(const GenerateOptions& options) {
   }
   const auto reports = (*runtime)->GatherReports();
   if (!reports.ok()) return LoneError(world, reports.status());
-  if (trace != nullptr) {
-    if (absl::Status status = trace->Write(*communicator); !status.ok()) {
+  if (*trace != nullptr) {
+    if (absl::Status status = (*trace)->Write(*communicator); !status.ok()) {
       return LoneError(world, status);
     }
   }
@@ -221,17 +215,16 @@ int RunServeRank(const ServeOptions& options) {
   // Before MPI and gRPC start threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return ReportError(signals.status());
-  absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> joined = JoinWorld();
-  if (!joined.ok()) return ReportError(joined.status());
-  parallel::MpiWorld* world = joined->get();
-  const auto communicator = CommunicatorOf(world);
+  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::info);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* world = started->world.get();
+  parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
-  StartLog(rank, spdlog::level::info);
 
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
   absl::StatusOr<jinja::ChatTemplate> chat_template = absl::NotFoundError("");
   std::unique_ptr<server::ServeFront> front;
-  absl::Status started;
+  absl::Status opened;
   if (rank == 0) {
     // The port first: a second server on it should not load a model to find out.
     server::ServeFrontOptions front_options;
@@ -242,7 +235,7 @@ int RunServeRank(const ServeOptions& options) {
         communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
-    started = [&]() -> absl::Status {
+    opened = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
       WarnOfOpenDoors(options);
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
@@ -256,7 +249,7 @@ int RunServeRank(const ServeOptions& options) {
   } else {
     server::IgnoreDrainSignals();
   }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, started); !agreed.ok()) {
+  if (const absl::Status agreed = AgreeOnStatus(*communicator, opened); !agreed.ok()) {
     front.reset();
     return AgreedError(world, agreed);
   }
@@ -265,18 +258,14 @@ int RunServeRank(const ServeOptions& options) {
       std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
-  std::unique_ptr<StepTrace> trace;
-  if (!options.model.trace_file.empty()) {
-    auto trace_started = StepTrace::Start(*communicator, options.model.trace_file);
-    if (!trace_started.ok()) {
-      front.reset();
-      return AgreedError(world, trace_started.status());
-    }
-    trace = *std::move(trace_started);
-    rank_options.timer = trace->timer();
+  const auto trace = StartTrace(*communicator, options.model);
+  if (!trace.ok()) {
+    front.reset();
+    return AgreedError(world, trace.status());
   }
+  if (*trace != nullptr) rank_options.timer = (*trace)->timer();
   const auto write_trace = [&]() -> absl::Status {
-    return trace == nullptr ? absl::OkStatus() : trace->Write(*communicator);
+    return *trace == nullptr ? absl::OkStatus() : (*trace)->Write(*communicator);
   };
   const auto runtime = RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) {

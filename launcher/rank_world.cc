@@ -14,6 +14,7 @@
 #include "launcher/mpi_command.h"
 
 namespace tandem::launcher {
+namespace {
 
 void StartLog(int rank, spdlog::level::level_enum level) {
   auto logger = spdlog::stderr_color_mt("tandem");
@@ -22,17 +23,27 @@ void StartLog(int rank, spdlog::level::level_enum level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld() {
+}  // namespace
+
+absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level) {
   TANDEM_ASSIGN_OR_RETURN(
       const std::optional<int> size,
       FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
-  if (!size.has_value()) return nullptr;
-  return parallel::MpiWorld::Start();
+  StartedRank started;
+  if (size.has_value()) {
+    TANDEM_ASSIGN_OR_RETURN(started.world, parallel::MpiWorld::Start());
+    started.communicator = started.world->MakeCommunicator();
+  } else {
+    started.communicator = std::make_unique<parallel::SelfCommunicator>();
+  }
+  StartLog(started.communicator->rank(), log_level);
+  return started;
 }
 
-std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world) {
-  if (world == nullptr) return std::make_unique<parallel::SelfCommunicator>();
-  return world->MakeCommunicator();
+absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& communicator,
+                                                      const ModelOptions& model) {
+  if (model.trace_file.empty()) return nullptr;
+  return StepTrace::Start(communicator, model.trace_file);
 }
 
 int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {

@@ -9,18 +9,23 @@
 #include "absl/status/statusor.h"
 #include "launcher/options.h"
 #include "launcher/rank_runtime.h"
+#include "launcher/step_trace.h"
 #include "parallel/mpi_world.h"
 
 namespace tandem::launcher {
 
-// Logs go to stderr: stdout belongs to answers.
-void StartLog(int rank, spdlog::level::level_enum level);
+struct StartedRank {
+  std::unique_ptr<parallel::MpiWorld> world;  // null in a world of one without MPI
+  std::unique_ptr<parallel::Communicator> communicator;
+};
 
-// The MPI world that this process was started in; null for a world of one
-// without MPI.
-absl::StatusOr<std::unique_ptr<parallel::MpiWorld>> JoinWorld();
+// Joins the world that this process was started in, and starts the log, which goes to stderr:
+// stdout belongs to answers. Before any thread that is to have other signals blocked.
+absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level);
 
-std::unique_ptr<parallel::Communicator> CommunicatorOf(parallel::MpiWorld* world);
+// Collective. Null without --trace.
+absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& communicator,
+                                                      const ModelOptions& model);
 
 // An error that all ranks have agreed on: rank 0 says it, all end with its code.
 int AgreedError(parallel::MpiWorld* world, const absl::Status& status);
