@@ -1,42 +1,25 @@
 // A quantized checkpoint: the first byte chooses a scheme, the rest is
 // config.json's quantization_config, a NUL, and a safetensors file whose module
 // "m" is read as [8, 8] with that scheme and with the configuration's own.
-#include <unistd.h>
-
+#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "kernels/base/json.h"
 #include "runtime/loader/quantized_weight.h"
+#include "tests/loader/temp_dir.h"
 
 namespace {
 
 using namespace tandem::loader;
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tandem_fuzz_XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) std::abort();
-    path_ = pattern;
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 constexpr int64_t kRows = 8;
 constexpr int64_t kColumns = 8;
 
-void Read(const Folder& folder, const QuantizedScheme& scheme) {
-  const auto model = ModelFolder::Open(folder.path().string());
+void Read(const TempDir& folder, const QuantizedScheme& scheme) {
+  const auto model = ModelFolder::Open(folder.path());
   if (!model.ok()) return;
   const auto checkpoint = Checkpoint::Open(*model);
   if (!checkpoint.ok()) return;
@@ -62,11 +45,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t choice = data[0];
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   const size_t cut = std::min(rest.find('\0'), rest.size());
-  static const Folder folder;
-  const std::string_view tensors = rest.substr(std::min(rest.size(), cut + 1));
-  std::ofstream(folder.path() / "model.safetensors", std::ios::binary | std::ios::trunc)
-      .write(tensors.data(), static_cast<std::streamsize>(tensors.size()));
-  std::ofstream(folder.path() / "config.json") << "{}";
+  static const TempDir folder;
+  folder.Write("model.safetensors", rest.substr(std::min(rest.size(), cut + 1)));
+  folder.Write("config.json", "{}");
 
   const auto object = tandem::json::Parse(rest.substr(0, cut), "config.json", 12);
   if (object.ok()) {

@@ -1,48 +1,23 @@
 // A safetensors file; with a first byte of '#' the index of a folder that has none of its files.
-#include <unistd.h>
-
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
+#include <string_view>
 
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/loader/safetensors.h"
-
-namespace {
-
-// A folder of this process for the files that the loader is to read; gone at the end.
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tandem_fuzz_XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) std::abort();
-    path_ = pattern;
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-void Write(const std::filesystem::path& path, const uint8_t* data, size_t size) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
-}
-
-}  // namespace
+#include "tests/loader/temp_dir.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const Folder folder;
-  const bool index = size > 0 && data[0] == '#';
-  const auto file = folder.path() / (index ? "model.safetensors.index.json" : "model.safetensors");
-  Write(file, data + (index ? 1 : 0), size - (index ? 1 : 0));
-  Write(folder.path() / "config.json", reinterpret_cast<const uint8_t*>("{}"), 2);
-  const auto model = tandem::loader::ModelFolder::Open(folder.path().string());
+  static const tandem::loader::TempDir folder;
+  std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  const bool index = bytes.starts_with('#');
+  if (index) bytes.remove_prefix(1);
+  const std::string file =
+      folder.Write(index ? "model.safetensors.index.json" : "model.safetensors", bytes);
+  folder.Write("config.json", "{}");
+  const auto model = tandem::loader::ModelFolder::Open(folder.path());
   if (model.ok()) {
     const auto checkpoint = tandem::loader::Checkpoint::Open(*model);
     if (checkpoint.ok()) {
