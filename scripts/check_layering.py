@@ -17,6 +17,7 @@ ALLOWED = {
     "kernels/base": [],
     "kernels/ref": ["kernels/base", "kernels"],
     "kernels/cpu": ["kernels/base", "kernels/ref", "kernels"],
+    "kernels/cuda": ["kernels/base", "kernels"],
     "kernels": ["kernels/base"],
     "parallel": ["kernels"],
     "runtime/loader": ["kernels"],

@@ -1,0 +1,34 @@
+// A card of NVIDIA as a Backend. Memory of buffers is the card's; operations are
+// launched on one stream and return at once.
+//
+// Arithmetic. Activations are fp32 in memory. Products of few tokens (and all of them
+// where `deterministic`) multiply fp32 activations with weights widened exactly, in
+// fp32: closer to the exact product than the host's backends, which round or quantize
+// activations, so results differ from theirs by those roundings. Products of many
+// tokens round activations (and quantized weights) to BF16, or FP16 where the weights
+// are FP16 or the card has no BF16, and add in fp32.
+//
+// Same bits: with `deterministic`, a product's leaves are added along the tree of
+// P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,
+// Linear gives one partial sum a rank, whatever the leaves (leaf_sums()).
+// Attention is the same in both modes and independent of batch and chunks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace tandem::kernels {
+
+struct CudaOptions {
+  int device = 0;
+  int64_t max_tokens = 0;  // of one step; sizes scratch
+  bool deterministic = false;
+};
+
+// UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no card.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,157 @@
+// Operations on rows: norms, rotary angles, gates, gathers, conversions. All are bound
+// by memory; threads of a warp take neighbouring elements.
+#include <cuda_device.h>
+
+#include "kernels/cuda/device_math.h"
+#include "kernels/cuda/kernels.h"
+
+namespace tandem::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+
+template <int kWidth>
+struct Pack {
+  alignas(kWidth * sizeof(float)) float at[kWidth];
+};
+
+template <int kWidth>
+__device__ Pack<kWidth> Load(const float* address) {
+  return *reinterpret_cast<const Pack<kWidth>*>(address);
+}
+template <int kWidth>
+__device__ void Store(float* address, const Pack<kWidth>& pack) {
+  *reinterpret_cast<Pack<kWidth>*>(address) = pack;
+}
+
+// A block a token.
+template <int kWidth>
+__global__ void AddRmsNormKernel(const float* delta, const float* delta_bias, float* residual,
+                                 const float* weight, float epsilon, int64_t hidden, float* out) {
+  TANDEM_SHARED(float, sums, kWarps);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * hidden;
+  const int64_t first = static_cast<int64_t>(threadIdx.x) * kWidth;
+  constexpr int64_t kStep = static_cast<int64_t>(kThreads) * kWidth;
+  float sum = 0;
+  for (int64_t j = first; j < hidden; j += kStep) {
+    Pack<kWidth> x = Load<kWidth>(residual + row + j);
+    if (delta != nullptr) {
+      Pack<kWidth> d = Load<kWidth>(delta + row + j);
+      if (delta_bias != nullptr) {
+        const Pack<kWidth> b = Load<kWidth>(delta_bias + j);
+        for (int i = 0; i < kWidth; ++i) d.at[i] += b.at[i];
+      }
+      for (int i = 0; i < kWidth; ++i) x.at[i] += d.at[i];
+      Store<kWidth>(residual + row + j, x);
+    }
+    for (int i = 0; i < kWidth; ++i) sum = fmaf(x.at[i], x.at[i], sum);
+  }
+  sum = SumLanes(sum);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int w = 0; w < kWarps; ++w) sum += sums[w];
+  const float inverse = Rsqrt(sum / static_cast<float>(hidden) + epsilon);
+  for (int64_t j = first; j < hidden; j += kStep) {
+    Pack<kWidth> x = Load<kWidth>(residual + row + j);
+    const Pack<kWidth> w = Load<kWidth>(weight + j);
+    for (int i = 0; i < kWidth; ++i) x.at[i] = x.at[i] * inverse * w.at[i];
+    Store<kWidth>(out + row + j, x);
+  }
+}
+
+__global__ void RopeAnglesKernel(const int32_t* positions, const float* inverse_frequencies,
+                                 int64_t half, float attention_factor, float* cos, float* sin) {
+  const int64_t t = blockIdx.x;
+  for (int64_t i = threadIdx.x; i < half; i += blockDim.x) {
+    float s, c;
+    sincosf(static_cast<float>(positions[t]) * inverse_frequencies[i], &s, &c);
+    cos[t * half + i] = c * attention_factor;
+    sin[t * half + i] = s * attention_factor;
+  }
+}
+
+__global__ void SiluMulKernel(const float* gate_up, int64_t columns, float* out) {
+  const int64_t t = blockIdx.y;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= columns) return;
+  const float g = gate_up[t * 2 * columns + i];
+  out[t * columns + i] = g / (1.0f + expf(-g)) * gate_up[(t * 2 + 1) * columns + i];
+}
+
+__global__ void GatherRowsKernel(const float* x, const int32_t* indices, int64_t columns,
+                                 float* out) {
+  const int64_t r = blockIdx.x;
+  const float* row = x + indices[r] * columns;
+  for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) out[r * columns + i] = row[i];
+}
+
+template <DType kType>
+__global__ void WidenKernel(const void* values, int64_t count, float* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) out[i] = Element<kType>(values, i);
+}
+
+template <DType kType>
+__global__ void NarrowKernel(const float* values, int64_t count, uint16_t* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) out[i] = kType == DType::kF16 ? F16Bits(values[i]) : Bf16Bits(values[i]);
+}
+
+unsigned Blocks(int64_t count, int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+}  // namespace
+
+void AddRmsNorm(cudaStream_t stream, const float* delta, const float* delta_bias, float* residual,
+                const float* weight, float epsilon, int64_t tokens, int64_t hidden, float* out) {
+  if (tokens == 0 || hidden == 0) return;
+  const LaunchShape shape = {
+      .grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(kThreads), .stream = stream};
+  Launch(shape, hidden % 4 == 0 ? &AddRmsNormKernel<4> : &AddRmsNormKernel<1>, delta, delta_bias,
+         residual, weight, epsilon, hidden, out);
+}
+
+void RopeAngles(cudaStream_t stream, const int32_t* positions, int64_t tokens,
+                const float* inverse_frequencies, int64_t half, float attention_factor, float* cos,
+                float* sin) {
+  if (tokens == 0 || half == 0) return;
+  Launch({.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(64), .stream = stream},
+         &RopeAnglesKernel, positions, inverse_frequencies, half, attention_factor, cos, sin);
+}
+
+void SiluMul(cudaStream_t stream, const float* gate_up, int64_t tokens, int64_t columns,
+             float* out) {
+  if (tokens == 0 || columns == 0) return;
+  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &SiluMulKernel, gate_up, columns, out);
+}
+
+void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int64_t rows,
+                int64_t columns, float* out) {
+  if (rows == 0 || columns == 0) return;
+  Launch({.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
+         &GatherRowsKernel, x, indices, columns, out);
+}
+
+void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out) {
+  if (count == 0) return;
+  auto* const kernel = dtype == DType::kF32   ? &WidenKernel<DType::kF32>
+                       : dtype == DType::kF16 ? &WidenKernel<DType::kF16>
+                                              : &WidenKernel<DType::kBF16>;
+  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream}, kernel,
+         values, count, out);
+}
+
+void Narrow(cudaStream_t stream, const float* values, DType dtype, int64_t count, void* out) {
+  if (count == 0) return;
+  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream},
+         dtype == DType::kF16 ? &NarrowKernel<DType::kF16> : &NarrowKernel<DType::kBF16>, values,
+         count, static_cast<uint16_t*>(out));
+}
+
+}  // namespace tandem::kernels::cuda

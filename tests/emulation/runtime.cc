@@ -1,0 +1,215 @@
+// The calls of the CUDA runtime that the product makes, emulated. Device memory is
+// the host's, filled with 0xFF when allocated. The one device is of compute
+// capability 8.0.
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "tests/emulation/options.h"
+#include "tests/emulation/stream.h"
+
+// Opaque to callers.
+struct CUstream_st {
+  std::deque<std::function<void()>> queue;
+  std::unique_ptr<std::vector<std::function<void()>>> captured;
+};
+struct CUevent_st {
+  CUstream_st* stream = nullptr;
+  bool reached = true;
+};
+struct CUgraph_st {
+  std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> work;
+};
+
+namespace tandem::emulation {
+namespace {
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+cudaError_t Failed(cudaError_t error) {
+  last_error = error;
+  return error;
+}
+
+void RunNext(CUstream_st* stream) {
+  const std::function<void()> work = std::move(stream->queue.front());
+  stream->queue.pop_front();
+  work();
+}
+
+void Drain(CUstream_st* stream) {
+  while (!stream->queue.empty()) RunNext(stream);
+}
+
+}  // namespace
+
+void Enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (stream == nullptr) {
+    std::fprintf(stderr, "emulation: work on the null stream\n");
+    std::abort();
+  }
+  if (stream->captured != nullptr) {
+    stream->captured->push_back(std::move(work));
+  } else {
+    stream->queue.push_back(std::move(work));
+    if (GetOptions().early) Drain(stream);
+  }
+}
+
+}  // namespace tandem::emulation
+
+using tandem::emulation::Drain;
+using tandem::emulation::Enqueue;
+using tandem::emulation::Failed;
+using tandem::emulation::RunNext;
+
+extern "C" {
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : Failed(cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device != 0) return Failed(cudaErrorInvalidDevice);
+  *properties = {};
+  std::strcpy(properties->name, "emulation");
+  properties->major = 8;
+  properties->minor = 0;
+  properties->multiProcessorCount = 4;
+  properties->totalGlobalMem = size_t{4} << 30;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
+  *free_bytes = *total = size_t{4} << 30;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (*data == nullptr) return Failed(cudaErrorMemoryAllocation);
+  std::memset(*data, 0xff, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return cudaMalloc(data, bytes); }
+cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
+
+cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  if (bytes > 0) Enqueue(stream, [=] { std::memcpy(dst, src, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  if (bytes > 0) Enqueue(stream, [=] { std::memset(data, value, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  Drain(stream);
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->captured != nullptr) return Failed(cudaErrorStreamCaptureUnsupported);
+  Drain(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  event->reached = false;
+  Enqueue(stream, [event] { event->reached = true; });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  while (!event->reached) RunNext(event->stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  Enqueue(stream, [event] { cudaEventSynchronize(event); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->captured != nullptr) return Failed(cudaErrorIllegalState);
+  stream->captured = std::make_unique<std::vector<std::function<void()>>>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->captured == nullptr) return Failed(cudaErrorIllegalState);
+  *graph = new CUgraph_st{std::move(*stream->captured)};
+  stream->captured = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  Enqueue(stream, [exec] {
+    for (const auto& work : exec->work) work();
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() {
+  return std::exchange(tandem::emulation::last_error, cudaSuccess);
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "an error of the emulated runtime";
+}
+
+}  // extern "C"

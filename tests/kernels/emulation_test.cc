@@ -1,0 +1,119 @@
+// The emulation itself: it must find the faults that it is there for.
+#include <cuda_device.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+
+#include "tests/support/cuda_memory.h"
+
+namespace tandem {
+namespace {
+
+using kernels::cuda::Launch;
+using kernels::cuda::LaunchShape;
+using testing::CudaArray;
+using testing::CudaStream;
+
+LaunchShape OneBlock(const CudaStream& stream, unsigned threads) {
+  return {.grid = dim3(1), .block = dim3(threads), .stream = stream.get()};
+}
+
+// Each thread reads what the thread `ahead` of it wrote.
+template <bool kBarrier>
+void Neighbour(int ahead, float* out) {
+  TANDEM_SHARED(float, values, 64);
+  values[threadIdx.x] = static_cast<float>(threadIdx.x);
+  if (kBarrier) __syncthreads();
+  out[threadIdx.x] = values[(threadIdx.x + ahead) % 64];
+}
+
+TEST(Emulation, BarriersMakeWritesSeen) {
+  CudaStream stream;
+  CudaArray<float> out(stream, 64);
+  Launch(OneBlock(stream, 64), &Neighbour<true>, 1, out.data());
+  const auto values = out.ToHost();
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(values[i], (i + 1) % 64);
+}
+
+TEST(Emulation, MissingBarriersGiveNan) {
+  CudaStream stream;
+  CudaArray<float> out(stream, 64);
+  Launch(OneBlock(stream, 64), &Neighbour<false>, 1, out.data());
+  int poisoned = 0;
+  for (const float value : out.ToHost()) poisoned += std::isnan(value) ? 1 : 0;
+  EXPECT_GT(poisoned, 0);
+}
+
+void Reverse(uint32_t* out) {
+  out[threadIdx.x] = __shfl_sync(0xffffffffu, threadIdx.x, static_cast<int>(31 - threadIdx.x));
+}
+
+TEST(Emulation, LanesExchange) {
+  CudaStream stream;
+  CudaArray<uint32_t> out(stream, 32);
+  Launch(OneBlock(stream, 32), &Reverse, out.data());
+  const auto values = out.ToHost();
+  for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(values[i], 31 - i);
+}
+
+void Diverged() {
+  if (threadIdx.x < 7) __syncwarp();
+}
+
+TEST(Emulation, DivergedExchangesAreReported) {
+  EXPECT_DEATH(
+      {
+        CudaStream stream;
+        Launch(OneBlock(stream, 32), &Diverged);
+        cudaStreamSynchronize(stream.get());
+      },
+      "thread 3: at a warp's exchange");
+}
+
+TEST(Emulation, DeviceMemoryStartsPoisoned) {
+  CudaStream stream;
+  CudaArray<float> out(stream, 4);
+  for (const float value : out.ToHost()) EXPECT_TRUE(std::isnan(value));
+}
+
+void AddOne(int* value) { *value += 1; }
+
+TEST(Emulation, GraphsReplayWhatWasCaptured) {
+  CudaStream stream;
+  CudaArray<int> value(stream, std::vector<int>{5});
+  ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  Launch(OneBlock(stream, 1), &AddOne, value.data());
+  // Nothing may wait inside.
+  EXPECT_NE(cudaStreamSynchronize(stream.get()), cudaSuccess);
+  EXPECT_NE(cudaGetLastError(), cudaSuccess);
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+  EXPECT_EQ(value.ToHost()[0], 5);
+  cudaGraphExec_t exec = nullptr;
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
+  EXPECT_EQ(value.ToHost()[0], 8);
+  ASSERT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+  ASSERT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+}
+
+TEST(Emulation, EventsOrderStreams) {
+  CudaStream first, second;
+  CudaArray<int> value(first, std::vector<int>{1});
+  cudaEvent_t done = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), cudaSuccess);
+  Launch(OneBlock(first, 1), &AddOne, value.data());
+  ASSERT_EQ(cudaEventRecord(done, first.get()), cudaSuccess);
+  ASSERT_EQ(cudaStreamWaitEvent(second.get(), done, 0), cudaSuccess);
+  int found = 0;
+  ASSERT_EQ(
+      cudaMemcpyAsync(&found, value.data(), sizeof(found), cudaMemcpyDeviceToHost, second.get()),
+      cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(second.get()), cudaSuccess);
+  EXPECT_EQ(found, 2);
+  ASSERT_EQ(cudaEventDestroy(done), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace tandem
