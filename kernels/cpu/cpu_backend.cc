@@ -26,21 +26,55 @@ constexpr size_t kActivationBytes = size_t{8} << 20;
 // parallel region.
 constexpr int64_t kOwnActivations = 16384;
 
+// Bytes of weights that a thread takes at a time.
+constexpr int64_t kPieceBytes = 256 << 10;
+
 // Columns of an activation that one thread takes at a time.
 constexpr int64_t kActivationColumns = 2048;
 
+// Memory of weights, one after the other: an allocation of its own for each would leave
+// its first and last part on small pages, which are read more slowly.
+class WeightMemory {
+ public:
+  // Memory is kept until the last weight of its slab is gone.
+  struct Piece {
+    std::shared_ptr<Buffer> slab;
+    std::span<std::byte> data;
+  };
+
+  absl::StatusOr<Piece> Allocate(size_t bytes) {
+    if (slab_ == nullptr || slab_->bytes() - used_ < bytes) {
+      // What is not written takes no memory. Of mappings, the kernel aligns those whose
+      // length is a multiple of a huge page.
+      const auto size = cpu::RoundUp(static_cast<int64_t>(std::max(bytes, kSlabBytes)), kHugePage);
+      TANDEM_ASSIGN_OR_RETURN(Buffer slab, AllocateHost(static_cast<size_t>(size)));
+      slab_ = std::make_shared<Buffer>(std::move(slab));
+      used_ = 0;
+    }
+    const Piece piece = {slab_, {slab_->as<std::byte>() + used_, bytes}};
+    used_ += cpu::RoundUp(static_cast<int64_t>(bytes), 64);
+    used_ = std::min(used_, slab_->bytes());
+    return piece;
+  }
+
+ private:
+  static constexpr size_t kSlabBytes = size_t{256} << 20;
+  static constexpr int64_t kHugePage = int64_t{2} << 20;
+
+  std::shared_ptr<Buffer> slab_;  // the last
+  size_t used_ = 0;               // bytes of it
+};
+
 class CpuLinearWeight : public LinearWeight {
  public:
-  CpuLinearWeight(const LinearSpec& spec, Buffer panels)
+  CpuLinearWeight(const LinearSpec& spec, WeightMemory::Piece panels)
       : LinearWeight(spec), layout(spec), panels_(std::move(panels)) {
-    segments.push_back({.data = panels_.as<std::byte>(),
+    segments.push_back({.data = panels_.data.data(),
                         .rows = spec.rows,
                         .row_bytes = layout.row_bytes(spec.columns())});
   }
-  size_t bytes() const override { return panels_.bytes(); }
-  std::span<const std::byte> packed() const override {
-    return {panels_.as<std::byte>(), panels_.bytes()};
-  }
+  size_t bytes() const override { return panels_.data.size(); }
+  std::span<const std::byte> packed() const override { return panels_.data; }
   int64_t panels() const {
     int64_t panels = 0;
     for (const cpu::Segment& segment : segments) panels += cpu::PanelLayout(segment.rows).panels();
@@ -51,7 +85,7 @@ class CpuLinearWeight : public LinearWeight {
   std::vector<cpu::Segment> segments;
 
  private:
-  Buffer panels_;
+  WeightMemory::Piece panels_;
 };
 
 class CpuBackend : public Backend {
@@ -212,7 +246,7 @@ class CpuBackend : public Backend {
   template <typename Fill>
   absl::StatusOr<std::unique_ptr<LinearWeight>> FillPanels(const LinearSpec& spec,
                                                            const Fill& fill) {
-    TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
+    TANDEM_ASSIGN_OR_RETURN(WeightMemory::Piece piece, weights_.Allocate(PackedBytes(spec)));
     if (activations_.bytes() < ActivationBytes(spec)) {
       // A small model touches little of it.
       TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec), Pages::kSmall));
@@ -226,12 +260,12 @@ class CpuBackend : public Backend {
           const int64_t first = panels.first_row(p);
           const int64_t last = std::min(first + panels.panel_rows(p), spec.rows);
           statuses[thread] = fill(thread, PanelRows{first, last, panels.panel_rows(p),
-                                                    data.as<std::byte>() + first * row_bytes});
+                                                    piece.data.data() + first * row_bytes});
         }
       });
     }
     for (const absl::Status& status : statuses) TANDEM_RETURN_IF_ERROR(status);
-    return std::make_unique<CpuLinearWeight>(spec, std::move(data));
+    return std::make_unique<CpuLinearWeight>(spec, std::move(piece));
   }
 
   // What one token block of the widest layer takes, at least.
@@ -264,16 +298,20 @@ class CpuBackend : public Backend {
         cpu::PackActivations(w.layout, x, columns, share.begin, share.end, at(0));
       });
     }
+    // A thread that gets less of the memory's bandwidth leaves panels to the others.
     const size_t scratch = cpu::LinearScratchFloats(w.schedule);
-    const int64_t panels = w.panels();
-    pool_.Run([&](int thread) {
-      const Share share = ShareOf(panels, thread, pool_.size());
-      if (share.begin == share.end) return;
+    const int64_t panel_bytes = cpu::kPanelRows * w.layout.row_bytes(columns);
+    const int64_t share = (w.panels() + pool_.size() - 1) / pool_.size();
+    const int64_t grain = std::clamp<int64_t>(kPieceBytes / panel_bytes, 1, share);
+    packed_.assign(pool_.size(), !own);
+    pool_.ParallelFor(w.panels(), grain, [&](int thread, int64_t begin, int64_t end) {
       cpu::LinearArgs mine = args;
       mine.x = at(own ? thread : 0);
-      if (own) cpu::PackActivations(w.layout, x, columns, 0, tokens, mine.x);
-      linear_[static_cast<int>(w.layout.kind)](mine, share.begin, share.end,
-                                               Scratch(thread, scratch));
+      if (!packed_[thread]) {
+        cpu::PackActivations(w.layout, x, columns, 0, tokens, mine.x);
+        packed_[thread] = true;
+      }
+      linear_[static_cast<int>(w.layout.kind)](mine, begin, end, Scratch(thread, scratch));
     });
   }
 
@@ -299,7 +337,9 @@ class CpuBackend : public Backend {
 
   ThreadPool pool_;
   std::vector<std::vector<float>> scratch_;
+  WeightMemory weights_;
   Buffer activations_;
+  std::vector<char> packed_;  // [threads]: the thread has its own copy of the activations
   const cpu::LinearKernels linear_;
   cpu::Attention attention_;
 };

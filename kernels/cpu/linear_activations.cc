@@ -86,20 +86,25 @@ HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRI
   int32_t sum = 0;
   for (int64_t k = 0; k < n; k += kColumns) {
     const int64_t count = HWY_MIN(kColumns, n - k);
+    uint32_t* HWY_RESTRICT to = stride == 1 ? out : values;
     int64_t bytes = count * 4;
     if (layout.quantized()) {
-      sum += Quantize(x + k, count, inverse, reinterpret_cast<int8_t*>(values));
+      sum += Quantize(x + k, count, inverse, reinterpret_cast<int8_t*>(to));
       bytes = count;
     } else if (layout.kind == cpu::WeightKind::kBF16) {
-      RoundToBf16(x + k, count, reinterpret_cast<uint16_t*>(values));
+      RoundToBf16(x + k, count, reinterpret_cast<uint16_t*>(to));
       bytes = count * 2;
     } else {
-      std::memcpy(values, x + k, static_cast<size_t>(bytes));
+      std::memcpy(to, x + k, static_cast<size_t>(bytes));
     }
     const int64_t steps = (bytes + 3) / 4;
-    std::memset(reinterpret_cast<std::byte*>(values) + bytes, 0,
-                static_cast<size_t>(steps * 4 - bytes));
-    for (int64_t s = 0; s < steps; ++s) out[s * stride] = values[s];
+    if (steps * 4 != bytes) {
+      std::memset(reinterpret_cast<std::byte*>(to) + bytes, 0,
+                  static_cast<size_t>(steps * 4 - bytes));
+    }
+    if (stride != 1) {
+      for (int64_t s = 0; s < steps; ++s) out[s * stride] = values[s];
+    }
     out += steps * stride;
   }
   return sum;

@@ -218,10 +218,9 @@ struct IntegerLeaf {
   }
 };
 
-// All rows of a panel's leaf for one tile of tokens. Not inlined, so that no
-// arithmetic moves past a change of the rounding mode.
+// All rows of a panel's leaf for one tile of tokens.
 template <class Ops, class Leaf, size_t kTokens, size_t kRows>
-HWY_NOINLINE void LeafTile(const LeafArgs& a) {
+HWY_INLINE void TileRows(const LeafArgs& a) {
   constexpr size_t kAll = kRows / Ops::kWidth;
   constexpr size_t kFit = Leaf::kAccumulators / kTokens;
   constexpr size_t kVectors = kFit >= kAll ? kAll : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
@@ -230,6 +229,12 @@ HWY_NOINLINE void LeafTile(const LeafArgs& a) {
   for (size_t row = 0; row < kRows; row += kVectors * Ops::kWidth) {
     Leaf::template Sum<kTokens, kVectors, kRows>(a, row, ahead);
   }
+}
+
+// Not inlined, so that no arithmetic moves past a change of the rounding mode.
+template <class Ops, class Leaf, size_t kTokens, size_t kRows>
+HWY_NOINLINE void LeafTile(const LeafArgs& a) {
+  TileRows<Ops, Leaf, kTokens, kRows>(a);
 }
 
 template <class Ops, class Leaf, size_t kRows>
@@ -249,6 +254,59 @@ HWY_INLINE void LeafTokens(const LeafArgs& a, size_t tokens) {
     case 6:
       if constexpr (Ops::kMostTokens >= 6) return LeafTile<Ops, Leaf, 6, kRows>(a);
       break;
+  }
+}
+
+// Hands a finished subtree's sums over, top being [tokens, panel rows].
+template <size_t kRows>
+HWY_INLINE void EmitSubtree(const cpu::LinearArgs& a, const float* HWY_RESTRICT top,
+                            int64_t subtree, int64_t first_row, int64_t rows, int64_t first,
+                            size_t tokens) {
+  for (size_t t = 0; t < tokens; ++t) {
+    float* y = a.y +
+               (subtree * a.tokens + a.first_token + first + static_cast<int64_t>(t)) * a.rows +
+               first_row;
+    if (a.bias == nullptr) {
+      std::memcpy(y, top + t * kRows, rows * sizeof(float));
+    } else {
+      for (int64_t r = 0; r < rows; ++r) y[r] = top[t * kRows + r] + a.bias[first_row + r];
+    }
+  }
+}
+
+// One panel for one token: memory sets the pace, and each pause in the stream of loads is
+// lost, so all leaves are one loop.
+template <class Ops, class Leaf, size_t kRows>
+void PanelToken(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
+                int64_t first, float* HWY_RESTRICT stack) {
+  const cpu::Activations::Block block = a.x.block(*a.layout, first);
+  const cpu::RunLayout& layout = *a.layout;
+  float* top = stack;  // first free level
+  int64_t subtree = 0;
+  LeafArgs leaf = {.layout = &layout,
+                   .weights = reinterpret_cast<const uint8_t*>(panel),
+                   .values = block.values,
+                   .scales = block.scales,
+                   .starts = block.starts,
+                   .tokens = 1,
+                   .token_step = 4,
+                   .level = kRows};
+  for (const LeafStep& step : a.schedule->steps) {
+    leaf.columns = static_cast<size_t>(step.column_end - step.column_begin);
+    leaf.top = top;
+    leaf.merges = step.merges;
+    TileRows<Ops, Leaf, 1, kRows>(leaf);
+    leaf.weights += kRows * layout.leaf_bytes(step.column_end - step.column_begin);
+    const int64_t runs = layout.runs_per_leaf();
+    leaf.values += runs * layout.value_bytes();
+    leaf.scales += runs;
+    leaf.starts += runs;
+    top -= step.merges * static_cast<int64_t>(kRows);
+    if (step.emit) {
+      EmitSubtree<kRows>(a, top, subtree++, first_row, rows, first, 1);
+    } else {
+      top += kRows;
+    }
   }
 }
 
@@ -303,18 +361,18 @@ void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first
       top += level;
       continue;
     }
-    for (size_t t = 0; t < tokens; ++t) {
-      float* y = a.y +
-                 (subtree * a.tokens + a.first_token + first + static_cast<int64_t>(t)) * a.rows +
-                 first_row;
-      if (a.bias == nullptr) {
-        std::memcpy(y, top + t * kRows, rows * sizeof(float));
-      } else {
-        for (int64_t r = 0; r < rows; ++r) y[r] = top[t * kRows + r] + a.bias[first_row + r];
-      }
-    }
+    EmitSubtree<kRows>(a, top, subtree, first_row, rows, first, tokens);
     ++subtree;
   }
+}
+
+template <class Ops, class Leaf, size_t kRows>
+HWY_INLINE void PanelBlock(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row,
+                           int64_t rows, int64_t first, size_t tokens, float* HWY_RESTRICT stack) {
+  if constexpr (!Leaf::kFlushesDenormals) {
+    if (tokens == 1) return PanelToken<Ops, Leaf, kRows>(a, panel, first_row, rows, first, stack);
+  }
+  PanelTokens<Ops, Leaf, kRows>(a, panel, first_row, rows, first, tokens, stack);
 }
 
 template <class Ops, class Leaf>
@@ -333,11 +391,11 @@ void LinearPanels(const cpu::LinearArgs& a, int64_t panel_begin, int64_t panel_e
       for (int64_t t = 0; t < a.x.tokens; t += cpu::kTokenBlock) {
         const size_t tokens = static_cast<size_t>(HWY_MIN(cpu::kTokenBlock, a.x.tokens - t));
         if (p < layout.full_panels) {
-          PanelTokens<Ops, Leaf, cpu::kPanelRows>(a, panel, segment_row + row, rows, t, tokens,
-                                                  scratch);
-        } else {
-          PanelTokens<Ops, Leaf, cpu::kTailRows>(a, panel, segment_row + row, rows, t, tokens,
+          PanelBlock<Ops, Leaf, cpu::kPanelRows>(a, panel, segment_row + row, rows, t, tokens,
                                                  scratch);
+        } else {
+          PanelBlock<Ops, Leaf, cpu::kTailRows>(a, panel, segment_row + row, rows, t, tokens,
+                                                scratch);
         }
       }
     }

@@ -97,7 +97,7 @@ void Decode(benchmark::State& state, KvDType dtype) {
   const auto backend = *MakeCpuBackend("auto", {.threads = threads});
   const Cache cache(*backend, dtype, context, size_t{256} << 20);
   Step step(1, context);
-  const auto probe = *MakeMachineProbe("auto", threads, size_t{256} << 20);
+  const auto probe = *MakeMachineProbe("auto", {.threads = threads}, size_t{256} << 20);
   const int64_t calls = std::max<int64_t>(16, (int64_t{1} << 28) / cache.bytes_per_layer());
   std::vector<double> ours, reads, ratios;
   int64_t layer = 0;
