@@ -82,6 +82,7 @@ std::string SummaryJson(const BatchSummary& summary) {
   json["tokens_per_s"] =
       summary.seconds > 0 ? static_cast<double>(counts.completion_tokens) / summary.seconds : 0.0;
   json["replicas"] = summary.replicas;
+  json["replicas_lost"] = summary.replicas_lost;
   json["roofline_fraction"] =
       summary.read_fraction > 0 ? nlohmann::ordered_json(summary.read_fraction) : nullptr;
   json["complete"] = !summary.stopped;

@@ -36,6 +36,7 @@ struct BatchSummary {
   server::BatchCounts counts;
   double seconds = 0;  // of running, without loading
   int replicas = 1;
+  int replicas_lost = 0;
   double read_fraction = 0;  // of the measured read bandwidth that the steps used; 0: not known
   bool stopped = false;      // before all rows were over
 };

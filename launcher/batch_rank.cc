@@ -7,10 +7,13 @@
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_job.h"
@@ -18,9 +21,12 @@
 #include "launcher/batch_replicas.h"
 #include "launcher/batch_stop.h"
 #include "launcher/exit_code.h"
+#include "launcher/host_list.h"
 #include "launcher/peer_watch.h"
+#include "launcher/process_group.h"
 #include "launcher/rank_runtime.h"
 #include "launcher/rank_world.h"
+#include "launcher/replica_links.h"
 #include "runtime/engine/engine.h"
 #include "runtime/server/batch_link.h"
 #include "runtime/server/batch_worker.h"
@@ -38,17 +44,19 @@ constexpr std::chrono::milliseconds kTokenInterval{1000};
 constexpr std::chrono::seconds kStepTimeout{120};
 constexpr std::chrono::seconds kHeartbeat{5};
 
-// Rank 0's word to all: whether to load the model, and the context that its rows need.
+// Rank 0's word to all: whether to load the model, the context that its rows need, and where other
+// replicas of this world find the coordinator.
 struct Start {
   bool run = false;
   int64_t context = 0;
+  std::string coordinator;
 };
 absl::StatusOr<Start> AgreeOnStart(parallel::Communicator& communicator, const Start& mine) {
-  TANDEM_ASSIGN_OR_RETURN(
-      const std::vector<std::string> all,
-      communicator.AllGatherBytes(absl::StrCat(mine.run ? 1 : 0, " ", mine.context)));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator.AllGatherBytes(absl::StrCat(
+                              mine.run ? 1 : 0, " ", mine.context, " ", mine.coordinator)));
   const std::vector<std::string> words = absl::StrSplit(all[0], ' ');
-  return Start{words[0] == "1", std::stoll(words[1])};
+  return Start{words[0] == "1", std::stoll(words[1]), words[2]};
 }
 absl::StatusOr<int> AgreeOnCode(parallel::Communicator& communicator, int mine) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
@@ -62,20 +70,22 @@ std::string ModelName(const std::string& path) {
   return path.substr(slash == std::string::npos ? 0 : slash + 1, end - slash);
 }
 
-// What rank 0 works for: the files of the job, or a coordinator that has them.
+// What a replica's rank 0 works for: the files of the job, or a coordinator that has them.
 struct Source {
-  std::unique_ptr<BatchJob> job;           // or
-  std::unique_ptr<server::LinkFeed> link;  // of a replica
+  std::unique_ptr<BatchJob> job;
+  std::unique_ptr<server::LinkListener> listener;  // with a job of several replicas
+  std::unique_ptr<ReplicaLinks> others;            // likewise
+  std::unique_ptr<server::LinkFeed> link;          // without a job
   server::BatchFeed& feed() const {
     return job != nullptr ? static_cast<server::BatchFeed&>(*job->coordinator) : *link;
   }
 };
 
-// Rank 0: rows through the engine until all are over (0), something stops the job (kExitRequeue),
-// or it fails.
+// A replica's rank 0: rows through the engine until all are over (0), something stops the job
+// (kExitRequeue), or it fails. `stop` is null where the coordinator alone decides.
 absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
                             const BatchOptions& options, const BatchModel& model, Source& source,
-                            const BatchStop& stop, BatchSummary* summary) {
+                            const BatchStop* stop, BatchSummary* summary) {
   server::BatchFeed& feed = source.feed();
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
@@ -86,8 +96,9 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   config.eos_token_ids = runtime.eos_token_ids();
   // Enough waits that the step is full while this thread writes. What a replica keeps waiting the
   // others lack at the end.
-  const int64_t window =
-      source.job != nullptr ? 2 * options.model.max_num_seqs + 16 : options.model.max_num_seqs + 8;
+  const int64_t window = source.job != nullptr && source.others == nullptr
+                             ? 2 * options.model.max_num_seqs + 16
+                             : options.model.max_num_seqs + 8;
   config.max_queue = static_cast<int32_t>(window + server::kMaxChoices);
 
   std::atomic<bool> failed{false};
@@ -124,7 +135,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   std::string reason;
   while (status.ok() && !feed.all_done()) {
     reason = feed.stop_reason();
-    if (reason.empty()) reason = stop.Reason();
+    if (reason.empty() && stop != nullptr) reason = stop->Reason();
     if (!reason.empty()) break;
     if (peer_lost.load(std::memory_order_acquire)) {
       status = absl::InternalError(std::string(peer_status.message()));
@@ -135,7 +146,12 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
       break;
     }
     if (source.link != nullptr) source.link->KeepAhead(window);
-    while (worker.open_choices() < window) {
+    int64_t most = window;
+    if (source.others != nullptr) {
+      source.others->HandOut();
+      most = std::min(most, source.others->FairShare());
+    }
+    while (worker.open_choices() < most) {
       std::optional<server::Assignment> next = feed.Next();
       if (!next.has_value()) break;
       const absl::Status started = worker.Start(next->row, std::move(next->tokens));
@@ -162,6 +178,11 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     summary->seconds = progress->seconds();
     summary->stopped = summary->counts.left() > 0;
   }
+  if (source.others != nullptr) {
+    summary->replicas_lost = source.others->lost();
+    source.others->Tell(feed.all_done() ? nlohmann::json{{"end", true}}
+                                        : nlohmann::json{{"stop", true}});
+  }
   if (!status.ok() && status.code() != absl::StatusCode::kAborted) {
     if (source.job != nullptr) {
       std::fprintf(stderr, "tandem: finished rows are safe; run the same line again to go on\n");
@@ -183,6 +204,115 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   return kExitRequeue;
 }
 
+// A world that was given, cut into replicas.
+struct Parts {
+  std::unique_ptr<parallel::MpiWorld> world;  // this rank's replica; null: all are one
+  std::unique_ptr<parallel::Communicator> communicator;
+  int replica = 0;
+  int replicas = 1;
+  bool several_hosts = false;
+  HostShare cpus;    // of those that this rank may use
+  HostShare memory;  // of this host's
+};
+
+// Decided alike by all ranks: by their hosts, their CPUs and the options.
+absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
+                               parallel::Communicator& communicator, const BatchOptions& options) {
+  const std::vector<int>& host_of = world.host_of();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> cpus,
+                          communicator.AllGatherBytes(absl::StrJoin(AllowedCpus(), " ")));
+  std::vector<std::vector<int>> ranks_on;  // by host
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (host_of[rank] == static_cast<int>(ranks_on.size())) ranks_on.emplace_back();
+    ranks_on[host_of[rank]].push_back(rank);
+  }
+  std::vector<int> slots;
+  for (const auto& ranks : ranks_on) slots.push_back(static_cast<int>(ranks.size()));
+  int tp = options.model.tp;
+  if (tp == 0 && options.replicas == 0 && slots.size() == 1) {
+    // One host: a replica a socket, where sockets have several ranks.
+    std::set<int> all_cpus;
+    for (const std::string& list : cpus) {
+      for (const auto word : absl::StrSplit(list, ' ')) {
+        int cpu = 0;
+        if (absl::SimpleAtoi(word, &cpu)) all_cpus.insert(cpu);
+      }
+    }
+    const absl::StatusOr<Topology> topology = Topology::Load();
+    const int sockets =
+        topology.ok() ? topology->MemorySockets({all_cpus.begin(), all_cpus.end()}) : 1;
+    tp = slots[0] % sockets == 0 && slots[0] > sockets ? slots[0] / sockets : slots[0];
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
+                          CutReplicas(slots, tp, options.replicas));
+  std::vector<int> replica_of(world.size(), -1);
+  std::vector<size_t> used(slots.size(), 0);
+  for (size_t k = 0; k < places.size(); ++k) {
+    for (const auto& [host, count] : places[k].ranks) {
+      for (int i = 0; i < count; ++i)
+        replica_of[ranks_on[host][used[host]++]] = static_cast<int>(k);
+    }
+  }
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (replica_of[rank] >= 0) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "rank ", rank, " has no replica to be in: hosts have ", absl::StrJoin(slots, " and "),
+        " ranks, a replica ", tp == 0 ? "as many" : absl::StrCat(tp), "; see --tp and --replicas"));
+  }
+  const int own = world.rank();
+  Parts parts;
+  parts.replica = replica_of[own];
+  parts.replicas = static_cast<int>(places.size());
+  parts.several_hosts = slots.size() > 1;
+  std::set<int> on_host, with_cpus;
+  for (const int rank : ranks_on[host_of[own]]) {
+    on_host.insert(replica_of[rank]);
+    if (cpus[rank] == cpus[own]) with_cpus.insert(replica_of[rank]);
+  }
+  const auto share = [&](const std::set<int>& replicas) {
+    return HostShare{
+        static_cast<int>(std::distance(replicas.begin(), replicas.find(parts.replica))),
+        static_cast<int>(replicas.size())};
+  };
+  parts.memory = share(on_host);
+  parts.cpus = share(with_cpus);
+  if (parts.replicas > 1) {
+    parts.world = world.Split(replica_of);
+    parts.communicator = parts.world->MakeCommunicator();
+  }
+  return parts;
+}
+
+// Rank 0 of all: the job's files, and the door for other replicas.
+absl::Status OpenSource(const BatchOptions& options, const Parts& parts,
+                        std::unique_ptr<BatchModel>& model, Source& source, Start& start) {
+  TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
+  if (const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess()) {
+    TANDEM_ASSIGN_OR_RETURN(source.link,
+                            server::LinkFeed::Start(role->coordinator, role->index, model->reader));
+    start = {.run = true, .context = source.link->context()};
+    return absl::OkStatus();
+  }
+  TANDEM_ASSIGN_OR_RETURN(source.job, OpenBatchJob(options, *model));
+  start = {.run = !source.job->coordinator->all_done(), .context = source.job->context};
+  if (parts.replicas > 1 && start.run) {
+    TANDEM_ASSIGN_OR_RETURN(source.listener, server::LinkListener::Open(parts.several_hosts));
+    source.others = std::make_unique<ReplicaLinks>(*source.listener, *source.job->coordinator,
+                                                   source.job->context, parts.replicas);
+    start.coordinator = source.listener->coordinator();
+  }
+  return absl::OkStatus();
+}
+
+// Rank 0 of another replica of this world.
+absl::Status LinkSource(const BatchOptions& options, const Parts& parts, const Start& start,
+                        std::unique_ptr<BatchModel>& model, Source& source) {
+  TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
+  TANDEM_ASSIGN_OR_RETURN(source.link,
+                          server::LinkFeed::Start(start.coordinator, parts.replica, model->reader));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int RunBatchRank(const BatchOptions& options) {
@@ -191,71 +321,84 @@ int RunBatchRank(const BatchOptions& options) {
   if (!signals.ok()) return ReportError(signals.status());
   const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
   if (!started.ok()) return ReportError(started.status());
-  parallel::MpiWorld* world = started->world.get();
-  parallel::Communicator* communicator = started->communicator.get();
-  const int rank = communicator->rank();
+  parallel::MpiWorld* all_world = started->world.get();
+  parallel::Communicator& all = *started->communicator;
+
+  Parts parts;
+  const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess();
+  if (role.has_value()) {
+    parts.cpus = parts.memory = role->share;
+  } else if (all_world != nullptr && !StartedByLauncher()) {
+    absl::StatusOr<Parts> cut = CutWorld(*all_world, all, options);
+    if (!cut.ok()) return AgreedError(all_world, cut.status());
+    parts = *std::move(cut);
+  }
+  // Of this rank's replica.
+  parallel::MpiWorld* world = parts.world != nullptr ? parts.world.get() : all_world;
+  const int rank = world == nullptr ? 0 : world->rank();
 
   std::optional<BatchStop> stop;
   std::unique_ptr<BatchModel> model;
   Source source;
   Start start;
   absl::Status opened;
-  if (rank == 0) {
+  if (all.rank() == 0) {
     stop.emplace(*std::move(signals), options.time_limit);
-    opened = [&]() -> absl::Status {
-      TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
-      if (const char* path = std::getenv(kCoordinatorVariable)) {
-        TANDEM_ASSIGN_OR_RETURN(source.link, server::LinkFeed::Start(path, model->reader));
-        start = {.run = true, .context = source.link->context()};
-        return absl::OkStatus();
-      }
-      TANDEM_ASSIGN_OR_RETURN(source.job, OpenBatchJob(options, *model));
-      start = {.run = !source.job->coordinator->all_done(), .context = source.job->context};
-      return absl::OkStatus();
-    }();
   } else {
     server::IgnoreDrainSignals();
   }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, opened); !agreed.ok()) {
-    return AgreedError(world, agreed);
+  if (all.rank() == 0) opened = OpenSource(options, parts, model, source, start);
+  if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
+    return AgreedError(all_world, agreed);
   }
-  const absl::StatusOr<Start> agreed_start = AgreeOnStart(*communicator, start);
-  if (!agreed_start.ok()) return LoneError(world, agreed_start.status());
+  const absl::StatusOr<Start> agreed_start = AgreeOnStart(all, start);
+  if (!agreed_start.ok()) return LoneError(all_world, agreed_start.status());
   BatchSummary summary;
+  summary.replicas = parts.replicas;
   if (source.job != nullptr) summary.counts = source.job->coordinator->counts();
   if (!agreed_start->run) {
-    if (rank == 0) std::printf("%s\n", SummaryJson(summary).c_str());
+    if (all.rank() == 0) std::printf("%s\n", SummaryJson(summary).c_str());
     return 0;
+  }
+  if (rank == 0 && all.rank() != 0) {
+    opened = LinkSource(options, parts, *agreed_start, model, source);
+  }
+  if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
+    return AgreedError(all_world, agreed);
   }
   RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.used_context = agreed_start->context;
   rank_options.timeouts = {.step = kStepTimeout, .silence = kStepTimeout + kHeartbeat};
+  rank_options.cpus = parts.cpus;
+  rank_options.memory = parts.memory;
   const auto runtime = RankRuntime::Load(world, rank_options);
-  if (!runtime.ok()) return AgreedError(world, runtime.status());
-  const int64_t room = (*runtime)->max_model_len();
-  if (room < agreed_start->context) {
-    return AgreedError(
-        world, absl::ResourceExhaustedError(absl::StrCat(
-                   "KV cache: the longest row needs a context of ", agreed_start->context,
-                   " tokens, there is room for ", room,
-                   "; give --max-tokens or --max-model-len, more --kv-memory or more ranks")));
+  absl::Status loaded = runtime.status();
+  if (loaded.ok() && (*runtime)->max_model_len() < agreed_start->context) {
+    loaded = absl::ResourceExhaustedError(
+        absl::StrCat("KV cache: the longest row needs a context of ", agreed_start->context,
+                     " tokens, there is room for ", (*runtime)->max_model_len(),
+                     "; give --max-tokens or --max-model-len, more --kv-memory or more ranks"));
+  }
+  if (const absl::Status agreed = AgreeOnStatus(all, loaded); !agreed.ok()) {
+    return AgreedError(all_world, agreed);
   }
 
   absl::StatusOr<int> code = 0;
   if (rank == 0) {
-    code = RunRows(world, **runtime, options, *model, source, *stop, &summary);
+    code = RunRows(all_world, **runtime, options, *model, source,
+                   stop.has_value() ? &*stop : nullptr, &summary);
     if (!code.ok() && absl::IsInternal(code.status())) return kExitInternal;  // it has been told
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-      return LostWorld(world, status);
+      return LostWorld(all_world, status);
     }
   } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
-    return LostWorld(world, status);
+    return LostWorld(all_world, status);
   }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, code.status()); !agreed.ok()) {
-    return AgreedError(world, agreed);
+  if (const absl::Status agreed = AgreeOnStatus(all, code.status()); !agreed.ok()) {
+    return AgreedError(all_world, agreed);
   }
-  const absl::StatusOr<int> agreed_code = AgreeOnCode(*communicator, *code);
-  if (!agreed_code.ok()) return LoneError(world, agreed_code.status());
+  const absl::StatusOr<int> agreed_code = AgreeOnCode(all, *code);
+  if (!agreed_code.ok()) return LoneError(all_world, agreed_code.status());
   if (source.job != nullptr) {
     std::printf("%s\n", SummaryJson(summary).c_str());
     if (std::fflush(stdout) != 0) return ReportError(OutputError("stdout: cannot be written"));

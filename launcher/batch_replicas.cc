@@ -1,32 +1,30 @@
 #include "launcher/batch_replicas.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
-#include <set>
-#include <string>
 #include <thread>
-#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_job.h"
 #include "launcher/batch_progress.h"
 #include "launcher/batch_stop.h"
 #include "launcher/exit_code.h"
+#include "launcher/replica_links.h"
 #include "runtime/server/batch_link.h"
 #include "runtime/server/drain_signals.h"
 
@@ -35,42 +33,31 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using server::BatchCoordinator;
-using server::LineSocket;
 
 constexpr std::chrono::milliseconds kResultInterval{50};
 constexpr std::chrono::milliseconds kTokenInterval{1000};
 // For replicas to end after the last row or a stop: a step may be in progress.
 constexpr std::chrono::seconds kEndGrace{30};
 
-// CPUs of replica k of n: a run of those that this process may use. Neighbours share a core or a
-// socket.
-std::vector<int> CpusOf(int k, int n) {
-  cpu_set_t set;
-  std::vector<int> all, mine;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return mine;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) all.push_back(cpu);
-  }
-  const size_t count = all.size();
-  if (count < static_cast<size_t>(n)) return all;
-  for (size_t i = count * k / n; i < count * (k + 1) / n; ++i) mine.push_back(all[i]);
-  return mine;
-}
+constexpr char kCoordinatorVariable[] = "TANDEM_BATCH_COORDINATOR";
+constexpr char kIndexVariable[] = "TANDEM_REPLICA";
+constexpr char kHostsVariable[] = "TANDEM_REPLICA_HOSTS";
+constexpr char kShareVariable[] = "TANDEM_HOST_SHARE";
 
 // In the child; does not return.
-[[noreturn]] void BecomeReplica(char** argv, const std::string& path, const std::vector<int>& cpus,
-                                pid_t parent) {
+[[noreturn]] void BecomeReplica(char** argv, const ReplicaRole& role, pid_t parent) {
   setpgid(0, 0);  // Ctrl-C is for the coordinator
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kExitInternal);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int cpu : cpus) CPU_SET(cpu, &set);
-  if (!cpus.empty()) sched_setaffinity(0, sizeof(set), &set);
-  setenv(kCoordinatorVariable, path.c_str(), 1);
+  setenv(kCoordinatorVariable, role.coordinator.c_str(), 1);
+  setenv(kIndexVariable, absl::StrCat(role.index).c_str(), 1);
+  setenv(kHostsVariable, role.hosts.c_str(), 1);
+  setenv(kShareVariable, absl::StrCat(role.share.index, "/", role.share.count).c_str(), 1);
+  // In a Slurm job mpirun reaches other nodes by steps: those of several replicas run side by side.
+  setenv("SLURM_OVERLAP", "1", 0);
   const int null = open("/dev/null", O_RDWR);
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);
@@ -78,206 +65,126 @@ std::vector<int> CpusOf(int k, int n) {
   _exit(kExitUnavailable);
 }
 
-// The socket's folder, and its end.
-class Listener {
- public:
-  static absl::StatusOr<std::unique_ptr<Listener>> Open() {
-    const char* base = std::getenv("TMPDIR");
-    std::string folder = absl::StrCat(base == nullptr ? "/tmp" : base, "/tandem-batch-XXXXXX");
-    if (mkdtemp(folder.data()) == nullptr) {
-      return OutputError(absl::StrCat(folder, ": cannot be made: ", std::strerror(errno)));
-    }
-    auto listener = std::unique_ptr<Listener>(new Listener(folder));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    const std::string path = listener->path();
-    if (path.size() >= sizeof(address.sun_path)) {
-      return OutputError(
-          absl::StrCat(path, ": too long for a socket; set TMPDIR to a shorter one"));
-    }
-    std::memcpy(address.sun_path, path.data(), path.size());
-    listener->fd_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (listener->fd_ < 0 ||
-        bind(listener->fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-        listen(listener->fd_, 64) != 0) {
-      return OutputError(absl::StrCat(path, ": cannot listen: ", std::strerror(errno)));
-    }
-    return listener;
-  }
-  ~Listener() {
-    if (fd_ >= 0) close(fd_);
-    unlink(path().c_str());
-    rmdir(folder_.c_str());
-  }
-  std::string path() const { return absl::StrCat(folder_, "/socket"); }
-  // A replica's link; -1 where none is waiting.
-  int Accept() const { return accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC); }
-
- private:
-  explicit Listener(std::string folder) : folder_(std::move(folder)) {}
-  const std::string folder_;
-  int fd_ = -1;
-};
-
+// The processes of replicas.
 class ReplicaGroup {
  public:
-  ReplicaGroup(const Listener& listener, BatchCoordinator& coordinator, int64_t context)
-      : listener_(listener), coordinator_(coordinator), context_(context) {}
   ~ReplicaGroup() {
-    for (const auto& replica : replicas_) {
-      if (replica->exit_code < 0) kill(replica->pid, SIGKILL);
+    for (const Process& replica : processes_) {
+      if (replica.exit_code < 0) kill(replica.pid, SIGKILL);
     }
-    for (const auto& link : links_) {
-      link->socket->Shutdown();
-      link->thread.join();
-    }
-    for (const auto& replica : replicas_) {
-      if (replica->exit_code < 0) waitpid(replica->pid, nullptr, 0);
+    for (const Process& replica : processes_) {
+      if (replica.exit_code < 0) waitpid(replica.pid, nullptr, 0);
     }
   }
 
-  absl::Status Start(int count, char** argv) {
+  absl::Status Start(const std::vector<HostedReplica>& replicas, const std::string& coordinator,
+                     char** argv) {
     const pid_t self = getpid();
-    for (int k = 0; k < count; ++k) {
-      const std::vector<int> cpus = CpusOf(k, count);
+    for (const HostedReplica& replica : replicas) {
+      const ReplicaRole role = {.coordinator = coordinator,
+                                .index = static_cast<int>(processes_.size()),
+                                .hosts = FormatHosts(replica.hosts),
+                                .share = replica.share};
       std::fflush(nullptr);
       const pid_t pid = fork();
       if (pid < 0) {
         return absl::UnavailableError(
             absl::StrCat("cannot start a replica: ", std::strerror(errno)));
       }
-      if (pid == 0) BecomeReplica(argv, listener_.path(), cpus, self);
-      replicas_.push_back(std::make_unique<Process>(Process{k, pid, -1}));
+      if (pid == 0) BecomeReplica(argv, role, self);
+      processes_.push_back({role.index, role.hosts, pid, -1});
     }
     return absl::OkStatus();
   }
 
-  // New links, rows for whoever wants some, and what has become of processes. The number of
-  // replicas that can still work.
-  int Turn() {
-    for (int fd; (fd = listener_.Accept()) >= 0;) {
-      auto link = std::make_unique<Link>();
-      link->socket = std::make_unique<LineSocket>(fd);
-      (void)link->socket->Send({{"context", context_}});
-      Link* raw = link.get();
-      link->thread = std::thread([this, raw] { Listen(*raw); });
-      links_.push_back(std::move(link));
-    }
-    for (const auto& link : links_) {
-      if (link->gone) {
-        TakeBack(*link);
-      } else {
-        HandOut(*link);
-      }
-    }
+  // Sees what has become of processes. The number of those that run.
+  int Turn(ReplicaLinks& links) {
     int running = 0;
-    for (const auto& replica : replicas_) {
-      if (replica->exit_code < 0) Reap(*replica);
-      if (replica->exit_code < 0) ++running;
+    for (Process& process : processes_) {
+      if (process.exit_code < 0) Reap(process, links);
+      if (process.exit_code < 0) ++running;
     }
     return running;
   }
 
-  void Tell(const nlohmann::json& message) {
-    for (const auto& link : links_) {
-      if (!link->gone) (void)link->socket->Send(message);
-    }
-  }
-  // Waits for all processes to end, then insists.
-  void AwaitEnd(std::chrono::seconds grace) {
+  // Waits for all to end.
+  void AwaitEnd(ReplicaLinks& links, std::chrono::seconds grace) {
+    ending_ = true;
     for (const Clock::time_point until = Clock::now() + grace; Clock::now() < until;) {
-      if (Turn() == 0) return;
+      if (Turn(links) == 0) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
   int first_failure() const { return first_failure_; }
-  // From now on replicas end because they were told to.
-  void ExpectEnds() { ending_ = true; }
 
  private:
   struct Process {
     int index = 0;
+    std::string hosts;
     pid_t pid = 0;
     int exit_code = -1;  // -1: runs
   };
-  struct Link {
-    std::unique_ptr<LineSocket> socket;
-    std::thread thread;
-    std::mutex mutex;
-    int64_t wanted = 0;
-    std::set<uint64_t> rows;  // with it
-    std::atomic<bool> gone{false};
-  };
 
-  void Listen(Link& link) {
-    while (const auto message = link.socket->Receive()) {
-      if (message->contains("want")) {
-        std::lock_guard lock(link.mutex);
-        link.wanted += message->value("want", int64_t{0});
-      } else if (message->contains("t")) {
-        coordinator_.AddTokens(message->value("k", uint64_t{0}), message->value("c", 0),
-                               (*message)["t"].get<std::vector<int32_t>>());
-        continue;
-      } else {
-        const uint64_t key = message->value("k", uint64_t{0});
-        coordinator_.Finish(key, message->value("failed", false), message->value("line", ""));
-        std::lock_guard lock(link.mutex);
-        link.rows.erase(key);
-      }
-      coordinator_.Wake();
-    }
-    link.gone = true;
-    coordinator_.Wake();
-  }
-
-  void HandOut(Link& link) {
-    while (true) {
-      {
-        std::lock_guard lock(link.mutex);
-        if (link.wanted == 0) return;
-      }
-      std::optional<server::Assignment> next = coordinator_.Next();
-      if (!next.has_value()) return;
-      {
-        std::lock_guard lock(link.mutex);
-        --link.wanted;
-        link.rows.insert(next->row.key);
-      }
-      // Where it fails the link is seen as gone next time, and the row comes back.
-      (void)link.socket->Send(
-          {{"line", next->row.line}, {"text", next->row.text}, {"tokens", next->tokens}});
-    }
-  }
-
-  void TakeBack(Link& link) {
-    std::lock_guard lock(link.mutex);
-    for (const uint64_t key : link.rows) coordinator_.Return(key);
-    link.rows.clear();
-    link.wanted = 0;
-  }
-
-  void Reap(Process& process) {
+  void Reap(Process& process, ReplicaLinks& links) {
     int status = 0;
     if (waitpid(process.pid, &status, WNOHANG) != process.pid) return;
     process.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     if (ending_ && (process.exit_code == 0 || process.exit_code == kExitRequeue)) return;
     if (first_failure_ == 0) first_failure_ = process.exit_code;
-    std::fprintf(stderr, "tandem: replica %d has ended with %d%s\n", process.index,
-                 process.exit_code, ending_ ? "" : "; its rows go to the others");
+    std::fprintf(stderr, "tandem: replica %d%s has ended with %d\n", process.index,
+                 process.hosts.empty() ? "" : absl::StrCat(" on ", process.hosts).c_str(),
+                 process.exit_code);
+    links.Lose(process.index);
   }
 
-  const Listener& listener_;
-  BatchCoordinator& coordinator_;
-  const int64_t context_;
-  std::vector<std::unique_ptr<Process>> replicas_;
-  std::vector<std::unique_ptr<Link>> links_;
+  std::vector<Process> processes_;
   int first_failure_ = 0;
   bool ending_ = false;
 };
 
 }  // namespace
 
-absl::StatusOr<int> RunReplicas(const BatchOptions& options, char** argv) {
+std::optional<ReplicaRole> ReplicaRoleOfThisProcess() {
+  const auto get = [](const char* name) -> std::string {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  ReplicaRole role = {.coordinator = get(kCoordinatorVariable), .hosts = get(kHostsVariable)};
+  if (role.coordinator.empty()) return std::nullopt;
+  const std::vector<std::string> share = absl::StrSplit(get(kShareVariable), '/');
+  // Written by BecomeReplica.
+  TANDEM_CHECK(absl::SimpleAtoi(get(kIndexVariable), &role.index) && share.size() == 2 &&
+               absl::SimpleAtoi(share[0], &role.share.index) &&
+               absl::SimpleAtoi(share[1], &role.share.count));
+  return role;
+}
+
+absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const BatchOptions& options) {
+  std::vector<HostedReplica> replicas;
+  if (options.model.hosts.empty()) {
+    const int count = std::max(1, options.replicas);
+    for (int k = 0; k < count; ++k) {
+      replicas.push_back({.share = {.index = k, .count = count}});
+    }
+    return replicas;
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<HostSlots> hosts, ParseHosts(options.model.hosts));
+  std::vector<int> slots;
+  for (const HostSlots& host : hosts) slots.push_back(host.slots);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
+                          CutReplicas(slots, options.model.tp, options.replicas));
+  for (const ReplicaPlace& place : places) {
+    HostedReplica& replica = replicas.emplace_back();
+    replica.share = place.share;
+    for (const auto& [host, ranks] : place.ranks) {
+      replica.hosts.push_back({hosts[host].name, ranks});
+    }
+  }
+  return replicas;
+}
+
+absl::StatusOr<int> RunReplicas(const BatchOptions& options,
+                                const std::vector<HostedReplica>& replicas, char** argv) {
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<server::DrainSignals> signals,
                           server::DrainSignals::Block());
   std::unique_ptr<BatchJob> job;
@@ -287,12 +194,15 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options, char** argv) {
   }
   BatchCoordinator& coordinator = *job->coordinator;
   BatchSummary summary;
-  summary.replicas = options.replicas;
+  summary.replicas = static_cast<int>(replicas.size());
   summary.counts = coordinator.counts();
   if (!coordinator.all_done()) {
-    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener, Listener::Open());
-    ReplicaGroup group(*listener, coordinator, job->context);
-    TANDEM_RETURN_IF_ERROR(group.Start(options.replicas, argv));  // forks: before any thread
+    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<server::LinkListener> listener,
+                            server::LinkListener::Open(!options.model.hosts.empty()));
+    ReplicaGroup group;
+    // Forks: before any thread.
+    TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
+    ReplicaLinks links(*listener, coordinator, job->context, summary.replicas);
     const BatchStop stop(std::move(signals), options.time_limit);
     BatchProgress progress(DrawsBar());
     Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
@@ -301,7 +211,8 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options, char** argv) {
     while (status.ok() && !coordinator.all_done()) {
       reason = stop.Reason();
       if (!reason.empty()) break;
-      if (group.Turn() == 0) {
+      links.HandOut();
+      if (group.Turn(links) == 0) {
         status = absl::InternalError("no replica is left; the same line again goes on");
         break;
       }
@@ -324,10 +235,10 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options, char** argv) {
     summary.counts = coordinator.counts();
     summary.seconds = progress.seconds();
     summary.stopped = summary.counts.left() > 0;
-    group.ExpectEnds();
-    group.Tell(coordinator.all_done() ? nlohmann::json{{"end", true}}
+    summary.replicas_lost = links.lost();
+    links.Tell(coordinator.all_done() ? nlohmann::json{{"end", true}}
                                       : nlohmann::json{{"stop", true}});
-    group.AwaitEnd(kEndGrace);
+    group.AwaitEnd(links, kEndGrace);
     if (!status.ok()) {
       // What the replicas died of says more than that they did.
       if (absl::IsInternal(status) && group.first_failure() >= 64 && group.first_failure() <= 78) {

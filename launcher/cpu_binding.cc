@@ -189,6 +189,20 @@ std::vector<int> AllowedCpus() {
   return cpus;
 }
 
+std::vector<int> CpusOfShare(const Topology& topology, const std::vector<int>& cpus,
+                             const HostShare& share) {
+  const CoreList cores = topology.Cores(cpus);
+  const size_t count = static_cast<size_t>(share.count);
+  if (count == 1 || cores.size() < count) return cpus;
+  std::vector<int> mine;
+  for (size_t i = cores.size() * share.index / count; i < cores.size() * (share.index + 1) / count;
+       ++i) {
+    mine.insert(mine.end(), cores[i].cpus.begin(), cores[i].cpus.end());
+  }
+  std::sort(mine.begin(), mine.end());
+  return mine;
+}
+
 void BindThisThread(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);

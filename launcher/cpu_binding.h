@@ -63,6 +63,16 @@ std::vector<Binding> BindRanks(const Topology& topology, const std::vector<RankC
 // CPUs that the calling thread may use.
 std::vector<int> AllowedCpus();
 
+// Where several worlds share a host: which one of how many this is.
+struct HostShare {
+  int index = 0;
+  int count = 1;
+};
+// Of these CPUs, ascending, those of a run of neighbouring cores; all where there are fewer cores
+// than worlds.
+std::vector<int> CpusOfShare(const Topology& topology, const std::vector<int>& cpus,
+                             const HostShare& share);
+
 // Threads that this one starts from now on inherit it. A wish: a container may forbid it.
 void BindThisThread(int cpu);
 

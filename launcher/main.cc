@@ -42,16 +42,21 @@ absl::StatusOr<std::string> OwnPath() {
   return std::string(path, static_cast<size_t>(length));
 }
 
+const char* Environment(const char* name) { return std::getenv(name); }
+
 // Runs `rank` here, if this process is a rank or the world is one without supervision; else
 // starts the world. Returns the exit code.
 template <typename Rank>
 absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
                              bool alone_in_process, char** argv, Rank rank) {
-  const GetEnv get_env = [](const char* name) -> const char* { return std::getenv(name); };
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(get_env));
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(Environment));
   if (world.has_value() || StartedByLauncher()) {
     TANDEM_RETURN_IF_ERROR(DieWithParent());
     const int size = world.value_or(1);
+    if (!model.hosts.empty() && !StartedByLauncher()) {
+      return absl::InvalidArgumentError(
+          "--hosts: found in a process that mpirun or srun started, expected without them");
+    }
     if (model.tp != 0 && model.tp != size) {
       // Every rank sees it; one says it.
       const char* own_rank = std::getenv("PMIX_RANK");
@@ -63,27 +68,54 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
   }
   const std::vector<int> cpus = AllowedCpus();
   const absl::StatusOr<Topology> topology = Topology::Load();
-  absl::StatusOr<std::string> mpirun = FindProgram("mpirun", get_env);
+  absl::StatusOr<std::string> mpirun = FindProgram("mpirun", Environment);
+  std::vector<HostSlots> hosts;
+  if (!model.hosts.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(hosts, ParseHosts(model.hosts));
+  }
   int ranks = model.tp;
+  for (const HostSlots& host : hosts) ranks += model.tp == 0 ? host.slots : 0;
   if (ranks == 0) {
     ranks = topology.ok() && mpirun.ok() ? topology->MemorySockets(cpus) : 1;
     if (ranks > 1)
       std::fprintf(stderr, "tandem: %d ranks, one for each socket (see --tp)\n", ranks);
   }
-  if (ranks == 1 && alone_in_process) return rank();
+  if (ranks == 1 && hosts.empty() && alone_in_process) return rank();
 
   TANDEM_ASSIGN_OR_RETURN(const std::string self, OwnPath());
   std::vector<std::string> command = {self};
   for (char** argument = argv + 1; *argument != nullptr; ++argument) command.push_back(*argument);
   WorldOptions options = world_options;
-  options.through_mpirun = ranks > 1;
+  options.through_mpirun = ranks > 1 || !hosts.empty();
   if (options.through_mpirun) {
     TANDEM_RETURN_IF_ERROR(mpirun.status());
     const size_t cores = topology.ok() ? topology->Cores(cpus).size() : cpus.size();
-    command = MpirunCommand(*mpirun, static_cast<int>(cores), geteuid() == 0, ranks,
+    command = MpirunCommand(*mpirun, static_cast<int>(cores), geteuid() == 0, ranks, hosts,
                             ExportedVariables(environ), command);
   }
   return RunWorld(command, options);
+}
+
+absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
+  ModelOptions model = options.model;
+  WorldOptions world;
+  world.pass_stdin = options.input == "-";
+  world.relay_stdout = true;
+  world.drains = true;
+  world.unheard_code = kExitRequeue;
+  if (const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess()) {
+    model.hosts = role->hosts;
+  } else {
+    TANDEM_ASSIGN_OR_RETURN(const std::optional<int> joined, FindWorld(Environment));
+    if (joined.has_value() && !StartedByLauncher()) model.tp = 0;  // its ranks cut it themselves
+    if (!joined.has_value() && !StartedByLauncher()) {
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<HostedReplica> replicas, ReplicasOf(options));
+      if (replicas.size() > 1) return RunReplicas(options, replicas, argv);
+    }
+    if (DrawsBar()) setenv(kBarVariable, "1", 1);
+  }
+  return RunModel(model, world, /*alone_in_process=*/true, argv,
+                  [&] { return RunBatchRank(options); });
 }
 
 int Main(int argc, char** argv) {
@@ -120,18 +152,7 @@ int Main(int argc, char** argv) {
     code = RunModel(bench->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunBenchRank(*bench); });
   } else if (const auto* batch = std::get_if<BatchOptions>(&*line.command)) {
-    if (batch->replicas > 1 && std::getenv(kCoordinatorVariable) == nullptr) {
-      code = RunReplicas(*batch, argv);
-      return code.ok() ? *code : ReportError(code.status());
-    }
-    if (DrawsBar()) setenv(kBarVariable, "1", 1);
-    WorldOptions world;
-    world.pass_stdin = batch->input == "-";
-    world.relay_stdout = true;
-    world.drains = true;
-    world.unheard_code = kExitRequeue;
-    code = RunModel(batch->model, world, /*alone_in_process=*/true, argv,
-                    [&] { return RunBatchRank(*batch); });
+    code = RunBatch(*batch, argv);
   } else if (const auto* eval = std::get_if<EvalOptions>(&*line.command)) {
     WorldOptions world;
     world.relay_stdout = true;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "launcher/host_list.h"
 
 namespace tandem::launcher {
 
@@ -19,10 +20,11 @@ using GetEnv = std::function<const char*(const char*)>;
 // believe itself alone.
 absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env);
 
-// mpirun (Open MPI 4.1) with `ranks` copies of `program` on a host where this process may use
-// `cores` cores. Ranks are bound to nothing: they share out the cores among themselves, which
-// respects what this process may use, as mpirun would not.
+// mpirun (Open MPI 4.1) with `ranks` copies of `program` on `hosts`, or where that is empty on this
+// one, where this process may use `cores` cores. Ranks are bound to nothing: they share out the
+// cores among themselves, which respects what this process may use, as mpirun would not.
 std::vector<std::string> MpirunCommand(const std::string& mpirun, int cores, bool root, int ranks,
+                                       const std::vector<HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "launcher/exit_code.h"
+#include "launcher/host_list.h"
 
 namespace tandem::launcher {
 namespace {
@@ -21,6 +22,10 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
   AddModel(app, &options->model);
   app->add_option("--tp", options->tp, "TP degree: ranks the model is cut over (default 1)")
       ->check(CLI::Range(1, 4096));
+  app->add_option("--hosts", options->hosts,
+                  "Hosts to start ranks on, with room for so many: node1:2,node2:2 (default: this)")
+      ->check(
+          [](const std::string& text) { return std::string(ParseHosts(text).status().message()); });
   app->add_option("--threads", options->threads, "Threads of a rank (default: its share of cores)")
       ->check(CLI::Range(1, 4096));
   app->add_option("--isa", options->isa, "Instruction set: auto, avx2, avx3, vnni, bf16, neon, ref")
@@ -129,9 +134,9 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
       ->capture_default_str();
   batch
       ->add_option("--replicas", options->replicas,
-                   "Worlds of --tp ranks each, which share the rows")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+                   "Worlds of --tp ranks each, which share the rows "
+                   "(default: 1, or as many as --hosts, mpirun or srun have room for)")
+      ->check(CLI::Range(1, 1024));
   batch->add_flag("--ordered", options->ordered, "Results in the order of the input");
   batch
       ->add_option("--time-limit", options->time_limit,

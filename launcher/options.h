@@ -15,6 +15,7 @@ namespace tandem::launcher {
 struct ModelOptions {
   std::string model;  // folder or name in the hub's cache
   int tp = 0;         // ranks; 0: the given world's size, or 1
+  std::string hosts;  // to start ranks on (host_list.h); empty: this one
   int threads = 0;    // a rank's; 0: its share of the cores
   std::string isa = "auto";
   std::string dtype = "auto";  // of weights
@@ -139,7 +140,7 @@ struct BatchOptions {
   std::string output;             // the journal lies beside it
   std::string errors;             // empty: OUTPUT.errors
   std::string on_error = "stop";  // or skip
-  int replicas = 1;               // worlds of --tp ranks each
+  int replicas = 0;               // worlds of --tp ranks each; 0: 1, or as many as hosts have room
   bool ordered = false;           // results in the order of the input
   double time_limit = 0;          // seconds; 0: none, or Slurm's
   SamplingOptions sampling;       // of rows that do not say

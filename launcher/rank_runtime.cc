@@ -89,6 +89,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
     runtime->start_ = world->MakeCommunicator();
     runtime->local_size_ = world->local_size();
   }
+  runtime->host_ranks_ = runtime->local_size_ * options.memory.count;
   runtime->timer_ = options.timer;
   if (options.timer != nullptr) {
     runtime->start_ =
@@ -128,9 +129,13 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
 }
 
 absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOptions& options) {
+  const absl::StatusOr<Topology> topology = Topology::Load();
   RankCpus mine = {.allowed = AllowedCpus(), .threads = options.threads};
   const int usable = engine::AvailableCpus();
-  if (usable < static_cast<int>(mine.allowed.size())) mine.quota = usable;
+  if (usable < static_cast<int>(mine.allowed.size())) {
+    mine.quota = std::max(1, usable / options.memory.count);
+  }
+  if (topology.ok()) mine.allowed = CpusOfShare(*topology, mine.allowed, options.cpus);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           start_->AllGatherBytes(absl::StrCat(mine.threads, " ", mine.quota, " ",
                                                               absl::StrJoin(mine.allowed, " "))));
@@ -149,11 +154,10 @@ absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOption
                      .threads = numbers[0],
                      .quota = numbers[1]});
   }
-  const absl::StatusOr<Topology> topology = Topology::Load();
   if (topology.ok()) {
     binding_ = BindRanks(*topology, ranks, options.bind)[place];
   } else {
-    binding_.threads = options.threads > 0 ? options.threads : std::max(1, usable / local_size_);
+    binding_.threads = options.threads > 0 ? options.threads : std::max(1, usable / host_ranks_);
     binding_.description = absl::StrCat(binding_.threads, " threads, not bound (",
                                         std::string(topology.status().message()), ")");
   }
@@ -230,7 +234,7 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
 absl::Status RankRuntime::CutShards(const RankOptions& options) {
   if (options.shards == "auto") {
     // Of the host's free memory, its ranks have equal parts.
-    const int64_t mine = static_cast<int64_t>((engine::AvailableMemory() / local_size_) >> 20);
+    const int64_t mine = static_cast<int64_t>((engine::AvailableMemory() / host_ranks_) >> 20);
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                             communicator_->AllGatherBytes(Pack(std::max<int64_t>(1, mine))));
     for (size_t r = 0; r < all.size(); ++r) shard_weights_[r] = Unpack<int64_t>(all[r]);
@@ -249,7 +253,7 @@ absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
                                           const RankOptions& options) {
   if (tp() == 1) return absl::OkStatus();
   TANDEM_ASSIGN_OR_RETURN(collectives_,
-                          parallel::MakeCollectives(*start_, world->host_of(),
+                          parallel::MakeCollectives(*world, *start_, world->host_of(),
                                                     {.choice = options.collectives,
                                                      .timeouts = options.timeouts,
                                                      .shm = {.spin = binding_.own_cores}}));
@@ -295,7 +299,7 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   if (block_bytes > 0) {
     uint64_t memory = options.kv_memory;
     if (memory == 0) {
-      const uint64_t share = engine::AvailableMemory() / local_size_;
+      const uint64_t share = engine::AvailableMemory() / host_ranks_;
       const uint64_t taken = plan_.weights + plan_.workspace + plan_.communication;
       memory = share > taken ? static_cast<uint64_t>((share - taken) * kKvShare) : 0;
     }
@@ -333,6 +337,7 @@ absl::Status RankRuntime::CheckMemory() {
   for (size_t r = 0; r < all.size(); ++r) {
     if (places_[r].host == places_[rank()].host) together += Unpack<uint64_t>(all[r]);
   }
+  together *= static_cast<uint64_t>(host_ranks_ / local_size_);
   absl::Status status;
   if (together > available) {
     status = absl::ResourceExhaustedError(

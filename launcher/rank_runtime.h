@@ -41,6 +41,8 @@ struct RankOptions {
   int64_t max_rows = 0;  // of logits in one step; 0: max_num_seqs
   int64_t max_batched_tokens = 512;
   bool bind = true;  // threads to cores of their own
+  // Where other worlds run on this host: of the CPUs that this rank may use, and of its memory.
+  HostShare cpus, memory;
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
   parallel::Timeouts timeouts;
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
@@ -73,7 +75,7 @@ class RankRuntime {
   const std::vector<int32_t>& eos_token_ids() const;
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
   const Binding& binding() const { return binding_; }
-  int ranks_on_host() const { return local_size_; }
+  int ranks_on_host() const { return host_ranks_; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }
   parallel::Communicator& communicator() { return *communicator_; }
@@ -112,7 +114,8 @@ class RankRuntime {
   absl::Status MakeCollectives(const parallel::MpiWorld* world, const RankOptions& options);
 
   parallel::StepTimer* timer_ = nullptr;           // not owned
-  int local_size_ = 1;                             // ranks on this host
+  int local_size_ = 1;                             // ranks of this world on this host
+  int host_ranks_ = 1;                             // with those of other worlds, all alike
   std::unique_ptr<parallel::Communicator> start_;  // without deadlines
   parallel::Collectives collectives_;              // of steps; empty in a world of one
   parallel::Communicator* communicator_ = nullptr;

@@ -12,7 +12,8 @@
 
 namespace tandem::parallel {
 
-absl::StatusOr<Collectives> MakeCollectives(Communicator& start, std::span<const int> host_of,
+absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, Communicator& start,
+                                            std::span<const int> host_of,
                                             const CollectivesOptions& options) {
   const int rank = start.rank(), size = start.size();
   const Timeouts& timeouts = options.timeouts;
@@ -25,7 +26,7 @@ absl::StatusOr<Collectives> MakeCollectives(Communicator& start, std::span<const
   const int hosts = static_cast<int>(leaders.size());
 
   Collectives made;
-  made.all = MakeMpiCommunicator(ranks, rank, timeouts.step);
+  made.all = MakeMpiCommunicator(world.group(), ranks, rank, timeouts.step);
   // A rank a host has nobody to share memory with.
   bool share = options.choice != CollectivesChoice::kMpi && hosts < size;
   if (share) {
@@ -40,8 +41,8 @@ absl::StatusOr<Collectives> MakeCollectives(Communicator& start, std::span<const
     }
   }
   if (!share) {
-    made.communicator = MakeMpiCommunicator(ranks, rank, timeouts.step);
-    made.channel = MakeMpiStepChannel(ranks, rank, timeouts);
+    made.communicator = MakeMpiCommunicator(world.group(), ranks, rank, timeouts.step);
+    made.channel = MakeMpiStepChannel(world.group(), ranks, rank, timeouts);
     made.description = "MPI";
   } else if (hosts == 1) {
     made.communicator = MakeShmCommunicator(*made.host, *made.all, timeouts.step);
@@ -52,8 +53,8 @@ absl::StatusOr<Collectives> MakeCollectives(Communicator& start, std::span<const
     std::unique_ptr<Communicator> between;
     std::unique_ptr<StepChannel> between_channel;
     if (leads) {
-      between = MakeMpiCommunicator(leaders, rank, LeaderTimeout(timeouts.step));
-      between_channel = MakeMpiStepChannel(leaders, rank, timeouts);
+      between = MakeMpiCommunicator(world.group(), leaders, rank, LeaderTimeout(timeouts.step));
+      between_channel = MakeMpiStepChannel(world.group(), leaders, rank, timeouts);
     }
     made.communicator =
         MakeHostCommunicator(*made.host, host_of, std::move(between), *made.all, timeouts.step);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
+#include "parallel/mpi_world.h"
 #include "parallel/shm_host.h"
 #include "parallel/step_channel.h"
 #include "parallel/timeouts.h"
@@ -32,9 +33,10 @@ struct CollectivesOptions {
   ShmOptions shm;
 };
 
-// Of a world of two ranks or more under MPI, host_of as MpiWorld has it. Collective over `start`;
-// all ranks get the same error or the same kind of collectives.
-absl::StatusOr<Collectives> MakeCollectives(Communicator& start, std::span<const int> host_of,
+// Of a world of two ranks or more, which outlives them; host_of as the world has it. Collective over
+// `start`, the world's communicator; all ranks get the same error or the same kind of collectives.
+absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, Communicator& start,
+                                            std::span<const int> host_of,
                                             const CollectivesOptions& options);
 
 }  // namespace tandem::parallel

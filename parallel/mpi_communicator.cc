@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/mpi_group.h"
 
 namespace tandem::parallel {
 
@@ -60,8 +61,14 @@ class Backoff {
 // Messages in flight between members, each with the member at its other end.
 class Requests {
  public:
-  Requests(std::vector<int> members, int world_rank, std::chrono::milliseconds timeout)
-      : members_(std::move(members)), world_rank_(world_rank), timeout_(timeout) {}
+  Requests(const MpiGroup& group, std::vector<int> members, int world_rank,
+           std::chrono::milliseconds timeout)
+      : communicator_(group.communicator),
+        members_(std::move(members)),
+        world_rank_(world_rank),
+        timeout_(timeout) {}
+
+  MPI_Comm communicator() const { return communicator_; }
 
   int size() const { return static_cast<int>(members_.size()); }
   int rank() const {
@@ -77,12 +84,12 @@ class Requests {
   }
   void Receive(void* to, int64_t count, MPI_Datatype type, int peer, int tag) {
     peers_.push_back(peer);
-    MPI_Irecv(to, static_cast<int>(count), type, members_[peer], tag, MPI_COMM_WORLD,
+    MPI_Irecv(to, static_cast<int>(count), type, members_[peer], tag, communicator_,
               &requests_.emplace_back());
   }
   void Send(const void* from, int64_t count, MPI_Datatype type, int peer, int tag) {
     peers_.push_back(peer);
-    MPI_Isend(from, static_cast<int>(count), type, members_[peer], tag, MPI_COMM_WORLD,
+    MPI_Isend(from, static_cast<int>(count), type, members_[peer], tag, communicator_,
               &requests_.emplace_back());
   }
 
@@ -115,6 +122,7 @@ class Requests {
     return absl::InternalError(absl::StrCat(what, ": the time is over and nothing is missing"));
   }
 
+  const MPI_Comm communicator_;
   const std::vector<int> members_;
   const int world_rank_;
   const std::chrono::milliseconds timeout_;
@@ -169,12 +177,13 @@ class MpiCommunicator : public Communicator {
   // Ranks load at their own pace: no deadline here.
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
     int world_size = 0;
-    MPI_Comm_size(MPI_COMM_WORLD, &world_size);
+    const MPI_Comm world = requests_.communicator();
+    MPI_Comm_size(world, &world_size);
     TANDEM_CHECK(world_size == size_);
     const int length = static_cast<int>(mine.size());
     std::vector<int> lengths(size_), offsets(size_);
     TANDEM_RETURN_IF_ERROR(
-        FromMpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, MPI_COMM_WORLD),
+        FromMpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, world),
                 "gathering lengths"));
     int total = 0;
     for (int r = 0; r < size_; ++r) {
@@ -182,10 +191,9 @@ class MpiCommunicator : public Communicator {
       total += lengths[r];
     }
     std::string all(total, '\0');
-    TANDEM_RETURN_IF_ERROR(
-        FromMpi(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(), lengths.data(),
-                               offsets.data(), MPI_BYTE, MPI_COMM_WORLD),
-                "gathering bytes"));
+    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(),
+                                                  lengths.data(), offsets.data(), MPI_BYTE, world),
+                                   "gathering bytes"));
     std::vector<std::string> out;
     for (int r = 0; r < size_; ++r) out.push_back(all.substr(offsets[r], lengths[r]));
     return out;
@@ -301,8 +309,9 @@ class MpiStepChannel : public StepChannel {
     MPI_Status status;
     for (;;) {
       int there = 0;
-      TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Iprobe(sender, kStepTag, MPI_COMM_WORLD, &there, &status),
-                                     "awaiting a plan"));
+      TANDEM_RETURN_IF_ERROR(
+          FromMpi(MPI_Iprobe(sender, kStepTag, requests_.communicator(), &there, &status),
+                  "awaiting a plan"));
       if (there) break;
       if (silence_.count() > 0 && backoff.waited() > silence_) {
         return Silent(sender, silence_);
@@ -313,7 +322,7 @@ class MpiStepChannel : public StepChannel {
     MPI_Get_count(&status, MPI_BYTE, &bytes);
     if (static_cast<int>(message_.size()) < bytes) message_.resize(bytes);
     TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Recv(message_.data(), bytes, MPI_BYTE, sender, kStepTag,
-                                            MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                                            requests_.communicator(), MPI_STATUS_IGNORE),
                                    "receiving the step plan"));
     return std::span<const std::byte>(message_.data(), bytes);
   }
@@ -326,15 +335,17 @@ class MpiStepChannel : public StepChannel {
 
 }  // namespace
 
-std::unique_ptr<Communicator> MakeMpiCommunicator(std::vector<int> members, int world_rank,
+std::unique_ptr<Communicator> MakeMpiCommunicator(const MpiGroup& group, std::vector<int> members,
+                                                  int world_rank,
                                                   std::chrono::milliseconds step_timeout) {
-  return std::make_unique<MpiCommunicator>(Requests(std::move(members), world_rank, step_timeout));
+  return std::make_unique<MpiCommunicator>(
+      Requests(group, std::move(members), world_rank, step_timeout));
 }
 
-std::unique_ptr<StepChannel> MakeMpiStepChannel(std::vector<int> members, int world_rank,
-                                                const Timeouts& timeouts) {
-  return std::make_unique<MpiStepChannel>(Requests(std::move(members), world_rank, timeouts.step),
-                                          timeouts.silence);
+std::unique_ptr<StepChannel> MakeMpiStepChannel(const MpiGroup& group, std::vector<int> members,
+                                                int world_rank, const Timeouts& timeouts) {
+  return std::make_unique<MpiStepChannel>(
+      Requests(group, std::move(members), world_rank, timeouts.step), timeouts.silence);
 }
 
 }  // namespace tandem::parallel

@@ -1,4 +1,4 @@
-// Collectives and step plans over MPI, between all ranks of the world or some. Point to point only:
+// Collectives and step plans over MPI, between all ranks of a world or some. Point to point only:
 // a collective of MPI would neither end at a deadline nor say whom it waits for.
 #pragma once
 
@@ -12,15 +12,18 @@
 
 namespace tandem::parallel {
 
-// Between `members`, world ranks in ascending order with the caller's among them; a member's rank
-// is its place. At most one communicator of all and one of some may be in use, and AllGatherBytes
-// works among all only.
-std::unique_ptr<Communicator> MakeMpiCommunicator(std::vector<int> members, int world_rank,
+struct MpiGroup;  // the ranks of a world (mpi_group.h)
+
+// Between `members`, ranks of the group in ascending order with the caller's among them; a member's
+// rank is its place. At most one communicator of all and one of some may be in use, and
+// AllGatherBytes works among all only.
+std::unique_ptr<Communicator> MakeMpiCommunicator(const MpiGroup& group, std::vector<int> members,
+                                                  int world_rank,
                                                   std::chrono::milliseconds step_timeout);
 
 // From members[0] to the other members.
-std::unique_ptr<StepChannel> MakeMpiStepChannel(std::vector<int> members, int world_rank,
-                                                const Timeouts& timeouts);
+std::unique_ptr<StepChannel> MakeMpiStepChannel(const MpiGroup& group, std::vector<int> members,
+                                                int world_rank, const Timeouts& timeouts);
 
 // A code of MPI as UNAVAILABLE with its text.
 absl::Status FromMpi(int code, const char* what);

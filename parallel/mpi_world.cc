@@ -4,27 +4,30 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <numeric>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/mpi_group.h"
 
 namespace tandem::parallel {
 namespace {
 
-// The lowest rank of each rank's host, as numbers from 0 in the order of ranks.
-std::vector<int> NumberHosts(const std::vector<int>& lowest_of) {
-  std::vector<int> number_of(lowest_of.size());
-  int hosts = 0;
-  for (int rank = 0; rank < static_cast<int>(lowest_of.size()); ++rank) {
-    const int lowest = lowest_of[rank];
-    number_of[rank] = lowest == rank ? hosts++ : number_of[lowest];
+// Hosts by any numbers, as numbers from 0 in the order of their lowest ranks.
+std::vector<int> NumberHosts(const std::vector<int>& hosts) {
+  std::map<int, int> number_of;
+  std::vector<int> numbers;
+  for (const int host : hosts) {
+    numbers.push_back(number_of.emplace(host, static_cast<int>(number_of.size())).first->second);
   }
-  return number_of;
+  return numbers;
 }
 
 }  // namespace
+
+MpiWorld::MpiWorld() : group_(std::make_unique<MpiGroup>()) {}
 
 absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
   int provided = 0;
@@ -50,7 +53,28 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
   return world;
 }
 
-MpiWorld::~MpiWorld() { MPI_Finalize(); }
+std::unique_ptr<MpiWorld> MpiWorld::Split(const std::vector<int>& part_of) const {
+  std::unique_ptr<MpiWorld> part(new MpiWorld);
+  MPI_Comm_split(group_->communicator, part_of[rank_], rank_, &part->group_->communicator);
+  MPI_Comm_set_errhandler(part->group_->communicator, MPI_ERRORS_RETURN);
+  std::vector<int> hosts;
+  for (int rank = 0; rank < size_; ++rank) {
+    if (part_of[rank] != part_of[rank_]) continue;
+    if (rank == rank_) part->rank_ = static_cast<int>(hosts.size());
+    hosts.push_back(host_of_[rank]);
+  }
+  part->size_ = static_cast<int>(hosts.size());
+  part->host_of_ = NumberHosts(hosts);
+  return part;
+}
+
+MpiWorld::~MpiWorld() {
+  if (group_->communicator == MPI_COMM_WORLD) {
+    MPI_Finalize();
+  } else {
+    MPI_Comm_free(&group_->communicator);
+  }
+}
 
 int MpiWorld::local_size() const {
   return static_cast<int>(std::count(host_of_.begin(), host_of_.end(), host_of_[rank_]));
@@ -60,7 +84,7 @@ std::unique_ptr<Communicator> MpiWorld::MakeCommunicator() const {
   if (size_ == 1) return std::make_unique<SelfCommunicator>();
   std::vector<int> all(size_);
   std::iota(all.begin(), all.end(), 0);
-  return MakeMpiCommunicator(std::move(all), rank_, std::chrono::milliseconds(0));
+  return MakeMpiCommunicator(*group_, std::move(all), rank_, std::chrono::milliseconds(0));
 }
 
 void MpiWorld::Abort(int exit_code) {

@@ -12,12 +12,18 @@
 
 namespace tandem::parallel {
 
+struct MpiGroup;
+
 class MpiWorld {
  public:
   // Initialises MPI. Once a process, before threads of gRPC exist.
   static absl::StatusOr<std::unique_ptr<MpiWorld>> Start();
 
-  // Finalises: all ranks must get here. Not called after Abort.
+  // Cuts this world, which outlives its parts: ranks with the same part_of (by rank) make a world,
+  // in their order here. Collective, and so are the ends of the parts.
+  std::unique_ptr<MpiWorld> Split(const std::vector<int>& part_of) const;
+
+  // Finalises, or ends the part: all its ranks must get here. Not called after Abort.
   ~MpiWorld();
 
   int rank() const { return rank_; }
@@ -29,11 +35,14 @@ class MpiWorld {
   // All ranks, over MPI, without deadlines: for start and end.
   std::unique_ptr<Communicator> MakeCommunicator() const;
 
-  // Ends all ranks at once with this exit code. Does not return.
+  const MpiGroup& group() const { return *group_; }
+
+  // Ends all ranks of MPI at once, of other parts too, with this exit code. Does not return.
   [[noreturn]] void Abort(int exit_code);
 
  private:
-  MpiWorld() = default;
+  MpiWorld();
+  std::unique_ptr<MpiGroup> group_;
   int rank_ = 0;
   int size_ = 1;
   std::vector<int> host_of_;

@@ -1,12 +1,16 @@
-// The link between the coordinator of a batch job and the leader of a replica: lines of JSON over a
-// local stream socket.
+// The link between the coordinator of a batch job and the leader of a replica: lines of JSON over
+// TCP, on this host or another.
 //
+//   to the coordinator  {"secret": S, "replica": K}           first
+//                       {"want": N}                           so many rows more
+//                       {"k": KEY, "c": CHOICE, "t": [ids]}   new tokens
+//                       {"k": KEY, "failed": BOOL, "line": LINE}    a row is over
 //   to the leader       {"context": N}                        first: tokens of the longest row
 //                       {"line": N, "text": ROW, "tokens": [[ids], ...]}    a row to run
 //                       {"stop": true}    give up what runs     {"end": true}    no more rows
-//   to the coordinator  {"want": N}                           so many rows more
-//                       {"k": KEY, "c": CHOICE, "t": [ids]}   new tokens
-//                       {"k": KEY, "failed": BOOL, "line": LINE}    a row is over
+//
+// Where the leader finds the coordinator is one word, "SECRET@PORT@ADDRESS@ADDRESS...", that goes
+// through the environment or MPI: whoever has not got it is not listened to.
 #pragma once
 
 #include <condition_variable>
@@ -25,36 +29,64 @@
 
 namespace tandem::server {
 
-// One end. Send from any thread, Receive from one.
+// One end. Send from any thread, Receive from one. An end whose host has gone is found out within
+// 15 s.
 class LineSocket {
  public:
-  explicit LineSocket(int fd) : fd_(fd) {}
+  // Takes over a connected TCP socket.
+  explicit LineSocket(int fd);
   ~LineSocket();
   LineSocket(const LineSocket&) = delete;
   LineSocket& operator=(const LineSocket&) = delete;
 
-  // UNAVAILABLE where the other end has gone.
-  static absl::StatusOr<std::unique_ptr<LineSocket>> Connect(const std::string& path);
+  // UNAVAILABLE where none of the addresses leads to the coordinator.
+  static absl::StatusOr<std::unique_ptr<LineSocket>> Connect(const std::string& coordinator,
+                                                             int replica);
 
   absl::Status Send(const nlohmann::json& message);
-  // Waits for the next message; nullopt when the other end has gone.
+  // Waits for the next message; nullopt when the other end has gone or sends no message.
   std::optional<nlohmann::json> Receive();
-  // Makes Receive return nullopt.
+  // The first message: short, and soon.
+  std::optional<nlohmann::json> ReceiveFirst();
+  // Makes Receive return nullopt. Any thread.
   void Shutdown();
 
  private:
+  std::optional<nlohmann::json> ReceiveUpTo(size_t bytes);
   const int fd_;
   std::mutex mutex_;
   std::string partial_;
 };
 
+// The coordinator's door.
+class LinkListener {
+ public:
+  // On all addresses of this host, or on the loopback address alone.
+  static absl::StatusOr<std::unique_ptr<LinkListener>> Open(bool for_other_hosts);
+  ~LinkListener();
+  LinkListener(const LinkListener&) = delete;
+  LinkListener& operator=(const LinkListener&) = delete;
+
+  const std::string& coordinator() const { return coordinator_; }
+  // Waits for the next who knocks; null after Shutdown.
+  std::unique_ptr<LineSocket> Accept() const;
+  // The replica that a link's first message is of; nullopt for a stranger.
+  std::optional<int> ReplicaOf(const nlohmann::json& first) const;
+  void Shutdown() const;
+
+ private:
+  LinkListener(int fd, std::string secret, std::string coordinator)
+      : fd_(fd), secret_(std::move(secret)), coordinator_(std::move(coordinator)) {}
+  const int fd_;
+  const std::string secret_, coordinator_;
+};
+
 // The leader's end as a feed. Rows are read again from their text.
 class LinkFeed : public BatchFeed {
  public:
-  // Waits for the coordinator's first word. `reader` outlives the feed; at most `window` choices
-  // are asked for and not over.
-  static absl::StatusOr<std::unique_ptr<LinkFeed>> Start(const std::string& path,
-                                                         const RowReader& reader);
+  // Waits for the coordinator's first word. `reader` outlives the feed.
+  static absl::StatusOr<std::unique_ptr<LinkFeed>> Start(const std::string& coordinator,
+                                                         int replica, const RowReader& reader);
   ~LinkFeed() override;
 
   int64_t context() const { return context_; }

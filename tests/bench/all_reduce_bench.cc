@@ -36,7 +36,7 @@ double Median(std::vector<double> values) {
 parallel::Collectives Make(parallel::Communicator& start, const parallel::MpiWorld& world,
                            parallel::CollectivesChoice choice, bool spin) {
   auto made =
-      parallel::MakeCollectives(start, world.host_of(), {.choice = choice, .shm = {.spin = spin}});
+      parallel::MakeCollectives(world, start, world.host_of(), {.choice = choice, .shm = {.spin = spin}});
   if (!made.ok()) {
     std::fprintf(stderr, "all_reduce_bench: %s\n", std::string(made.status().message()).c_str());
     std::exit(1);

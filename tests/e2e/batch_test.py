@@ -212,6 +212,52 @@ class Replicas(Case):
       self.assertRegex(errors.decode(), r"replica \d has ended with \d+")
       self.assertEqual(answers(self.folder / output), self.expected)
 
+  def test_one_mpi_world_is_cut_into_replicas(self):
+    for ranks, args, replicas in ((4, ("--tp", 2), 2), (3, ("--tp", 1, "--ordered"), 3),
+                                  (4, ("--replicas", 2), 2), (2, (), 1)):
+      output = f"world{ranks}{replicas}.jsonl"
+      done = self.world(ranks, output, *args)
+      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(json.loads(done.stdout)["replicas"], replicas)
+      self.assertEqual(answers(self.folder / output), self.expected)
+    # All is done: nothing is loaded.
+    done = self.world(4, "world42.jsonl", "--tp", 2)
+    self.assertEqual((done.returncode, json.loads(done.stdout)["resumed"]), (0, 60))
+
+  def test_one_mpi_world_stops_and_goes_on(self):
+    process = subprocess.Popen([*self.mpirun(4), *map(str, self.command("out.jsonl", "--tp", 2))],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    self.wait_for_lines(process, 5)
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 75, errors)
+    self.assertFalse(json.loads(output)["complete"])
+    self.assertEqual(self.batch(self.source).returncode, 0)
+    self.assertEqual(answers(self.folder / "out.jsonl"), self.expected)
+
+  def test_worlds_that_cannot_be_cut(self):
+    done = self.world(3, "out.jsonl", "--tp", 2)
+    self.assertEqual(done.returncode, 78, done.stderr)
+    self.assertIn(b"rank 2 has no replica to be in: hosts have 3 ranks, a replica 2", done.stderr)
+    done = self.world(2, "out.jsonl", "--hosts", "localhost:2")
+    self.assertIn(b"--hosts: found in a process that mpirun or srun started", done.stderr)
+    bad = write(self.folder / "bad.jsonl", [{"id": 1}])
+    done = worlds.run(*self.mpirun(2), worlds.BINARY, "batch", worlds.DEMO, "--input", bad,
+                      "--output", self.folder / "bad-out.jsonl", "--tp", 1, binary=False)
+    self.assertEqual(done.returncode, 65, done.stderr)
+    self.assertIn(b"found 1 row that cannot be run", done.stderr)
+
+  def mpirun(self, ranks):
+    return ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np",
+            str(ranks)]
+
+  def command(self, output, *args):
+    return [worlds.BINARY, "batch", worlds.DEMO, "--input", self.source, "--output",
+            self.folder / output, "--threads", 1, "--max-num-seqs", 2, *args]
+
+  def world(self, ranks, output, *args):
+    return worlds.run(*self.mpirun(ranks), *self.command(output, *args), binary=False)
+
   def test_killed_and_stopped_jobs_go_on_and_leave_nothing(self):
     process = self.start(self.source, "out.jsonl", "--replicas", 2, "--max-num-seqs", 2)
     self.wait_for_lines(process, 5)

@@ -152,5 +152,17 @@ TEST(CpuList, Runs) {
   EXPECT_EQ(CpuList({}), "");
 }
 
+TEST(CpusOfShareTest, ARunOfCoresEach) {
+  const auto topology = Topology::Synthetic("pack:2 numa:1 core:2 pu:2");
+  ASSERT_TRUE(topology.ok());
+  const std::vector<int> all = {0, 1, 2, 3, 4, 5, 6, 7};
+  EXPECT_EQ(CpusOfShare(*topology, all, {0, 1}), all);
+  EXPECT_EQ(CpusOfShare(*topology, all, {1, 2}), (std::vector<int>{4, 5, 6, 7}));
+  EXPECT_EQ(CpusOfShare(*topology, all, {0, 3}), (std::vector<int>{0, 1}));
+  EXPECT_EQ(CpusOfShare(*topology, all, {2, 3}), (std::vector<int>{4, 5, 6, 7}));
+  // Fewer cores than worlds: none can have its own.
+  EXPECT_EQ(CpusOfShare(*topology, {0, 1}, {1, 2}), (std::vector<int>{0, 1}));
+}
+
 }  // namespace
 }  // namespace tandem::launcher

@@ -50,10 +50,10 @@ TEST(FindWorldTest, SrunWithoutPmixIsRefused) {
   EXPECT_THAT(std::string(world.status().message()), HasSubstr("--mpi=pmix"));
 }
 
-std::string Joined(int cores, bool root, int ranks) {
+std::string Joined(int cores, bool root, int ranks, const std::vector<HostSlots>& hosts = {}) {
   std::string line;
-  for (const std::string& word :
-       MpirunCommand("/usr/bin/mpirun", cores, root, ranks, {"A", "B"}, {"/bin/tandem", "serve"})) {
+  for (const std::string& word : MpirunCommand("/usr/bin/mpirun", cores, root, ranks, hosts,
+                                               {"A", "B"}, {"/bin/tandem", "serve"})) {
     line += word + " ";
   }
   return line;
@@ -72,6 +72,11 @@ TEST(MpirunCommandTest, MoreRanksThanCores) {
   const std::string line = Joined(2, true, 3);
   EXPECT_THAT(line, HasSubstr("--oversubscribe"));
   EXPECT_THAT(line, HasSubstr("--allow-run-as-root"));
+}
+
+TEST(MpirunCommandTest, OnOtherHosts) {
+  const std::string line = Joined(2, false, 3, {{"node1", 2}, {"node2", 1}});
+  EXPECT_THAT(line, HasSubstr("-np 3 --host node1:2,node2:1 --map-by slot --oversubscribe "));
 }
 
 TEST(MpirunCommandTest, ExportsOurVariablesOnly) {

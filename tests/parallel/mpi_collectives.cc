@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
     if (choice == "shm") options.choice = parallel::CollectivesChoice::kShm;
     if (choice == "mpi") options.choice = parallel::CollectivesChoice::kMpi;
     options.shm = {.slot_bytes = 64 << 10, .spin = argc > 3};  // messages of many pieces
-    auto made = parallel::MakeCollectives(*start, host_of, options);
+    auto made = parallel::MakeCollectives(**world, *start, host_of, options);
     if (!made.ok()) {
       std::fprintf(stderr, "mpi_collectives: %s\n", std::string(made.status().message()).c_str());
       return 1;

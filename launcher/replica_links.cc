@@ -1,0 +1,133 @@
+#include "launcher/replica_links.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace tandem::launcher {
+
+ReplicaLinks::ReplicaLinks(const server::LinkListener& listener,
+                           server::BatchCoordinator& coordinator, int64_t context, int replicas)
+    : listener_(listener), coordinator_(coordinator), context_(context), replicas_(replicas) {
+  thread_ = std::thread([this] { Accept(); });
+}
+
+ReplicaLinks::~ReplicaLinks() {
+  listener_.Shutdown();
+  thread_.join();
+  for (Link& link : links_) {
+    link.socket->Shutdown();
+    link.thread.join();
+  }
+}
+
+void ReplicaLinks::Accept() {
+  while (std::unique_ptr<server::LineSocket> socket = listener_.Accept()) {
+    std::lock_guard lock(mutex_);
+    Link& link = links_.emplace_back();
+    link.socket = std::move(socket);
+    link.thread = std::thread([this, &link] { Listen(link); });
+  }
+}
+
+void ReplicaLinks::Listen(Link& link) {
+  const std::optional<nlohmann::json> first = link.socket->ReceiveFirst();
+  const std::optional<int> replica =
+      first.has_value() ? listener_.ReplicaOf(*first) : std::optional<int>();
+  if (!replica.has_value() || !link.socket->Send({{"context", context_}}).ok()) {
+    link.socket->Shutdown();
+    std::lock_guard lock(mutex_);
+    link.gone = link.over = true;
+    return;
+  }
+  nlohmann::json last_word;
+  {
+    std::lock_guard lock(mutex_);
+    link.replica = *replica;
+    last_word = last_word_;
+  }
+  if (!last_word.is_null()) (void)link.socket->Send(last_word);  // it comes late
+  while (const auto message = link.socket->Receive()) {
+    if (message->contains("want")) {
+      std::lock_guard lock(mutex_);
+      link.wanted += message->value("want", int64_t{0});
+    } else if (message->contains("t")) {
+      coordinator_.AddTokens(message->value("k", uint64_t{0}), message->value("c", 0),
+                             (*message)["t"].get<std::vector<int32_t>>());
+      continue;
+    } else {
+      const uint64_t key = message->value("k", uint64_t{0});
+      coordinator_.Finish(key, message->value("failed", false), message->value("line", ""));
+      std::lock_guard lock(mutex_);
+      link.rows.erase(key);
+    }
+    coordinator_.Wake();
+  }
+  {
+    std::lock_guard lock(mutex_);
+    link.gone = true;
+  }
+  coordinator_.Wake();
+}
+
+void ReplicaLinks::HandOut() {
+  const int64_t most = FairShare();
+  std::lock_guard lock(mutex_);
+  for (Link& link : links_) {
+    if (link.gone) {
+      if (link.over) continue;
+      link.over = true;
+      for (const uint64_t key : link.rows) coordinator_.Return(key);
+      link.rows.clear();
+      CountLoss(link.replica);
+      continue;
+    }
+    while (link.wanted > 0 && static_cast<int64_t>(link.rows.size()) < most) {
+      std::optional<server::Assignment> next = coordinator_.Next();
+      if (!next.has_value()) break;
+      --link.wanted;
+      link.rows.insert(next->row.key);
+      // Where it fails the link is seen as gone next time, and the row comes back.
+      (void)link.socket->Send(
+          {{"line", next->row.line}, {"text", next->row.text}, {"tokens", next->tokens}});
+    }
+  }
+}
+
+int64_t ReplicaLinks::FairShare() const {
+  const int64_t left = coordinator_.counts().left();
+  std::lock_guard lock(mutex_);
+  const int64_t replicas = std::max<int64_t>(1, replicas_ - static_cast<int64_t>(lost_.size()));
+  return (left + replicas - 1) / replicas;
+}
+
+void ReplicaLinks::Tell(const nlohmann::json& message) {
+  std::lock_guard lock(mutex_);
+  last_word_ = message;
+  for (const Link& link : links_) {
+    if (link.replica >= 0 && !link.gone) (void)link.socket->Send(message);
+  }
+}
+
+void ReplicaLinks::Lose(int replica) {
+  std::lock_guard lock(mutex_);
+  for (const Link& link : links_) {
+    if (link.replica == replica) link.socket->Shutdown();
+  }
+  CountLoss(replica);
+}
+
+void ReplicaLinks::CountLoss(int replica) {
+  if (!last_word_.is_null() || !lost_.insert(replica).second) return;
+  std::fprintf(stderr, "tandem: replica %d is lost, %d of %d are left; its rows go to them\n",
+               replica, replicas_ - static_cast<int>(lost_.size()), replicas_);
+}
+
+int ReplicaLinks::lost() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int>(lost_.size());
+}
+
+}  // namespace tandem::launcher
