@@ -147,12 +147,24 @@ struct IntegerLeaf {
     }
   }
 
+  // With one token each run's end is felt: the usual form of scales is known while compiling.
   template <size_t kTokens, size_t kVectors, size_t kRows>
   static HWY_INLINE void Sum(const LeafArgs& a, size_t row, Prefetcher& ahead) {
+    if (kTokens == 1 && a.layout->scale_dtype == DType::kF16 && !a.layout->zero_points) {
+      SumRuns<kTokens, kVectors, kRows>(a, row, ahead, DType::kF16, false);
+    } else {
+      SumRuns<kTokens, kVectors, kRows>(a, row, ahead, a.layout->scale_dtype,
+                                        a.layout->zero_points);
+    }
+  }
+
+  template <size_t kTokens, size_t kVectors, size_t kRows>
+  static HWY_INLINE void SumRuns(const LeafArgs& a, size_t row, Prefetcher& ahead,
+                                 DType scale_dtype, bool zero_points) {
     constexpr size_t kW = Ops::kWidth;
     const cpu::RunLayout& layout = *a.layout;
-    const size_t scale_bytes = DTypeSize(layout.scale_dtype);
-    const size_t head = static_cast<size_t>(layout.head_bytes());
+    const size_t scale_bytes = DTypeSize(scale_dtype);
+    const size_t head = scale_bytes + (zero_points ? 1 : 0);
     const size_t run = static_cast<size_t>(layout.run);
     typename Ops::Float sum[kTokens][kVectors];
 #pragma GCC unroll 24
@@ -170,10 +182,10 @@ struct IntegerLeaf {
       typename Ops::Float scale[kVectors];
 #pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) {
-        scale[v] = Ops::LoadScales(layout.scale_dtype, w + (row + v * kW) * scale_bytes);
+        scale[v] = Ops::LoadScales(scale_dtype, w + (row + v * kW) * scale_bytes);
       }
       typename Ops::Sum acc[kTokens][kVectors];
-      if (layout.zero_points) {
+      if (zero_points) {
 #pragma GCC unroll 24
         for (size_t v = 0; v < kVectors; ++v) {
           const auto zero = Ops::LoadZeros(w + kRows * scale_bytes + row + v * kW, layout.offset());
