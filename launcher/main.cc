@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <string>
 #include <variant>
@@ -27,6 +28,7 @@
 #include "launcher/process_group.h"
 #include "launcher/quantize_command.h"
 #include "launcher/rank_main.h"
+#include "launcher/slurm_job.h"
 #include "launcher/supervisor.h"
 #include "launcher/text_commands.h"
 
@@ -107,6 +109,8 @@ absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
     model.hosts = role->hosts;
   } else {
     TANDEM_ASSIGN_OR_RETURN(const std::optional<int> joined, FindWorld(Environment));
+    const char* own_rank = std::getenv("PMIX_RANK");
+    if (own_rank == nullptr || std::strcmp(own_rank, "0") == 0) LearnSlurmEnd();
     if (joined.has_value() && !StartedByLauncher()) model.tp = 0;  // its ranks cut it themselves
     if (!joined.has_value() && !StartedByLauncher()) {
       TANDEM_ASSIGN_OR_RETURN(const std::vector<HostedReplica> replicas, ReplicasOf(options));

@@ -1,0 +1,111 @@
+"""`tandem batch` in a Slurm of one node (slurm.py): steps of srun, the warning signal with requeue,
+and the end of the allocation."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+import time
+import unittest
+
+import worlds
+from batch_test import answers, rows, write
+from slurm import Slurm
+
+
+class OneNode(unittest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    cls.slurm = Slurm()
+    cls.addClassCleanup(cls.slurm.stop)
+    cls.temp = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(cls.temp.cleanup)
+    cls.folder = pathlib.Path(cls.temp.name)
+    cls.source = write(cls.folder / "in.jsonl", rows(60, long=True))
+    done = worlds.run("batch", worlds.DEMO, "--input", cls.source, "--output",
+                      cls.folder / "one.jsonl")
+    assert done.returncode == 0, done.stderr
+    cls.expected = answers(cls.folder / "one.jsonl")
+    # Work for minutes, whose rows begin with those that are looked at: the longest.
+    head = [dict(row, max_tokens=400, ignore_eos=True) for row in rows(40)]
+    tail = [dict(row, id=f"more-{i}", max_tokens=300, ignore_eos=True)
+            for i, row in enumerate(rows(12000))]
+    cls.endless = write(cls.folder / "endless.jsonl", head + tail)
+    short = write(cls.folder / "head.jsonl", head)
+    done = worlds.run("batch", worlds.DEMO, "--input", short, "--output", cls.folder / "head-out")
+    assert done.returncode == 0, done.stderr
+    cls.head = answers(cls.folder / "head-out")
+
+  def batch(self, output, *args, source=None):
+    return [worlds.BINARY, "batch", str(worlds.DEMO), "--input", str(source or self.source),
+            "--output", str(self.folder / output), "--threads", "1", "--max-num-seqs", "2",
+            *map(str, args)]
+
+  def script(self, name, text, *options):
+    path = self.folder / f"{name}.sh"
+    path.write_text("#!/bin/bash\n" + text)
+    return self.slurm.run("sbatch", "--parsable", f"--output={self.folder}/{name}.log",
+                          f"--chdir={self.folder}", *options, path)
+
+  def log(self, name):
+    return (self.folder / f"{name}.log").read_text()
+
+  def test_steps_of_srun(self):
+    for tasks, args, replicas in ((4, ("--tp", 2), 2), (2, (), 1)):
+      output = f"srun{tasks}.jsonl"
+      done = subprocess.run(["srun", "--mpi=pmix", f"--ntasks={tasks}", *self.batch(output, *args)],
+                            env=self.slurm.environment, capture_output=True, timeout=60)
+      self.assertEqual(done.returncode, 0, done.stderr.decode())
+      self.assertEqual(json.loads(done.stdout)["replicas"], replicas)
+      self.assertEqual(answers(self.folder / output), self.expected)
+    done = subprocess.run(["srun", "--mpi=none", "--ntasks=2", *self.batch("none.jsonl")],
+                          env=self.slurm.environment, capture_output=True, timeout=60)
+    self.assertEqual(done.returncode, 78)
+    self.assertIn(b"use srun --mpi=pmix", done.stderr)
+
+  def test_replicas_of_a_batch_script(self):
+    job = self.script("hosts", "exec " + " ".join(self.batch("hosts.jsonl", "--tp", 2)) +
+                      ' --hosts "$(scontrol show hostnames | sed s/$/:4/ | paste -sd,)"\n',
+                      "--ntasks=4", "--time=5")
+    self.assertEqual(self.slurm.wait_for(job, ("COMPLETED", "FAILED")), ("COMPLETED", "0:0"),
+                     self.log("hosts"))
+    self.assertIn('"replicas":2', self.log("hosts"))
+    self.assertEqual(answers(self.folder / "hosts.jsonl"), self.expected)
+
+  def test_a_warning_and_the_end_of_the_allocation_stop_the_job_which_goes_on(self):
+    # The shortest limit that Slurm knows. The warning comes within half a minute; without one the
+    # job ends by itself half a minute before Slurm would end it. Side by side.
+    command = " ".join(self.batch("warned.jsonl", source=self.endless))
+    warned = self.script(
+        "warned",
+        f"if [ -n \"$SLURM_RESTART_COUNT\" ]; then exec {command} --time-limit 1; fi\n"
+        f"{command} &\nchild=$!\ntrap 'kill -USR1 $child' USR1\n"
+        "wait $child; code=$?\n"
+        "if [ $code -gt 128 ]; then wait $child; code=$?; fi\n"
+        "if [ $code -eq 75 ]; then scontrol requeue $SLURM_JOB_ID; sleep 60; fi\nexit $code\n",
+        "--time=1", "--signal=B:USR1@59", "--requeue", "--open-mode=append")
+    limited = self.script("limited", "exec " + " ".join(
+        self.batch("limited.jsonl", source=self.endless)) + "\n", "--time=1")
+    began = time.monotonic()
+    self.assertEqual(self.slurm.wait_for(limited, ("COMPLETED", "FAILED", "TIMEOUT")),
+                     ("FAILED", "75:0"), self.log("limited"))
+    self.assertLess(time.monotonic() - began, 45)
+    self.assertIn("stopping, the time limit is near", self.log("limited"))
+    self.slurm.wait_for(warned, ("PENDING",))
+    self.assertIn("stopping, asked by SIGUSR1", self.log("warned"))
+    # Slurm would hold a requeued job back for two minutes.
+    self.slurm.run("scontrol", "update", f"JobId={warned}", "StartTime=now")
+    self.assertEqual(self.slurm.wait_for(warned, ("COMPLETED", "FAILED")), ("FAILED", "75:0"),
+                     self.log("warned"))
+    self.assertRegex(self.log("warned"), r'"resumed":[1-9]')
+    for output in ("limited.jsonl", "warned.jsonl"):
+      done = worlds.run(*self.batch(output, "--time-limit", 1, source=self.endless)[1:])
+      self.assertEqual(done.returncode, 75, done.stderr)
+      self.assertGreater(json.loads(done.stdout)["resumed"], 40)
+      found = answers(self.folder / output)
+      self.assertEqual({key: found[key] for key in self.head}, self.head)
+
+
+if __name__ == "__main__":
+  unittest.main()
