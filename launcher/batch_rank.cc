@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <set>
@@ -94,6 +95,10 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
   config.eos_token_ids = runtime.eos_token_ids();
+  config.watch = WatchOptionsOf(options.watch);
+  // Rows wait for each other as long as it takes.
+  config.watch.latency_warning = config.watch.latency_alarm =
+      std::numeric_limits<double>::infinity();
   // Enough waits that the step is full while this thread writes. What a replica keeps waiting the
   // others lack at the end.
   const int64_t window = source.job != nullptr && source.others == nullptr
@@ -104,6 +109,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   std::atomic<bool> failed{false};
   absl::Status failure;
   engine::EngineHooks hooks;
+  hooks.on_watch = &LogWatchAction;
   if (runtime.tp() > 1) {
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
     hooks.idle_interval = kHeartbeat;

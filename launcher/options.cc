@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "launcher/exit_code.h"
 #include "launcher/host_list.h"
@@ -78,6 +79,31 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
 }
 
+void AddPair(CLI::App* app, const char* name, std::pair<double, double>* pair, double most,
+             const std::string& what) {
+  app->add_option_function<std::vector<double>>(
+         name,
+         [name, pair](const std::vector<double>& values) {
+           if (values.size() != 2 || values[0] > values[1]) {
+             throw CLI::ValidationError(
+                 name, absl::StrCat("found '", absl::StrJoin(values, ","),
+                                    "', expected two numbers, the lower one first"));
+           }
+           *pair = {values[0], values[1]};
+         },
+         what)
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, most))
+      ->default_str(absl::StrCat(pair->first, ",", pair->second));
+}
+
+void AddMemoryWatch(CLI::App* app, WatchLimits* limits) {
+  AddPair(app, "--watch-kv", &limits->kv, 1,
+          "Parts of the KV cache: above the second the batch is reduced, below the first it grows");
+  AddPair(app, "--watch-fragmentation", &limits->fragmentation, 1,
+          "Fragmentation of the KV cache: above the second it is compacted, down to the first");
+}
+
 void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<int32_t>* ids) {
   CLI::Option* text = app->add_option("PROMPT", *prompt, "Text; - reads standard input");
   app->add_option("--prompt-ids", *ids, "Token ids instead of text: 1,2,3")
@@ -119,6 +145,7 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
   CLI::App* batch =
       app.add_subcommand("batch", "Answer a file of prompts; can be stopped and resumed");
   AddModelOptions(batch, &options->model);
+  AddMemoryWatch(batch, &options->watch);
   batch->add_option("--input", options->input, "Rows, JSONL, plain or gzip; - reads standard input")
       ->required();
   batch->add_option("--output", options->output, "File of results; OUTPUT.journal lies beside it")
@@ -258,6 +285,9 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   ServeOptions serve;
   CLI::App* serve_app = app.add_subcommand("serve", "Answer gRPC requests");
   AddModelOptions(serve_app, &serve.model);
+  AddMemoryWatch(serve_app, &serve.watch);
+  AddPair(serve_app, "--watch-latency", &serve.watch.latency, 1e9,
+          "Seconds of time to first token or between tokens, 95th percentile: warning, alarm");
   serve_app->add_option("--listen", serve.listen, "HOST:PORT, [IPv6]:PORT or unix:PATH")
       ->capture_default_str();
   serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")

@@ -33,8 +33,17 @@ struct ModelOptions {
   bool bind = true;                  // threads to cores
 };
 
+// Thresholds of the memory watch (runtime/engine/memory_watch.h): normal up to the first, an
+// action above the second.
+struct WatchLimits {
+  std::pair<double, double> kv = {0.80, 0.95};             // parts of 1
+  std::pair<double, double> fragmentation = {0.15, 0.30};  // parts of 1
+  std::pair<double, double> latency = {0.5, 1.0};          // seconds
+};
+
 struct ServeOptions {
   ModelOptions model;
+  WatchLimits watch;
   std::string listen = "127.0.0.1:50051";
   int64_t max_queue = 1024;
   double drain_timeout = 30;                     // seconds
@@ -136,6 +145,7 @@ struct DetokenizeOptions {
 
 struct BatchOptions {
   ModelOptions model;
+  WatchLimits watch;
   std::string input;              // JSONL, plain or gzip; "-": standard input
   std::string output;             // the journal lies beside it
   std::string errors;             // empty: OUTPUT.errors

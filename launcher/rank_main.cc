@@ -120,7 +120,9 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
   config.max_batched_tokens = static_cast<int32_t>(options.model.max_batched_tokens);
   config.max_queue = static_cast<int32_t>(options.max_queue);
   config.eos_token_ids = runtime.eos_token_ids();
+  config.watch = WatchOptionsOf(options.watch);
   engine::EngineHooks hooks;
+  hooks.on_watch = &LogWatchAction;
   if (runtime.tp() > 1) {
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
     hooks.idle_interval = HeartbeatInterval(options);

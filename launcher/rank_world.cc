@@ -64,6 +64,25 @@ int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
   return LoneError(world, absl::InternalError(std::string(status.message())));
 }
 
+engine::WatchOptions WatchOptionsOf(const WatchLimits& limits) {
+  return {.kv_low = limits.kv.first,
+          .kv_high = limits.kv.second,
+          .fragmentation_low = limits.fragmentation.first,
+          .fragmentation_high = limits.fragmentation.second,
+          .latency_warning = limits.latency.first,
+          .latency_alarm = limits.latency.second};
+}
+
+void LogWatchAction(const engine::WatchAction& action) {
+  using Kind = engine::WatchAction::Kind;
+  const spdlog::level::level_enum level =
+      action.kind == Kind::kLatencyAlarm ? spdlog::level::err
+      : action.kind == Kind::kLatencyWarning || action.kind == Kind::kBatchReduced
+          ? spdlog::level::warn
+          : spdlog::level::info;
+  spdlog::log(level, "{}", action.reason);
+}
+
 RankOptions RankOptionsOf(const ModelOptions& model) {
   RankOptions options;
   options.model = model.model;

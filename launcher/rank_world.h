@@ -11,6 +11,7 @@
 #include "launcher/rank_runtime.h"
 #include "launcher/step_trace.h"
 #include "parallel/mpi_world.h"
+#include "runtime/engine/memory_watch.h"
 
 namespace tandem::launcher {
 
@@ -36,6 +37,11 @@ int LoneError(parallel::MpiWorld* world, const absl::Status& status);
 // The world has lost a rank, or one does not answer: whoever finds it out ends all, with the code
 // that makes the launcher start a new world.
 int LostWorld(parallel::MpiWorld* world, const absl::Status& status);
+
+engine::WatchOptions WatchOptionsOf(const WatchLimits& limits);
+
+// To the log: alarms as errors, warnings and what costs work as warnings.
+void LogWatchAction(const engine::WatchAction& action);
 
 RankOptions RankOptionsOf(const ModelOptions& model);
 

@@ -166,6 +166,9 @@ class RefBackend : public Backend {
   void CopyToHost(void* dst, const void* src, size_t bytes) override {
     if (bytes > 0) std::memcpy(dst, src, bytes);
   }
+  void Copy(void* dst, const void* src, size_t bytes) override {
+    if (bytes > 0) std::memcpy(dst, src, bytes);
+  }
   void Synchronize() override {}
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,

@@ -1,5 +1,8 @@
 #include "runtime/engine/block_manager.h"
 
+#include <algorithm>
+#include <functional>
+
 #include "kernels/base/check.h"
 #include "runtime/model/step_input.h"
 
@@ -34,6 +37,7 @@ int32_t BlockManager::Allocate() {
   TANDEM_CHECK(ref_counts_[block] == 0);
   ref_counts_[block] = 1;
   ++num_used_;
+  highest_ = std::max(highest_, block);
   return block;
 }
 
@@ -51,6 +55,7 @@ void BlockManager::Release(int32_t block) {
   --num_used_;
   if (cache_ == nullptr || !cache_->Contains(block)) {
     free_.push_back(block);
+    while (highest_ >= 0 && IsFree(highest_)) --highest_;
     return;
   }
   const int32_t ring = num_blocks();
@@ -58,6 +63,38 @@ void BlockManager::Release(int32_t block) {
   previous_[block] = previous_[ring];
   next_[previous_[ring]] = block;
   previous_[ring] = block;
+}
+
+bool BlockManager::IsFree(int32_t block) const {
+  return ref_counts_[block] == 0 && (cache_ == nullptr || !cache_->Contains(block));
+}
+
+void BlockManager::Compact(int32_t max_moves, std::vector<BlockMove>* moves) {
+  // The lowest last, so that they are also the next to be given out.
+  std::sort(free_.begin(), free_.end(), std::greater<>());
+  int32_t left = max_moves;
+  while (left-- > 0 && !free_.empty() && free_.back() < highest_) {
+    const int32_t from = highest_;
+    const int32_t to = free_.back();
+    free_.pop_back();
+    MoveTo(from, to);
+    moves->push_back({from, to});
+    free_.insert(std::lower_bound(free_.begin(), free_.end(), from, std::greater<>()), from);
+    while (highest_ >= 0 && IsFree(highest_)) --highest_;
+  }
+}
+
+void BlockManager::MoveTo(int32_t from, int32_t to) {
+  TANDEM_CHECK(!IsFree(from) && IsFree(to));
+  if (cache_ != nullptr && cache_->Contains(from)) cache_->Move(from, to);
+  if (ref_counts_[from] > 0) {
+    std::swap(ref_counts_[from], ref_counts_[to]);
+    return;
+  }
+  next_[to] = next_[from];
+  previous_[to] = previous_[from];
+  next_[previous_[to]] = previous_[next_[to]] = to;
+  next_[from] = previous_[from] = -1;
 }
 
 void BlockManager::Unlink(int32_t block) {

@@ -14,6 +14,11 @@
 
 namespace tandem::engine {
 
+struct BlockMove {
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
 class BlockManager {
  public:
   // `cache` (not owned, may be null) knows which blocks hold reusable content;
@@ -25,6 +30,10 @@ class BlockManager {
   int32_t num_used() const { return num_used_; }
   // What Allocate can still give: free blocks and cached ones without holders.
   int32_t num_available() const { return num_blocks() - num_used_; }
+  // Held, or cached without holders.
+  int32_t num_occupied() const { return num_blocks() - static_cast<int32_t>(free_.size()); }
+  // Blocks up to the highest that is occupied.
+  int32_t span() const { return highest_ + 1; }
   int32_t ref_count(int32_t block) const;
 
   // Takes a block with one holder; a free one, else the least recently used
@@ -38,11 +47,19 @@ class BlockManager {
   // evicted from its end and what remains can still be matched.
   void Release(int32_t block);
 
+  // Moves the highest occupied blocks into the lowest free ones, at most so many, and
+  // appends what moved where. The caller renames them in its tables and has the
+  // content copied before anything is written: no block is both source and target.
+  void Compact(int32_t max_moves, std::vector<BlockMove>* moves);
+
  private:
+  bool IsFree(int32_t block) const;
+  void MoveTo(int32_t from, int32_t to);
   void Unlink(int32_t block);
 
   PrefixCache* cache_;
   int32_t num_used_ = 0;
+  int32_t highest_ = -1;             // occupied
   std::vector<int32_t> ref_counts_;  // [blocks]
   std::vector<int32_t> free_;        // a stack; neither held nor cached
   // Cached blocks without holders as a ring through index num_blocks:

@@ -12,6 +12,9 @@
 namespace tandem::engine {
 namespace {
 
+// Blocks that one step moves at most: some milliseconds of copying.
+constexpr int32_t kMovesPerStep = 16;
+
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 absl::Status CheckAtLeast(const char* field, int64_t found, int64_t least) {
@@ -27,6 +30,10 @@ absl::Status Check(const EngineConfig& config) {
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_num_seqs", config.max_num_seqs, 1));
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_batched_tokens", config.max_batched_tokens, 1));
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_queue", config.max_queue, 1));
+  if (const absl::Status status = CheckWatchOptions(config.watch); !status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("engine config: ", std::string(status.message())));
+  }
   if (config.vocab_size > Sampler::kMaxVocabSize) {
     return absl::InvalidArgumentError(absl::StrCat("engine config: vocab_size is ",
                                                    config.vocab_size, ", at most ",
@@ -82,7 +89,8 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
       executor_(executor),
       hooks_(std::move(hooks)),
       scheduler_(config_),
-      sampler_(config_.vocab_size, config_.eos_token_ids) {
+      sampler_(config_.vocab_size, config_.eos_token_ids),
+      watch_(config_.watch, scheduler_.max_running(), hooks_.on_watch) {
   const auto tokens = static_cast<size_t>(config_.max_batched_tokens);
   const auto rows = static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_batched_tokens));
   for (auto* array : {&plan_.token_ids, &plan_.positions, &plan_.slot_mapping}) {
@@ -94,6 +102,8 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
   plan_.block_tables.reserve(rows * BlocksFor(config_.max_model_len));
   // Not cleared: a small batch touches only its own rows of what may be 32 MiB.
   logits_ = std::make_unique_for_overwrite<float[]>(rows * config_.vocab_size);
+  plan_.block_moves.reserve(2 * kMovesPerStep);
+  work_.watch = stats_.watch = watch_.stats();
   work_.kv_blocks_total = stats_.kv_blocks_total = config_.num_blocks;
 }
 
@@ -167,8 +177,8 @@ absl::StatusOr<RequestId> Engine::Submit(Request request, EventSink sink) {
     }
     const int64_t known = prompt_tokens + static_cast<int64_t>(request.output_ids.size());
     if (request.sampling.n != 1 || request.sampling.logits_hash ||
-        known >= std::min<int64_t>(prompt_tokens + request.sampling.max_tokens,
-                                   config_.max_model_len)) {
+        known >=
+            std::min<int64_t>(prompt_tokens + request.sampling.max_tokens, config_.max_model_len)) {
       return absl::InvalidArgumentError(
           "the output so far: expected one choice, no hash of logits, and room for more tokens");
     }
@@ -260,14 +270,22 @@ bool Engine::TakeCommands(absl::Status* failure) {
   if (!ready()) EnterPart(hooks_.timer, parallel::StepPart::kIdle);
   const bool ticks = hooks_.on_idle != nullptr && hooks_.idle_interval.count() > 0;
   while (!ready()) {
-    if (!ticks) {
+    const bool looks = watch_.pending();
+    if (!ticks && !looks) {
       wake_.wait(lock, ready);
-    } else if (!wake_.wait_for(lock, hooks_.idle_interval, ready)) {
-      lock.unlock();
-      *failure = hooks_.on_idle();
-      if (!failure->ok()) return false;
-      lock.lock();
+      continue;
     }
+    std::chrono::milliseconds interval = ticks ? hooks_.idle_interval : MemoryWatch::kInterval;
+    if (looks) interval = std::min<std::chrono::milliseconds>(interval, MemoryWatch::kInterval);
+    if (wake_.wait_for(lock, interval, ready)) break;
+    lock.unlock();
+    if (looks) {
+      watch_.Judge(Clock::now());
+      PublishStats();
+    }
+    if (ticks) *failure = hooks_.on_idle();
+    if (!failure->ok()) return false;
+    lock.lock();
   }
   EnterPart(hooks_.timer, parallel::StepPart::kScheduling);
   taken_.swap(incoming_);
@@ -323,7 +341,20 @@ void Engine::ExpireDeadlines(Clock::time_point now) {
   }
 }
 
+void Engine::Watch(Clock::time_point now) {
+  watch_.Judge(now);
+  const BlockManager& blocks = scheduler_.block_manager();
+  const MemoryWatch::Decision decision = watch_.Look({.blocks = blocks.num_blocks(),
+                                                      .held = blocks.num_used(),
+                                                      .occupied = blocks.num_occupied(),
+                                                      .span = blocks.span(),
+                                                      .running = scheduler_.num_running()});
+  scheduler_.LimitRunning(decision.max_running);
+  if (decision.compact) watch_.CountMoves(scheduler_.Compact(kMovesPerStep));
+}
+
 absl::Status Engine::Step() {
+  Watch(Clock::now());
   TANDEM_CHECK(scheduler_.Schedule(plan_));
   plan_.kind = StepPlan::Kind::kForward;
   plan_.sequence_number = static_cast<uint64_t>(work_.steps);
@@ -361,20 +392,26 @@ void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
   const std::span<const float> row(logits_.get() + size_t(entry.logits_row) * config_.vocab_size,
                                    config_.vocab_size);
   if (sequence.logits_hash) sequence.logits_hash->Update(row);
-  const absl::Status status = sampler_.Run({.logits = row,
-                                            .params = params,
-                                            .prompt_ids = sequence.prompt_ids(),
-                                            .output_ids = sequence.output_ids(),
-                                            .choice = open.request.first_choice + sequence.choice()},
-                                           &sample_);
+  const absl::Status status =
+      sampler_.Run({.logits = row,
+                    .params = params,
+                    .prompt_ids = sequence.prompt_ids(),
+                    .output_ids = sequence.output_ids(),
+                    .choice = open.request.first_choice + sequence.choice()},
+                   &sample_);
   if (!status.ok()) {
     Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
     return;
   }
   sequence.Append(sample_.token_id);
   ++work_.generated_tokens;
+  if (choice.token_made) {
+    watch_.AddToken(Seconds(now - choice.last_token), now);
+  } else {
+    watch_.AddFirstToken(Seconds(now - open.submitted), now);
+    choice.first_token = now;
+  }
   choice.last_token = now;
-  if (!choice.token_made) choice.first_token = now;
   choice.token_made = true;
   choice.new_token = sample_.token_id;
   choice.ended_by_token = sampler_.IsStop(sample_.token_id, params);
@@ -456,6 +493,7 @@ void Engine::PublishStats() {
   work_.running = scheduler_.num_running();
   work_.waiting = scheduler_.num_waiting();
   work_.kv_blocks_used = scheduler_.block_manager().num_used();
+  work_.watch = watch_.stats();
   work_.preemptions = scheduler_.num_preemptions();
   std::lock_guard lock(mutex_);
   stats_ = work_;

@@ -27,6 +27,7 @@
 #include "parallel/step_timer.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_config.h"
+#include "runtime/engine/memory_watch.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/step_executor.h"
@@ -42,6 +43,8 @@ struct EngineHooks {
   std::chrono::milliseconds idle_interval{0};
   // Called once, after the last events, with the executor's or on_idle's error.
   std::function<void(const absl::Status&)> on_failure;
+  // Told of what the memory watch does. Null: nobody is.
+  std::function<void(const WatchAction&)> on_watch;
   // Told of idling, scheduling and sampling; outlives the engine. Null: off.
   parallel::StepTimer* timer = nullptr;
 };
@@ -93,6 +96,8 @@ class Engine : public EngineClient {
   void Admit();
   void ApplyCancels();
   void ExpireDeadlines(Clock::time_point now);
+  // What the watch decides, before a step is scheduled.
+  void Watch(Clock::time_point now);
   absl::Status Step();
   void Accept(const ScheduledSequence& entry, Clock::time_point now);
   void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
@@ -130,6 +135,7 @@ class Engine : public EngineClient {
   // The engine's thread alone (Stop's, where Start never was).
   Scheduler scheduler_;
   Sampler sampler_;
+  MemoryWatch watch_;
   StepPlan plan_;
   std::unique_ptr<float[]> logits_;  // [max running, vocab]
   std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;

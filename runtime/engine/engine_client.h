@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/engine/memory_watch.h"
 #include "runtime/engine/sampling_params.h"
 
 namespace tandem::engine {
@@ -84,6 +85,7 @@ struct EngineStats {
   int64_t cached_prompt_tokens = 0;
   int64_t generated_tokens = 0;
   int64_t requests_finished = 0;
+  WatchStats watch;
 };
 
 struct EngineLimits {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/engine/memory_watch.h"
+
 namespace tandem::engine {
 
 struct EngineConfig {
@@ -15,6 +17,7 @@ struct EngineConfig {
   int32_t max_queue = 1024;          // choices that wait for their first step
   std::vector<int32_t> eos_token_ids;
   bool enable_prefix_cache = true;
+  WatchOptions watch;
 };
 
 }  // namespace tandem::engine

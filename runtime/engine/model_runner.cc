@@ -14,6 +14,7 @@ absl::Status ModelRunner::Send(const StepPlan& plan) {
 absl::Status ModelRunner::Execute(const StepPlan& plan, std::span<float> logits) {
   TANDEM_CHECK(plan.kind == StepPlan::Kind::kForward);
   TANDEM_RETURN_IF_ERROR(Send(plan));
+  decoder_.MoveBlocks(plan.block_moves);
   return decoder_.Forward(plan.Input(), logits.data());
 }
 
@@ -40,6 +41,7 @@ absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
     TANDEM_RETURN_IF_ERROR(plan.Parse(message));
     switch (plan.kind) {
       case StepPlan::Kind::kForward:
+        decoder.MoveBlocks(plan.block_moves);
         TANDEM_RETURN_IF_ERROR(decoder.Forward(plan.Input(), nullptr));
         break;
       case StepPlan::Kind::kHeartbeat:

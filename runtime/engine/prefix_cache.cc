@@ -51,6 +51,16 @@ PrefixCache::Chain PrefixCache::Insert(const Chain& parent, std::span<const int3
   return child;
 }
 
+void PrefixCache::Move(int32_t from, int32_t to) {
+  TANDEM_CHECK(Contains(from) && !Contains(to));
+  int32_t* link = &buckets_[entries_[from].hash & (buckets_.size() - 1)];
+  while (*link != from) link = &entries_[*link].next;
+  *link = to;
+  entries_[to] = entries_[from];
+  entries_[from] = Entry{};
+  std::copy_n(&tokens_[size_t{kBlockSize} * from], kBlockSize, &tokens_[size_t{kBlockSize} * to]);
+}
+
 void PrefixCache::Erase(int32_t block) {
   TANDEM_CHECK(Contains(block));
   int32_t* link = &buckets_[entries_[block].hash & (buckets_.size() - 1)];

@@ -43,6 +43,9 @@ class PrefixCache {
   // it can no longer be reached; they age and are evicted like any other.
   void Erase(int32_t block);
 
+  // The content of a cached block is now in another, which is not cached.
+  void Move(int32_t from, int32_t to);
+
   static uint64_t ChainHash(uint64_t parent, std::span<const int32_t> tokens);
 
  private:

@@ -21,7 +21,9 @@ void InsertByArrival(std::vector<Sequence*>& list, Sequence* sequence) {
 
 Scheduler::Scheduler(const EngineConfig& config)
     : config_(config),
-      max_running_(std::min(config.max_num_seqs, config.max_batched_tokens)),
+      most_running_(std::min(config.max_num_seqs, config.max_batched_tokens)),
+      admission_blocks_(static_cast<int32_t>(config.watch.kv_high * config.num_blocks)),
+      max_running_(most_running_),
       prefix_cache_(config.num_blocks),
       block_manager_(config.num_blocks, &prefix_cache_) {
   TANDEM_CHECK(max_running_ > 0);
@@ -29,6 +31,7 @@ Scheduler::Scheduler(const EngineConfig& config)
   running_.reserve(max_running_);
   scheduled_.reserve(max_running_);
   matched_.reserve(BlocksFor(config.max_model_len));
+  renamed_.assign(config.num_blocks, -1);
 }
 
 absl::Status Scheduler::Fits(int32_t max_total_tokens) const {
@@ -56,6 +59,26 @@ void Scheduler::Remove(Sequence* sequence) {
   sequence->status = SequenceStatus::kFinished;
 }
 
+void Scheduler::LimitRunning(int32_t max_running) {
+  TANDEM_CHECK(max_running >= 1 && max_running <= most_running_);
+  max_running_ = max_running;
+  while (num_running() > max_running_) PreemptLast();
+}
+
+int32_t Scheduler::Compact(int32_t max_moves) {
+  const size_t before = moves_.size();
+  block_manager_.Compact(max_moves, &moves_);
+  const std::span<const BlockMove> moves = std::span(moves_).subspan(before);
+  for (const BlockMove& move : moves) renamed_[move.from] = move.to;
+  for (Sequence* sequence : running_) {
+    for (int32_t& block : sequence->block_table) {
+      if (renamed_[block] >= 0) block = renamed_[block];
+    }
+  }
+  for (const BlockMove& move : moves) renamed_[move.from] = -1;
+  return static_cast<int32_t>(moves.size());
+}
+
 bool Scheduler::Schedule(StepPlan& plan) {
   plan.Clear();
   scheduled_.clear();
@@ -80,7 +103,7 @@ bool Scheduler::Schedule(StepPlan& plan) {
     budget -= chunk;
   }
   for (size_t i = 0; i < waiting_.size() && budget > 0 && !preempted_;) {
-    if (num_running() == max_running_) break;
+    if (num_running() >= max_running_) break;
     Sequence* sequence = waiting_[i];
     if (HeldBack(*sequence)) {
       ++i;
@@ -97,6 +120,7 @@ bool Scheduler::Schedule(StepPlan& plan) {
   TANDEM_CHECK(scheduled_.empty() == (running_.empty() && waiting_.empty()));
   if (scheduled_.empty()) return false;
   FillPlan(plan);
+  moves_.clear();
   return true;
 }
 
@@ -180,6 +204,7 @@ bool Scheduler::TryAdmit(Sequence* sequence) {
   int32_t taken = BlocksFor(sequence->num_tokens()) - matched;
   for (const int32_t block : matched_) taken += block_manager_.ref_count(block) == 0;
   if (taken + num_running() > block_manager_.num_available()) return false;
+  if (num_running() > 0 && block_manager_.num_used() + taken > admission_blocks_) return false;
 
   if (!sequence->scheduled_before) sequence->Reserve();
   for (const int32_t block : matched_) {
@@ -222,6 +247,10 @@ void Scheduler::FillPlan(StepPlan& plan) const {
   for (const ScheduledSequence& entry : scheduled_) {
     const int32_t context = entry.sequence->num_computed_tokens + entry.num_tokens;
     plan.max_blocks = std::max(plan.max_blocks, BlocksFor(context));
+  }
+  for (const BlockMove& move : moves_) {
+    plan.block_moves.push_back(move.from);
+    plan.block_moves.push_back(move.to);
   }
   plan.cu_seqlens_q.push_back(0);
   for (const ScheduledSequence& entry : scheduled_) {

@@ -19,6 +19,9 @@
 // first); so the running sequence that arrived first is served in every step
 // and finishes.
 //
+// Admission beside others never takes held blocks above the watch's kv_high
+// (memory_watch.h), which would only reduce the batch again.
+//
 // Choices of one request share their prompt's full blocks: while one of them is
 // running and computing that part, the others are held back (and do not hold up
 // those behind them); then they take the blocks from the prefix cache or, where
@@ -64,6 +67,14 @@ class Scheduler {
   // Schedule and Complete.
   void Remove(Sequence* sequence);
 
+  // So many sequences run at once from here on, at least 1; those that arrived last are pre-empted
+  // where more do. Not between Schedule and Complete.
+  void LimitRunning(int32_t max_running);
+
+  // Moves at most so many blocks of the KV cache, that occupied ones lie side by side; the
+  // next plan tells the ranks. How many. Not between Schedule and Complete.
+  int32_t Compact(int32_t max_moves);
+
   // Fills the arrays of `plan` (kind and sequence number are the caller's).
   // False, with no tokens, exactly when there are no sequences.
   bool Schedule(StepPlan& plan);
@@ -76,6 +87,7 @@ class Scheduler {
   std::span<const ScheduledSequence> scheduled() const { return scheduled_; }
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t max_running() const { return most_running_; }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
   const BlockManager& block_manager() const { return block_manager_; }
@@ -94,13 +106,17 @@ class Scheduler {
   void FillPlan(StepPlan& plan) const;
 
   const EngineConfig config_;
-  const int32_t max_running_;
+  const int32_t most_running_;      // what the configuration allows
+  const int32_t admission_blocks_;  // that may be held after an admission beside others
+  int32_t max_running_;             // now
   PrefixCache prefix_cache_;
   BlockManager block_manager_;
   std::vector<Sequence*> waiting_;  // by arrival
   std::vector<Sequence*> running_;  // by arrival
   std::vector<ScheduledSequence> scheduled_;
   std::vector<int32_t> matched_;  // scratch of admission
+  std::vector<BlockMove> moves_;  // since the last plan
+  std::vector<int32_t> renamed_;  // [blocks], where a block went; -1: nowhere
   int64_t num_preemptions_ = 0;
   int32_t num_rows_ = 0;    // of logits, in this step
   bool preempted_ = false;  // in this step

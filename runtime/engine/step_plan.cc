@@ -1,5 +1,6 @@
 #include "runtime/engine/step_plan.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -13,8 +14,8 @@ static_assert(std::endian::native == std::endian::little,
               "the flat form is little-endian and copied without swapping");
 
 constexpr uint32_t kMagic = 0x50535454;  // "TTSP"
-constexpr uint32_t kVersion = 1;
-constexpr size_t kArrays = 7;
+constexpr uint32_t kVersion = 2;
+constexpr size_t kArrays = 8;
 
 // 56 bytes, then the arrays in the order of StepPlan's fields.
 struct Header {
@@ -24,14 +25,14 @@ struct Header {
   int32_t max_blocks;
   uint64_t sequence_number;
   uint32_t lengths[kArrays];  // elements
-  uint32_t reserved;          // 0
 };
 static_assert(sizeof(Header) == 56);
 
 template <typename Plan>
 auto Arrays(Plan& plan) {
-  return std::array{&plan.token_ids,    &plan.positions,    &plan.slot_mapping,  &plan.cu_seqlens_q,
-                    &plan.context_lens, &plan.block_tables, &plan.logits_indices};
+  return std::array{&plan.token_ids,      &plan.positions,    &plan.slot_mapping,
+                    &plan.cu_seqlens_q,   &plan.context_lens, &plan.block_tables,
+                    &plan.logits_indices, &plan.block_moves};
 }
 
 // A forward plan's arrays must fit each other, so that a rank may index by them.
@@ -69,6 +70,12 @@ absl::Status CheckForward(const StepPlan& plan) {
           absl::StrCat("step plan: token ", t, " has a negative id, position or slot"));
     }
   }
+  if (plan.block_moves.size() % 2 != 0 ||
+      std::any_of(plan.block_moves.begin(), plan.block_moves.end(),
+                  [](int32_t block) { return block < 0; })) {
+    return absl::InternalError(absl::StrCat("step plan: ", plan.block_moves.size(),
+                                            " entries of block moves, expected pairs from 0 on"));
+  }
   int32_t previous = -1;
   for (const int32_t index : plan.logits_indices) {
     if (index <= previous || index >= static_cast<int64_t>(tokens)) {
@@ -104,8 +111,7 @@ void StepPlan::Serialize(std::vector<std::byte>& out) const {
                 .kind = static_cast<uint32_t>(kind),
                 .max_blocks = max_blocks,
                 .sequence_number = sequence_number,
-                .lengths = {},
-                .reserved = 0};
+                .lengths = {}};
   const auto arrays = Arrays(*this);
   size_t bytes = sizeof(Header);
   for (size_t i = 0; i < kArrays; ++i) {
@@ -129,7 +135,7 @@ absl::Status StepPlan::Parse(std::span<const std::byte> message) {
   }
   Header header;
   std::memcpy(&header, message.data(), sizeof(Header));
-  if (header.magic != kMagic || header.version != kVersion || header.reserved != 0) {
+  if (header.magic != kMagic || header.version != kVersion) {
     return absl::InternalError(
         absl::StrCat("step plan: magic ", absl::Hex(header.magic, absl::kZeroPad8), " version ",
                      header.version, ", expected ", absl::Hex(kMagic, absl::kZeroPad8), " version ",
@@ -139,7 +145,7 @@ absl::Status StepPlan::Parse(std::span<const std::byte> message) {
       header.kind > static_cast<uint32_t>(Kind::kHeartbeat)) {
     return absl::InternalError(absl::StrCat("step plan: unknown kind ", header.kind));
   }
-  // Seven lengths of 32 bits cannot overflow this sum; nothing is allocated
+  // Eight lengths of 32 bits cannot overflow this sum; nothing is allocated
   // before it is known to equal the message's size.
   uint64_t elements = 0;
   for (const uint32_t length : header.lengths) elements += length;

@@ -27,6 +27,8 @@ struct StepPlan {
   std::vector<int32_t> block_tables;
   int32_t max_blocks = 0;
   std::vector<int32_t> logits_indices;
+  // Pairs of KV blocks (from, to) that are copied, in order, before the step.
+  std::vector<int32_t> block_moves;
 
   model::StepInput Input() const;
 

@@ -73,6 +73,9 @@ class Decoder {
   // elsewhere. An error is final for the world.
   absl::Status Forward(const StepInput& input, float* logits);
 
+  // Copies KV blocks, pairs (from, to), in order. Every rank, before the step that uses them.
+  void MoveBlocks(std::span<const int32_t> moves) { kv_cache_.Move(backend_, moves); }
+
   // As held, by purpose; equals Plan where the plan is right.
   DecoderBytes bytes() const;
   size_t head_bytes() const { return head_.bytes(); }  // among the weights

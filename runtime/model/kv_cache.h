@@ -2,6 +2,7 @@
 // belongs to whom is the block manager's business.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,6 +25,8 @@ class KvCache {
   static absl::StatusOr<KvCache> Allocate(kernels::Backend& backend, const Shape& shape);
 
   kernels::KvCacheView layer(int64_t index) const;
+  // Copies blocks of all layers: pairs (from, to), in order.
+  void Move(kernels::Backend& backend, std::span<const int32_t> moves) const;
   size_t bytes() const { return buffer_.bytes(); }
 
  private:

@@ -134,6 +134,38 @@ absl::Status DescribeInto(const ServedModel& model, const grpc::ByteBuffer& byte
   return absl::OkStatus();
 }
 
+v1::WatchStatus::Latency LatencyToProto(engine::LatencyLevel level) {
+  switch (level) {
+    case engine::LatencyLevel::kNormal:
+      return v1::WatchStatus::LATENCY_NORMAL;
+    case engine::LatencyLevel::kWarning:
+      return v1::WatchStatus::LATENCY_WARNING;
+    case engine::LatencyLevel::kAlarm:
+      return v1::WatchStatus::LATENCY_ALARM;
+  }
+  TANDEM_CHECK(false);
+}
+
+void WatchInto(const engine::WatchStats& stats, v1::WatchStatus* out) {
+  const auto seconds = [](double value, google::protobuf::Duration* duration) {
+    const auto nanos = static_cast<int64_t>(value * 1e9);
+    duration->set_seconds(nanos / 1'000'000'000);
+    duration->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  };
+  out->set_max_running(stats.max_running);
+  out->set_batch_reductions(stats.batch_reductions);
+  out->set_batch_growths(stats.batch_growths);
+  out->set_fragmentation(stats.fragmentation);
+  out->set_compactions(stats.compactions);
+  out->set_blocks_moved(stats.blocks_moved);
+  if (stats.ttft_p95 > 0) seconds(stats.ttft_p95, out->mutable_ttft_p95());
+  if (stats.itl_p95 > 0) seconds(stats.itl_p95, out->mutable_itl_p95());
+  out->set_ttft(LatencyToProto(stats.ttft_level));
+  out->set_itl(LatencyToProto(stats.itl_level));
+  out->set_latency_warnings(stats.latency_warnings);
+  out->set_latency_alarms(stats.latency_alarms);
+}
+
 absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
                         grpc::ByteBuffer* out) {
   v1::GetServerStatusRequest request;
@@ -172,6 +204,7 @@ absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
   response.set_generated_tokens(stats.generated_tokens);
   response.set_requests_finished(stats.requests_finished);
   response.set_steps(stats.steps);
+  WatchInto(stats.watch, response.mutable_watch());
   SerializeMessage(response, out);
   return absl::OkStatus();
 }

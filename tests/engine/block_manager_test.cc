@@ -76,6 +76,14 @@ TEST(BlockManagerTest, CountsAddUpUnderRandomUse) {
   BlockManager manager(20, &cache);
   std::vector<int32_t> held;  // one entry a reference
   for (int i = 0; i < 20000; ++i) {
+    if (random() % 16 == 0) {
+      std::vector<BlockMove> moves;
+      manager.Compact(static_cast<int32_t>(random() % 5), &moves);
+      for (const BlockMove& move : moves) {
+        ASSERT_GT(move.from, move.to);
+        std::replace(held.begin(), held.end(), move.from, move.to);
+      }
+    }
     switch (random() % 4) {
       case 0:
         if (const int32_t block = manager.Allocate(); block >= 0) {
@@ -102,7 +110,50 @@ TEST(BlockManagerTest, CountsAddUpUnderRandomUse) {
     std::sort(unique.begin(), unique.end());
     unique.erase(std::unique(unique.begin(), unique.end()), unique.end());
     ASSERT_EQ(manager.num_used(), static_cast<int32_t>(unique.size()));
+    int32_t occupied = 0, span = 0;
+    for (int32_t block = 0; block < 20; ++block) {
+      if (manager.ref_count(block) == 0 && !cache.Contains(block)) continue;
+      ++occupied;
+      span = block + 1;
+    }
+    ASSERT_EQ(manager.num_occupied(), occupied);
+    ASSERT_EQ(manager.span(), span);
   }
+}
+
+// What a block holds follows it, whoever has it: a holder or the cache.
+TEST(BlockManagerTest, CompactionFillsTheLowestHolesFromTheTop) {
+  PrefixCache cache(8);
+  BlockManager manager(8, &cache);
+  for (int32_t i = 0; i < 7; ++i) EXPECT_EQ(manager.Allocate(), i);
+  cache.Insert({}, Tokens(50), 5);
+  manager.Release(5);  // cached, held by nobody
+  manager.Retain(6);   // held twice
+  manager.Release(0);
+  manager.Release(2);
+  manager.Release(3);
+  EXPECT_EQ(manager.span(), 7);
+  EXPECT_EQ(manager.num_occupied(), 4);
+  std::vector<BlockMove> moves;
+  manager.Compact(1, &moves);
+  ASSERT_EQ(moves.size(), 1u);
+  EXPECT_EQ(moves[0].from, 6);
+  EXPECT_EQ(moves[0].to, 0);
+  EXPECT_EQ(manager.ref_count(0), 2);
+  EXPECT_EQ(manager.ref_count(6), 0);
+  manager.Compact(10, &moves);
+  ASSERT_EQ(moves.size(), 3u);  // 5 to 2 and 4 to 3
+  EXPECT_EQ(manager.span(), 4);
+  EXPECT_EQ(manager.num_occupied(), 4);
+  PrefixCache::Chain child;
+  EXPECT_EQ(cache.Find({}, Tokens(50), &child), 2);
+  // The next are given from below, the cached one last.
+  EXPECT_EQ(manager.Allocate(), 4);
+  for (int32_t i = 5; i < 8; ++i) EXPECT_EQ(manager.Allocate(), i);
+  EXPECT_EQ(manager.Allocate(), 2);
+  EXPECT_EQ(manager.Allocate(), -1);
+  manager.Compact(10, &moves);
+  EXPECT_EQ(moves.size(), 3u);  // nothing to do
 }
 
 TEST(BlockManagerTest, BlocksForCountsBegunBlocks) {

@@ -1,6 +1,7 @@
 // Random requests through random engines against Oracle: the tokens and the
 // hash of all logits depend on a request alone, not on batch companions, chunk
-// size, block pool, pre-emption, prefix cache or cancels around it.
+// size, block pool, pre-emption, prefix cache, cancels or what the memory watch does
+// around it.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -52,6 +53,17 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
   config.max_batched_tokens = budgets[random() % 5];
   config.eos_token_ids = {5};
   config.enable_prefix_cache = random() % 3 != 0;
+  switch (random() % 3) {
+    case 0:  // acts all the time
+      config.watch.kv_low = config.watch.kv_high = 0.3;
+      config.watch.fragmentation_low = config.watch.fragmentation_high = 0;
+      break;
+    case 1:  // never acts
+      config.watch.kv_high = config.watch.fragmentation_high = 1;
+      break;
+    default:
+      break;
+  }
   FakeExecutor executor(config);
   auto engine = Engine::Create(config, &executor);
   ASSERT_TRUE(engine.ok()) << engine.status();
@@ -107,6 +119,9 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
   EXPECT_EQ(stats.running, 0);
   EXPECT_EQ(stats.waiting, 0);
   totals->preemptions += stats.preemptions;
+  totals->watch.blocks_moved += stats.watch.blocks_moved;
+  totals->watch.batch_reductions += stats.watch.batch_reductions;
+  totals->watch.batch_growths += stats.watch.batch_growths;
   totals->cached_prompt_tokens += stats.cached_prompt_tokens;
 }
 
@@ -120,6 +135,9 @@ TEST_P(EnginePropertyTest, OutputsDependOnTheRequestAlone) {
   // The rounds would prove little if these never happened.
   EXPECT_GT(totals.preemptions, 20);
   EXPECT_GT(totals.cached_prompt_tokens, 1000);
+  EXPECT_GT(totals.watch.blocks_moved, 1000);
+  EXPECT_GT(totals.watch.batch_reductions, 100);
+  EXPECT_GT(totals.watch.batch_growths, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cancels, EnginePropertyTest, testing::Bool());

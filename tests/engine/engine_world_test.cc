@@ -30,7 +30,8 @@ struct Setting {
   int32_t max_num_seqs = 16;
   int32_t max_batched_tokens = 512;
   bool prefix_cache = true;
-  int64_t preemptions = 0;  // out
+  engine::WatchOptions watch;
+  engine::EngineStats stats;  // out
 };
 
 std::vector<engine::Request> Requests(int32_t vocab) {
@@ -76,6 +77,7 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
         config.max_num_seqs = setting.max_num_seqs;
         config.max_batched_tokens = setting.max_batched_tokens;
         config.enable_prefix_cache = setting.prefix_cache;
+        config.watch = setting.watch;
         auto engine = *engine::Engine::Create(config, &runner);
         const std::vector<engine::Request> requests = Requests(config.vocab_size);
         answers.resize(requests.size());
@@ -112,7 +114,7 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
           }
         }
         engine->Stop();
-        setting.preemptions = engine->Stats().preemptions;
+        setting.stats = engine->Stats();
         EXPECT_TRUE(runner.Shutdown().ok());
       });
   EXPECT_TRUE(status.ok()) << status;
@@ -135,7 +137,19 @@ TEST(EngineWorld, AnswersDependOnTheRequestAlone) {
   }
   Setting tight = {.tp = 3, .num_blocks = 13};
   EXPECT_EQ(Serve(tight, true), expected);
-  EXPECT_GT(tight.preemptions, 0);
+  EXPECT_GT(tight.stats.preemptions, 0);
+  // The memory watch moves blocks and sequences about.
+  for (const int tp : {1, 3}) {
+    Setting watched = {
+        .tp = tp,
+        .num_blocks = 24,
+        .prefix_cache = tp == 1,
+        .watch = {
+            .kv_low = 0.5, .kv_high = 0.7, .fragmentation_low = 0, .fragmentation_high = 0.01}};
+    EXPECT_EQ(Serve(watched, true), expected) << "TP " << tp;
+    EXPECT_GT(watched.stats.watch.batch_reductions, 0);
+    EXPECT_GT(watched.stats.watch.blocks_moved, 0);
+  }
 }
 
 TEST(Memory, IsMeasured) {

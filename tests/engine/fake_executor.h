@@ -108,6 +108,13 @@ class FakeExecutor : public StepExecutor {
         logits.size() != size_t(in.num_rows()) * config_.vocab_size) {
       return absl::InternalError("the plan breaks the configured bounds");
     }
+    for (size_t m = 0; m < parsed_.block_moves.size(); m += 2) {
+      const int32_t from = parsed_.block_moves[m], to = parsed_.block_moves[m + 1];
+      for (int32_t i = 0; i < 16; ++i) {
+        kv_.at(16 * to + i) = kv_.at(16 * from + i);
+        kv_.at(16 * from + i) = 0xdeadbeef;
+      }
+    }
     int32_t row = 0;
     for (int32_t s = 0; s < in.num_sequences(); ++s) {
       const std::span<const int32_t> table =

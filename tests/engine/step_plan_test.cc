@@ -93,9 +93,9 @@ TEST(StepPlanTest, EveryTruncationIsRefused) {
 }
 
 TEST(StepPlanTest, HostileLengthsAreRefusedBeforeAllocation) {
-  // Lengths at byte 24, seven of 32 bits. All ones would be 120 GB; pairs that
+  // Lengths at byte 24, eight of 32 bits. All ones would be 120 GB; pairs that
   // overflow 32 bits must not add up to the true size either.
-  for (size_t field = 0; field < 7; ++field) {
+  for (size_t field = 0; field < 8; ++field) {
     for (const uint32_t length : {0xffffffffu, 0x80000000u, 0x40000004u, 0x7fffffffu}) {
       std::vector<std::byte> bytes = Bytes(Example());
       std::memcpy(bytes.data() + 24 + 4 * field, &length, 4);

@@ -1,0 +1,147 @@
+// Watches KV blocks and latency, and decides what is to be done about them. Pure
+// logic over numbers: the engine hands them in and carries the decisions out.
+//
+// KV use is the part of all blocks that sequences hold. Above kv_high the batch is
+// reduced, an eighth of it a step, until use is below; it grows back, an eighth a
+// step, while use is below kv_low. In between it stays as it is.
+//
+// Fragmentation is the part of free blocks among those up to the highest that is held or
+// cached: 1 - occupied / (highest occupied + 1). Above fragmentation_high blocks move from
+// the top into the holes, some a step, until it is at most fragmentation_low.
+//
+// Latency is the 95th percentile of time to first token and of inter-token latency, each over the
+// last kSamples no older than kMaxAge, where there are at least kMinSamples.
+//
+// Single-threaded (the engine's thread). Takes memory at construction and for an action's reason.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace tandem::engine {
+
+struct WatchOptions {
+  // Parts of 1.
+  double kv_low = 0.80;
+  double kv_high = 0.95;  // 1: the batch is never reduced
+  double fragmentation_low = 0.15;
+  double fragmentation_high = 0.30;  // 1: nothing is ever moved
+  // Seconds; infinity: never.
+  double latency_warning = 0.5;
+  double latency_alarm = 1.0;
+};
+
+// INVALID_ARGUMENT names the option that is out of range or order.
+absl::Status CheckWatchOptions(const WatchOptions& options);
+
+enum class LatencyLevel : uint8_t { kNormal, kWarning, kAlarm };
+
+struct WatchAction {
+  enum class Kind : uint8_t {
+    kBatchReduced,
+    kBatchGrown,
+    kCompaction,
+    kLatencyNormal,
+    kLatencyWarning,
+    kLatencyAlarm,
+  };
+  Kind kind;
+  std::string reason;  // one line, with the numbers that led to it
+};
+
+// As GetServerStatus tells it. Counts since the start.
+struct WatchStats {
+  int64_t max_running = 0;   // sequences that may run at once now
+  double fragmentation = 0;  // of 1
+  int64_t batch_reductions = 0;
+  int64_t batch_growths = 0;
+  int64_t compactions = 0;
+  int64_t blocks_moved = 0;
+  int64_t latency_warnings = 0;
+  int64_t latency_alarms = 0;
+  double ttft_p95 = 0;  // seconds; 0: not known
+  double itl_p95 = 0;
+  LatencyLevel ttft_level = LatencyLevel::kNormal;
+  LatencyLevel itl_level = LatencyLevel::kNormal;
+};
+
+// What a step begins with, in blocks and sequences.
+struct KvUse {
+  int32_t blocks = 0;    // of the cache
+  int32_t held = 0;      // by sequences
+  int32_t occupied = 0;  // held, or kept for their content
+  int32_t span = 0;      // up to the highest that is occupied
+  int32_t running = 0;
+  double fragmentation() const { return span == 0 ? 0 : double(span - occupied) / span; }
+};
+
+class MemoryWatch {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr size_t kSamples = 1024;
+  static constexpr size_t kMinSamples = 20;
+  static constexpr std::chrono::seconds kMaxAge{60};
+  static constexpr std::chrono::seconds kInterval{1};  // between two judgements of latency
+
+  // `options` have been checked. `on_action` is told of every action, after it was counted; may
+  // be null.
+  MemoryWatch(const WatchOptions& options, int32_t max_running,
+              std::function<void(const WatchAction&)> on_action);
+
+  // Before a step.
+  struct Decision {
+    int32_t max_running = 0;  // at least 1; running ones beyond it give their blocks up
+    bool compact = false;
+  };
+  Decision Look(const KvUse& use);
+  void CountMoves(int32_t blocks) { stats_.blocks_moved += blocks; }
+
+  void AddFirstToken(double seconds, Clock::time_point now) { ttft_.Add(seconds, now); }
+  void AddToken(double seconds, Clock::time_point now) { itl_.Add(seconds, now); }
+  // Judges latency, at most once an interval.
+  void Judge(Clock::time_point now);
+  // Latency is not normal: without new tokens, time alone makes it so.
+  bool pending() const {
+    return stats_.ttft_level != LatencyLevel::kNormal || stats_.itl_level != LatencyLevel::kNormal;
+  }
+
+  const WatchStats& stats() const { return stats_; }
+
+ private:
+  class Window {
+   public:
+    Window();
+    void Add(double seconds, Clock::time_point now);
+    // Of the samples that are young enough; 0: too few.
+    double Percentile95(Clock::time_point now);
+
+   private:
+    struct Sample {
+      Clock::time_point at;
+      double seconds;
+    };
+    std::vector<Sample> samples_;  // a ring
+    size_t next_ = 0;
+    std::vector<double> scratch_;
+  };
+
+  void JudgeOne(const char* name, double p95, LatencyLevel* level);
+  void Act(WatchAction::Kind kind, int64_t* count, std::string reason);
+
+  const WatchOptions options_;
+  const int32_t most_running_;
+  const std::function<void(const WatchAction&)> on_action_;
+  bool compacting_ = false;
+  Window ttft_, itl_;
+  Clock::time_point next_judgement_{};
+  WatchStats stats_;
+};
+
+}  // namespace tandem::engine
