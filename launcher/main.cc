@@ -91,9 +91,8 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
   options.through_mpirun = ranks > 1 || !hosts.empty();
   if (options.through_mpirun) {
     TANDEM_RETURN_IF_ERROR(mpirun.status());
-    const size_t cores = topology.ok() ? topology->Cores(cpus).size() : cpus.size();
-    command = MpirunCommand(*mpirun, static_cast<int>(cores), geteuid() == 0, ranks, hosts,
-                            ExportedVariables(environ), command);
+    command =
+        MpirunCommand(*mpirun, geteuid() == 0, ranks, hosts, ExportedVariables(environ), command);
   }
   return RunWorld(command, options);
 }

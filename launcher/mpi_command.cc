@@ -39,15 +39,15 @@ absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
   return std::optional<int>();
 }
 
-std::vector<std::string> MpirunCommand(const std::string& mpirun, int cores, bool root, int ranks,
+std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
                                        const std::vector<HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program) {
   std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
   if (root) argv.push_back("--allow-run-as-root");
   if (!hosts.empty()) argv.insert(argv.end(), {"--host", FormatHosts(hosts), "--map-by", "slot"});
-  // Slots are what --hosts says, not what a batch system counts.
-  if (ranks > cores || !hosts.empty()) argv.push_back("--oversubscribe");
+  // A batch system counts tasks, a host its cores: neither is how many ranks were asked for.
+  argv.push_back("--oversubscribe");
   argv.insert(argv.end(), {"--bind-to", "none"});
   // Containers forbid process_vm_readv, and the default then warns from every rank.
   argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});

@@ -21,9 +21,9 @@ using GetEnv = std::function<const char*(const char*)>;
 absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env);
 
 // mpirun (Open MPI 4.1) with `ranks` copies of `program` on `hosts`, or where that is empty on this
-// one, where this process may use `cores` cores. Ranks are bound to nothing: they share out the
+// one. Ranks are bound to nothing: they share out the
 // cores among themselves, which respects what this process may use, as mpirun would not.
-std::vector<std::string> MpirunCommand(const std::string& mpirun, int cores, bool root, int ranks,
+std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
                                        const std::vector<HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program);
