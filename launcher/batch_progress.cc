@@ -84,7 +84,7 @@ std::string SummaryJson(const BatchSummary& summary) {
   json["replicas"] = summary.replicas;
   json["replicas_lost"] = summary.replicas_lost;
   json["roofline_fraction"] =
-      summary.read_fraction > 0 ? nlohmann::ordered_json(summary.read_fraction) : nullptr;
+      summary.roofline_fraction > 0 ? nlohmann::ordered_json(summary.roofline_fraction) : nullptr;
   json["complete"] = !summary.stopped;
   return json.dump();
 }

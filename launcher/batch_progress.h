@@ -37,8 +37,9 @@ struct BatchSummary {
   double seconds = 0;  // of running, without loading
   int replicas = 1;
   int replicas_lost = 0;
-  double read_fraction = 0;  // of the measured read bandwidth that the steps used; 0: not known
-  bool stopped = false;      // before all rows were over
+  double roofline_fraction = 0;  // what the steps take at the machine's ceilings, of `seconds`; 0:
+                                 // not known
+  bool stopped = false;          // before all rows were over
 };
 // One line of JSON.
 std::string SummaryJson(const BatchSummary& summary);

@@ -28,6 +28,7 @@
 #include "launcher/rank_runtime.h"
 #include "launcher/rank_world.h"
 #include "launcher/replica_links.h"
+#include "launcher/roofline.h"
 #include "runtime/engine/engine.h"
 #include "runtime/server/batch_link.h"
 #include "runtime/server/batch_worker.h"
@@ -86,7 +87,8 @@ struct Source {
 // (kExitRequeue), or it fails. `stop` is null where the coordinator alone decides.
 absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
                             const BatchOptions& options, const BatchModel& model, Source& source,
-                            const BatchStop* stop, BatchSummary* summary) {
+                            const BatchStop* stop, CountingExecutor& executor,
+                            BatchSummary* summary) {
   server::BatchFeed& feed = source.feed();
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
@@ -118,8 +120,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     failure = status;
     failed.store(true, std::memory_order_release);
   };
-  TANDEM_ASSIGN_OR_RETURN(const auto engine,
-                          engine::Engine::Create(config, &runtime.runner(), hooks));
+  TANDEM_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(config, &executor, hooks));
   server::BatchWorker worker(
       *engine, model.tokenizer.get(), ModelName(options.model.model),
       {.tokens = [&](uint64_t key, int32_t choice,
@@ -389,10 +390,14 @@ int RunBatchRank(const BatchOptions& options) {
     return AgreedError(all_world, agreed);
   }
 
+  const absl::StatusOr<ModelWork> work = WorkOf(**runtime);
+  if (!work.ok()) return LoneError(all_world, work.status());
+  std::optional<CountingExecutor> executor;
   absl::StatusOr<int> code = 0;
   if (rank == 0) {
+    executor.emplace((*runtime)->runner(), *work);
     code = RunRows(all_world, **runtime, options, *model, source,
-                   stop.has_value() ? &*stop : nullptr, &summary);
+                   stop.has_value() ? &*stop : nullptr, *executor, &summary);
     if (!code.ok() && absl::IsInternal(code.status())) return kExitInternal;  // it has been told
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
       return LostWorld(all_world, status);
@@ -405,6 +410,13 @@ int RunBatchRank(const BatchOptions& options) {
   }
   const absl::StatusOr<int> agreed_code = AgreeOnCode(all, *code);
   if (!agreed_code.ok()) return LoneError(all_world, agreed_code.status());
+  // Of one replica, when all is done: who stops early has no time for it.
+  if (*agreed_code == 0 && parts.replicas == 1 && !role.has_value()) {
+    const absl::StatusOr<double> least = SecondsAtCeilings(
+        **runtime, options.model.isa, executor.has_value() ? &*executor : nullptr);
+    if (!least.ok()) return LoneError(all_world, least.status());
+    if (summary.seconds > 0) summary.roofline_fraction = *least / summary.seconds;
+  }
   if (source.job != nullptr) {
     std::printf("%s\n", SummaryJson(summary).c_str());
     if (std::fflush(stdout) != 0) return ReportError(OutputError("stdout: cannot be written"));

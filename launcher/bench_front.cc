@@ -15,6 +15,7 @@ absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(RankRuntime& runti
                                                               int64_t decode_tokens) {
   std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
   engine::EngineConfig config;
+  config.watch.kv_high = config.watch.fragmentation_high = 1;  // a run's batch is what it says
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
   config.num_blocks = static_cast<int32_t>(runtime.num_blocks());

@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -20,39 +19,15 @@
 #include "launcher/exit_code.h"
 #include "launcher/rank_main.h"
 #include "launcher/rank_world.h"
+#include "launcher/roofline.h"
 #include "runtime/model/kv_cache.h"
 
 namespace tandem::launcher {
 namespace {
 
-// Larger than any processor's caches, of all ranks of a host together.
-constexpr size_t kProbeBytes = size_t{512} << 20;
-constexpr std::chrono::milliseconds kProbeTime{60};
-
 // What rank 0 wants of the others when it has ended their step loop.
 constexpr char kMeasure[] = "measure";
 constexpr char kEnd[] = "end";
-
-// Columns of a rank's answer, added over the ranks.
-template <size_t n>
-absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
-                                          const std::array<double, n>& mine) {
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          communicator.AllGatherBytes(std::string(
-                              reinterpret_cast<const char*>(mine.data()), sizeof(mine))));
-  std::array<double, n> sum{};
-  for (const std::string& bytes : all) {
-    std::array<double, n> theirs;
-    std::memcpy(theirs.data(), bytes.data(), sizeof(theirs));
-    for (size_t i = 0; i < n; ++i) sum[i] += theirs[i];
-  }
-  return sum;
-}
-
-kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
-  if (spec.quant.has_value()) return kernels::DotType::kInt8;
-  return spec.dtype == kernels::DType::kBF16 ? kernels::DotType::kBf16 : kernels::DotType::kF32;
-}
 
 std::string FormatName(const kernels::LinearSpec& spec) {
   if (!spec.quant.has_value()) {
@@ -75,36 +50,6 @@ std::vector<BenchPoint> PointsOf(const BenchOptions& options) {
     }
   }
   return points;
-}
-
-// All ranks at once, each with its threads.
-absl::StatusOr<Ceilings> Measure(parallel::Communicator& communicator, kernels::MachineProbe& probe,
-                                 kernels::DotType type) {
-  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
-  const double read = probe.ReadBandwidth(kProbeTime);
-  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
-  const double peak = probe.PeakArithmetic(type, kProbeTime);
-  using Pair = std::array<double, 2>;
-  TANDEM_ASSIGN_OR_RETURN(const Pair sum, Sum<2>(communicator, {read, peak}));
-  return Ceilings{.read = sum[0], .peak = sum[1]};
-}
-
-absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
-  model::Decoder& decoder = runtime.decoder();
-  const model::DecoderBytes bytes = decoder.bytes();
-  using Triple = std::array<double, 3>;
-  TANDEM_ASSIGN_OR_RETURN(
-      const Triple sum,
-      Sum<3>(runtime.communicator(),
-             {static_cast<double>(bytes.weights - decoder.head_bytes()),
-              static_cast<double>(decoder.head_bytes()),
-              static_cast<double>(bytes.kv) /
-                  static_cast<double>(runtime.num_blocks() * model::kBlockSize)}));
-  ModelWork work = OperationsOf(runtime.config());
-  work.weights = sum[0];
-  work.head = sum[1];
-  work.kv_token = sum[2];
-  return work;
 }
 
 absl::Status CheckRoom(const RankRuntime& runtime, const BenchOptions& options,
@@ -156,7 +101,7 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
       TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
       TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
       TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings,
-                              Measure(runtime.communicator(), probe, type));
+                              MeasureCeilings(runtime.communicator(), probe, type));
       TANDEM_ASSIGN_OR_RETURN(const BenchRun run, front->Run(report.points[i]));
       if (round < options.warmup) continue;
       report.ceilings.push_back(ceilings);
@@ -176,7 +121,7 @@ absl::Status FollowRounds(RankRuntime& runtime, kernels::MachineProbe& probe) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> wanted,
                             runtime.communicator().AllGatherBytes(""));
     if (wanted[0] == kEnd) return absl::OkStatus();
-    TANDEM_RETURN_IF_ERROR(Measure(runtime.communicator(), probe, type).status());
+    TANDEM_RETURN_IF_ERROR(MeasureCeilings(runtime.communicator(), probe, type).status());
   }
 }
 
@@ -238,12 +183,7 @@ int RunBenchRank(const BenchOptions& options) {
   std::unique_ptr<kernels::MachineProbe> probe;
   const absl::Status prepared = [&]() -> absl::Status {
     TANDEM_RETURN_IF_ERROR(CheckRoom(runtime, options, points));
-    TANDEM_ASSIGN_OR_RETURN(probe, kernels::MakeMachineProbe(
-                                       options.model.isa,
-                                       {.threads = runtime.binding().threads,
-                                        .cpus = runtime.binding().cpus,
-                                        .spin = runtime.binding().own_cores},
-                                       kProbeBytes / static_cast<size_t>(runtime.ranks_on_host())));
+    TANDEM_ASSIGN_OR_RETURN(probe, MakeProbe(runtime, options.model.isa));
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {

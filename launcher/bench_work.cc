@@ -1,5 +1,8 @@
 #include "launcher/bench_work.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/base/status_macros.h"
 
 namespace tandem::launcher {
@@ -35,11 +38,23 @@ StepWork CountStep(const ModelWork& model, const engine::StepPlan& plan) {
 absl::Status CountingExecutor::Execute(const engine::StepPlan& plan, std::span<float> logits) {
   TANDEM_RETURN_IF_ERROR(inner_.Execute(plan, logits));
   const StepWork step = CountStep(model_, plan);
-  done_.steps += step.steps;
-  done_.tokens += step.tokens;
-  done_.bytes += step.bytes;
-  done_.operations += step.operations;
+  const double octaves = std::log2(step.operations / step.bytes);
+  const auto place = static_cast<size_t>(std::clamp(octaves * 8 + 32, 0.0, 127.0));
+  for (StepWork* sum : {&done_, &by_intensity_[place]}) {
+    sum->steps += step.steps;
+    sum->tokens += step.tokens;
+    sum->bytes += step.bytes;
+    sum->operations += step.operations;
+  }
   return absl::OkStatus();
+}
+
+double CountingExecutor::SecondsAt(double bytes_per_s, double operations_per_s) const {
+  double seconds = 0;
+  for (const StepWork& sum : by_intensity_) {
+    seconds += std::max(sum.bytes / bytes_per_s, sum.operations / operations_per_s);
+  }
+  return seconds;
 }
 
 }  // namespace tandem::launcher

@@ -1,6 +1,7 @@
 // What a step must touch and execute, counted from its plan: the numerators of `tandem bench`.
 #pragma once
 
+#include <array>
 #include <span>
 
 #include "absl/status/status.h"
@@ -43,11 +44,15 @@ class CountingExecutor : public engine::StepExecutor {
 
   absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override;
   const StepWork& done() const { return done_; }
+  // What all steps take at the least, each bound by the bytes a second or by the operations.
+  double SecondsAt(double bytes_per_s, double operations_per_s) const;
 
  private:
   engine::StepExecutor& inner_;
   const ModelWork model_;
   StepWork done_;
+  // Sums of steps of about the same operations a byte: those are bound alike.
+  std::array<StepWork, 128> by_intensity_;
 };
 
 }  // namespace tandem::launcher

@@ -184,6 +184,7 @@ class Reading {
     fields.Take("id");
     TANDEM_RETURN_IF_ERROR(ReadSampling(fields, &row_.sampling));
     TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop", &row_.sampling.include_stop));
+    TANDEM_RETURN_IF_ERROR(fields.Number("logprobs", &row_.sampling.logprobs));
     const Json* prompt = fields.Take("prompt");
     const Json* ids = fields.Take("prompt_ids");
     const bool chat = object.contains("messages");
@@ -230,7 +231,8 @@ class Reading {
     TANDEM_RETURN_IF_ERROR(fields.Number("max_completion_tokens", &row_.sampling.max_tokens));
     TANDEM_RETURN_IF_ERROR(fields.Number("n", &row_.sampling.n));
     TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop_str_in_output", &row_.sampling.include_stop));
-    for (const char* name : {"stream", "echo", "logprobs"}) {
+    TANDEM_RETURN_IF_ERROR(Logprobs(fields));
+    for (const char* name : {"stream", "echo"}) {
       const Json* value = fields.Take(name);
       if (value != nullptr && *value != false) {
         return fields.Bad(name, *value, "false: a batch does not have it");
@@ -258,6 +260,22 @@ class Reading {
   }
 
  private:
+  // Chat: a flag, and how many others beside. Completions: a number alone.
+  absl::Status Logprobs(Fields& fields) {
+    if (row_.form == RowForm::kCompletion) {
+      return fields.Number("logprobs", &row_.sampling.logprobs);
+    }
+    bool wanted = false;
+    std::optional<int32_t> others;
+    TANDEM_RETURN_IF_ERROR(fields.Flag("logprobs", &wanted));
+    TANDEM_RETURN_IF_ERROR(fields.Number("top_logprobs", &others));
+    if (wanted) {
+      row_.sampling.logprobs = others.value_or(0);
+    } else if (others.value_or(0) != 0) {
+      return fields.Bad("top_logprobs", *others, "none without \"logprobs\": true");
+    }
+    return absl::OkStatus();
+  }
   static absl::Status NoTokenizer(absl::string_view field, const char* instead) {
     return absl::FailedPreconditionError(
         absl::StrCat(field, ": the model has no tokenizer.json; give ", instead));

@@ -23,6 +23,8 @@ absl::Status BatchWorker::Start(const BatchRow& row, std::vector<std::vector<int
   running->texts.resize(row.choices);
   running->open = row.choices;
   open_choices_ += row.choices;
+  // Log-probabilities are kept nowhere but in the result: such a row begins anew.
+  if (row.params.logprobs >= 0) tokens.clear();
   tokens.resize(row.choices);
   for (int32_t c = 0; c < row.choices; ++c) {
     running->results[c].token_ids = tokens[c];
@@ -77,7 +79,14 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
     const size_t shown = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
     text->Append(std::span(event.token_ids).first(shown), &result.text);
   }
-  if (!event.token_ids.empty()) sink_.tokens(row.key, choice, event.token_ids);
+  if (row.params.logprobs < 0) {
+    if (!event.token_ids.empty()) sink_.tokens(row.key, choice, event.token_ids);
+  } else {
+    result.chosen_logprobs.insert(result.chosen_logprobs.end(), event.chosen_logprobs.begin(),
+                                  event.chosen_logprobs.end());
+    result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(),
+                               event.top_logprobs.end());
+  }
   const bool stopped = text.has_value() && text->stopped_by().has_value();
   if (event.finish == engine::FinishReason::kNone && !stopped) return true;
 
@@ -96,10 +105,10 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
     result.stopped = stopped || event.finish == engine::FinishReason::kStop;
     result.timings = event.timings;
     result.cached_prompt_tokens = event.cached_prompt_tokens;
+    if (row.params.logprobs >= 0) sink_.tokens(row.key, choice, result.token_ids);
     if (--running->open == 0) {
       running->over = true;
-      sink_.finish(row.key, false,
-                   ResultLine(row, running->results, tokenizer_ != nullptr, model_));
+      sink_.finish(row.key, false, ResultLine(row, running->results, tokenizer_, model_));
     }
   }
   if (running->over) {

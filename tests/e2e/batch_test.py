@@ -154,7 +154,13 @@ class Forms(Case):
         {"custom_id": "text", "method": "POST", "url": "/v1/completions",
          "body": {"model": "x", "prompt": prompt, "max_tokens": 8, "temperature": 0.9, "n": 3}},
         {"id": "short", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8,
-         "temperature": 0}]
+         "temperature": 0, "logprobs": 2},
+        {"custom_id": "chat likely", "method": "POST", "url": "/v1/chat/completions",
+         "body": {"model": "x", "messages": [{"role": "user", "content": prompt}],
+                  "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": 2}},
+        {"custom_id": "text likely", "method": "POST", "url": "/v1/completions",
+         "body": {"model": "x", "prompt": prompt, "max_tokens": 8, "temperature": 0.9, "n": 2,
+                  "logprobs": 1}}]
     done = self.batch(write(self.folder / "in.jsonl", items), model=model)
     self.assertEqual(done.returncode, 0, done.stderr)
     found = {row.get("custom_id", row["id"]): row for row in read(self.folder / "out.jsonl")}
@@ -167,6 +173,28 @@ class Forms(Case):
     self.assertEqual(body["choices"][0]["message"]["role"], "assistant")
     self.assertEqual(body["choices"][0]["message"]["content"], found["short"]["text"])
     self.assertEqual([c["index"] for c in found["text"]["response"]["body"]["choices"]], [0, 1, 2])
+    self.assertIsNone(body["choices"][0]["logprobs"])
+
+    short = found["short"]
+    self.assertEqual([t["token_id"] for t in short["logprobs"]], short["token_ids"])
+    for token in short["logprobs"]:  # greedy: the likeliest is the one that was taken
+      self.assertEqual(len(token["top"]), 2)
+      self.assertEqual(token["top"][0], {k: token[k] for k in ("token_id", "logprob")})
+      self.assertLess(token["top"][1]["logprob"], token["logprob"])
+    content = found["chat likely"]["response"]["body"]["choices"][0]["logprobs"]["content"]
+    self.assertEqual([t["logprob"] for t in content], [t["logprob"] for t in short["logprobs"]])
+    self.assertEqual([t["top_logprobs"][1]["logprob"] for t in content],
+                     [t["top"][1]["logprob"] for t in short["logprobs"]])
+    self.assertTrue(bytes(b for t in content for b in t["bytes"]).decode().startswith(
+        short["text"]))
+    for choice in found["text likely"]["response"]["body"]["choices"]:
+      logprobs = choice["logprobs"]
+      self.assertTrue("".join(logprobs["tokens"]).startswith(choice["text"]))
+      self.assertEqual(logprobs["text_offset"][1], len(logprobs["tokens"][0]))
+      self.assertEqual(len(logprobs["token_logprobs"]), len(logprobs["top_logprobs"]))
+    summary = json.loads(done.stdout)
+    self.assertGreater(summary["roofline_fraction"], 0)
+    self.assertLess(summary["roofline_fraction"], 1.5)
 
 
 class Replicas(Case):

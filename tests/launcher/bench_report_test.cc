@@ -105,5 +105,28 @@ TEST(BenchWork, CountsWhatAStepExecutesAndTouches) {
   EXPECT_DOUBLE_EQ(CountStep(model, plan).bytes, 1000 + 15 * 10);
 }
 
+// Each step is bound by its own ceiling: a sum over both kinds would hide one of them.
+TEST(BenchWork, StepsAreBoundOneByOne) {
+  class Nothing : public engine::StepExecutor {
+    absl::Status Execute(const engine::StepPlan&, std::span<float>) override {
+      return absl::OkStatus();
+    }
+  } nothing;
+  ModelWork model;
+  model.weights = 1000;
+  model.linear_token = 2000;
+  CountingExecutor executor(nothing, model);
+  engine::StepPlan decode;
+  decode.token_ids.assign(1, 1);
+  decode.positions.assign(1, 0);
+  engine::StepPlan prefill;
+  prefill.token_ids.assign(64, 1);
+  prefill.positions.assign(64, 0);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(executor.Execute(decode, {}).ok());
+  ASSERT_TRUE(executor.Execute(prefill, {}).ok());
+  // A step of one token: 1 s of reading, 0.1 s of arithmetic; of 64: 6.4 s of arithmetic.
+  EXPECT_DOUBLE_EQ(executor.SecondsAt(1000, 20000), 3 * 1.0 + 6.4);
+}
+
 }  // namespace
 }  // namespace tandem::launcher

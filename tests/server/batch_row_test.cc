@@ -57,6 +57,17 @@ TEST(BatchRow, OpenAiCompletionWithChoices) {
   EXPECT_EQ(row->params.max_tokens, 5);
 }
 
+TEST(BatchRow, LogprobsInEachForm) {
+  EXPECT_EQ(Read(R"({"id":"a","prompt_ids":[1]})")->params.logprobs, -1);
+  EXPECT_EQ(Read(R"({"id":"a","prompt_ids":[1],"logprobs":0})")->params.logprobs, 0);
+  const auto completion = Read(R"({"custom_id":"x","method":"POST","url":"/v1/completions",)"
+                               R"("body":{"prompt":[1],"logprobs":3}})");
+  ASSERT_TRUE(completion.ok()) << completion.status();
+  EXPECT_EQ(completion->params.logprobs, 3);
+  EXPECT_FALSE(Read(R"({"id":"a","prompt_ids":[1],"logprobs":21})").ok());
+  EXPECT_FALSE(Read(R"({"id":"a","prompt_ids":[1],"logprobs":true})").ok());
+}
+
 TEST(BatchRow, RefusalsNameTheField) {
   const std::pair<const char*, const char*> cases[] = {
       {"[1]", "row: found"},

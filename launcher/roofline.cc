@@ -1,0 +1,89 @@
+#include "launcher/roofline.h"
+
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "kernels/base/status_macros.h"
+
+namespace tandem::launcher {
+namespace {
+
+// Larger than any processor's caches, of all ranks of a host together.
+constexpr size_t kProbeBytes = size_t{512} << 20;
+constexpr std::chrono::milliseconds kProbeTime{60};
+
+// Columns of a rank's answer, added over the ranks.
+template <size_t n>
+absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
+                                          const std::array<double, n>& mine) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator.AllGatherBytes(std::string(
+                              reinterpret_cast<const char*>(mine.data()), sizeof(mine))));
+  std::array<double, n> sum{};
+  for (const std::string& bytes : all) {
+    std::array<double, n> theirs;
+    std::memcpy(theirs.data(), bytes.data(), sizeof(theirs));
+    for (size_t i = 0; i < n; ++i) sum[i] += theirs[i];
+  }
+  return sum;
+}
+
+}  // namespace
+
+kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
+  if (spec.quant.has_value()) return kernels::DotType::kInt8;
+  return spec.dtype == kernels::DType::kBF16 ? kernels::DotType::kBf16 : kernels::DotType::kF32;
+}
+
+absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
+                                                                 const std::string& isa) {
+  return kernels::MakeMachineProbe(isa,
+                                   {.threads = runtime.binding().threads,
+                                    .cpus = runtime.binding().cpus,
+                                    .spin = runtime.binding().own_cores},
+                                   kProbeBytes / static_cast<size_t>(runtime.ranks_on_host()));
+}
+
+absl::StatusOr<Ceilings> MeasureCeilings(parallel::Communicator& communicator,
+                                         kernels::MachineProbe& probe, kernels::DotType type) {
+  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  const double read = probe.ReadBandwidth(kProbeTime);
+  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  const double peak = probe.PeakArithmetic(type, kProbeTime);
+  using Pair = std::array<double, 2>;
+  TANDEM_ASSIGN_OR_RETURN(const Pair sum, Sum<2>(communicator, {read, peak}));
+  return Ceilings{.read = sum[0], .peak = sum[1]};
+}
+
+absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
+  model::Decoder& decoder = runtime.decoder();
+  const model::DecoderBytes bytes = decoder.bytes();
+  using Triple = std::array<double, 3>;
+  TANDEM_ASSIGN_OR_RETURN(
+      const Triple sum,
+      Sum<3>(runtime.communicator(),
+             {static_cast<double>(bytes.weights - decoder.head_bytes()),
+              static_cast<double>(decoder.head_bytes()),
+              static_cast<double>(bytes.kv) /
+                  static_cast<double>(runtime.num_blocks() * model::kBlockSize)}));
+  ModelWork work = OperationsOf(runtime.config());
+  work.weights = sum[0];
+  work.head = sum[1];
+  work.kv_token = sum[2];
+  return work;
+}
+
+absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
+                                         const CountingExecutor* done) {
+  parallel::Communicator& communicator = runtime.communicator();
+  auto probe = MakeProbe(runtime, isa);
+  if (!AgreeOnStatus(communicator, probe.status()).ok()) return 0.0;
+  TANDEM_ASSIGN_OR_RETURN(
+      const Ceilings ceilings,
+      MeasureCeilings(communicator, **probe, DotTypeOf(runtime.decoder().linear_spec())));
+  return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak);
+}
+
+}  // namespace tandem::launcher
