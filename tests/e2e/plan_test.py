@@ -126,6 +126,48 @@ class Plan(unittest.TestCase):
         self.assertGreater(mine, 0)
         self.assertLess(abs(mine - rank["bytes_read"]), 0.3 * mine)
 
+  def test_a_rank_of_some_size_takes_what_was_planned(self):
+    with tempfile.TemporaryDirectory() as folder:
+      make_zeros(pathlib.Path(folder))
+      prompt = ",".join(str(i % 4000) for i in range(500))  # fills the workspace
+      for tp in (1, 2):
+        out = worlds.generate(folder, "--prompt-ids", prompt, "--max-tokens", 2, "--temperature",
+                              "0", "--tp", tp, "--threads", 2 // tp)
+        held = [rank["peak_memory"] / rank["planned_bytes"] for rank in out["ranks"]]
+        self.assertEqual(len(held), tp)
+        self.assertGreater(sum(rank["planned_bytes"] for rank in out["ranks"]), 300 << 20)
+        for ratio in held:
+          self.assertLessEqual(ratio, 1.05, held)
+          self.assertGreaterEqual(ratio, 0.95, held)
+
+
+def make_zeros(folder):
+  """A Llama of 380 MB whose weights are all zero: a file with a hole, made in no time."""
+  hidden, ffn, kv, layers, vocab = 2048, 5632, 512, 4, 4000
+  (folder / "config.json").write_text(json.dumps({
+      "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
+      "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers,
+      "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128, "vocab_size": vocab,
+      "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+      "hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2}))
+  shapes = {"model.embed_tokens": (vocab, hidden), "lm_head": (vocab, hidden),
+            "model.norm": (hidden,)}
+  for i in range(layers):
+    layer = f"model.layers.{i}."
+    shapes |= {layer + "input_layernorm": (hidden,), layer + "post_attention_layernorm": (hidden,),
+               layer + "self_attn.q_proj": (hidden, hidden), layer + "self_attn.k_proj": (kv, hidden),
+               layer + "self_attn.v_proj": (kv, hidden), layer + "self_attn.o_proj": (hidden, hidden),
+               layer + "mlp.gate_proj": (ffn, hidden), layer + "mlp.up_proj": (ffn, hidden),
+               layer + "mlp.down_proj": (hidden, ffn)}
+  header, end = {}, 0
+  for name, shape in shapes.items():
+    begin, end = end, end + 2 * math.prod(shape)
+    header[name + ".weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+  text = json.dumps(header).encode()
+  with (folder / "model.safetensors").open("wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.truncate(8 + len(text) + end)
+
 
 class Shards(unittest.TestCase):
 
