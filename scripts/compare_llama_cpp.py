@@ -80,12 +80,9 @@ class Llama:
 
 
 class Tandem:
-  def __init__(self, binary: str, model: pathlib.Path, how: str, args, cells: str, rounds: int):
-    command = [binary, "bench", model, "--json", "--paced", "--cells", cells, "--threads",
-               str(args.threads), "--repeats", str(rounds - 1), "--warmup", "1",
-               *shlex.split(how)]
-    if args.packed_cache and "--dtype int" in how:
-      command += ["--packed-cache", args.packed_cache]
+  def __init__(self, binary: str, model: pathlib.Path, how: str, cells: str, rounds: int):
+    command = [binary, "bench", model, "--json", "--paced", "--cells", cells, "--repeats",
+               str(rounds - 1), "--warmup", "1", *shlex.split(how)]
     self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, text=True)
     self.wait("waiting")
@@ -124,7 +121,10 @@ def compare(shape: str, fmt: str, args, python: str) -> dict:
   cells = args.cells or CELLS_OF.get(shape, CELLS)
   rounds = args.repeats + 1  # the first is the warm-up of both
   llama = Llama(python, gguf, args.threads, cells)
-  tandem = Tandem(args.tandem, model, TANDEM[fmt], args, cells, rounds)
+  how = f"{TANDEM[fmt]} --threads {args.threads}"
+  if args.packed_cache and "--dtype int" in how:
+    how += f" --packed-cache {shlex.quote(args.packed_cache)}"
+  tandem = Tandem(args.tandem, model, how, cells, rounds)
   theirs = []
   for number in range(rounds):
     print(f"{shape} {fmt}: round {number + 1} of {rounds}", file=sys.stderr)
