@@ -1,5 +1,6 @@
 #include "launcher/batch_progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,14 +9,18 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace tandem::launcher {
 namespace {
 
+constexpr char kColumnsVariable[] = "TANDEM_BAR_COLUMNS";
 constexpr std::chrono::milliseconds kBarInterval{500};
-constexpr std::chrono::seconds kLineInterval{30};
-constexpr int kBarWidth = 24;
+constexpr int kBarWidth = 24;      // at most
+constexpr int kUnknownWidth = 80;  // of a terminal that does not say
+constexpr char kClearLine[] = "\r\x1b[K";
 
 std::string Duration(double seconds) {
   const auto whole = static_cast<int64_t>(seconds);
@@ -26,11 +31,58 @@ std::string Duration(double seconds) {
 
 }  // namespace
 
-bool DrawsBar() {
-  if (std::getenv(kBarVariable) != nullptr) return true;
+int BarColumns() {
+  int columns = 0;
+  const char* passed = std::getenv(kColumnsVariable);
+  if (passed != nullptr) return absl::SimpleAtoi(passed, &columns) ? columns : 0;
   const char* terminal = std::getenv("TERM");
-  return isatty(STDERR_FILENO) && terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
+  if (!isatty(STDERR_FILENO) || terminal == nullptr || std::strcmp(terminal, "dumb") == 0) return 0;
+  winsize size{};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : kUnknownWidth;
 }
+
+void PassBarOn() {
+  const int columns = BarColumns();
+  if (columns > 0) setenv(kColumnsVariable, absl::StrCat(columns).c_str(), 1);
+}
+
+void TellLine(const std::string& line) {
+  std::fprintf(stderr, "%s%s\n", BarColumns() > 0 ? kClearLine : "", line.c_str());
+}
+
+std::string Figures(const server::BatchCounts& counts, double seconds) {
+  const double passed = std::max(1e-3, seconds);
+  const int64_t here = counts.finished + counts.failed_now;
+  const std::string left =
+      here == 0 ? "?"
+                : Duration(passed / static_cast<double>(here) * static_cast<double>(counts.left()));
+  return absl::StrFormat("%d of %d rows, %d failed, %.1f tok/s, %s left", counts.before + here,
+                         counts.rows, counts.failed,
+                         static_cast<double>(counts.completion_tokens) / passed, left);
+}
+
+std::string BarLine(const server::BatchCounts& counts, double seconds, int columns) {
+  std::string line = Figures(counts, seconds);
+  // A terminal that is written to its last column begins a new line.
+  const int most = std::max(0, columns - 1);
+  const int width = std::min(kBarWidth, most - static_cast<int>(line.size()) - 3);
+  if (width >= 4) {
+    const int64_t done = counts.rows - counts.left();
+    const auto filled = static_cast<int>(counts.rows == 0 ? width : width * done / counts.rows);
+    line =
+        absl::StrCat("[", std::string(filled, '#'), std::string(width - filled, '.'), "] ", line);
+  }
+  if (static_cast<int>(line.size()) > most) line.resize(most);
+  return line;
+}
+
+BatchProgress::BatchProgress(double interval)
+    : columns_(BarColumns()),
+      interval_(columns_ > 0 ? Clock::duration(kBarInterval)
+                             : std::chrono::duration_cast<Clock::duration>(
+                                   std::chrono::duration<double>(interval))),
+      next_(columns_ > 0 ? start_ : start_ + interval_) {}
 
 double BatchProgress::seconds() const {
   return std::chrono::duration<double>(Clock::now() - start_).count();
@@ -39,32 +91,18 @@ double BatchProgress::seconds() const {
 void BatchProgress::Update(const server::BatchCounts& counts) {
   const Clock::time_point now = Clock::now();
   if (now < next_) return;
-  const bool first = next_ == start_;
-  next_ = now + (bar_ ? Clock::duration(kBarInterval) : Clock::duration(kLineInterval));
-  if (first && !bar_) return;  // nothing to tell yet
-  const double passed = std::max(1e-3, seconds());
-  const int64_t here = counts.finished + counts.failed_now;
-  const int64_t done = counts.before + here;
-  const std::string left =
-      here == 0 ? "?"
-                : Duration(passed / static_cast<double>(here) * static_cast<double>(counts.left()));
-  const std::string figures =
-      absl::StrFormat("%d of %d rows, %d failed, %.1f tok/s, %s left", done, counts.rows,
-                      counts.failed, static_cast<double>(counts.completion_tokens) / passed, left);
-  if (!bar_) {
-    std::fprintf(stderr, "tandem: %s\n", figures.c_str());
+  next_ = now + interval_;
+  if (columns_ == 0) {
+    TellLine(absl::StrCat("tandem: ", Figures(counts, seconds())));
     return;
   }
-  const int filled =
-      counts.rows == 0 ? kBarWidth : static_cast<int>(kBarWidth * done / counts.rows);
-  const std::string bar = std::string(filled, '#') + std::string(kBarWidth - filled, '.');
-  std::fprintf(stderr, "\r[%s] %s\x1b[K", bar.c_str(), figures.c_str());
+  std::fprintf(stderr, "\r%s\x1b[K", BarLine(counts, seconds(), columns_).c_str());
   std::fflush(stderr);
   drawn_ = true;
 }
 
 void BatchProgress::End() {
-  if (drawn_) std::fputs("\r\x1b[K", stderr);
+  if (drawn_) std::fputs(kClearLine, stderr);
   drawn_ = false;
 }
 

@@ -1,4 +1,5 @@
-// How a batch job is doing: a bar on a terminal, else a line every 30 s; a JSON summary at the end.
+// How a batch job is doing: a bar on a terminal, else a line now and then; a JSON summary at the
+// end.
 #pragma once
 
 #include <chrono>
@@ -8,15 +9,23 @@
 
 namespace tandem::launcher {
 
-// Set by the launcher for ranks whose stderr ends in a terminal.
-inline constexpr char kBarVariable[] = "TANDEM_PROGRESS_BAR";
+// Columns of the terminal that a bar may be drawn on, stderr's or the launcher's; 0: none. The
+// launcher passes its own on to its ranks, whose stderr ends there.
+int BarColumns();
+void PassBarOn();
 
-// True where stderr is a terminal that can draw, or the launcher's is.
-bool DrawsBar();
+// A line on stderr, above the bar where there may be one.
+void TellLine(const std::string& line);
+
+// The bar and its figures, no longer than the terminal is wide. `seconds`: since this run began.
+std::string BarLine(const server::BatchCounts& counts, double seconds, int columns);
+// "12 of 40 rows, 1 failed, 830.5 tok/s, 1m20s left": what is left at the pace of this run.
+std::string Figures(const server::BatchCounts& counts, double seconds);
 
 class BatchProgress {
  public:
-  explicit BatchProgress(bool bar) : bar_(bar) {}
+  // `interval`: seconds between two lines where there is no bar.
+  explicit BatchProgress(double interval);
 
   // To stderr, when it is time.
   void Update(const server::BatchCounts& counts);
@@ -26,9 +35,10 @@ class BatchProgress {
 
  private:
   using Clock = std::chrono::steady_clock;
-  const bool bar_;
+  const int columns_;
+  const Clock::duration interval_;
   const Clock::time_point start_ = Clock::now();
-  Clock::time_point next_ = start_;
+  Clock::time_point next_;
   bool drawn_ = false;
 };
 

@@ -136,7 +136,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   });
   engine->Start();
   std::optional<BatchProgress> progress;  // a replica's is its coordinator's business
-  if (source.job != nullptr) progress.emplace(DrawsBar());
+  if (source.job != nullptr) progress.emplace(options.progress_interval);
   Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
   absl::Status status;
   std::string reason;

@@ -131,9 +131,9 @@ class ReplicaGroup {
     process.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     if (ending_ && (process.exit_code == 0 || process.exit_code == kExitRequeue)) return;
     if (first_failure_ == 0) first_failure_ = process.exit_code;
-    std::fprintf(stderr, "tandem: replica %d%s has ended with %d\n", process.index,
-                 process.hosts.empty() ? "" : absl::StrCat(" on ", process.hosts).c_str(),
-                 process.exit_code);
+    TellLine(absl::StrCat("tandem: replica ", process.index,
+                          process.hosts.empty() ? "" : absl::StrCat(" on ", process.hosts),
+                          " has ended with ", process.exit_code));
     links.Lose(process.index);
   }
 
@@ -204,7 +204,7 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
     TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
     ReplicaLinks links(*listener, coordinator, job->context, summary.replicas);
     const BatchStop stop(std::move(signals), options.time_limit);
-    BatchProgress progress(DrawsBar());
+    BatchProgress progress(options.progress_interval);
     Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
     absl::Status status;
     std::string reason;

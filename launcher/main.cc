@@ -115,7 +115,7 @@ absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
       TANDEM_ASSIGN_OR_RETURN(const std::vector<HostedReplica> replicas, ReplicasOf(options));
       if (replicas.size() > 1) return RunReplicas(options, replicas, argv);
     }
-    if (DrawsBar()) setenv(kBarVariable, "1", 1);
+    PassBarOn();
   }
   return RunModel(model, world, /*alone_in_process=*/true, argv,
                   [&] { return RunBatchRank(options); });

@@ -166,6 +166,11 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
       ->check(CLI::Range(1, 1024));
   batch->add_flag("--ordered", options->ordered, "Results in the order of the input");
   batch
+      ->add_option("--progress-interval", options->progress_interval,
+                   "Seconds between lines of progress where stderr is no terminal")
+      ->check(CLI::Range(0.1, 1e9))
+      ->capture_default_str();
+  batch
       ->add_option("--time-limit", options->time_limit,
                    "Seconds after which the job stops, to be resumed (default: Slurm's end)")
       ->check(CLI::Range(0.0, 1e9));

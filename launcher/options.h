@@ -151,6 +151,7 @@ struct BatchOptions {
   std::string errors;             // empty: OUTPUT.errors
   std::string on_error = "stop";  // or skip
   int replicas = 0;               // worlds of --tp ranks each; 0: 1, or as many as hosts have room
+  double progress_interval = 30;  // seconds between lines where there is no terminal
   bool ordered = false;           // results in the order of the input
   double time_limit = 0;          // seconds; 0: none, or Slurm's
   SamplingOptions sampling;       // of rows that do not say

@@ -1,10 +1,12 @@
 #include "launcher/replica_links.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/batch_progress.h"
 
 namespace tandem::launcher {
 
@@ -121,8 +123,9 @@ void ReplicaLinks::Lose(int replica) {
 
 void ReplicaLinks::CountLoss(int replica) {
   if (!last_word_.is_null() || !lost_.insert(replica).second) return;
-  std::fprintf(stderr, "tandem: replica %d is lost, %d of %d are left; its rows go to them\n",
-               replica, replicas_ - static_cast<int>(lost_.size()), replicas_);
+  TellLine(absl::StrCat("tandem: replica ", replica, " is lost, ",
+                        replicas_ - static_cast<int>(lost_.size()), " of ", replicas_,
+                        " are left; its rows go to them"));
 }
 
 int ReplicaLinks::lost() const {

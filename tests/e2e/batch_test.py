@@ -1,14 +1,19 @@
 """`tandem batch`: both input forms, checks before loading, and kills at any instant, after which
 the results are those of an undisturbed run."""
 
+import fcntl
 import gzip
 import json
 import os
 import pathlib
+import pty
 import random
+import re
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -310,6 +315,74 @@ class Replicas(Case):
     done = self.batch(self.source, "out.jsonl", "--replicas", 2, "--isa", "nonsense")
     self.assertEqual(done.returncode, 65, done.stderr)
     self.assertIn(b"--isa: found", done.stderr)
+
+
+class Progress(Case):
+  """On a terminal of 64 columns, and without one."""
+
+  def setUp(self):
+    super().setUp()
+    items = [dict(row, max_tokens=200) for row in rows(80, long=True)]
+    self.source = write(self.folder / "in.jsonl", items)
+
+  def on_terminal(self, output, *args):
+    """Standard output, and what the terminal gets."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 64, 0, 0))
+    process = subprocess.Popen(
+        [worlds.BINARY, "batch", str(worlds.DEMO), "--input", str(self.source), "--output",
+         str(self.folder / output), "--max-num-seqs", "1", "--threads", "1", *map(str, args)],
+        stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"})
+    os.close(slave)
+    shown = b""
+    while True:
+      try:
+        read_now = os.read(master, 65536)
+      except OSError:  # the last one has closed it
+        break
+      if not read_now:
+        break
+      shown += read_now
+    os.close(master)
+    summary, _ = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 0, shown)
+    return json.loads(summary), shown.decode()
+
+  def test_a_bar_on_a_terminal(self):
+    for number, args in enumerate(((), ("--tp", 2), ("--replicas", 2))):
+      with self.subTest(args=args):
+        summary, shown = self.on_terminal(f"out{number}.jsonl", *args)
+        self.assertEqual(summary["finished"], 80)
+        # Drawn over and over in one line, which is empty in the end.
+        self.assertNotIn("\n", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"), shown)
+        drawn = [text.removesuffix("\x1b[K") for text in shown.split("\r")[1:-1]]
+        self.assertGreater(len(drawn), 1)
+        done = []
+        for text in drawn:
+          found = re.fullmatch(r"(?:\[(#*)(\.*)\] )?(\d+) of 80 rows, 0 failed, "
+                               r"(\d+\.\d) tok/s, (\?|\d+s|\d+m\d\ds) left", text)
+          self.assertIsNotNone(found, text)
+          self.assertLess(len(text), 64)
+          done.append(int(found[3]))
+          if found[1] is not None:
+            width = len(found[1]) + len(found[2])
+            self.assertEqual(len(found[1]), width * done[-1] // 80)
+        self.assertEqual(done, sorted(done))
+        self.assertGreater(done[-1], 0)
+
+  def test_lines_without_one(self):
+    for number, args in enumerate(((), ("--tp", 2), ("--replicas", 2))):
+      done = self.batch(self.source, f"out{number}.jsonl", "--max-num-seqs", 1, "--threads", 1,
+                        "--progress-interval", 0.25, *args)
+      self.assertEqual(done.returncode, 0, done.stderr)
+      lines = done.stderr.decode().splitlines()
+      self.assertGreater(len(lines), 1)
+      for line in lines:
+        self.assertRegex(line, r"^tandem: \d+ of 80 rows, 0 failed, \d+\.\d tok/s, \S+ left$")
+    # Every 30 s where nothing else is said, so not at all here.
+    done = self.batch(self.source, "quiet.jsonl")
+    self.assertEqual((done.returncode, done.stderr), (0, b""))
 
 
 class Checks(Case):
