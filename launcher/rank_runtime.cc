@@ -52,7 +52,7 @@ std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB")
 void HoldAgainstPlan(int rank, const char* purpose, uint64_t planned, uint64_t measured) {
   const uint64_t apart = planned > measured ? planned - measured : measured - planned;
   const bool far = static_cast<double>(apart) > kPlanTolerance * static_cast<double>(planned);
-  spdlog::log(far ? spdlog::level::warn : spdlog::level::debug,
+  spdlog::log(far ? spdlog::level::warn : spdlog::level::info,
               "rank {}: {}: planned {} bytes, measured {}", rank, purpose, planned, measured);
 }
 
@@ -116,6 +116,10 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   }
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
+  const model::DecoderBytes held = runtime->decoder_->bytes();
+  HoldAgainstPlan(all.rank(), "weights", runtime->plan_.weights, held.weights);
+  HoldAgainstPlan(all.rank(), "KV cache", runtime->plan_.kv, held.kv);
+  HoldAgainstPlan(all.rank(), "workspace", runtime->plan_.workspace, held.workspace);
   if (all.rank() == 0) {
     // Told once nothing can fail any more: an error is one line alone.
     for (size_t r = 0; r < runtime->bindings_.size(); ++r) {
@@ -361,10 +365,6 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
       Mebibytes(decoder_->bytes_read()), Mebibytes(plan_.total()), Mebibytes(plan_.weights),
       Mebibytes(plan_.kv), Mebibytes(plan_.workspace), Mebibytes(plan_.communication),
       Mebibytes(plan_.process));
-  const model::DecoderBytes held = decoder_->bytes();
-  HoldAgainstPlan(rank(), "weights", plan_.weights, held.weights);
-  HoldAgainstPlan(rank(), "KV cache", plan_.kv, held.kv);
-  HoldAgainstPlan(rank(), "workspace", plan_.workspace, held.workspace);
   return absl::OkStatus();
 }
 

@@ -81,6 +81,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineConfig config, Step
                                                        EngineHooks hooks) {
   TANDEM_CHECK(executor != nullptr);
   TANDEM_RETURN_IF_ERROR(Check(config));
+  // A cache that holds all sequences at full length never lacks a block.
+  const int64_t running = std::min(config.max_num_seqs, config.max_batched_tokens);
+  if (running * BlocksFor(config.max_model_len) <= config.num_blocks) config.watch.kv_high = 1;
   return std::unique_ptr<Engine>(new Engine(std::move(config), executor, std::move(hooks)));
 }
 
