@@ -56,6 +56,22 @@ void HoldAgainstPlan(int rank, const char* purpose, uint64_t planned, uint64_t m
               "rank {}: {}: planned {} bytes, measured {}", rank, purpose, planned, measured);
 }
 
+// Ranks whose lists of what they mean, a line each, are not the same.
+absl::Status Differs(size_t rank, const std::string& theirs, const std::string& first) {
+  const std::vector<std::string> here = absl::StrSplit(first, '\n');
+  const std::vector<std::string> there = absl::StrSplit(theirs, '\n');
+  std::vector<std::string> differences;
+  // Another build may know of more.
+  for (size_t i = 0; i < std::max(here.size(), there.size()); ++i) {
+    const std::string mine = i < here.size() ? here[i] : "nothing";
+    const std::string other = i < there.size() ? there[i] : "nothing";
+    if (mine != other) differences.push_back(absl::StrCat(other, ", rank 0 has ", mine));
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "rank ", rank, " differs from rank 0: it has ", absl::StrJoin(differences, "; "),
+      "; give all ranks the same program, model and options, and --isa on unlike hosts"));
+}
+
 template <typename T>
 std::string Pack(const T& value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -214,21 +230,23 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
 // Ranks must mean the same model, instruction set and options, or their numbers
 // would not fit together.
 absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
-  const std::string mine = absl::StrCat(
-      "model ", absl::Hex(checkpoint_->Identity()), ", build ", BuildId(), ", instruction set ",
-      kernels::IsaInUse(options.isa), ", weights ", weight_format_, ", head ", head_format_,
-      ", KV type ", std::string(kernels::KvDTypeName(kv_dtype_)), ", shards ", options.shards,
-      ", max-model-len ", options.max_model_len, ", kv-memory ", options.kv_memory,
-      ", max-num-seqs ", options.max_num_seqs, ", max-batched-tokens ", options.max_batched_tokens,
-      ", packed cache ", options.packed_cache.empty() ? "no" : "yes", ", collectives ",
-      static_cast<int>(options.collectives));
+  const std::string mine =
+      absl::StrJoin({absl::StrCat("model ", absl::Hex(checkpoint_->Identity())),
+                     absl::StrCat("build ", BuildId()),
+                     absl::StrCat("instruction set ", kernels::IsaInUse(options.isa)),
+                     absl::StrCat("weights ", weight_format_), absl::StrCat("head ", head_format_),
+                     absl::StrCat("KV type ", std::string(kernels::KvDTypeName(kv_dtype_))),
+                     absl::StrCat("--shards ", options.shards),
+                     absl::StrCat("--max-model-len ", options.max_model_len),
+                     absl::StrCat("--kv-memory ", options.kv_memory),
+                     absl::StrCat("--max-num-seqs ", options.max_num_seqs),
+                     absl::StrCat("--max-batched-tokens ", options.max_batched_tokens),
+                     absl::StrCat(options.packed_cache.empty() ? "no " : "a ", "packed cache"),
+                     absl::StrCat("--collectives ", static_cast<int>(options.collectives))},
+                    "\n");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
-    if (all[rank] != all[0]) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "rank ", rank, " differs from rank 0: it has ", all[rank], "; rank 0 has ", all[0],
-          "; give all ranks the same program, model and options, and --isa on unlike hosts"));
-    }
+    if (all[rank] != all[0]) return Differs(rank, all[rank], all[0]);
   }
   TANDEM_ASSIGN_OR_RETURN(places_, GatherPlaces(*communicator_));
   return absl::OkStatus();

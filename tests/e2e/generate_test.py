@@ -69,6 +69,20 @@ class Demo(unittest.TestCase):
     self.assertEqual(out["logits_hash"], first["logits_hash"])
     self.assertEqual(len(out["ranks"]), 2)
 
+  def test_a_rank_with_other_options_is_named(self):
+    for first, second, found in (
+        (("--kv-dtype", "fp32"), ("--kv-dtype", "bf16"), "KV type BF16, rank 0 has KV type F32"),
+        ((), ("--max-model-len", "128", "--shards", "2,1"),
+         "--shards 2,1, rank 0 has --shards even; "
+         "--max-model-len 128, rank 0 has --max-model-len 0")):
+      generate = (worlds.BINARY, "generate", worlds.DEMO, "Add 1 and 2.", "--threads", 1)
+      done = worlds.run("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none",
+                        "-np", 1, *generate, *first, ":", "-np", 1, *generate, *second,
+                        binary=False)
+      self.assertEqual((done.returncode, done.stdout), (78, b""), done.stderr)
+      self.assertIn(f"tandem: rank 1 differs from rank 0: it has {found}; give all ranks the same",
+                    done.stderr.decode())
+
   def test_draws_depend_on_the_seed_alone(self):
     args = ["Once", "--max-tokens", "24", "--temperature", "1.5"]
     one = worlds.generate(worlds.DEMO, *args, "--seed", "7")

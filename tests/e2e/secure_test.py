@@ -204,6 +204,22 @@ class Limits(unittest.TestCase):
         tokens = sum(len(m.token_ids) for m in server.stub.Generate(LONG, timeout=60))
         self.assertEqual(tokens, 480)
 
+  def test_a_client_that_pings_too_often_is_asked_to_calm_down(self):
+    with worlds.Server(worlds.DEMO, "--tp", 1, "--threads", 1) as server:
+      restless = grpc.insecure_channel(server.address, options=[
+          ("grpc.keepalive_time_ms", 100), ("grpc.keepalive_permit_without_calls", 1),
+          ("grpc.http2.max_pings_without_data", 0), ("grpc.use_local_subchannel_pool", 1)])
+      watch = health_pb2_grpc.HealthStub(restless).Watch(
+          health_pb2.HealthCheckRequest(), timeout=30)
+      with self.assertRaises(grpc.RpcError) as caught:
+        for _ in watch:
+          pass
+      self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+      self.assertIn("too many pings", caught.exception.details().lower())
+      restless.close()
+      # Others are not disturbed.
+      self.assertEqual(len(server.generate("Add 1 and 2.", max_tokens=3, ignore_eos=True)[1]), 3)
+
   def test_streams_of_one_connection(self):
     with worlds.Server(worlds.DEMO, "--threads", 1, "--max-streams", 2) as server:
       calls = [server.stub.Generate(LONG, timeout=60) for _ in range(5)]
