@@ -182,7 +182,14 @@ absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOption
                                         std::string(topology.status().message()), ")");
   }
   // Weights are first touched by this thread and those that it starts: memory of its node.
-  if (!binding_.cpus.empty()) BindThisThread(binding_.cpus[0]);
+  if (!binding_.cpus.empty()) {
+    if (const absl::Status bound = BindThisThread(binding_.cpus[0]); !bound.ok()) {
+      // The kernels' threads would be refused alike.
+      binding_.cpus.clear();
+      binding_.description = absl::StrCat(binding_.threads, " threads, not bound (",
+                                          std::string(bound.message()), ")");
+    }
+  }
   TANDEM_ASSIGN_OR_RETURN(bindings_, start_->AllGatherBytes(binding_.description));
   return absl::OkStatus();
 }
@@ -202,7 +209,9 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   const auto stored = [this](const model::Module& module) {
     return model::StoredFormat(config_, *checkpoint_, module);
   };
-  weight_format_ = model::FormatName(weights.body.Of(stored(model::ModulesOf(config_, 0).gate)));
+  const model::LayerModules layer = model::ModulesOf(config_, 0);
+  weight_format_ = model::FormatName(
+      model::HeldFormat(config_, *checkpoint_, {&layer.gate, &layer.up}, weights.body));
   head_format_ = model::FormatName(weights.head.Of(stored(model::HeadModule(config_))));
   if (config_.quantization && rank() == 0) {
     for (const std::string& warning : config_.quantization->warnings()) spdlog::warn("{}", warning);

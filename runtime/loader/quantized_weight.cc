@@ -10,20 +10,21 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/json_fields.h"
+#include "runtime/loader/quantized_tensors.h"
 
 namespace tandem::loader {
 namespace {
 
 using kernels::DType;
 
-// Groups of a QuantFormat that stands for wider ones.
-constexpr int64_t kFormatGroup = 128;
-
 // What other programs keep beside the weights: scales of activations, which are
 // quantized anew here, and what a layout has only in some versions.
 constexpr const char* kUnused[] = {"input_scale",  "input_zero_point",  "input_global_scale",
                                    "output_scale", "output_zero_point", "weight_shape",
                                    "g_idx",        "weight_g_idx",      "weight_zero_point"};
+
+// No code is larger, nor a float of 8 bits.
+constexpr float kLargestCode = 512;
 
 // Output of a word's nibble i, in AWQ's order.
 constexpr int kAwqOrder[] = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -55,145 +56,7 @@ float ProductToOdd(float a, float b) {
   return std::bit_cast<float>(bits | 1);
 }
 
-std::string WeightName(const QuantizedScheme& scheme, const std::string& module) {
-  switch (scheme.layout) {
-    case QuantizedLayout::kGptq:
-    case QuantizedLayout::kAwq:
-      return module + ".qweight";
-    case QuantizedLayout::kPacked:
-      return module + ".weight_packed";
-    case QuantizedLayout::kBytes:
-    case QuantizedLayout::kFloat8:
-      break;
-  }
-  return module + ".weight";
-}
-
-std::string ScaleName(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
-                      const std::string& module) {
-  if (scheme.layout == QuantizedLayout::kGptq || scheme.layout == QuantizedLayout::kAwq) {
-    return module + ".scales";
-  }
-  const std::string inverse = module + ".weight_scale_inv";
-  return checkpoint.Has(inverse) ? inverse : module + ".weight_scale";
-}
-
-int64_t GroupCount(const QuantizedScheme& scheme, int64_t columns) {
-  return scheme.group_size == 0 ? 1 : CeilDiv(columns, scheme.group_size);
-}
-
-// Scales, or zero points beside them, that are stored by output.
-std::vector<int64_t> ScaleShape(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
-                                const std::string& name, int64_t rows, int64_t columns) {
-  const int64_t groups = GroupCount(scheme, columns);
-  const auto info = checkpoint.Find(name);
-  const std::vector<int64_t> found = info.ok() ? (*info)->shape : std::vector<int64_t>();
-  if (scheme.block_rows == 0) {
-    // One of the whole matrix is written in three ways.
-    return found.empty() || (found.size() == 2 && found[0] == 1)
-               ? (info.ok() ? found : std::vector{int64_t{1}})
-               : std::vector{int64_t{1}};
-  }
-  const int64_t scale_rows = CeilDiv(rows, scheme.block_rows);
-  if (groups == 1 && found.size() == 1) return {scale_rows};
-  return {scale_rows, groups};
-}
-
-std::string ZeroName(const QuantizedScheme& scheme, const std::string& module) {
-  switch (scheme.layout) {
-    case QuantizedLayout::kGptq:
-    case QuantizedLayout::kAwq:
-      return module + ".qzeros";
-    case QuantizedLayout::kPacked:
-    case QuantizedLayout::kBytes:
-      return scheme.symmetric ? "" : module + ".weight_zero_point";
-    case QuantizedLayout::kFloat8:
-      break;
-  }
-  return "";
-}
-
-std::string GroupIndexName(const QuantizedScheme& scheme, const std::string& module) {
-  return scheme.layout == QuantizedLayout::kGptq ? module + ".g_idx" : module + ".weight_g_idx";
-}
-
 }  // namespace
-
-std::vector<ExpectedTensor> QuantizedWeight::Tensors(const QuantizedScheme& scheme,
-                                                     const Checkpoint& checkpoint,
-                                                     const std::string& module, int64_t rows,
-                                                     int64_t columns) {
-  const std::vector<std::string> kInt32 = {"I32", "U32"};
-  const std::vector<std::string> kFloats = {"F32", "F16", "BF16"};
-  const int64_t codes = 32 / scheme.bits;  // of a word
-  const int64_t groups = GroupCount(scheme, columns);
-  const std::string weight = WeightName(scheme, module);
-  const std::string scale = ScaleName(scheme, checkpoint, module);
-  const std::string zero = ZeroName(scheme, module);
-  std::vector<ExpectedTensor> tensors;
-  switch (scheme.layout) {
-    case QuantizedLayout::kGptq:
-      tensors = {{weight, {CeilDiv(columns, codes), rows}, kInt32},
-                 {scale, {groups, rows}, kFloats},
-                 {zero, {groups, CeilDiv(rows, codes)}, kInt32}};
-      break;
-    case QuantizedLayout::kAwq:
-      tensors = {{weight, {columns, CeilDiv(rows, codes)}, kInt32},
-                 {scale, {groups, rows}, kFloats},
-                 {zero, {groups, CeilDiv(rows, codes)}, kInt32}};
-      break;
-    case QuantizedLayout::kPacked:
-      tensors = {{weight, {rows, CeilDiv(columns, codes)}, kInt32},
-                 {scale, ScaleShape(scheme, checkpoint, scale, rows, columns), kFloats}};
-      if (!zero.empty()) {
-        // Packed over outputs by newer versions, of one scale a matrix never.
-        const auto info = checkpoint.Find(zero);
-        const bool bytes = scheme.block_rows == 0 || (info.ok() && (*info)->stored_type == "I8");
-        tensors.push_back(
-            bytes
-                ? ExpectedTensor{zero, ScaleShape(scheme, checkpoint, zero, rows, columns), {"I8"}}
-                : ExpectedTensor{zero, {CeilDiv(rows, codes), groups}, kInt32});
-      }
-      break;
-    case QuantizedLayout::kBytes:
-    case QuantizedLayout::kFloat8:
-      tensors = {
-          {weight, {rows, columns}, {scheme.layout == QuantizedLayout::kBytes ? "I8" : "F8_E4M3"}},
-          {scale, ScaleShape(scheme, checkpoint, scale, rows, columns), kFloats}};
-      if (!zero.empty()) {
-        tensors.push_back({zero, ScaleShape(scheme, checkpoint, zero, rows, columns), {"I8"}});
-      }
-      break;
-  }
-  if (scheme.act_order) tensors.push_back({GroupIndexName(scheme, module), {columns}, kInt32});
-  return tensors;
-}
-
-bool QuantizedWeight::IsIn(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
-                           const std::string& module) {
-  const auto info = checkpoint.Find(WeightName(scheme, module));
-  return info.ok() && !(*info)->dtype.has_value();
-}
-
-std::optional<kernels::QuantFormat> QuantizedWeight::FormatOf(const QuantizedScheme& scheme,
-                                                              const Checkpoint& checkpoint,
-                                                              const std::string& module,
-                                                              int64_t columns) {
-  if (scheme.layout == QuantizedLayout::kFloat8 || scheme.act_order) return std::nullopt;
-  if (scheme.bits == 8 && !scheme.symmetric) return std::nullopt;
-  const int64_t group = scheme.group_size;
-  kernels::QuantFormat format = {.bits = scheme.bits, .zero_points = !scheme.symmetric};
-  if (group == 32 || group == 64) {
-    format.group_size = group;
-  } else if (group == 0 || group % kFormatGroup == 0 || group >= columns) {
-    format.group_size = kFormatGroup;
-  } else {
-    return std::nullopt;
-  }
-  const auto scale = checkpoint.Find(ScaleName(scheme, checkpoint, module));
-  if (scale.ok() && (*scale)->dtype.has_value()) format.scale_dtype = *(*scale)->dtype;
-  return format;
-}
 
 absl::StatusOr<std::unique_ptr<QuantizedWeight>> QuantizedWeight::Take(
     Checkpoint& checkpoint, const QuantizedScheme& scheme, const std::string& module, int64_t rows,
@@ -203,20 +66,19 @@ absl::StatusOr<std::unique_ptr<QuantizedWeight>> QuantizedWeight::Take(
   weight->module_ = module;
   weight->rows_ = rows;
   weight->columns_ = columns;
-  weight->format_ = FormatOf(scheme, checkpoint, module, columns);
-  const std::string zero = ZeroName(scheme, module);
-  const std::string group_index = GroupIndexName(scheme, module);
-  std::vector<ExpectedTensor> tensors = Tensors(scheme, checkpoint, module, rows, columns);
-  if (!scheme.act_order && checkpoint.Has(group_index)) {
-    tensors.push_back({group_index, {columns}, {"I32", "U32"}});
+  weight->format_ = QuantizedFormat(scheme, checkpoint, module, columns);
+  const QuantizedNames names = NamesOf(scheme, checkpoint, module);
+  std::vector<ExpectedTensor> tensors = QuantizedTensors(scheme, checkpoint, module, rows, columns);
+  if (!scheme.act_order && checkpoint.Has(names.group_index)) {
+    tensors.push_back({names.group_index, {columns}, {"I32", "U32"}});
   }
   for (const ExpectedTensor& expected : tensors) {
     TANDEM_ASSIGN_OR_RETURN(const CheckpointTensor tensor, checkpoint.Take(expected));
-    if (expected.name == WeightName(scheme, module)) {
+    if (expected.name == names.weight) {
       weight->weight_ = tensor;
-    } else if (expected.name == zero) {
+    } else if (expected.name == names.zero) {
       weight->zero_ = tensor;
-    } else if (expected.name == group_index) {
+    } else if (expected.name == names.group_index) {
       weight->group_index_ = tensor;
     } else {
       weight->scale_ = tensor;
@@ -291,6 +153,22 @@ absl::Status QuantizedWeight::Prepare(const Block& block) {
   return weight_->CopyBlock(first, last, left, right, words_.data(), (right - left) * 4);
 }
 
+absl::Status QuantizedWeight::CheckRows(int64_t begin, int64_t end) {
+  constexpr int64_t kRows = 1024;  // at once
+  // Codes that fill their bits are all right; these may be no numbers of the format.
+  const bool codes_too = scheme_.layout == QuantizedLayout::kFloat8 ||
+                         (scheme_.layout == QuantizedLayout::kBytes && scheme_.bits == 4);
+  std::vector<float> values(codes_too ? std::min(kRows, end - begin) * columns_ : 0);
+  for (int64_t row = begin; row < end; row += kRows) {
+    const Block block = {row, std::min(row + kRows, end), 0, columns_};
+    TANDEM_RETURN_IF_ERROR(Prepare(block));
+    if (!codes_too) continue;
+    TANDEM_RETURN_IF_ERROR(
+        ReadValues(block, DType::kF32, reinterpret_cast<std::byte*>(values.data()), columns_ * 4));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status QuantizedWeight::PrepareGroups() {
   const int64_t groups = group_count();
   const int64_t size = scheme_.group_size == 0 ? columns_ : scheme_.group_size;
@@ -353,9 +231,10 @@ absl::Status QuantizedWeight::PrepareScales() {
         value =
             scale_->dtype() == DType::kF16 ? kernels::F16ToFloat(bits) : kernels::Bf16ToFloat(bits);
       }
-      if (!std::isfinite(value)) {
+      if (!std::isfinite(value * kLargestCode)) {
         return Wrong(*scale_, absl::StrCat(value, " at row ", (first + r) * block_rows, ", group ",
-                                           group_begin_ + g, ", expected a number"));
+                                           group_begin_ + g, ", expected a number",
+                                           std::isfinite(value) ? " that codes leave finite" : ""));
       }
       scales_[r * groups + g] = value;
     }

@@ -36,22 +36,6 @@ struct Block {
 
 class QuantizedWeight {
  public:
-  // The tensors of `module`, a matrix [rows, columns], as the scheme has them; the
-  // checkpoint's headers choose between spellings.
-  static std::vector<ExpectedTensor> Tensors(const QuantizedScheme& scheme,
-                                             const Checkpoint& checkpoint,
-                                             const std::string& module, int64_t rows,
-                                             int64_t columns);
-
-  // Whether the checkpoint has the module's quantized tensor.
-  static bool IsIn(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
-                   const std::string& module);
-
-  // The QuantFormat that holds it exactly, or none, from headers alone.
-  static std::optional<kernels::QuantFormat> FormatOf(const QuantizedScheme& scheme,
-                                                      const Checkpoint& checkpoint,
-                                                      const std::string& module, int64_t columns);
-
   // Takes the module's tensors. Errors name the file, the tensor, what was found
   // and what was expected. The checkpoint must outlive the weight.
   static absl::StatusOr<std::unique_ptr<QuantizedWeight>> Take(Checkpoint& checkpoint,
@@ -68,6 +52,10 @@ class QuantizedWeight {
   // the codes themselves where rows do not lie in one piece. Reads go on inside
   // the block then, from any thread.
   absl::Status Prepare(const Block& block);
+
+  // Says now what is wrong with rows that will be read later: scales, zero points, groups, and
+  // codes where some are none. Prepares other blocks.
+  absl::Status CheckRows(int64_t begin, int64_t end);
 
   // Codes, scales and zero points of a weight that has a format(), as
   // kernels::QuantizedRows describes them.

@@ -121,8 +121,9 @@ class Decoder {
           const DecoderOptions& options);
 
   struct PlannedMatrix;
+  using MergedModules = std::initializer_list<const Module*>;  // held as one matrix
   static DecoderBytes PlanMatrices(const loader::ModelConfig& config,
-                                   absl::FunctionRef<PlannedMatrix(const Module&)> plan_matrix,
+                                   absl::FunctionRef<PlannedMatrix(MergedModules)> plan_matrix,
                                    const parallel::ShardPlan& plan, int rank,
                                    const kernels::Backend& backend, const DecoderOptions& options);
   absl::Status LoadWeights();

@@ -22,11 +22,11 @@ struct Projection {
 
 absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
                                           loader::Checkpoint& checkpoint, const Module& module,
-                                          const WeightRequest& request,
+                                          const WeightFormat& format,
                                           const loader::PackedFile* packed) {
   Projection projection;
   TANDEM_ASSIGN_OR_RETURN(StoredMatrix weight, TakeMatrix(config, checkpoint, module));
-  projection.weight = std::make_unique<MatrixSource>(std::move(weight), request, packed);
+  projection.weight = std::make_unique<MatrixSource>(std::move(weight), format, packed);
   if (HasBias(config, checkpoint, module)) {
     TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor bias,
                             checkpoint.Take(module.name + ".bias", {module.rows}));
@@ -48,6 +48,8 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_ASSIGN_OR_RETURN(const StoredMatrix embedding,
                           TakeMatrix(config_, *checkpoint_, EmbeddingModule(config_)));
   embedding_ = std::make_unique<EmbeddingTable>(embedding);
+  // Every rank looks up any row, each checks its share.
+  TANDEM_RETURN_IF_ERROR(embedding_->CheckRows(shard_.vocab));
 
   layers_.resize(config_.num_layers);
   for (int64_t i = 0; i < config_.num_layers; ++i) TANDEM_RETURN_IF_ERROR(LoadLayer(i));
@@ -55,12 +57,15 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_ASSIGN_OR_RETURN(loader::CheckpointTensor norm,
                           checkpoint_->Take(kFinalNorm, {config_.hidden_size}));
   TANDEM_ASSIGN_OR_RETURN(final_norm_, parallel::LoadVector(backend_, VectorSource(norm)));
+  const Module head_module = HeadModule(config_);
+  const WeightFormat head_format =
+      HeldFormat(config_, *checkpoint_, {&head_module}, options_.weights.head);
   Projection head;
   if (config_.tie_word_embeddings) {
-    head.weight = std::make_unique<MatrixSource>(embedding, options_.weights.head, options_.packed);
+    head.weight = std::make_unique<MatrixSource>(embedding, head_format, options_.packed);
   } else {
-    TANDEM_ASSIGN_OR_RETURN(head, TakeProjection(config_, *checkpoint_, HeadModule(config_),
-                                                 options_.weights.head, options_.packed));
+    TANDEM_ASSIGN_OR_RETURN(
+        head, TakeProjection(config_, *checkpoint_, head_module, head_format, options_.packed));
   }
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
@@ -92,28 +97,33 @@ absl::Status Decoder::LoadLayer(int64_t index) {
     TANDEM_RETURN_IF_ERROR(load_norm("self_attn.k_norm.weight", d, layer.k_norm));
   }
 
-  const auto take = [&](const Module& module) {
-    return TakeProjection(config_, *checkpoint_, module, options_.weights.body, options_.packed);
+  const auto held = [&](std::initializer_list<const Module*> merged) {
+    return HeldFormat(config_, *checkpoint_, merged, options_.weights.body);
   };
-  TANDEM_ASSIGN_OR_RETURN(const Projection q, take(modules.q));
-  TANDEM_ASSIGN_OR_RETURN(const Projection k, take(modules.k));
-  TANDEM_ASSIGN_OR_RETURN(const Projection v, take(modules.v));
+  const auto take = [&](const Module& module, const WeightFormat& format) {
+    return TakeProjection(config_, *checkpoint_, module, format, options_.packed);
+  };
+  const WeightFormat qkv_format = held({&modules.q, &modules.k, &modules.v});
+  TANDEM_ASSIGN_OR_RETURN(const Projection q, take(modules.q, qkv_format));
+  TANDEM_ASSIGN_OR_RETURN(const Projection k, take(modules.k, qkv_format));
+  TANDEM_ASSIGN_OR_RETURN(const Projection v, take(modules.v, qkv_format));
   const parallel::RowSlice qkv[] = {q.Slice(HeadRows(shard_.heads, d)),
                                     k.Slice(HeadRows(shard_.kv_heads, d)),
                                     v.Slice(HeadRows(shard_.kv_heads, d))};
   TANDEM_ASSIGN_OR_RETURN(layer.qkv, ColumnParallelLinear::Load(backend_, qkv));
 
-  TANDEM_ASSIGN_OR_RETURN(const Projection output, take(modules.o));
+  TANDEM_ASSIGN_OR_RETURN(const Projection output, take(modules.o, held({&modules.o})));
   TANDEM_ASSIGN_OR_RETURN(layer.output,
                           RowParallelLinear::Load(backend_, *output.weight, output.bias.get(), d,
                                                   {shard_.heads.begin, shard_.heads.end}));
 
-  TANDEM_ASSIGN_OR_RETURN(const Projection gate, take(modules.gate));
-  TANDEM_ASSIGN_OR_RETURN(const Projection up, take(modules.up));
+  const WeightFormat gate_up_format = held({&modules.gate, &modules.up});
+  TANDEM_ASSIGN_OR_RETURN(const Projection gate, take(modules.gate, gate_up_format));
+  TANDEM_ASSIGN_OR_RETURN(const Projection up, take(modules.up, gate_up_format));
   const parallel::RowSlice gate_up[] = {gate.Slice(shard_.ffn), up.Slice(shard_.ffn)};
   TANDEM_ASSIGN_OR_RETURN(layer.gate_up, ColumnParallelLinear::Load(backend_, gate_up));
 
-  TANDEM_ASSIGN_OR_RETURN(const Projection down, take(modules.down));
+  TANDEM_ASSIGN_OR_RETURN(const Projection down, take(modules.down, held({&modules.down})));
   TANDEM_ASSIGN_OR_RETURN(
       layer.down,
       RowParallelLinear::Load(backend_, *down.weight, down.bias.get(),
@@ -125,7 +135,7 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   return absl::OkStatus();
 }
 
-// A matrix as a rank will hold it.
+// A matrix as a rank will hold it, of one module or several.
 struct Decoder::PlannedMatrix {
   WeightFormat format;
   bool has_bias = false;
@@ -137,11 +147,14 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Chec
   const std::string head = HeadModule(config).name;
   return PlanMatrices(
       config,
-      [&](const Module& module) {
+      [&](MergedModules modules) {
         const WeightRequest& request =
-            module.name == head ? options.weights.head : options.weights.body;
-        return PlannedMatrix{request.Of(StoredFormat(config, checkpoint, module)),
-                             HasBias(config, checkpoint, module)};
+            (*modules.begin())->name == head ? options.weights.head : options.weights.body;
+        PlannedMatrix matrix = {HeldFormat(config, checkpoint, modules, request)};
+        for (const Module* module : modules) {
+          matrix.has_bias |= HasBias(config, checkpoint, *module);
+        }
+        return matrix;
       },
       plan, rank, backend, options);
 }
@@ -151,14 +164,16 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& fo
                            const kernels::Backend& backend, const DecoderOptions& options) {
   return PlanMatrices(
       config,
-      [&](const Module& module) {
-        return PlannedMatrix{format_of(module), module.has_bias};
+      [&](MergedModules modules) {
+        PlannedMatrix matrix = {format_of(**modules.begin())};
+        for (const Module* module : modules) matrix.has_bias |= module->has_bias;
+        return matrix;
       },
       plan, rank, backend, options);
 }
 
 DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
-                                   absl::FunctionRef<PlannedMatrix(const Module&)> plan_matrix,
+                                   absl::FunctionRef<PlannedMatrix(MergedModules)> plan_matrix,
                                    const parallel::ShardPlan& plan, int rank,
                                    const kernels::Backend& backend, const DecoderOptions& options) {
   const parallel::RankShard& shard = plan.ranks[rank];
@@ -174,16 +189,14 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
                                 .leaves = leaves});
   };
   // Matrices that are merged by rows; a bias of one makes one of all.
-  const auto column_parallel = [&](std::initializer_list<const Module*> modules, int64_t rows) {
+  const auto column_parallel = [&](MergedModules modules, int64_t rows) {
     const int64_t leaf = parallel::kColumnLeafSize;
-    bool bias = false;
-    for (const Module* module : modules) bias = bias || plan_matrix(*module).has_bias;
-    return packed(plan_matrix(**modules.begin()).format, rows, hidden, leaf,
-                  {0, (hidden + leaf - 1) / leaf}) +
-           (bias ? rows * sizeof(float) : 0);
+    const PlannedMatrix matrix = plan_matrix(modules);
+    return packed(matrix.format, rows, hidden, leaf, {0, (hidden + leaf - 1) / leaf}) +
+           (matrix.has_bias ? rows * sizeof(float) : 0);
   };
   const auto row_parallel = [&](const Module& module, int64_t leaf, kernels::LeafRange leaves) {
-    const PlannedMatrix matrix = plan_matrix(module);
+    const PlannedMatrix matrix = plan_matrix({&module});
     return packed(matrix.format, hidden, module.columns, leaf, leaves) +
            (matrix.has_bias ? hidden * sizeof(float) : 0);
   };

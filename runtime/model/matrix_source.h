@@ -27,8 +27,9 @@ class StoredMatrix {
   int64_t columns() const;
   std::string name() const;
   WeightFormat format() const;
-  // Null where it is quantized.
+  // One of the two, the other is null.
   const loader::CheckpointTensor* tensor() const { return tensor_ ? &*tensor_ : nullptr; }
+  loader::QuantizedWeight* quantized() const { return quantized_.get(); }
 
   absl::Status Prepare(const loader::Block& block) const;
   // Elements of the given type, rows dst_stride bytes apart. INVALID_ARGUMENT where
@@ -54,10 +55,11 @@ std::string PackedDescription(const kernels::LinearSpec& whole);
 
 class MatrixSource : public parallel::WeightSource {
  public:
-  // packed: a file that may hold the matrix as the backend packs it; outlives this, or null.
-  MatrixSource(StoredMatrix stored, const WeightRequest& request,
+  // format: as it is held. packed: a file that may hold the matrix as the backend packs it;
+  // outlives this, or null.
+  MatrixSource(StoredMatrix stored, const WeightFormat& format,
                const loader::PackedFile* packed = nullptr)
-      : stored_(std::move(stored)), format_(request.Of(stored_.format())), packed_(packed) {}
+      : stored_(std::move(stored)), format_(format), packed_(packed) {}
 
   kernels::DType dtype() const override { return format_.dtype; }
   std::optional<kernels::QuantFormat> quant() const override { return format_.quant; }
@@ -104,6 +106,12 @@ class VectorSource : public parallel::WeightSource {
 class EmbeddingTable {
  public:
   explicit EmbeddingTable(StoredMatrix stored) : stored_(std::move(stored)) {}
+
+  // Says while loading what a look-up of quantized rows would find wrong, and so end the world.
+  absl::Status CheckRows(parallel::Range rows) const {
+    return stored_.tensor() != nullptr ? absl::OkStatus()
+                                       : stored_.quantized()->CheckRows(rows.begin, rows.end);
+  }
 
   // out[t] = row ids[t], [tokens, hidden] in fp32. Of a quantized table, rows are
   // dequantized here.

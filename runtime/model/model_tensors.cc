@@ -35,7 +35,7 @@ const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
   if (!config.quantization) return nullptr;
   const loader::QuantizedScheme* scheme = config.quantization->SchemeOf(module.name, module.kind());
   if (scheme == nullptr) return nullptr;
-  const bool plain = !loader::QuantizedWeight::IsIn(*scheme, checkpoint, module.name) &&
+  const bool plain = !loader::HasQuantized(*scheme, checkpoint, module.name) &&
                      checkpoint.Has(module.name + ".weight");
   return plain ? nullptr : scheme;
 }
@@ -51,13 +51,22 @@ WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Check
   const loader::QuantizedScheme* scheme = SchemeOf(config, checkpoint, module);
   if (scheme != nullptr) {
     return {.dtype = kernels::DType::kBF16,
-            .quant = loader::QuantizedWeight::FormatOf(*scheme, checkpoint, module.name,
-                                                       module.columns)};
+            .quant = loader::QuantizedFormat(*scheme, checkpoint, module.name, module.columns)};
   }
   // A tensor that is missing or unusable is refused when it is loaded.
   const auto info = checkpoint.Find(module.name + ".weight");
   const bool known = info.ok() && (*info)->dtype.has_value();
   return {.dtype = known ? *(*info)->dtype : config.dtype, .quant = std::nullopt};
+}
+
+WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                        std::initializer_list<const Module*> modules,
+                        const WeightRequest& request) {
+  std::vector<WeightFormat> stored;
+  for (const Module* module : modules) {
+    stored.push_back(StoredFormat(config, checkpoint, *module));
+  }
+  return request.OfAll(stored);
 }
 
 std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config,
@@ -70,7 +79,7 @@ std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& c
     if (scheme == nullptr) {
       tensors.push_back({module.name + ".weight", {module.rows, module.columns}});
     } else {
-      for (loader::ExpectedTensor& tensor : loader::QuantizedWeight::Tensors(
+      for (loader::ExpectedTensor& tensor : loader::QuantizedTensors(
                *scheme, *checkpoint, module.name, module.rows, module.columns)) {
         tensors.push_back(std::move(tensor));
       }

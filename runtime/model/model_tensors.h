@@ -2,6 +2,7 @@
 // Qwen3. The families differ in ModelConfig's flags alone.
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,7 +10,7 @@
 #include "parallel/shard_plan.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
-#include "runtime/loader/quantized_weight.h"
+#include "runtime/loader/quantized_tensors.h"
 #include "runtime/model/weight_format.h"
 
 namespace tandem::model {
@@ -53,6 +54,10 @@ bool HasBias(const loader::ModelConfig& config, const loader::Checkpoint& checkp
 // As stored, from headers alone.
 WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                           const Module& module);
+
+// As held by ranks that keep the modules as one matrix, from headers alone.
+WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                        std::initializer_list<const Module*> modules, const WeightRequest& request);
 
 // Every tensor that the model needs: as this checkpoint stores it, or, with none, as
 // an unquantized one would.

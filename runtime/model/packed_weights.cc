@@ -37,24 +37,30 @@ std::string PackedKey(const loader::Checkpoint& checkpoint, const WeightRequests
 absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer) {
-  const auto write = [&](const Module& module, const WeightRequest& request,
+  // Modules that ranks hold as one are packed one by one, in one format.
+  const auto write = [&](std::initializer_list<const Module*> modules, const WeightRequest& request,
                          int64_t leaf_size) -> absl::Status {
-    TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, module));
-    MatrixSource source(std::move(stored), request);
-    TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
-    return writer.Append(source.name(), PackedDescription(weight->spec), weight->packed());
+    const WeightFormat format = HeldFormat(config, checkpoint, modules, request);
+    for (const Module* module : modules) {
+      TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, *module));
+      MatrixSource source(std::move(stored), format);
+      TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
+      TANDEM_RETURN_IF_ERROR(
+          writer.Append(source.name(), PackedDescription(weight->spec), weight->packed()));
+    }
+    return absl::OkStatus();
   };
   const int64_t column_leaf = parallel::kColumnLeafSize;
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    const LayerModules modules = ModulesOf(config, i);
-    for (const Module* module : {&modules.q, &modules.k, &modules.v, &modules.gate, &modules.up}) {
-      TANDEM_RETURN_IF_ERROR(write(*module, weights.body, column_leaf));
-    }
-    TANDEM_RETURN_IF_ERROR(write(modules.o, weights.body, config.head_dim));
+    const LayerModules m = ModulesOf(config, i);
+    TANDEM_RETURN_IF_ERROR(write({&m.q, &m.k, &m.v}, weights.body, column_leaf));
+    TANDEM_RETURN_IF_ERROR(write({&m.gate, &m.up}, weights.body, column_leaf));
+    TANDEM_RETURN_IF_ERROR(write({&m.o}, weights.body, config.head_dim));
     TANDEM_RETURN_IF_ERROR(
-        write(modules.down, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
+        write({&m.down}, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
   }
-  return write(HeadModule(config), weights.head, column_leaf);
+  const Module head = HeadModule(config);
+  return write({&head}, weights.head, column_leaf);
 }
 
 }  // namespace tandem::model

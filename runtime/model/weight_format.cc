@@ -47,6 +47,24 @@ WeightFormat WeightRequest::Of(const WeightFormat& stored) const {
   return stored;
 }
 
+WeightFormat WeightRequest::OfAll(std::span<const WeightFormat> stored) const {
+  const WeightFormat first = Of(stored.front());
+  std::optional<DType> elements;
+  bool alike = true;
+  for (const WeightFormat& format : stored) {
+    const WeightFormat held = Of(format);
+    alike &= held.quant == first.quant && (held.quant || held.dtype == first.dtype);
+    if (held.quant) continue;
+    // FP16 and BF16 hold all of each other's values in FP32 alone.
+    elements = !elements || *elements == held.dtype ? held.dtype : DType::kF32;
+  }
+  if (alike) return first;
+  if (bits != 0) {
+    return Of({.dtype = first.dtype, .quant = std::nullopt});
+  }
+  return {.dtype = elements.value_or(DType::kBF16), .quant = std::nullopt};
+}
+
 absl::StatusOr<WeightRequests> WeightRequests::Parse(std::string_view dtype, int64_t group_size,
                                                      std::string_view head_dtype) {
   if (group_size != 0 && group_size != 32 && group_size != 64 && group_size != 128) {

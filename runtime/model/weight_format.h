@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,10 @@ struct WeightRequest {
   // What becomes of a matrix that is stored so. Codes of as many bits stay as they
   // are unless another group size was asked for (group_size != 0).
   WeightFormat Of(const WeightFormat& stored) const;
+
+  // Of matrices that are held as one. Where they are not alike then: codes anew if codes were asked
+  // for, else elements, of a type that the stored elements need and BF16 if there are none.
+  WeightFormat OfAll(std::span<const WeightFormat> stored) const;
 };
 
 // Of the layers' matrices and of the head. Embedding rows are always looked up as

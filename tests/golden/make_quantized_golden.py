@@ -293,6 +293,15 @@ def make_cases() -> list[Case]:
       return compressed(weight, "int-quantized", embedding8)
     return compressed(weight, "pack-quantized", int4) if name in BODY else None
 
+  # Matrices that are used as one, each stored in another way.
+  def mixed(name, weight):
+    part = name.rpartition(".")[2]
+    if part in ("k_proj", "up_proj"):
+      return compressed(weight, "int-quantized", channel8)
+    if part == "v_proj" or name not in BODY:
+      return None
+    return compressed(weight, "pack-quantized", int4)
+
   return [
       Case("gptq_int4", gptq_config(4, 32), in_body(gptq), dtype=torch.float16),
       Case("gptq_int4_zeros_v2",
@@ -352,6 +361,13 @@ def make_cases() -> list[Case]:
            {"quant_method": "fp8", "activation_scheme": "static",
             "modules_to_not_convert": ["lm_head"]},
            in_body(lambda w: fp8(w, None, "weight_scale"))),
+      Case("ct_mixed",
+           compressed_config(
+               [config_group("pack-quantized", int4,
+                             targets=[f"re:.*{p}_proj" for p in ("q", "o", "gate", "down")]),
+                config_group("int-quantized", channel8, targets=["re:.*k_proj", "re:.*up_proj"])],
+               ignore=["lm_head", "re:.*v_proj"], format_name="mixed-precision"),
+           mixed),
   ]
 
 

@@ -2,6 +2,7 @@
 // (tests/golden/make_quantized_golden.py), and what is refused.
 #include "runtime/loader/quantized_weight.h"
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -244,6 +245,41 @@ TEST(QuantizedWeight, RefusesDamage) {
   EXPECT_EQ(Refusal(fp8, {{"m.weight", "F8_E4M3", {8, 8}, std::string(64, 0x7e)}, one}), "read");
   EXPECT_THAT(Refusal(fp8, {{"m.weight", "F8_E4M3", {8, 8}, std::string(64, 0x7f)}, one}),
               HasSubstr("\"m.weight\": found no number at row 0, column 0"));
+}
+
+TEST(QuantizedWeight, ChecksRowsAhead) {
+  const auto check = [](const QuantizedScheme& scheme, const std::vector<RawTensor>& tensors) {
+    TempDir dir;
+    dir.Write("model.safetensors", FileOf(tensors));
+    const auto checkpoint = *Checkpoint::Open(*ModelFolder::Open(dir.path()));
+    const auto weight = QuantizedWeight::Take(*checkpoint, scheme, "m", 1500, 8);
+    EXPECT_TRUE(weight.ok()) << weight.status();
+    EXPECT_TRUE((*weight)->CheckRows(0, 1499).ok());
+    return std::string((*weight)->CheckRows(700, 1500).message());
+  };
+  const QuantizedScheme codes = {.layout = QuantizedLayout::kBytes, .bits = 8};
+  const RawTensor weight = {"m.weight", "I8", {1500, 8}, std::string(12000, 5)};
+  const auto scales = [](float last) {
+    std::vector<float> values(1500, 1);
+    values.back() = last;
+    return RawTensor{"m.weight_scale", "F32", {1500, 1}, Bytes(values)};
+  };
+  EXPECT_EQ(check(codes, {weight, scales(-2)}), "");
+  EXPECT_THAT(check(codes, {weight, scales(INFINITY)}),
+              HasSubstr("\"m.weight_scale\": found inf at row 1499, group 0, expected a number"));
+  EXPECT_THAT(check(codes, {weight, scales(3e38f)}),
+              HasSubstr("found 3e+38 at row 1499, group 0, expected a number that codes leave"));
+  QuantizedScheme narrow = codes;
+  narrow.bits = 4;
+  std::string bytes(12000, 5);
+  bytes.back() = 9;
+  EXPECT_THAT(check(narrow, {{"m.weight", "I8", {1500, 8}, bytes}, scales(1)}),
+              HasSubstr("\"m.weight\": found code 9 at row 1499, expected -8 to 7"));
+  bytes.back() = 0x7f;
+  QuantizedScheme fp8 = codes;
+  fp8.layout = QuantizedLayout::kFloat8;
+  EXPECT_THAT(check(fp8, {{"m.weight", "F8_E4M3", {1500, 8}, bytes}, scales(1)}),
+              HasSubstr("\"m.weight\": found no number at row 1499, column 7"));
 }
 
 // Every byte of E4M3: the format's definition by its bits.

@@ -40,8 +40,9 @@ Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
 class PackedWeights : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PackedWeights, ServeEveryDegree) {
-  for (const char* model : {"llama_gqa", "qwen3_tied", "llama_ffn_172", "llama_biases"}) {
-    const std::string folder = SourcePath(std::string("tests/golden/logits/") + model);
+  for (const char* model : {"logits/llama_gqa", "logits/qwen3_tied", "logits/llama_ffn_172",
+                            "logits/llama_biases", "quantized/ct_mixed"}) {
+    const std::string folder = SourcePath(std::string("tests/golden/") + model);
     const auto weights = WeightRequests::Parse(GetParam(), 0, "auto");
     ASSERT_TRUE(weights.ok()) << weights.status();
     const loader::TempDir dir;

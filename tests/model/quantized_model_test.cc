@@ -1,13 +1,17 @@
 // Quantized checkpoints and quantizing while loading, as whole models: logits
 // against those of the dequantized weights, the same bits at every degree, and
 // bytes as planned.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "tests/loader/temp_dir.h"
 #include "tests/support/model_world.h"
 
 namespace tandem {
@@ -121,9 +125,9 @@ INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModel, ::testing::ValuesIn(Cases()),
 
 TEST(QuantizeAtLoad, SameBitsAtEveryDegree) {
   const std::vector<int32_t> prompt = {3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26};
-  for (const char* model :
-       {"logits/llama_ffn_172", "logits/qwen3_tied", "logits/llama_biases",
-        "quantized/gptq_int4_act_order", "quantized/fp8_block", "quantized/ct_int4_group"}) {
+  for (const char* model : {"logits/llama_ffn_172", "logits/qwen3_tied", "logits/llama_biases",
+                            "quantized/gptq_int4_act_order", "quantized/fp8_block",
+                            "quantized/ct_int4_group", "quantized/ct_mixed"}) {
     const std::string path = SourcePath(std::string("tests/golden/") + model);
     for (const auto& [dtype, group] : {std::pair("int8", 0), std::pair("int8", 128),
                                        std::pair("int4", 64), std::pair("fp32", 0)}) {
@@ -160,6 +164,34 @@ TEST(QuantizeAtLoad, LosesLittle) {
   EXPECT_LT(error("int4"), 0.5);
 }
 
+// A scale that is no number in the last row of the embedding, which the last rank checks.
+TEST(QuantizedEmbedding, IsCheckedBeforeItServes) {
+  const std::string source = SourcePath("tests/golden/quantized/ct_embedding_int8");
+  const loader::TempDir dir;
+  std::filesystem::copy(source, dir.path(), std::filesystem::copy_options::recursive);
+  const std::string path = dir / "model.safetensors";
+  std::stringstream read;
+  read << std::ifstream(path, std::ios::binary).rdbuf();
+  std::string bytes = read.str();
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), 8);
+  const auto header = nlohmann::json::parse(bytes.substr(8, length));
+  const auto& scales = header["model.embed_tokens.weight_scale"];
+  ASSERT_EQ(scales["dtype"], "BF16");
+  const uint64_t end = 8 + length + scales["data_offsets"][1].get<uint64_t>();
+  bytes[end - 2] = '\xc0';
+  bytes[end - 1] = '\x7f';
+  dir.Write("model.safetensors", bytes);
+  for (const int tp : {1, 3}) {
+    const absl::Status status = RunWorld(dir.path(), {.tp = tp}, [](Rank&) {});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(
+        status.message(),
+        ::testing::HasSubstr("model.safetensors: tensor \"model.embed_tokens.weight_scale\": "
+                             "found nan at row 135, group 1, expected a number"));
+  }
+}
+
 TEST(WeightRequests, SayWhatIsWrong) {
   const auto message = [](const char* dtype, int64_t group, const char* head) {
     return std::string(model::WeightRequests::Parse(dtype, group, head).status().message());
@@ -189,6 +221,27 @@ TEST(WeightRequests, KeepCodesThatFit) {
   EXPECT_EQ(other_group.Of(format).quant, (kernels::QuantFormat{.bits = 4, .group_size = 32}));
   EXPECT_EQ(model::WeightRequest{.bits = 8}.Of(format).quant->bits, 8);
   EXPECT_FALSE(model::WeightRequest{.dtype = kernels::DType::kF16}.Of(format).quant.has_value());
+}
+
+TEST(WeightRequests, HoldMergedMatricesAlike) {
+  using kernels::DType;
+  using model::WeightFormat;
+  const WeightFormat int4 = {.quant = kernels::QuantFormat{.bits = 4}};
+  const WeightFormat wide_int4 = {.quant = kernels::QuantFormat{.bits = 4, .group_size = 128}};
+  const WeightFormat int8 = {.quant = kernels::QuantFormat{.bits = 8}};
+  const WeightFormat bf16 = {.dtype = DType::kBF16}, fp16 = {.dtype = DType::kF16};
+  const auto name = [](const model::WeightRequest& request, std::vector<WeightFormat> stored) {
+    return FormatName(request.OfAll(stored));
+  };
+  EXPECT_EQ(name({}, {int4, int4}), "INT4, groups of 32");
+  EXPECT_EQ(name({}, {int4, int8}), "BF16");
+  EXPECT_EQ(name({}, {int4, fp16, int4}), "F16");
+  EXPECT_EQ(name({}, {int4, fp16, bf16}), "F32");
+  EXPECT_EQ(name({.bits = 4}, {int4, bf16}), "INT4, groups of 32");
+  EXPECT_EQ(name({.bits = 4}, {wide_int4, wide_int4}), "INT4, groups of 128");
+  EXPECT_EQ(name({.bits = 4}, {wide_int4, bf16}), "INT4, groups of 32");
+  EXPECT_EQ(name({.bits = 8, .group_size = 64}, {int4, int8}), "INT8, groups of 64");
+  EXPECT_EQ(name({.dtype = DType::kF32}, {int4, bf16}), "F32");
 }
 
 }  // namespace
