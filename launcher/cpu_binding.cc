@@ -4,6 +4,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -203,11 +205,13 @@ std::vector<int> CpusOfShare(const Topology& topology, const std::vector<int>& c
   return mine;
 }
 
-void BindThisThread(int cpu) {
+absl::Status BindThisThread(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
-  sched_setaffinity(0, sizeof(set), &set);
+  if (sched_setaffinity(0, sizeof(set), &set) == 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the system refuses CPU ", cpu, ": ", std::strerror(errno)));
 }
 
 std::string CpuList(std::vector<int> cpus) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 struct hwloc_topology;
@@ -73,8 +74,9 @@ struct HostShare {
 std::vector<int> CpusOfShare(const Topology& topology, const std::vector<int>& cpus,
                              const HostShare& share);
 
-// Threads that this one starts from now on inherit it. A wish: a container may forbid it.
-void BindThisThread(int cpu);
+// Threads that this one starts from now on inherit it. UNAVAILABLE where the system forbids it, as
+// a container may.
+absl::Status BindThisThread(int cpu);
 
 // "0-3,8".
 std::string CpuList(std::vector<int> cpus);

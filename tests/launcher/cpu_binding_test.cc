@@ -3,9 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <numeric>
 #include <thread>
+
+#include "absl/strings/str_cat.h"
 
 namespace tandem::launcher {
 namespace {
@@ -140,11 +143,20 @@ TEST(Topology, ThisMachine) {
   EXPECT_EQ(cpus, static_cast<int>(allowed.size()));
   // Threads that a bound one starts stay with it.
   std::thread([&] {
-    BindThisThread(allowed.back());
+    EXPECT_TRUE(BindThisThread(allowed.back()).ok());
     std::vector<int> inherited;
     std::thread([&] { inherited = AllowedCpus(); }).join();
     EXPECT_THAT(inherited, ElementsAre(allowed.back()));
   }).join();
+}
+
+TEST(BindThisThread, SaysWhatTheSystemRefuses) {
+  const std::vector<int> allowed = AllowedCpus();
+  const absl::Status refused = BindThisThread(CPU_SETSIZE - 1);  // no machine has so many
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(refused.message(),
+            absl::StrCat("the system refuses CPU ", CPU_SETSIZE - 1, ": Invalid argument"));
+  EXPECT_EQ(AllowedCpus(), allowed);
 }
 
 TEST(CpuList, Runs) {
