@@ -30,6 +30,7 @@ struct Setting {
   int32_t max_num_seqs = 16;
   int32_t max_batched_tokens = 512;
   bool prefix_cache = true;
+  kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   engine::WatchOptions watch;
   engine::EngineStats stats;  // out
 };
@@ -59,8 +60,10 @@ std::vector<engine::Request> Requests(int32_t vocab) {
 std::vector<Answer> Serve(Setting& setting, bool together) {
   std::vector<Answer> answers;
   parallel::ThreadStepChannel channel(setting.tp);
-  const testing::WorldOptions options = {
-      .tp = setting.tp, .num_blocks = setting.num_blocks, .max_tokens = 512};
+  const testing::WorldOptions options = {.tp = setting.tp,
+                                         .kv_dtype = setting.kv_dtype,
+                                         .num_blocks = setting.num_blocks,
+                                         .max_tokens = 512};
   const absl::Status status = testing::RunWorld(
       SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
         const auto end = channel.End(rank.index);
@@ -121,8 +124,13 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
   return answers;
 }
 
-TEST(EngineWorld, AnswersDependOnTheRequestAlone) {
-  Setting alone = {.prefix_cache = false};
+// An INT8 cache rounds what it keeps: only if a token's codes depend on that token alone are blocks
+// that another request, or the same one before its pre-emption, has filled as good as new ones.
+class EngineWorld : public ::testing::TestWithParam<kernels::KvDType> {};
+
+TEST_P(EngineWorld, AnswersDependOnTheRequestAlone) {
+  const kernels::KvDType kv = GetParam();
+  Setting alone = {.prefix_cache = false, .kv_dtype = kv};
   const std::vector<Answer> expected = Serve(alone, /*together=*/false);
   for (const Answer& answer : expected) EXPECT_NE(answer.hash, 0u);
   Setting settings[] = {
@@ -133,17 +141,21 @@ TEST(EngineWorld, AnswersDependOnTheRequestAlone) {
       {.tp = 4, .prefix_cache = false},
   };
   for (Setting& setting : settings) {
+    setting.kv_dtype = kv;
     EXPECT_EQ(Serve(setting, true), expected) << "TP " << setting.tp;
   }
-  Setting tight = {.tp = 3, .num_blocks = 13};
-  EXPECT_EQ(Serve(tight, true), expected);
-  EXPECT_GT(tight.stats.preemptions, 0);
+  for (const bool prefix_cache : {true, false}) {
+    Setting tight = {.tp = 3, .num_blocks = 13, .prefix_cache = prefix_cache, .kv_dtype = kv};
+    EXPECT_EQ(Serve(tight, true), expected);
+    EXPECT_GT(tight.stats.preemptions, 0);
+  }
   // The memory watch moves blocks and sequences about.
   for (const int tp : {1, 3}) {
     Setting watched = {
         .tp = tp,
         .num_blocks = 24,
         .prefix_cache = tp == 1,
+        .kv_dtype = kv,
         .watch = {
             .kv_low = 0.5, .kv_high = 0.7, .fragmentation_low = 0, .fragmentation_high = 0.01}};
     EXPECT_EQ(Serve(watched, true), expected) << "TP " << tp;
@@ -151,6 +163,12 @@ TEST(EngineWorld, AnswersDependOnTheRequestAlone) {
     EXPECT_GT(watched.stats.watch.blocks_moved, 0);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Caches, EngineWorld,
+                         ::testing::Values(kernels::KvDType::kF32, kernels::KvDType::kI8),
+                         [](const auto& info) {
+                           return std::string(kernels::KvDTypeName(info.param));
+                         });
 
 TEST(Memory, IsMeasured) {
   EXPECT_GE(engine::AvailableCpus(), 1);

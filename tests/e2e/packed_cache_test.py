@@ -1,0 +1,135 @@
+"""--packed-cache over real worlds: one file for every degree, and what a bad file, a bad folder or
+a full disk does, which is never to stop a model from being served."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import worlds
+
+
+class PackedCache(unittest.TestCase):
+
+  def setUp(self):
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+    self.cache = self.folder / "cache"
+    self.expected = self.run_world(None)[0]
+
+  def run_world(self, cache, tp=1, model=worlds.DEMO):
+    """(hash of the logits, bytes that each rank read, stderr); must succeed."""
+    more = [] if cache is None else ["--packed-cache", cache]
+    done = worlds.run("generate", model, "--prompt-ids", "5,6,7,8", "--max-tokens", 4,
+                      "--temperature", 0, "--dtype", "int4", "--tp", tp, "--threads", 1, "--json",
+                      *more)
+    errors = done.stderr.decode()
+    self.assertEqual(done.returncode, 0, errors)
+    out = json.loads(done.stdout)
+    return out["logits_hash"], [rank["bytes_read"] for rank in out["ranks"]], errors
+
+  def only_file(self):
+    files = list(self.cache.iterdir())
+    self.assertEqual(len(files), 1, files)  # and so nothing half written
+    self.assertEqual(files[0].suffix, ".packed")
+    return files[0]
+
+  def check_without(self, cache, *words):
+    """Serves all the same, says in one line why there is no file, and leaves nothing."""
+    for tp in (1, 2):
+      found, _, errors = self.run_world(cache, tp)
+      self.assertEqual(found, self.expected)
+      lines = [line for line in errors.splitlines() if "--packed-cache" in line]
+      self.assertEqual(len(lines), 1, errors)
+      for word in (*words, "weights are packed from the checkpoint"):
+        self.assertIn(word, lines[0])
+
+  def tmpfs(self, *options):
+    disk = self.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)],
+                             capture_output=True, check=False)
+    if mounted.returncode != 0:
+      self.skipTest("no right to mount: " + mounted.stderr.decode().strip())
+    self.addCleanup(lambda: subprocess.run(["umount", str(disk)], check=True))
+    return disk
+
+  def test_one_file_for_every_degree(self):
+    # A cold start of two ranks: one of them makes it, both use it.
+    self.assertEqual(self.run_world(self.cache, 2)[0], self.expected)
+    made = self.only_file()
+    before = made.stat()
+    alone = self.run_world(self.cache, 1)[1][0]
+    # Codes of 4 bits; the checkpoint has 16, of which embedding rows are read alone.
+    self.assertLess(alone, self.run_world(None)[1][0] / 2)
+    self.assertGreater(alone, before.st_size * 0.9)
+    for tp in (1, 2, 3):
+      found, read, _ = self.run_world(self.cache, tp)
+      self.assertEqual(found, self.expected, f"TP {tp}")
+      for part in read:
+        # Vectors and parts of panels are read by more than one rank.
+        self.assertLess(part, alone * (1 / tp + 0.25), f"TP {tp}")
+    after = self.only_file().stat()
+    self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
+
+  def test_full_disk(self):
+    disk = self.tmpfs("size=64k")
+    self.check_without(disk, "cannot write", "No space left on device")
+    self.assertEqual(list(disk.iterdir()), [])
+
+  def test_folder_that_cannot_be_written(self):
+    self.check_without(self.tmpfs("size=64k", "ro"), "cannot create", "Read-only file system")
+
+  def test_folder_that_cannot_be(self):
+    file = self.folder / "file"
+    file.write_text("kept")
+    self.check_without(file / "cache", str(file / "cache"), "cannot create", "Not a directory")
+    self.assertEqual(file.read_text(), "kept")
+
+  def test_damaged_files_are_made_again(self):
+    self.run_world(self.cache)
+    file = self.only_file()
+    whole = file.read_bytes()
+    damages = {
+        "empty": b"",
+        "cut short": whole[:len(whole) // 2],
+        "without its footer's end": whole[:-1],
+        "no packed file": b"x" * len(whole),
+        "footer of another kind": whole.replace(b'"matrices"', b'"matrixes"'),
+        "places beyond the file": whole.replace(b'"offset":', b'"offset":9999999'),
+    }
+    for tp, (name, damaged) in enumerate(damages.items()):
+      self.assertNotEqual(damaged, whole, name)
+      file.write_bytes(damaged)
+      self.assertEqual(self.run_world(self.cache, 1 + tp % 2)[0], self.expected, name)
+      self.assertEqual(self.only_file().read_bytes(), whole, name)
+
+  def test_another_source_is_another_file(self):
+    model = self.folder / "model"
+    shutil.copytree(worlds.DEMO, model)
+    weights = model / "model.safetensors"
+    os.utime(weights, ns=(10**18, 10**18))
+    self.run_world(self.cache, model=model)
+    first = self.only_file()
+    # As a training run leaves it: of the same shape and size, with other values.
+    data = bytearray(weights.read_bytes())
+    data[-4096:] = data[-8192:-4096]
+    weights.write_bytes(data)
+    os.utime(weights, ns=(2 * 10**18, 2 * 10**18))
+    changed = self.run_world(None, model=model)[0]
+    self.assertNotEqual(changed, self.expected)
+    self.assertEqual(self.run_world(self.cache, model=model)[0], changed)
+    second = next(f for f in self.cache.iterdir() if f != first)
+    # Under the second's name the first's is refused: what counts is what it says of itself.
+    whole = second.read_bytes()
+    shutil.copyfile(first, second)
+    self.assertEqual(self.run_world(self.cache, model=model)[0], changed)
+    self.assertEqual(second.read_bytes(), whole)
+
+
+if __name__ == "__main__":
+  unittest.main()
