@@ -82,6 +82,11 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
   TANDEM_ASSIGN_OR_RETURN(const auto front,
                           BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
   const kernels::DotType type = DotTypeOf(runtime.decoder().linear_spec());
+  const auto measure = [&]() -> absl::StatusOr<Ceilings> {
+    TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
+    TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
+    return MeasureCeilings(runtime.communicator(), probe, type);
+  };
   report.runs.resize(report.points.size());
   const int64_t rounds = options.warmup + options.repeats;
   for (int64_t round = 0; round < rounds; ++round) {
@@ -96,15 +101,18 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
                                                        rounds));
       }
     }
-    // Points take turns, so that a machine that changes its speed changes it for all.
+    // Points take turns, so that a machine that changes its speed changes it for all, and each run
+    // stands between two measurements of what the machine can do.
+    TANDEM_ASSIGN_OR_RETURN(Ceilings before, measure());
+    if (round >= options.warmup) report.ceilings.push_back(before);
     for (size_t i = 0; i < report.points.size(); ++i) {
-      TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
-      TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
-      TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings,
-                              MeasureCeilings(runtime.communicator(), probe, type));
-      TANDEM_ASSIGN_OR_RETURN(const BenchRun run, front->Run(report.points[i]));
+      TANDEM_ASSIGN_OR_RETURN(BenchRun run, front->Run(report.points[i]));
+      TANDEM_ASSIGN_OR_RETURN(const Ceilings after, measure());
+      run.ceilings = {.read = (before.read + after.read) / 2,
+                      .peak = (before.peak + after.peak) / 2};
+      before = after;
       if (round < options.warmup) continue;
-      report.ceilings.push_back(ceilings);
+      report.ceilings.push_back(after);
       report.runs[i].push_back(run);
     }
     if (options.paced) std::cerr << "bench: round " << round + 1 << " of " << rounds << std::endl;

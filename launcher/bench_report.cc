@@ -37,24 +37,25 @@ const char* PhaseName(BenchPhase phase) {
 }
 
 std::vector<BenchResult> Summarize(const BenchReport& report) {
-  const Ceilings ceilings = MedianCeilings(report);
   std::vector<BenchResult> results;
   for (size_t i = 0; i < report.points.size(); ++i) {
     std::vector<BenchRun> runs = report.runs[i];
-    std::vector<double> speeds, bytes, operations;
+    std::vector<double> speeds, bytes, operations, of_reads, of_peak;
     for (const BenchRun& run : runs) {
       speeds.push_back(Speed(run));
       bytes.push_back(run.bytes / run.seconds);
       operations.push_back(run.operations / run.seconds);
+      of_reads.push_back(bytes.back() / run.ceilings.read);
+      of_peak.push_back(operations.back() / run.ceilings.peak);
     }
     std::sort(runs.begin(), runs.end(),
               [](const BenchRun& a, const BenchRun& b) { return Speed(a) < Speed(b); });
     results.push_back({.point = report.points[i],
                        .tokens_per_s = Median(speeds),
                        .gbps = Median(bytes) / kGiga,
-                       .bandwidth_fraction = Median(bytes) / ceilings.read,
+                       .bandwidth_fraction = Median(of_reads),
                        .gops = Median(operations) / kGiga,
-                       .peak_fraction = Median(operations) / ceilings.peak,
+                       .peak_fraction = Median(of_peak),
                        .median = runs[runs.size() / 2]});
   }
   return results;
@@ -81,8 +82,12 @@ std::string BenchJson(const BenchReport& report) {
       parts[std::string(parallel::StepPartName(static_cast<parallel::StepPart>(part)))] =
           result.median.parts[part];
     }
-    nlohmann::ordered_json runs = nlohmann::ordered_json::array();
-    for (const BenchRun& run : report.runs[i]) runs.push_back(Speed(run));
+    auto runs = nlohmann::ordered_json::array(), reads = runs, peaks = runs;
+    for (const BenchRun& run : report.runs[i]) {
+      runs.push_back(Speed(run));
+      reads.push_back(run.ceilings.read / kGiga);
+      peaks.push_back(run.ceilings.peak / kGiga);
+    }
     json["results"].push_back({{"phase", PhaseName(result.point.phase)},
                                {"batch", result.point.batch},
                                {"context", result.point.context},
@@ -94,7 +99,9 @@ std::string BenchJson(const BenchReport& report) {
                                {"seconds", result.median.seconds},
                                {"steps", result.median.steps},
                                {"parts", std::move(parts)},
-                               {"runs", std::move(runs)}});
+                               {"runs", std::move(runs)},
+                               {"runs_read_gbps", std::move(reads)},
+                               {"runs_peak_gops", std::move(peaks)}});
   }
   json["read_gbps_runs"] = nlohmann::ordered_json::array();
   for (const Ceilings& measured : report.ceilings) {

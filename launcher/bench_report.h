@@ -20,6 +20,12 @@ struct BenchPoint {
   int64_t context = 512;
 };
 
+// Bytes and operations a second of all ranks together.
+struct Ceilings {
+  double read = 0;
+  double peak = 0;
+};
+
 // One timed run of a point.
 struct BenchRun {
   double seconds = 0;
@@ -28,12 +34,7 @@ struct BenchRun {
   double bytes = 0;       // touched: weights once a step, the KV cache as read; all ranks
   double operations = 0;  // executed; a multiply-add is two
   parallel::StepTimer::Seconds parts{};  // of rank 0
-};
-
-// Bytes and operations a second of all ranks together.
-struct Ceilings {
-  double read = 0;
-  double peak = 0;
+  Ceilings ceilings;                     // means of those measured right before and right after
 };
 
 struct BenchReport {
@@ -44,7 +45,7 @@ struct BenchReport {
   std::string peak_instruction;
   int tp = 1;
   int threads = 1;                 // a rank's
-  std::vector<Ceilings> ceilings;  // before each timed run
+  std::vector<Ceilings> ceilings;  // before and after each timed run
   std::vector<BenchPoint> points;
   std::vector<std::vector<BenchRun>> runs;  // [points][repeats]
   struct Rank {
@@ -54,7 +55,7 @@ struct BenchReport {
   std::vector<Rank> ranks;
 };
 
-// Of one point: medians over its runs, and fractions of the medians of the ceilings.
+// Of one point: medians over its runs; a run's fractions are of its own ceilings.
 struct BenchResult {
   BenchPoint point;
   double tokens_per_s = 0;

@@ -24,6 +24,8 @@ BenchReport Report() {
   for (const double seconds : {2.0, 1.0, 8.0}) {
     BenchRun run;
     run.seconds = seconds;
+    // A machine at half its speed: the fraction of such a run is as good as another's.
+    run.ceilings = {20e9 / seconds, 200e9 / seconds};
     run.steps = 2;
     run.tokens = 32;
     run.bytes = 10e9;
@@ -51,6 +53,20 @@ TEST(BenchReport, JsonHasMediansAndFractionsOfTheCeilings) {
   EXPECT_DOUBLE_EQ(result.at("parts").at("ffn"), 1);
   EXPECT_EQ(result.at("parts").size(), static_cast<size_t>(parallel::kStepParts));
   EXPECT_EQ(result.at("runs").size(), 3);
+  EXPECT_EQ(result.at("runs_read_gbps"), (std::vector<double>{10, 20, 2.5}));
+  EXPECT_EQ(result.at("runs_peak_gops"), (std::vector<double>{100, 200, 25}));
+}
+
+// One run in a bad minute has the fraction of the others: of the ceilings of that minute.
+TEST(BenchReport, FractionsAreOfARunsOwnCeilings) {
+  BenchReport report = Report();
+  report.runs[0][2].ceilings = {5e9, 25e9};
+  const BenchResult result = Summarize(report)[0];
+  EXPECT_DOUBLE_EQ(result.bandwidth_fraction, 0.5);  // of 0.5, 0.5 and 0.25
+  EXPECT_DOUBLE_EQ(result.peak_fraction, 0.25);
+  report.runs[0].pop_back();
+  report.runs[0][1].ceilings.read = 10e9;
+  EXPECT_DOUBLE_EQ(Summarize(report)[0].bandwidth_fraction, 0.75);  // of 0.5 and 1
 }
 
 TEST(BenchReport, TheTableShowsFractionsNextToSpeeds) {
