@@ -6,8 +6,10 @@ namespace tandem::jinja {
 namespace {
 
 const Filter* Find(std::string_view name) {
-  const Filter* filter = FindTextFilter(name);
-  return filter != nullptr ? filter : FindSequenceFilter(name);
+  for (const auto find : {FindTextFilter, FindNumberFilter, FindSequenceFilter}) {
+    if (const Filter* filter = find(name); filter != nullptr) return filter;
+  }
+  return nullptr;
 }
 
 }  // namespace

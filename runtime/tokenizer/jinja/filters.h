@@ -23,6 +23,7 @@ absl::StatusOr<Value> ApplyFilter(Interpreter& interpreter, std::string_view nam
 
 // Null if it is not in that file's table.
 const Filter* FindTextFilter(std::string_view name);
+const Filter* FindNumberFilter(std::string_view name);
 const Filter* FindSequenceFilter(std::string_view name);
 
 }  // namespace tandem::jinja
