@@ -1,13 +1,14 @@
 // A device seen from above: memory, and the operations of a decoder step on it.
-// One class per device (ref: the scalar specification; cpu: SIMD). Built once at
-// start and passed down. One rank uses a backend from one thread; operations run
-// in the order of the calls and may return before they are done, until
-// Synchronize.
+// One class per device (ref: the scalar specification; cpu: SIMD; cuda: a card of
+// NVIDIA). Built once at start and passed down. One rank uses a backend from one
+// thread at a time; operations run in the order of the calls. Pointers are to the
+// backend's memory, unless said otherwise. Where that is the host's, operations are
+// done when they return; elsewhere not before Synchronize.
 //
 // Activations are fp32. Every operation defines its order of additions, and all
 // backends of one arithmetic family give the same bits (tests compare cpu with
-// ref for equality). Dimensions of zero are allowed everywhere: a rank may own no
-// head or no leaf.
+// ref for equality; cuda is a family of its own, see its header). Dimensions of zero
+// are allowed everywhere: a rank may own no head or no leaf.
 #pragma once
 
 #include <cstddef>
@@ -167,10 +168,27 @@ struct PagedAttentionArgs {
   const int32_t* token_sequence = nullptr;  // [tokens], row of block_tables
   const int32_t* block_tables = nullptr;    // [sequences, max_blocks]
   int64_t max_blocks = 0;
-  const int32_t* head_to_kv = nullptr;  // [q_heads], local KV head of each local query head
+  // [q_heads] on the host: local KV head of each local query head, not descending.
+  const int32_t* head_to_kv = nullptr;
   float scale = 0;
   KvCacheView cache;
   float* out = nullptr;  // [tokens, q_heads * head_dim]
+  // What the host knows of the step; it changes no result. The first single_tokens
+  // tokens have a sequence each to themselves, of at most single_context positions.
+  int64_t single_tokens = 0;
+  int64_t single_context = 0;
+};
+
+// Operations that Backend::Record kept.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
+// Bytes of a device of its own.
+struct DeviceMemory {
+  uint64_t free = 0;
+  uint64_t scratch = 0;  // what the backend holds itself, besides buffers and weights
 };
 
 class Backend {
@@ -183,6 +201,20 @@ class Backend {
   // Between two places of the device that do not overlap.
   virtual void Copy(void* dst, const void* src, size_t bytes) = 0;
   virtual void Synchronize() = 0;
+  // The device's first error, known after Synchronize; final.
+  virtual absl::Status status() const { return absl::OkStatus(); }
+  // Whether the host may read and write the backend's memory.
+  virtual bool memory_is_host() const { return true; }
+  // Of the device, where its memory is not the host's.
+  virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
+
+  // Runs `body` (perhaps more than once) and keeps the operations that it issued, none
+  // of which may be a copy, EmbedTokens or a packing; Replay repeats them on the same
+  // pointers. UNIMPLEMENTED where repeating would gain nothing.
+  virtual absl::StatusOr<std::unique_ptr<Recording>> Record(absl::FunctionRef<absl::Status()>) {
+    return absl::UnimplementedError("this backend records nothing");
+  }
+  virtual void Replay(const Recording&) {}
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;
@@ -198,6 +230,10 @@ class Backend {
   virtual std::string_view packed_layout() const { return {}; }
   // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
+
+  // Whether Linear keeps to the tree of leaves. If not, it gives a single partial sum
+  // of the owned leaves, zeros where there are none, in an order of its own.
+  virtual bool leaf_sums() const { return true; }
 
   // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
   // in order; x is [tokens, columns]. With all leaves owned there is one subtree,
@@ -220,7 +256,8 @@ class Backend {
   virtual void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
                       float* y) = 0;
 
-  // out[t] = row ids[t] of a host table [vocab, hidden], widened to fp32.
+  // out[t] = row ids[t] of a host table [vocab, hidden], widened to fp32. ids are on the
+  // host.
   virtual void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
                            int64_t tokens, float* out) = 0;
 

@@ -15,7 +15,7 @@ fi
 mkdir -p "$out"
 for source in kernels/cuda/*.cu; do
   for capability in "$@"; do
-    "$nvcc" -std=c++20 -O3 -I. -Ikernels/cuda/device -gencode "arch=compute_$capability,code=sm_$capability" \
+    "$nvcc" -std=c++20 -O3 -fmad=false --expt-relaxed-constexpr -I. -Ikernels/cuda/device -gencode "arch=compute_$capability,code=sm_$capability" \
       -Werror all-warnings -c "$source" -o "$out/$(basename "$source").$capability.o"
   done
 done

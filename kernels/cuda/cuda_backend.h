@@ -14,7 +14,7 @@
 // Attention is the same in both modes and independent of batch and chunks.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -24,8 +24,10 @@ namespace tandem::kernels {
 
 struct CudaOptions {
   int device = 0;
-  int64_t max_tokens = 0;  // of one step; sizes scratch
   bool deterministic = false;
+  // Of each of three buffers on the card that operations work in; larger ones are
+  // worked on in parts.
+  size_t scratch_bytes = 64 << 20;
 };
 
 // UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no card.

@@ -23,9 +23,7 @@ __device__ inline uint16_t Bf16Bits(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-__device__ inline float F16Value(uint16_t bits) {
-  return __half2float(__half(__half_raw{bits}));
-}
+__device__ inline float F16Value(uint16_t bits) { return __half2float(__half(__half_raw{bits})); }
 __device__ inline uint16_t F16Bits(float value) {
   return static_cast<__half_raw>(__float2half_rn(value)).x;
 }

@@ -26,6 +26,9 @@ void SiluMul(cudaStream_t stream, const float* gate_up, int64_t tokens, int64_t 
 void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int64_t rows,
                 int64_t columns, float* out);
 
+// y[t, i] += bias[i].
+void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t columns, float* y);
+
 // out[i] = values[i] widened to fp32.
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out);
 

@@ -80,6 +80,11 @@ __global__ void SiluMulKernel(const float* gate_up, int64_t columns, float* out)
   out[t * columns + i] = g / (1.0f + expf(-g)) * gate_up[(t * 2 + 1) * columns + i];
 }
 
+__global__ void AddBiasKernel(const float* bias, int64_t columns, float* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < columns) y[blockIdx.y * columns + i] += bias[i];
+}
+
 __global__ void GatherRowsKernel(const float* x, const int32_t* indices, int64_t columns,
                                  float* out) {
   const int64_t r = blockIdx.x;
@@ -136,6 +141,14 @@ void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int
   if (rows == 0 || columns == 0) return;
   Launch({.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
          &GatherRowsKernel, x, indices, columns, out);
+}
+
+void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t columns, float* y) {
+  if (tokens == 0 || columns == 0) return;
+  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &AddBiasKernel, bias, columns, y);
 }
 
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out) {

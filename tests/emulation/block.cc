@@ -114,7 +114,8 @@ void Start(Fiber& fiber, unsigned number) {
 
 void* Carve(size_t bytes) {
   const size_t begin = (machine.shared_used + 15) / 16 * 16;
-  if (begin + bytes > machine.shared.size()) Fail("a block takes more shared memory than a card has");
+  if (begin + bytes > machine.shared.size())
+    Fail("a block takes more shared memory than a card has");
   machine.shared_used = begin + bytes;
   return machine.shared.data() + begin;
 }

@@ -34,6 +34,7 @@ namespace tandem::emulation {
 namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local std::vector<CUstream_st*> streams;  // that this thread made
 
 cudaError_t Failed(cudaError_t error) {
   last_error = error;
@@ -106,7 +107,9 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   return cudaSuccess;
 }
 
+// Waits for the device's work, as a card does.
 cudaError_t cudaFree(void* data) {
+  for (CUstream_st* stream : tandem::emulation::streams) Drain(stream);
   std::free(data);
   return cudaSuccess;
 }
@@ -127,11 +130,13 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
+  tandem::emulation::streams.push_back(*stream);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Drain(stream);
+  std::erase(tandem::emulation::streams, stream);
   delete stream;
   return cudaSuccess;
 }
@@ -204,9 +209,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGetLastError() {
-  return std::exchange(tandem::emulation::last_error, cudaSuccess);
-}
+cudaError_t cudaGetLastError() { return std::exchange(tandem::emulation::last_error, cudaSuccess); }
 
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "an error of the emulated runtime";

@@ -21,6 +21,8 @@
 #define blockDim (::tandem::emulation::BlockShape())
 #define gridDim (::tandem::emulation::GridShape())
 
+#define __launch_bounds__(...)
+
 #define TANDEM_SHARED(type, name, count)  \
   static const char name##_identity = 0; \
   type* const name =                      \

@@ -1,0 +1,457 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/math.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/matrix_product.h"
+#include "kernels/cuda/pinned_upload.h"
+
+namespace tandem::kernels {
+namespace {
+
+using cuda::CudaLinearWeight;
+using cuda::LinearLayout;
+
+// Up to so many tokens, a product reads the weight once for every kPassTokens of them.
+// More go to the matrix units; quantized weights must be widened in memory for that, which
+// costs as much as reading them several times.
+constexpr int64_t kFewTokens = 16;
+constexpr int64_t kFewTokensQuantized = 32;
+
+absl::Status CudaStatus(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const std::string message =
+      absl::StrCat("card: ", std::string(what), ": ", cudaGetErrorString(error));
+  cudaGetLastError();  // what is told is done with
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
+                                            : absl::InternalError(message);
+}
+
+void FreeDevice(void* data, size_t) { cudaFree(data); }
+
+class CudaRecording : public Recording {
+ public:
+  explicit CudaRecording(cudaGraphExec_t exec) : exec_(exec) {}
+  ~CudaRecording() override { cudaGraphExecDestroy(exec_); }
+  cudaGraphExec_t exec() const { return exec_; }
+
+ private:
+  cudaGraphExec_t exec_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(const CudaOptions& options) : options_(options) {}
+
+  ~CudaBackend() override {
+    if (stream_ == nullptr) return;
+    cudaStreamSynchronize(stream_);
+    upload_.reset();
+    product_.reset();
+    cudaStreamDestroy(stream_);
+  }
+
+  absl::Status Create() {
+    int count = 0;
+    if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+      cudaGetLastError();
+      return absl::UnavailableError(absl::StrCat("device cuda: ", cudaGetErrorString(error),
+                                                 "; see nvidia-smi, or use --device cpu"));
+    }
+    if (options_.device < 0 || options_.device >= count) {
+      return absl::UnavailableError(
+          absl::StrCat("device cuda: found ", count, " cards, expected one of number ",
+                       options_.device, "; start no more ranks on a host than it has cards"));
+    }
+    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "taking it"));
+    cudaDeviceProp properties;
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaGetDeviceProperties(&properties, options_.device), "properties"));
+    has_bf16_ = properties.major >= 8;
+    multiprocessors_ = properties.multiProcessorCount;
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"));
+    upload_ = std::make_unique<cuda::PinnedUpload>(stream_);
+    TANDEM_RETURN_IF_ERROR(upload_->Create());
+    TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
+    for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
+      TANDEM_ASSIGN_OR_RETURN(*scratch, Allocate(options_.scratch_bytes));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes) override {
+    if (bytes == 0) return Buffer();
+    Enter();
+    void* data = nullptr;
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaMalloc(&data, bytes), absl::StrCat("allocating ", bytes, " bytes")));
+    Buffer buffer(data, bytes, &FreeDevice);
+    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(data, 0, bytes, stream_), "zeros"));
+    return buffer;
+  }
+
+  void CopyFromHost(void* dst, const void* src, size_t bytes) override {
+    Enter();
+    const auto* from = static_cast<const std::byte*>(src);
+    for (size_t done = 0; done < bytes;) {
+      const size_t n = std::min(bytes - done, cuda::PinnedUpload::kBytes);
+      std::memcpy(upload_->Acquire(), from + done, n);
+      Check(upload_->Submit(static_cast<std::byte*>(dst) + done, n), "copy to it");
+      done += n;
+    }
+  }
+
+  void CopyToHost(void* dst, const void* src, size_t bytes) override {
+    if (bytes == 0) return;
+    Enter();
+    Check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream_), "copy from it");
+    Synchronize();
+  }
+
+  void Synchronize() override {
+    Check(cudaStreamSynchronize(stream_), "a step");
+    Check(cudaGetLastError(), "a launch");
+  }
+
+  absl::Status status() const override { return error_; }
+  bool memory_is_host() const override { return false; }
+  bool leaf_sums() const override { return options_.deterministic; }
+
+  std::optional<DeviceMemory> device_memory() const override {
+    Enter();
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
+    return DeviceMemory{.free = free, .scratch = 3 * options_.scratch_bytes};
+  }
+
+  absl::StatusOr<std::unique_ptr<Recording>> Record(
+      absl::FunctionRef<absl::Status()> body) override {
+    Enter();
+    // Once for what is made on first use, which a capture may not do.
+    TANDEM_RETURN_IF_ERROR(body());
+    Synchronize();
+    TANDEM_RETURN_IF_ERROR(error_);
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording"));
+    const absl::Status issued = body();
+    cudaGraph_t graph = nullptr;
+    const absl::Status ended = CudaStatus(cudaStreamEndCapture(stream_, &graph), "recording");
+    TANDEM_RETURN_IF_ERROR(issued);
+    TANDEM_RETURN_IF_ERROR(ended);
+    cudaGraphExec_t exec = nullptr;
+    const absl::Status made = CudaStatus(cudaGraphInstantiate(&exec, graph, 0), "a graph");
+    cudaGraphDestroy(graph);
+    TANDEM_RETURN_IF_ERROR(made);
+    return std::make_unique<CudaRecording>(exec);
+  }
+
+  void Replay(const Recording& recording) override {
+    Enter();
+    Check(cudaGraphLaunch(static_cast<const CudaRecording&>(recording).exec(), stream_), "a graph");
+  }
+
+  size_t PackedBytes(const LinearSpec& spec) const override {
+    return cuda::WeightPlaces::Of(LinearLayout::Of(spec, has_bf16_), options_.deterministic).bytes;
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
+                                                           RowReader read_rows) override {
+    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<CudaLinearWeight> weight, MakeWeight(spec));
+    const LinearLayout& layout = weight->layout;
+    if (weight->bytes() == 0) return weight;
+    const int64_t plain_bytes = layout.columns * static_cast<int64_t>(DTypeSize(spec.dtype));
+    const bool to_half = spec.dtype == DType::kBF16 && !has_bf16_;
+    const bool as_read = plain_bytes == layout.row_bytes() && !to_half;
+    std::vector<std::byte> rows;
+    TANDEM_RETURN_IF_ERROR(UploadRows(*weight, [&](int64_t begin, int64_t end, std::byte* dst) {
+      if (as_read) return read_rows(begin, end, dst);
+      rows.resize((end - begin) * plain_bytes);
+      TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows.data()));
+      cuda::LayOutRows(layout, rows.data(), end - begin, to_half, dst);
+      return absl::OkStatus();
+    }));
+    return weight;
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
+      const LinearSpec& spec, QuantizedRowReader read_rows) override {
+    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<CudaLinearWeight> weight, MakeWeight(spec));
+    const LinearLayout& layout = weight->layout;
+    if (weight->bytes() == 0) return weight;
+    const int64_t groups = layout.groups;
+    std::vector<int8_t> codes;
+    std::vector<float> scales(layout.rows * groups);
+    std::vector<uint8_t> zeros(layout.zero_points ? layout.rows * groups : 0);
+    TANDEM_RETURN_IF_ERROR(UploadRows(*weight, [&](int64_t begin, int64_t end, std::byte* dst) {
+      codes.resize((end - begin) * layout.columns);
+      TANDEM_RETURN_IF_ERROR(
+          read_rows(begin, end,
+                    {.codes = codes.data(),
+                     .scales = scales.data() + begin * groups,
+                     .zeros = layout.zero_points ? zeros.data() + begin * groups : nullptr}));
+      cuda::LayOutCodes(layout, codes.data(), end - begin, dst);
+      return absl::OkStatus();
+    }));
+    auto* const base =
+        const_cast<std::byte*>(static_cast<const std::byte*>(weight->pointers.weight));
+    if (layout.scale_dtype == DType::kF32) {
+      CopyFromHost(base + weight->places.scales, scales.data(), layout.scale_bytes());
+    } else {
+      std::vector<uint16_t> narrow;
+      for (const float scale : scales) {
+        narrow.push_back(layout.scale_dtype == DType::kF16 ? FloatToF16(scale)
+                                                           : FloatToBf16(scale));
+      }
+      CopyFromHost(base + weight->places.scales, narrow.data(), layout.scale_bytes());
+    }
+    CopyFromHost(base + weight->places.zeros, zeros.data(), zeros.size());
+    TANDEM_RETURN_IF_ERROR(error_);
+    return weight;
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
+                                                         std::span<const PackedRows>) override {
+    return absl::UnimplementedError("--packed-cache: a card's weights are not kept packed");
+  }
+
+  void Linear(const LinearWeight& linear_weight, const float* x, int64_t tokens, const float* bias,
+              float* y) override {
+    const auto& weight = static_cast<const CudaLinearWeight&>(linear_weight);
+    const LinearLayout& layout = weight.layout;
+    if (tokens == 0 || layout.rows == 0) return;
+    if (layout.columns == 0) {
+      if (leaf_sums()) return;
+      Check(cudaMemsetAsync(y, 0, tokens * layout.rows * sizeof(float), stream_), "zeros");
+      return;
+    }
+    const int64_t few = layout.quantized() ? kFewTokensQuantized : kFewTokens;
+    if (!options_.deterministic && tokens > few && Multipliable(layout)) {
+      MultiplyMany(weight, x, tokens, bias, y);
+      return;
+    }
+    for (int64_t t = 0; t < tokens; t += cuda::kPassTokens) {
+      cuda::LinearPass(stream_, layout, weight.pointers, x, tokens, t,
+                       std::min<int64_t>(cuda::kPassTokens, tokens - t), bias, y);
+    }
+  }
+
+  void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
+                   int64_t tokens, float* out) override {
+    Enter();
+    const size_t row_bytes = hidden * DTypeSize(dtype);
+    if (row_bytes == 0) return;
+    const size_t most = std::min(cuda::PinnedUpload::kBytes, narrow_.bytes());
+    const int64_t at_once = static_cast<int64_t>(most / row_bytes);
+    TANDEM_CHECK(at_once > 0);
+    for (int64_t t = 0; t < tokens; t += at_once) {
+      const int64_t n = std::min(at_once, tokens - t);
+      std::byte* const rows = upload_->Acquire();
+      for (int64_t i = 0; i < n; ++i) {
+        std::memcpy(rows + i * row_bytes,
+                    static_cast<const std::byte*>(host_table) + ids[t + i] * row_bytes, row_bytes);
+      }
+      Check(upload_->Submit(narrow_.data(), n * row_bytes), "copy to it");
+      cuda::Widen(stream_, narrow_.data(), dtype, n * hidden, out + t * hidden);
+    }
+  }
+
+  void AddRmsNorm(const float* delta, const float* delta_bias, float* residual, const float* weight,
+                  float epsilon, int64_t tokens, int64_t hidden, float* out) override {
+    cuda::AddRmsNorm(stream_, delta, delta_bias, residual, weight, epsilon, tokens, hidden, out);
+  }
+
+  void RopeAngles(const int32_t* positions, int64_t tokens, const float* inverse_frequencies,
+                  int64_t half, float attention_factor, float* cos, float* sin) override {
+    cuda::RopeAngles(stream_, positions, tokens, inverse_frequencies, half, attention_factor, cos,
+                     sin);
+  }
+
+  void RopeAndCache(const RopeAndCacheArgs& args) override {
+    cuda::RopeAndCache(stream_, {.tokens = args.tokens,
+                                 .q_heads = static_cast<int>(args.q_heads),
+                                 .qkv = args.qkv,
+                                 .q_norm = args.q_norm,
+                                 .k_norm = args.k_norm,
+                                 .norm_epsilon = args.norm_epsilon,
+                                 .cos = args.cos,
+                                 .sin = args.sin,
+                                 .slot_mapping = args.slot_mapping,
+                                 .cache = args.cache});
+  }
+
+  void PagedAttention(const PagedAttentionArgs& args) override {
+    if (args.q_heads == 0) return;
+    cuda::AttentionArgs all = {.tokens = args.tokens,
+                               .q_heads = static_cast<int>(args.q_heads),
+                               .head_dim = static_cast<int>(args.head_dim),
+                               .qkv = args.qkv,
+                               .qkv_stride = args.qkv_stride,
+                               .positions = args.positions,
+                               .token_sequence = args.token_sequence,
+                               .block_tables = args.block_tables,
+                               .max_blocks = args.max_blocks,
+                               .scale = args.scale,
+                               .cache = args.cache,
+                               .out = args.out};
+    TANDEM_CHECK(args.cache.kv_heads <= cuda::kMaxKvHeads);
+    for (int64_t h = 0; h < args.q_heads; ++h) {
+      TANDEM_CHECK(h == 0 || args.head_to_kv[h] >= args.head_to_kv[h - 1]);
+      ++all.first_head[args.head_to_kv[h] + 1];
+    }
+    for (int64_t h = 0; h < args.cache.kv_heads; ++h) all.first_head[h + 1] += all.first_head[h];
+    const auto some = [&all](int64_t begin, int64_t end) {
+      cuda::AttentionArgs part = all;
+      part.tokens = end - begin;
+      part.qkv += begin * all.qkv_stride;
+      part.positions += begin;
+      part.token_sequence += begin;
+      part.out += begin * all.q_heads * all.head_dim;
+      return part;
+    };
+    int64_t done = 0;
+    const int cuts = static_cast<int>((args.single_context + cuda::kCut - 1) / cuda::kCut);
+    const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, cuts);
+    const int64_t at_once =
+        token_bytes == 0 ? 0 : static_cast<int64_t>(partials_.bytes()) / token_bytes;
+    while (at_once > 0 && done < args.single_tokens) {
+      const int64_t end = std::min(done + at_once, args.single_tokens);
+      cuda::DecodeAttention(stream_, some(done, end), cuts, multiprocessors_,
+                            partials_.as<float>());
+      done = end;
+    }
+    if (done < args.tokens) cuda::PrefillAttention(stream_, some(done, args.tokens));
+  }
+
+  void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
+    cuda::SiluMul(stream_, gate_up, tokens, columns, out);
+  }
+
+  void GatherRows(const float* x, const int32_t* indices, int64_t rows, int64_t columns,
+                  float* out) override {
+    cuda::GatherRows(stream_, x, indices, rows, columns, out);
+  }
+
+ private:
+  // A thread of the host has a current card; steps may come from another than loading.
+  void Enter() const { cudaSetDevice(options_.device); }
+
+  void Check(cudaError_t error, std::string_view what) {
+    if (error != cudaSuccess && error_.ok()) error_ = CudaStatus(error, what);
+  }
+
+  absl::StatusOr<std::unique_ptr<CudaLinearWeight>> MakeWeight(const LinearSpec& spec) {
+    TANDEM_ASSIGN_OR_RETURN(Buffer data, Allocate(PackedBytes(spec)));
+    auto weight = std::make_unique<CudaLinearWeight>(spec, LinearLayout::Of(spec, has_bf16_),
+                                                     options_.deterministic, std::move(data));
+    if (weight->pointers.tree != nullptr) {
+      std::vector<int32_t> steps;
+      for (const LeafStep& step : weight->schedule.steps) {
+        steps.push_back(2 * step.merges + (step.emit ? 1 : 0));
+      }
+      CopyFromHost(const_cast<int32_t*>(weight->pointers.tree), steps.data(),
+                   steps.size() * sizeof(int32_t));
+    }
+    return weight;
+  }
+
+  // fill(begin, end, dst) makes rows as they lie on the card.
+  template <typename Fill>
+  absl::Status UploadRows(const CudaLinearWeight& weight, const Fill& fill) {
+    const LinearLayout& layout = weight.layout;
+    const int64_t row_bytes = layout.row_bytes();
+    const int64_t at_once = static_cast<int64_t>(cuda::PinnedUpload::kBytes) / row_bytes;
+    TANDEM_CHECK(at_once > 0);
+    auto* const base =
+        const_cast<std::byte*>(static_cast<const std::byte*>(weight.pointers.weight));
+    for (int64_t row = 0; row < layout.rows; row += at_once) {
+      const int64_t end = std::min<int64_t>(row + at_once, layout.rows);
+      TANDEM_RETURN_IF_ERROR(fill(row, end, upload_->Acquire()));
+      Check(upload_->Submit(base + row * row_bytes, (end - row) * row_bytes), "copy to it");
+    }
+    return error_;
+  }
+
+  // Whether the matrix units can have it: rows that start and end on 16 bytes, and fit scratch.
+  bool Multipliable(const LinearLayout& layout) const {
+    const int64_t size = layout.format == cuda::Format::kF32 ? 4 : 2;
+    return (layout.quantized() || layout.plain()) && layout.columns * size % 16 == 0 &&
+           layout.columns * size <= static_cast<int64_t>(options_.scratch_bytes);
+  }
+
+  void MultiplyMany(const CudaLinearWeight& weight, const float* x, int64_t tokens,
+                    const float* bias, float* y) {
+    const LinearLayout& layout = weight.layout;
+    const int64_t columns = layout.columns;
+    const bool single = layout.format == cuda::Format::kF32;
+    const DType dtype = single                                              ? DType::kF32
+                        : layout.format == cuda::Format::kF16 || !has_bf16_ ? DType::kF16
+                                                                            : DType::kBF16;
+    const int64_t row_bytes = columns * (single ? 4 : 2);
+    const int64_t rows_at_once =
+        layout.quantized() ? static_cast<int64_t>(widened_.bytes()) / row_bytes : layout.rows;
+    const int64_t tokens_at_once =
+        single ? tokens : static_cast<int64_t>(narrow_.bytes()) / row_bytes;
+    for (int64_t t = 0; t < tokens; t += tokens_at_once) {
+      const int64_t n = std::min(tokens_at_once, tokens - t);
+      const void* activations = x + t * columns;
+      if (!single) {
+        cuda::Narrow(stream_, x + t * columns, dtype, n * columns, narrow_.data());
+        activations = narrow_.data();
+      }
+      for (int64_t row = 0; row < layout.rows; row += rows_at_once) {
+        const int64_t end = std::min<int64_t>(row + rows_at_once, layout.rows);
+        const void* w = weight.pointers.weight;
+        int64_t stride = layout.row_bytes() / (single ? 4 : 2);
+        if (layout.quantized()) {
+          cuda::Dequantize(stream_, layout, weight.pointers, row, end, dtype, widened_.data());
+          w = widened_.data();
+          stride = columns;
+        }
+        const absl::Status multiplied =
+            product_->Multiply({.dtype = dtype,
+                                .rows = end - row,
+                                .columns = columns,
+                                .tokens = n,
+                                .w_stride = stride,
+                                .y_stride = layout.rows},
+                               w, activations, y + t * layout.rows + row);
+        if (!multiplied.ok() && error_.ok()) error_ = multiplied;
+      }
+    }
+    if (bias != nullptr) cuda::AddBias(stream_, bias, tokens, layout.rows, y);
+  }
+
+  const CudaOptions options_;
+  bool has_bf16_ = true;
+  int multiprocessors_ = 1;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<cuda::PinnedUpload> upload_;
+  std::unique_ptr<cuda::MatrixProduct> product_;
+  // Of options.scratch_bytes each.
+  Buffer partials_;  // attention's cuts
+  Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored
+  Buffer widened_;   // rows of a quantized weight
+  absl::Status error_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options) {
+  auto backend = std::make_unique<CudaBackend>(options);
+  TANDEM_RETURN_IF_ERROR(backend->Create());
+  return backend;
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,88 @@
+#include "kernels/cuda/cuda_weight.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/math.h"
+
+namespace tandem::kernels::cuda {
+namespace {
+
+// Calls copy(first column, columns, byte of the row) for each run.
+template <typename Copy>
+void ForEachRun(const LinearLayout& layout, const Copy& copy) {
+  int64_t at = 0;
+  for (int32_t column = 0; column < layout.columns; column += layout.run) {
+    copy(column, std::min(layout.run, layout.columns - column), at);
+    at += int64_t{16} * layout.run_chunks;
+  }
+}
+
+}  // namespace
+
+WeightPlaces WeightPlaces::Of(const LinearLayout& layout, bool with_tree) {
+  const auto align = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
+  WeightPlaces places;
+  places.scales = align(layout.rows * layout.row_bytes());
+  places.zeros = places.scales + align(layout.scale_bytes());
+  places.tree = places.zeros + align(layout.zero_bytes());
+  const bool empty = layout.rows == 0 || layout.columns == 0;
+  places.bytes = empty ? 0 : places.tree + (with_tree ? align(layout.leaves * sizeof(int32_t)) : 0);
+  return places;
+}
+
+CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout,
+                                   bool with_tree, Buffer data)
+    : LinearWeight(spec),
+      layout(layout),
+      places(WeightPlaces::Of(layout, with_tree)),
+      data_(std::move(data)) {
+  if (data_.data() == nullptr) return;
+  const auto* base = data_.as<std::byte>();
+  pointers = {.weight = base,
+              .scales = base + places.scales,
+              .zeros = reinterpret_cast<const uint8_t*>(base + places.zeros),
+              .tree = with_tree ? reinterpret_cast<const int32_t*>(base + places.tree) : nullptr};
+}
+
+void LayOutRows(const LinearLayout& layout, const std::byte* rows, int64_t count, bool to_half,
+                std::byte* dst) {
+  const int64_t size = layout.format == Format::kF32 ? 4 : 2;
+  std::memset(dst, 0, count * layout.row_bytes());
+  for (int64_t r = 0; r < count; ++r) {
+    const std::byte* const row = rows + r * layout.columns * size;
+    std::byte* const out = dst + r * layout.row_bytes();
+    ForEachRun(layout, [&](int64_t column, int64_t n, int64_t at) {
+      if (!to_half) {
+        std::memcpy(out + at, row + column * size, n * size);
+        return;
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, row + (column + i) * size, size);
+        bits = FloatToF16(Bf16ToFloat(bits));
+        std::memcpy(out + at + i * size, &bits, size);
+      }
+    });
+  }
+}
+
+void LayOutCodes(const LinearLayout& layout, const int8_t* codes, int64_t count, std::byte* dst) {
+  std::memset(dst, 0, count * layout.row_bytes());
+  for (int64_t r = 0; r < count; ++r) {
+    const int8_t* const row = codes + r * layout.columns;
+    auto* const out = reinterpret_cast<uint8_t*>(dst + r * layout.row_bytes());
+    ForEachRun(layout, [&](int64_t column, int64_t n, int64_t at) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int code = row[column + i];
+        if (layout.format == Format::kI8) {
+          out[at + i] = static_cast<uint8_t>(code + 128);
+        } else {
+          out[at + i / 2] |= static_cast<uint8_t>(code << (i % 2 * 4));
+        }
+      }
+    });
+  }
+}
+
+}  // namespace tandem::kernels::cuda

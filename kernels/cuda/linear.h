@@ -1,0 +1,78 @@
+// Weights of a linear layer as kernels on the card read them, and the products.
+//
+// A row is a sequence of chunks of 16 bytes: 4 fp32, 8 16-bit elements, 16 INT8 codes
+// (stored plus 128) or 32 INT4 codes (the lower first). Columns are cut into runs, which
+// lie in one leaf and one quantization group: gcd(group_size, leaf_size) columns, or a
+// leaf where elements are not quantized. Each run starts a new chunk, so a chunk has one
+// scale and one leaf; where runs are whole chunks, as they are in models' usual shapes,
+// the layout is the plain row-major one.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+
+namespace tandem::kernels {
+struct LinearSpec;
+}
+
+namespace tandem::kernels::cuda {
+
+// Tokens that one pass over a weight serves.
+inline constexpr int kPassTokens = 8;
+
+enum class Format : uint8_t { kF32, kF16, kBF16, kI8, kI4 };
+
+struct LinearLayout {
+  Format format = Format::kBF16;
+  DType scale_dtype = DType::kF16;
+  bool zero_points = false;
+  int32_t rows = 0;
+  int32_t columns = 0;     // local
+  int32_t run = 0;         // columns of a run; the last may be shorter
+  int32_t run_chunks = 0;  // chunks of a run
+  int32_t chunks = 0;      // of a row
+  int32_t leaf_runs = 0;   // runs of a leaf; the last leaf may have fewer
+  int32_t leaves = 0;      // local
+  int32_t group_size = 0;  // and, of the local columns:
+  int32_t groups = 0;
+  int32_t group_offset = 0;  // columns of the first group that lie before them
+
+  // Of `spec`, with BF16 elements stored as FP16 where the card has no BF16.
+  static LinearLayout Of(const LinearSpec& spec, bool has_bf16);
+
+  int32_t chunk() const {
+    return format == Format::kF32 ? 4 : format == Format::kI8 ? 16 : format == Format::kI4 ? 32 : 8;
+  }
+  bool quantized() const { return format == Format::kI8 || format == Format::kI4; }
+  int64_t row_bytes() const { return int64_t{16} * chunks; }
+  int64_t scale_bytes() const {
+    return quantized() ? rows * int64_t{groups} * static_cast<int64_t>(DTypeSize(scale_dtype)) : 0;
+  }
+  int64_t zero_bytes() const { return zero_points ? rows * int64_t{groups} : 0; }
+  // Elements lie as in a plain matrix, rows row_bytes() apart.
+  bool plain() const { return run_chunks * chunk() == run || run >= columns; }
+};
+
+struct LinearPointers {
+  const void* weight = nullptr;    // [rows, chunks, 16 bytes], 16-byte aligned
+  const void* scales = nullptr;    // [rows, groups] of scale_dtype
+  const uint8_t* zeros = nullptr;  // [rows, groups] or null
+  // [leaves], 2 * merges + emit of each leaf's LeafStep; null: one sum of all columns, in
+  // no order of P1.
+  const int32_t* tree = nullptr;
+};
+
+// Products of up to kPassTokens tokens: y[subtree, t, rows] of tokens [begin, begin +
+// count) of `tokens`; x [tokens, columns] fp32, bias [rows] or null.
+void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+                const float* x, int64_t tokens, int64_t begin, int64_t count, const float* bias,
+                float* y);
+
+// Rows [row_begin, row_end) of a quantized weight as 16-bit elements, [rows, columns].
+void Dequantize(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+                int64_t row_begin, int64_t row_end, DType dtype, void* out);
+
+}  // namespace tandem::kernels::cuda

@@ -1,0 +1,115 @@
+// Chunks of 16 bytes of a weight as fp32 values.
+#pragma once
+
+#include <cuda_device.h>
+
+#include "kernels/cuda/device_math.h"
+#include "kernels/cuda/linear.h"
+
+namespace tandem::kernels::cuda {
+
+// A piece is what is widened at a time. kOffset: widened codes are that much too large.
+template <Format kFormat>
+struct Chunk;
+
+template <>
+struct Chunk<Format::kF32> {
+  static constexpr int kSize = 4, kPiece = 4, kOffset = 0;
+  static constexpr bool kQuantized = false;
+  __device__ static void Widen(const uint4& raw, int, float* out) {
+    const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
+    for (int i = 0; i < 4; ++i) out[i] = __uint_as_float(words[i]);
+  }
+};
+
+template <>
+struct Chunk<Format::kF16> {
+  static constexpr int kSize = 8, kPiece = 8, kOffset = 0;
+  static constexpr bool kQuantized = false;
+  __device__ static void Widen(const uint4& raw, int, float* out) {
+    const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = F16Value(static_cast<uint16_t>(words[i]));
+      out[2 * i + 1] = F16Value(static_cast<uint16_t>(words[i] >> 16));
+    }
+  }
+};
+
+template <>
+struct Chunk<Format::kBF16> {
+  static constexpr int kSize = 8, kPiece = 8, kOffset = 0;
+  static constexpr bool kQuantized = false;
+  __device__ static void Widen(const uint4& raw, int, float* out) {
+    const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = Bf16Low(words[i]);
+      out[2 * i + 1] = Bf16High(words[i]);
+    }
+  }
+};
+
+template <>
+struct Chunk<Format::kI8> {
+  static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
+  static constexpr bool kQuantized = true;
+  // A byte in the mantissa of 2^23 is 2^23 + byte: exact, and cheaper than a conversion.
+  __device__ static void Widen(const uint4& raw, int piece, float* out) {
+    const unsigned words[] = {piece == 0 ? raw.x : raw.z, piece == 0 ? raw.y : raw.w};
+    for (int i = 0; i < 8; ++i) {
+      const unsigned bits = __byte_perm(words[i / 4], 0x4b000000u, 0x7540u + i % 4);
+      out[i] = __uint_as_float(bits) - 8388736.0f;
+    }
+  }
+};
+
+template <>
+struct Chunk<Format::kI4> {
+  static constexpr int kSize = 32, kPiece = 8, kOffset = 16;
+  static constexpr bool kQuantized = true;
+  // Four bits at the top of the mantissa of 16 are 16 + code.
+  __device__ static void Widen(const uint4& raw, int piece, float* out) {
+    const unsigned word = piece == 0 ? raw.x : piece == 1 ? raw.y : piece == 2 ? raw.z : raw.w;
+    for (int i = 0; i < 8; ++i) {
+      const unsigned code = i < 5 ? word << (19 - 4 * i) : word >> (4 * i - 19);
+      out[i] = __uint_as_float((code & 0x00780000u) | 0x41800000u);
+    }
+  }
+};
+
+// Where a chunk lies.
+struct ChunkPlace {
+  int column = 0;  // local, of its first element
+  int valid = 0;   // elements that are columns
+  int group = 0;
+};
+
+__device__ inline ChunkPlace PlaceOf(const LinearLayout& layout, int chunk, int chunk_size) {
+  const int run = chunk / layout.run_chunks;
+  const int inside = (chunk - run * layout.run_chunks) * chunk_size;
+  const int column = run * layout.run + inside;
+  const int left = layout.columns - column;
+  const int of_run = layout.run - inside;
+  int valid = of_run < left ? of_run : left;
+  if (valid > chunk_size) valid = chunk_size;
+  const int group = layout.group_size == 0 ? 0 : (column + layout.group_offset) / layout.group_size;
+  return {column, valid, group};
+}
+
+__device__ inline float ScaleAt(const LinearLayout& layout, const void* scales, int64_t index) {
+  switch (layout.scale_dtype) {
+    case DType::kF32:
+      return Element<DType::kF32>(scales, index);
+    case DType::kF16:
+      return Element<DType::kF16>(scales, index);
+    default:
+      return Element<DType::kBF16>(scales, index);
+  }
+}
+
+// What stands for zero.
+__device__ inline float ZeroAt(const LinearLayout& layout, const uint8_t* zeros, int64_t index) {
+  if (layout.zero_points) return static_cast<float>(zeros[index]);
+  return layout.format == Format::kI4 ? 8.0f : 0.0f;
+}
+
+}  // namespace tandem::kernels::cuda

@@ -1,0 +1,40 @@
+// The way of bytes from the host to the card: two pinned buffers, one filled while the
+// other is copied.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstddef>
+
+#include "absl/status/status.h"
+
+namespace tandem::kernels::cuda {
+
+class PinnedUpload {
+ public:
+  static constexpr size_t kBytes = 8 << 20;  // of each buffer
+
+  explicit PinnedUpload(cudaStream_t stream) : stream_(stream) {}
+  PinnedUpload(const PinnedUpload&) = delete;
+  ~PinnedUpload();
+
+  // RESOURCE_EXHAUSTED where the system has no memory to pin.
+  absl::Status Create();
+
+  // kBytes to fill, once their last copy is done.
+  std::byte* Acquire();
+  // Starts the copy of the buffer's first bytes to the card.
+  cudaError_t Submit(void* dst, size_t bytes);
+
+ private:
+  struct Slot {
+    void* data = nullptr;
+    cudaEvent_t copied = nullptr;
+  };
+  cudaStream_t stream_;
+  std::array<Slot, 2> slots_;
+  size_t current_ = 0;
+};
+
+}  // namespace tandem::kernels::cuda

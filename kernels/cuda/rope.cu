@@ -1,0 +1,132 @@
+// A warp a head: norm and rotation of queries and keys, and keys and values to the cache.
+#include <cuda_device.h>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device_math.h"
+
+namespace tandem::kernels::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kPerLane = KvCacheView::kMaxHeadDim / 2 / 32;  // pairs
+
+// Writes a head's elements, of which lane l has dimensions l + 32 n and, in upper, as
+// many from `half` on.
+__device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int head, int lane,
+                          const float (&lower)[kPerLane], const float (&upper)[kPerLane]) {
+  const int half = static_cast<int>(cache.head_dim) / 2;
+  const int64_t block = slot / KvCacheView::kBlock;
+  const int position = static_cast<int>(slot % KvCacheView::kBlock);
+  char* const run = is_key ? static_cast<char*>(cache.k) + block * cache.k_block_bytes() +
+                                 head * cache.k_run_bytes()
+                           : static_cast<char*>(cache.v) + block * cache.v_block_bytes() +
+                                 head * cache.v_run_bytes();
+  float inverse = 0;
+  if (cache.dtype == KvDType::kI8) {
+    float most = 0;
+    for (int n = 0; n < kPerLane; ++n) {
+      if (lane + 32 * n < half) most = fmaxf(most, fmaxf(fabsf(lower[n]), fabsf(upper[n])));
+    }
+    most = MaxLanes(most);
+    const bool tiny = most < 0x1p-100f;
+    inverse = tiny ? 0.0f : kKvCodeMax / most;
+    if (lane == 0) {
+      char* const scales = run + (is_key ? cache.k_code_bytes() : cache.v_code_bytes());
+      reinterpret_cast<float*>(scales)[position] = tiny ? 0.0f : most / kKvCodeMax;
+    }
+  }
+  for (int n = 0; n < kPerLane; ++n) {
+    for (int part = 0; part < 2; ++part) {
+      if (lane + 32 * n >= half) continue;
+      const int dim = lane + 32 * n + part * half;
+      const float value = part == 0 ? lower[n] : upper[n];
+      const int64_t index = is_key ? cache.k_index(dim, position) : cache.v_index(position, dim);
+      switch (cache.dtype) {
+        case KvDType::kF32:
+          reinterpret_cast<float*>(run)[index] = value;
+          break;
+        case KvDType::kF16:
+          reinterpret_cast<uint16_t*>(run)[index] = F16Bits(value);
+          break;
+        case KvDType::kBF16:
+          reinterpret_cast<uint16_t*>(run)[index] = Bf16Bits(value);
+          break;
+        case KvDType::kI8: {
+          const float bounded = fminf(fmaxf(value * inverse, -kKvCodeMax), kKvCodeMax);
+          const int code = __float2int_rn(bounded);
+          reinterpret_cast<uint8_t*>(run)[index] = static_cast<uint8_t>(is_key ? code + 128 : code);
+          break;
+        }
+      }
+    }
+  }
+}
+
+__global__ void RopeAndCacheKernel(RopeArgs a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int kv_heads = static_cast<int>(a.cache.kv_heads);
+  const int heads = a.q_heads + 2 * kv_heads;
+  const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  if (head >= heads) return;  // the whole warp
+  const int d = static_cast<int>(a.cache.head_dim), half = d / 2;
+  const int64_t t = blockIdx.y;
+  float* const x = a.qkv + (t * heads + head) * d;
+  const bool is_query = head < a.q_heads;
+  const bool is_value = head >= a.q_heads + kv_heads;
+  float lower[kPerLane], upper[kPerLane];
+  float squares = 0;
+  for (int n = 0; n < kPerLane; ++n) {
+    const int i = lane + 32 * n;
+    lower[n] = i < half ? x[i] : 0.0f;
+    upper[n] = i < half ? x[half + i] : 0.0f;
+    squares = fmaf(lower[n], lower[n], squares);
+    squares = fmaf(upper[n], upper[n], squares);
+  }
+  if (!is_value) {
+    const float* const norm = is_query ? a.q_norm : a.k_norm;
+    if (norm != nullptr) {
+      const float inverse = Rsqrt(SumLanes(squares) / static_cast<float>(d) + a.norm_epsilon);
+      for (int n = 0; n < kPerLane; ++n) {
+        const int i = lane + 32 * n;
+        if (i >= half) continue;
+        lower[n] = lower[n] * inverse * norm[i];
+        upper[n] = upper[n] * inverse * norm[half + i];
+      }
+    }
+    for (int n = 0; n < kPerLane; ++n) {
+      const int i = lane + 32 * n;
+      if (i >= half) continue;
+      const float c = a.cos[t * half + i], s = a.sin[t * half + i];
+      const float x1 = lower[n], x2 = upper[n];
+      lower[n] = fmaf(x1, c, -(x2 * s));
+      upper[n] = fmaf(x2, c, x1 * s);
+    }
+  }
+  if (is_query) {
+    for (int n = 0; n < kPerLane; ++n) {
+      const int i = lane + 32 * n;
+      if (i >= half) continue;
+      x[i] = lower[n];
+      x[half + i] = upper[n];
+    }
+    return;
+  }
+  const int slot = a.slot_mapping[t];
+  if (slot < 0) return;
+  CacheHead(a.cache, !is_value, slot, head - a.q_heads - (is_value ? kv_heads : 0), lane, lower,
+            upper);
+}
+
+}  // namespace
+
+void RopeAndCache(cudaStream_t stream, const RopeArgs& args) {
+  const int64_t heads = args.q_heads + 2 * args.cache.kv_heads;
+  if (args.tokens == 0 || heads == 0) return;
+  Launch({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
+                       static_cast<unsigned>(args.tokens)),
+          .block = dim3(kWarps * 32),
+          .stream = stream},
+         &RopeAndCacheKernel, args);
+}
+
+}  // namespace tandem::kernels::cuda
