@@ -2,6 +2,10 @@
 // all ranks make the same calls in the same order. Steps and bytes of each:
 // docs/collectives.md.
 //
+// Values are in the memory of the rank's backend (GatherColumns' result alone is on the
+// host), and calls take their turn after its operations: communicators of the host serve
+// backends whose memory is the host's, StagedCommunicator the others.
+//
 // A Status that is not OK is final: the world cannot go on.
 #pragma once
 

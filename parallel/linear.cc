@@ -194,7 +194,6 @@ absl::Status RowParallelLinear::Forward(kernels::Backend& backend, Communicator&
     return absl::OkStatus();
   }
   backend.Linear(*weight_, x, tokens, nullptr, partials);
-  backend.Synchronize();
   return communicator.AllReduceTree(layout, partials, tokens * weight_->spec.rows, y);
 }
 

@@ -114,10 +114,18 @@ class CudaBackend : public Backend {
   }
 
   void CopyToHost(void* dst, const void* src, size_t bytes) override {
-    if (bytes == 0) return;
     Enter();
-    Check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream_), "copy from it");
-    Synchronize();
+    // By way of a pinned buffer: the driver's own way for other memory is slower.
+    const auto* from = static_cast<const std::byte*>(src);
+    for (size_t done = 0; done < bytes;) {
+      const size_t n = std::min(bytes - done, cuda::PinnedUpload::kBytes);
+      std::byte* const pinned = upload_->Acquire();
+      Check(cudaMemcpyAsync(pinned, from + done, n, cudaMemcpyDeviceToHost, stream_),
+            "copy from it");
+      Synchronize();
+      std::memcpy(static_cast<std::byte*>(dst) + done, pinned, n);
+      done += n;
+    }
   }
 
   void Synchronize() override {

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/rope_frequencies.h"
@@ -12,6 +13,20 @@
 namespace tandem::model {
 
 using parallel::StepPart;
+
+namespace {
+
+// Recording ends when it has taken so long: what is not recorded by then is issued.
+constexpr absl::Duration kRecordingTime = absl::Seconds(20);
+
+// A product's tree with a leaf for each rank.
+parallel::TreeLayout TreeOfRanks(int ranks) {
+  std::vector<kernels::LeafRange> owned;
+  for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
+  return parallel::TreeLayout::Make(ranks, owned);
+}
+
+}  // namespace
 
 Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
                  parallel::ShardPlan plan, kernels::Backend& backend,
@@ -22,7 +37,10 @@ Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Chec
       shard_(plan_.ranks[communicator.rank()]),
       backend_(backend),
       communicator_(communicator),
-      options_(options) {}
+      options_(options) {
+  attention_tree_ = backend.leaf_sums() ? plan_.attention_tree : TreeOfRanks(plan_.tp);
+  ffn_tree_ = backend.leaf_sums() ? plan_.ffn_tree : attention_tree_;
+}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
     const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
@@ -32,7 +50,6 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
   std::unique_ptr<Decoder> decoder(
       new Decoder(config, std::move(checkpoint), std::move(plan), backend, communicator, options));
   TANDEM_RETURN_IF_ERROR(decoder->LoadWeights());
-  decoder->inverse_frequencies_ = loader::InverseFrequencies(config.rope, config.head_dim);
   TANDEM_ASSIGN_OR_RETURN(decoder->kv_cache_,
                           KvCache::Allocate(backend, {.layers = config.num_layers,
                                                       .blocks = options.num_blocks,
@@ -40,33 +57,85 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
                                                       .head_dim = config.head_dim,
                                                       .dtype = options.kv_dtype}));
   Workspace& workspace = decoder->workspace_;
-  TANDEM_ASSIGN_OR_RETURN(
-      workspace.memory, backend.Allocate(Workspace::Layout(config, decoder->plan_,
-                                                           communicator.rank(), options, nullptr)));
-  Workspace::Layout(config, decoder->plan_, communicator.rank(), options, &workspace);
-  decoder->token_sequence_.reserve(options.max_tokens);
+  TANDEM_ASSIGN_OR_RETURN(workspace.memory, backend.Allocate(Workspace::Layout(
+                                                config, decoder->plan_, communicator.rank(),
+                                                backend, options, nullptr)));
+  Workspace::Layout(config, decoder->plan_, communicator.rank(), backend, options, &workspace);
+  const std::vector<float> frequencies = loader::InverseFrequencies(config.rope, config.head_dim);
+  backend.CopyFromHost(workspace.inverse_frequencies, frequencies.data(),
+                       frequencies.size() * sizeof(float));
+  decoder->step_memory_ = StepMemory(backend, options.step_limits(), workspace.step);
+  TANDEM_RETURN_IF_ERROR(decoder->RecordSteps());
+  backend.Synchronize();
+  TANDEM_RETURN_IF_ERROR(backend.status());
   return decoder;
 }
 
 absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   const int64_t tokens = input.num_tokens();
+  TANDEM_CHECK(tokens <= options_.max_tokens && input.num_rows() <= options_.max_rows);
+  if (options_.timer != nullptr) options_.timer->BeginStep();
+  EnterPart(options_.timer, StepPart::kEmbedding);
+  TANDEM_RETURN_IF_ERROR(embedding_->Lookup(backend_, input.token_ids.data(), tokens,
+                                            config_.hidden_size, workspace_.residual));
+  if (const RecordedStep* recorded = FindRecorded(input)) {
+    step_memory_.PlaceSingles(input, recorded->sequences, recorded->context);
+    backend_.Replay(*recorded->recording);
+  } else {
+    TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
+  }
+  return communicator_.GatherColumns(workspace_.logits, input.num_rows(), plan_.vocab_widths,
+                                     logits);
+}
+
+absl::Status Decoder::RecordSteps() {
+  // A world's collectives would have to be recorded too.
+  if (options_.recorded_sequences == 0 || backend_.memory_is_host() || plan_.tp > 1) {
+    return absl::OkStatus();
+  }
+  const StepLimits limits = options_.step_limits();
+  const int64_t most =
+      std::min({options_.recorded_sequences, limits.tokens, limits.sequences, limits.rows});
+  const int64_t longest = limits.blocks * kBlockSize;
+  const absl::Time start = absl::Now();
+  for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
+    for (int64_t context = std::min<int64_t>(longest, 1024);;
+         context = std::min(4 * context, longest)) {
+      if (absl::Now() - start > kRecordingTime) return absl::OkStatus();
+      const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
+      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Recording> recording,
+                              backend_.Record([&] { return RunLayers(step); }));
+      recorded_.push_back({sequences, context, std::move(recording)});
+      if (context == longest) break;
+    }
+  }
+  return absl::OkStatus();
+}
+
+const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const {
+  // One token of each sequence, and the logits of each.
+  const int32_t tokens = input.num_tokens();
+  if (recorded_.empty() || input.num_sequences() != tokens || input.num_rows() != tokens) {
+    return nullptr;
+  }
+  for (int32_t i = 0; i < tokens; ++i) {
+    if (input.logits_indices[i] != i) return nullptr;
+  }
+  const int64_t context = *std::max_element(input.context_lens.begin(), input.context_lens.end());
+  for (const RecordedStep& step : recorded_) {
+    if (step.sequences >= tokens && step.context >= context) return &step;
+  }
+  return nullptr;
+}
+
+absl::Status Decoder::RunLayers(const PlacedStep& step) {
+  const int64_t tokens = step.tokens;
   const int64_t hidden = config_.hidden_size;
   const float epsilon = static_cast<float>(config_.rms_norm_eps);
-  TANDEM_CHECK(tokens <= options_.max_tokens && input.num_rows() <= options_.max_rows);
   Workspace& w = workspace_;
   parallel::StepTimer* const timer = options_.timer;
-
-  if (timer != nullptr) timer->BeginStep();
-  EnterPart(timer, StepPart::kEmbedding);
-  token_sequence_.clear();
-  for (int32_t s = 0; s < input.num_sequences(); ++s) {
-    token_sequence_.resize(input.cu_seqlens_q[s + 1], s);
-  }
-  TANDEM_RETURN_IF_ERROR(
-      embedding_->Lookup(backend_, input.token_ids.data(), tokens, hidden, w.residual));
-  backend_.RopeAngles(input.positions.data(), tokens, inverse_frequencies_.data(),
-                      config_.head_dim / 2, static_cast<float>(config_.rope.attention_factor),
-                      w.cos, w.sin);
+  backend_.RopeAngles(step.positions, tokens, w.inverse_frequencies, config_.head_dim / 2,
+                      static_cast<float>(config_.rope.attention_factor), w.cos, w.sin);
 
   // Each norm first adds the sub-layer before it to the residual stream.
   const float* delta = nullptr;
@@ -76,7 +145,7 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
     EnterPart(timer, StepPart::kQkv);
     backend_.AddRmsNorm(delta, delta_bias, w.residual, layer.input_norm.as<float>(), epsilon,
                         tokens, hidden, w.normed);
-    TANDEM_RETURN_IF_ERROR(Attention(layer, static_cast<int64_t>(i), input));
+    TANDEM_RETURN_IF_ERROR(Attention(layer, static_cast<int64_t>(i), step));
     EnterPart(timer, StepPart::kFfn);
     backend_.AddRmsNorm(w.delta, layer.output.bias(), w.residual, layer.post_norm.as<float>(),
                         epsilon, tokens, hidden, w.normed);
@@ -88,16 +157,14 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   backend_.AddRmsNorm(delta, delta_bias, w.residual, final_norm_.as<float>(), epsilon, tokens,
                       hidden, w.normed);
 
-  const int64_t rows = input.num_rows();
-  backend_.GatherRows(w.normed, input.logits_indices.data(), rows, hidden, w.rows);
-  head_.Forward(backend_, w.rows, rows, w.logits);
-  backend_.Synchronize();
-  return communicator_.GatherColumns(w.logits, rows, plan_.vocab_widths, logits);
+  backend_.GatherRows(w.normed, step.logits_indices, step.rows, hidden, w.rows);
+  head_.Forward(backend_, w.rows, step.rows, w.logits);
+  return absl::OkStatus();
 }
 
-absl::Status Decoder::Attention(const Layer& layer, int64_t index, const StepInput& input) {
+absl::Status Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& step) {
   Workspace& w = workspace_;
-  const int64_t tokens = input.num_tokens();
+  const int64_t tokens = step.tokens;
   const int64_t heads = shard_.heads.size();
   const kernels::KvCacheView cache = kv_cache_.layer(index);
   layer.qkv.Forward(backend_, w.normed, tokens, w.qkv);
@@ -111,23 +178,25 @@ absl::Status Decoder::Attention(const Layer& layer, int64_t index, const StepInp
                          .norm_epsilon = static_cast<float>(config_.rms_norm_eps),
                          .cos = w.cos,
                          .sin = w.sin,
-                         .slot_mapping = input.slot_mapping.data(),
+                         .slot_mapping = step.slot_mapping,
                          .cache = cache});
   backend_.PagedAttention({.tokens = tokens,
                            .q_heads = heads,
                            .head_dim = config_.head_dim,
                            .qkv = w.qkv,
                            .qkv_stride = layer.qkv.rows(),
-                           .positions = input.positions.data(),
-                           .token_sequence = token_sequence_.data(),
-                           .block_tables = input.block_tables.data(),
-                           .max_blocks = input.max_blocks,
+                           .positions = step.positions,
+                           .token_sequence = step.token_sequence,
+                           .block_tables = step.block_tables,
+                           .max_blocks = step.max_blocks,
                            .head_to_kv = shard_.head_to_kv.data(),
                            .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
                            .cache = cache,
-                           .out = w.attention});
+                           .out = w.attention,
+                           .single_tokens = step.single_tokens,
+                           .single_context = step.single_context});
   EnterPart(options_.timer, StepPart::kOutput);
-  return layer.output.Forward(backend_, communicator_, plan_.attention_tree, w.attention, tokens,
+  return layer.output.Forward(backend_, communicator_, attention_tree_, w.attention, tokens,
                               w.partials, w.delta);
 }
 
@@ -135,8 +204,8 @@ absl::Status Decoder::FeedForward(const Layer& layer, int64_t tokens) {
   Workspace& w = workspace_;
   layer.gate_up.Forward(backend_, w.normed, tokens, w.gate_up);
   backend_.SiluMul(w.gate_up, tokens, shard_.ffn.size(), w.activated);
-  return layer.down.Forward(backend_, communicator_, plan_.ffn_tree, w.activated, tokens,
-                            w.partials, w.delta);
+  return layer.down.Forward(backend_, communicator_, ffn_tree_, w.activated, tokens, w.partials,
+                            w.delta);
 }
 
 DecoderBytes Decoder::bytes() const {

@@ -25,18 +25,31 @@
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
 #include "runtime/model/step_input.h"
+#include "runtime/model/step_memory.h"
 
 namespace tandem::model {
 
 struct DecoderOptions {
   kernels::KvDType kv_dtype = kernels::KvDType::kF32;
-  int64_t num_blocks = 0;                // of kBlockSize tokens
-  int64_t max_tokens = 0;                // of one step
-  int64_t max_rows = 0;                  // of logits in one step
+  int64_t num_blocks = 0;     // of kBlockSize tokens
+  int64_t max_tokens = 0;     // of one step
+  int64_t max_rows = 0;       // of logits in one step
+  int64_t max_sequences = 0;  // of one step; 0: max_tokens
+  int64_t max_blocks = 0;     // of a sequence; 0: num_blocks
+  // Steps of one token for each of so many sequences at most are recorded while loading,
+  // where the backend can and the communicator need not run inside; 0: none.
+  int64_t recorded_sequences = 0;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
   // Weights that were packed before; outlives the decoder, or null.
   const loader::PackedFile* packed = nullptr;
+
+  StepLimits step_limits() const {
+    return {.tokens = max_tokens,
+            .sequences = max_sequences > 0 ? max_sequences : max_tokens,
+            .rows = max_rows,
+            .blocks = max_blocks > 0 ? max_blocks : num_blocks};
+  }
 };
 
 // Bytes that a rank will hold, by purpose.
@@ -51,8 +64,8 @@ class Decoder {
  public:
   // Reads this rank's slices and packs them. Takes the checkpoint: embedding rows
   // are looked up in its mapped file while serving. The backend and the
-  // communicator must outlive the decoder. Not collective: ranks agree on the
-  // status afterwards.
+  // communicator, which works on the backend's memory, must outlive the decoder. Not
+  // collective: ranks agree on the status afterwards.
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(
       const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
@@ -78,6 +91,7 @@ class Decoder {
 
   // As held, by purpose; equals Plan where the plan is right.
   DecoderBytes bytes() const;
+  int64_t recorded_steps() const { return static_cast<int64_t>(recorded_.size()); }
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const {
     return checkpoint_->bytes_read() +
@@ -110,10 +124,20 @@ class Decoder {
     float* partials = nullptr;   // [own subtrees, tokens, hidden]
     float* cos = nullptr;        // [tokens, head_dim / 2]
     float* sin = nullptr;
-    float* rows = nullptr;    // [rows, hidden]
-    float* logits = nullptr;  // [rows, local vocab]
+    float* rows = nullptr;                 // [rows, hidden]
+    float* logits = nullptr;               // [rows, local vocab]
+    float* inverse_frequencies = nullptr;  // [head_dim / 2]
+    float* step = nullptr;                 // StepMemory's
     static size_t Layout(const loader::ModelConfig& config, const parallel::ShardPlan& plan,
-                         int rank, const DecoderOptions& options, Workspace* out);
+                         int rank, const kernels::Backend& backend, const DecoderOptions& options,
+                         Workspace* out);
+  };
+
+  // A step of `sequences` single tokens with contexts of at most `context`.
+  struct RecordedStep {
+    int64_t sequences = 0;
+    int64_t context = 0;
+    std::unique_ptr<kernels::Recording> recording;
   };
 
   Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
@@ -128,7 +152,11 @@ class Decoder {
                                    const kernels::Backend& backend, const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
-  absl::Status Attention(const Layer& layer, int64_t index, const StepInput& input);
+  absl::Status RecordSteps();
+  const RecordedStep* FindRecorded(const StepInput& input) const;
+  // From the embedded tokens in the workspace to the rows' logits there.
+  absl::Status RunLayers(const PlacedStep& step);
+  absl::Status Attention(const Layer& layer, int64_t index, const PlacedStep& step);
   absl::Status FeedForward(const Layer& layer, int64_t tokens);
 
   const loader::ModelConfig config_;
@@ -143,10 +171,13 @@ class Decoder {
   std::vector<Layer> layers_;
   kernels::Buffer final_norm_;
   parallel::ColumnParallelLinear head_;  // [local vocab, hidden]
-  std::vector<float> inverse_frequencies_;
   KvCache kv_cache_;
   Workspace workspace_;
-  std::vector<int32_t> token_sequence_;  // [tokens], row of the block tables
+  StepMemory step_memory_;
+  std::vector<RecordedStep> recorded_;  // fewer sequences first, then shorter contexts
+  // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
+  // its leaves as it likes.
+  parallel::TreeLayout attention_tree_, ffn_tree_;
   size_t weight_bytes_ = 0;
 };
 

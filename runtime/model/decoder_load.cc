@@ -218,19 +218,21 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,
                                                        .dtype = options.kv_dtype});
-  bytes.workspace = Workspace::Layout(config, plan, rank, options, nullptr);
+  bytes.workspace = Workspace::Layout(config, plan, rank, backend, options, nullptr);
   return bytes;
 }
 
 size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
                                   const parallel::ShardPlan& plan, int rank,
-                                  const DecoderOptions& options, Workspace* out) {
+                                  const kernels::Backend& backend, const DecoderOptions& options,
+                                  Workspace* out) {
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t t = options.max_tokens;
   const int64_t hidden = config.hidden_size;
-  const int64_t subtrees =
-      plan.tp == 1 ? 0
-                   : std::max(plan.attention_tree.node_count(rank), plan.ffn_tree.node_count(rank));
+  const int64_t subtrees = plan.tp == 1          ? 0
+                           : backend.leaf_sums() ? std::max(plan.attention_tree.node_count(rank),
+                                                            plan.ffn_tree.node_count(rank))
+                                                 : 1;
   size_t offset = 0;
   const auto place = [&](float* Workspace::*member, int64_t floats) {
     if (out != nullptr) {
@@ -250,6 +252,8 @@ size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
   place(&Workspace::sin, t * config.head_dim / 2);
   place(&Workspace::rows, options.max_rows * hidden);
   place(&Workspace::logits, options.max_rows * shard.vocab.size());
+  place(&Workspace::inverse_frequencies, config.head_dim / 2);
+  place(&Workspace::step, StepMemory::Bytes(backend, options.step_limits()) / sizeof(float));
   return offset;
 }
 

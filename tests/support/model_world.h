@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "parallel/staged_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/decoder.h"
@@ -70,6 +71,9 @@ struct WorldOptions {
   int64_t max_tokens = 1024;
   model::WeightRequests weights;
   const loader::PackedFile* packed = nullptr;
+  int64_t recorded_sequences = 0;
+  // In place of the CPU's.
+  std::function<absl::StatusOr<std::unique_ptr<kernels::Backend>>()> make_backend;
 };
 
 // A rank as the body sees it.
@@ -101,9 +105,16 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
         if (!config.ok()) return config.status();
         auto checkpoint = loader::Checkpoint::Open(*model_folder);
         if (!checkpoint.ok()) return checkpoint.status();
-        auto backend = kernels::MakeCpuBackend(options.isa, {.threads = options.threads});
+        auto backend = options.make_backend
+                           ? options.make_backend()
+                           : kernels::MakeCpuBackend(options.isa, {.threads = options.threads});
         if (!backend.ok()) return backend.status();
-        const auto communicator = world.Make(r);
+        const auto host = world.Make(r);
+        std::unique_ptr<parallel::Communicator> staged;
+        if (!(*backend)->memory_is_host()) {
+          staged = std::make_unique<parallel::StagedCommunicator>(**backend, *host);
+        }
+        parallel::Communicator* const communicator = staged ? staged.get() : host.get();
         auto plan = parallel::ShardPlan::Make(model::ShapeOf(*config), options.tp);
         auto decoder = model::Decoder::Load(*config, *std::move(checkpoint), std::move(plan),
                                             **backend, *communicator,
@@ -111,6 +122,7 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                                              .num_blocks = options.num_blocks,
                                              .max_tokens = options.max_tokens,
                                              .max_rows = 64,
+                                             .recorded_sequences = options.recorded_sequences,
                                              .weights = options.weights,
                                              .packed = options.packed});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());

@@ -1,0 +1,145 @@
+// Whole worlds whose ranks compute on (emulated) cards: golden logits in all formats, and
+// with --deterministic the same bits at every degree, in any company, recorded or not.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "tests/support/golden_logits.h"
+
+namespace tandem {
+namespace {
+
+using testing::Rank;
+using testing::RunWorld;
+using testing::Sequence;
+using testing::Step;
+using testing::WorldOptions;
+
+WorldOptions OnCards(int tp, bool deterministic) {
+  WorldOptions options = {.tp = tp, .num_blocks = 64, .max_tokens = 128};
+  options.make_backend = [deterministic] {
+    return kernels::MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 256 << 10});
+  };
+  return options;
+}
+
+testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t length,
+                                   const testing::LogitScale& scale) {
+  using kernels::DType;
+  // Products of many tokens round activations, and quantized weights, by 2^-9 at most each.
+  const bool exact = config.dtype == DType::kF32 && !config.quantization;
+  const double many = exact || length <= 16 ? 0 : 0x1p-8;
+  // Transformers rounded what it made of quantized weights to the model's type.
+  const double golden = !config.quantization ? 0 : config.dtype == DType::kBF16 ? 0x1p-9 : 0x1p-12;
+  // Sums of INT4 codes with their offset have terms a few times as large.
+  const double codes = config.quantization ? 8 : 1;
+  const double off = (codes * testing::PathRoundings(config, length) +
+                      testing::PathProducts(config) * (many + golden)) *
+                     scale.largest;
+  // Two logits may swap where they differ by less than both errors.
+  return {.off = off, .behind = 2 * off};
+}
+
+class CudaGoldenLogits : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CudaGoldenLogits, MatchTransformers) {
+  for (int tp : {1, 2, 3}) {
+    testing::CheckGoldenLogits(SourcePath("tests/golden/" + GetParam()), OnCards(tp, false),
+                               &BoundsOnCards);
+  }
+}
+
+std::vector<std::string> AllCases() {
+  std::vector<std::string> names;
+  for (const char* kind : {"logits", "quantized"}) {
+    for (const std::string& name : testing::GoldenCases(kind)) {
+      names.push_back(std::string(kind) + "/" + name);
+    }
+  }
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaGoldenLogits, ::testing::ValuesIn(AllCases()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '/', '_');
+                           return name;
+                         });
+
+constexpr int32_t kLength = 40;
+
+Sequence MakeSequence(uint32_t seed, int32_t vocab, int32_t first_block) {
+  std::mt19937 random(seed);
+  Sequence sequence;
+  for (int32_t i = 0; i < kLength; ++i) {
+    sequence.ids.push_back(static_cast<int32_t>(random() % vocab));
+  }
+  for (int32_t b = 0; b < 3; ++b) sequence.blocks.push_back(first_block + (b * 2 + 1) % 3);
+  return sequence;
+}
+
+// Last logits of one sequence, its tokens taken as `takes` says, over and over, beside
+// `others` sequences that decode.
+std::vector<float> LastLogits(Rank& rank, const std::vector<int32_t>& takes, int others) {
+  const int32_t vocab = rank.decoder.config().vocab_size;
+  Sequence mine = MakeSequence(1, vocab, 0);
+  std::vector<Sequence> company;
+  for (int i = 0; i < others; ++i) company.push_back(MakeSequence(2 + i, vocab, 3 + 3 * i));
+  std::vector<float> logits;
+  for (size_t i = 0; mine.computed < kLength; ++i) {
+    Step step;
+    for (Sequence& other : company) {
+      if (other.computed < kLength) step.Add(other, 1);
+    }
+    step.Add(mine, std::min(takes[i % takes.size()], kLength - mine.computed));
+    const auto all = rank.Forward(step);
+    logits.assign(all.end() - vocab, all.end());
+  }
+  return logits;
+}
+
+std::vector<float> RunAlone(const std::string& folder, const WorldOptions& options,
+                            const std::vector<int32_t>& takes, int others) {
+  std::vector<float> logits;
+  const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
+    const auto last = LastLogits(rank, takes, others);
+    if (rank.index == 0) logits = last;
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  return logits;
+}
+
+TEST(CudaDeterministic, SameBitsAtEveryDegreeAndInAnyCompany) {
+  for (const char* model : {"logits/llama_ffn_172", "logits/qwen3_untied",
+                            "quantized/gptq_int4_act_order", "quantized/ct_int8_zeros"}) {
+    SCOPED_TRACE(model);
+    const std::string folder = SourcePath(std::string("tests/golden/") + model);
+    const auto whole = RunAlone(folder, OnCards(1, true), {kLength}, 0);
+    for (const int tp : {2, 3, 4}) {
+      EXPECT_EQ(RunAlone(folder, OnCards(tp, true), {kLength}, 0), whole) << "TP " << tp;
+    }
+    EXPECT_EQ(RunAlone(folder, OnCards(1, true), {1}, 0), whole);
+    EXPECT_EQ(RunAlone(folder, OnCards(2, true), {7, 1, 20}, 5), whole);
+  }
+}
+
+// Decoding, so that products are of few tokens in both modes.
+TEST(CudaRecorded, RecordedStepsGiveTheSameBits) {
+  for (const bool deterministic : {false, true}) {
+    const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
+    WorldOptions options = OnCards(1, deterministic);
+    const auto issued = RunAlone(folder, options, {1}, 2);
+    options.recorded_sequences = 4;
+    std::vector<float> recorded;
+    const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
+      EXPECT_EQ(rank.decoder.recorded_steps(), 3);  // of 1, 2 and 4 sequences
+      recorded = LastLogits(rank, {1}, 2);          // 3 sequences, one of padding
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(recorded, issued);
+  }
+}
+
+}  // namespace
+}  // namespace tandem
