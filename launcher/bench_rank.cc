@@ -12,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/probe.h"
 #include "launcher/bench_front.h"
 #include "launcher/bench_report.h"
 #include "launcher/bench_work.h"
@@ -204,7 +203,7 @@ int RunBenchRank(const BenchOptions& options) {
   report.model = options.model.model;
   report.weights = FormatName(runtime.decoder().linear_spec());
   report.kv_dtype = std::string(kernels::KvDTypeName(runtime.kv_dtype()));
-  report.isa = kernels::IsaInUse(options.model.isa);
+  report.isa = runtime.on_card() ? "cuda" : kernels::IsaInUse(options.model.isa);
   report.peak_instruction = probe->DotInstruction(DotTypeOf(runtime.decoder().linear_spec()));
   report.tp = runtime.tp();
   report.threads = runtime.binding().threads;

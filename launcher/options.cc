@@ -31,6 +31,12 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->check(CLI::Range(1, 4096));
   app->add_option("--isa", options->isa, "Instruction set: auto, avx2, avx3, vnni, bf16, neon, ref")
       ->capture_default_str();
+  app->add_option("--device", options->device, "What ranks compute on: cpu, cuda (a card a rank)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app->add_flag("--deterministic", options->deterministic,
+                "On cards: the same bits at any TP degree and in any batch, slower (CPUs always "
+                "give them)");
   app->add_option(
          "--dtype", options->dtype,
          "Weights, converted while loading: auto (as stored), fp32, fp16, bf16, int8, int4")

@@ -18,6 +18,8 @@ struct ModelOptions {
   std::string hosts;  // to start ranks on (host_list.h); empty: this one
   int threads = 0;    // a rank's; 0: its share of the cores
   std::string isa = "auto";
+  std::string device = "cpu";  // or cuda
+  bool deterministic = false;
   std::string dtype = "auto";  // of weights
   int64_t group_size = 0;      // 0: the format's default
   std::string head_dtype = "auto";

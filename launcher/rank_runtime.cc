@@ -12,8 +12,10 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "launcher/build_id.h"
 #include "launcher/packed_cache.h"
+#include "parallel/staged_communicator.h"
 #include "parallel/timed_communicator.h"
 #include "runtime/engine/planner.h"
 #include "runtime/loader/hf_config.h"
@@ -24,6 +26,8 @@ namespace {
 
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
+// The same of a card, which nobody else uses; recorded steps and libraries need some too.
+constexpr double kCardKvShare = 0.9;
 
 // Planned and measured bytes may be so far apart, as a part of the plan.
 constexpr double kPlanTolerance = 0.05;
@@ -174,6 +178,7 @@ absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOption
                      .threads = numbers[0],
                      .quota = numbers[1]});
   }
+  local_rank_ = options.memory.index * local_size_ + static_cast<int>(place);
   if (topology.ok()) {
     binding_ = BindRanks(*topology, ranks, options.bind)[place];
   } else {
@@ -220,6 +225,27 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(
       kv_dtype_, KvDType(options.kv_dtype, embedding.quant ? config_.dtype : embedding.dtype));
   TANDEM_ASSIGN_OR_RETURN(shard_weights_, ShardWeights(options.shards, tp()));
+  TANDEM_RETURN_IF_ERROR(MakeBackend(options));
+  if (options.max_model_len > config_.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",
+                     config_.max_position_embeddings, ", the model's max_position_embeddings"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
+  if (options.device == "cuda") {
+    if (!options.packed_cache.empty()) {
+      return absl::InvalidArgumentError(
+          "--packed-cache: found a folder, expected none with --device cuda, whose weights are "
+          "not kept; leave it out");
+    }
+    TANDEM_ASSIGN_OR_RETURN(
+        backend_,
+        kernels::MakeCudaBackend({.device = local_rank_, .deterministic = options.deterministic}));
+    return absl::OkStatus();
+  }
   auto backend = kernels::MakeCpuBackend(
       options.isa,
       {.threads = binding_.threads, .cpus = binding_.cpus, .spin = binding_.own_cores});
@@ -228,12 +254,12 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
                         absl::StrCat("--", std::string(backend.status().message())));
   }
   backend_ = *std::move(backend);
-  if (options.max_model_len > config_.max_position_embeddings) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",
-                     config_.max_position_embeddings, ", the model's max_position_embeddings"));
-  }
   return absl::OkStatus();
+}
+
+uint64_t RankRuntime::FreeMemory() const {
+  if (const auto card = backend_->device_memory()) return card->free;
+  return engine::AvailableMemory() / host_ranks_;
 }
 
 // Ranks must mean the same model, instruction set and options, or their numbers
@@ -243,6 +269,8 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
       absl::StrJoin({absl::StrCat("model ", absl::Hex(checkpoint_->Identity())),
                      absl::StrCat("build ", BuildId()),
                      absl::StrCat("instruction set ", kernels::IsaInUse(options.isa)),
+                     absl::StrCat("--device ", options.device),
+                     absl::StrCat(options.deterministic ? "" : "no ", "--deterministic"),
                      absl::StrCat("weights ", weight_format_), absl::StrCat("head ", head_format_),
                      absl::StrCat("KV type ", std::string(kernels::KvDTypeName(kv_dtype_))),
                      absl::StrCat("--shards ", options.shards),
@@ -265,7 +293,7 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
 absl::Status RankRuntime::CutShards(const RankOptions& options) {
   if (options.shards == "auto") {
     // Of the host's free memory, its ranks have equal parts.
-    const int64_t mine = static_cast<int64_t>((engine::AvailableMemory() / host_ranks_) >> 20);
+    const int64_t mine = static_cast<int64_t>(FreeMemory() >> 20);
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                             communicator_->AllGatherBytes(Pack(std::max<int64_t>(1, mine))));
     for (size_t r = 0; r < all.size(); ++r) shard_weights_[r] = Unpack<int64_t>(all[r]);
@@ -311,6 +339,13 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   decoder_options_.max_tokens = step_tokens;
   decoder_options_.max_rows = options.max_rows > 0 ? options.max_rows : options.max_num_seqs;
   decoder_options_.timer = options.timer;
+  int64_t context =
+      options.max_model_len > 0 ? options.max_model_len : config_.max_position_embeddings;
+  if (options.used_context > 0) context = std::min(context, options.used_context);
+  const int64_t sequence_blocks = (context + model::kBlockSize - 1) / model::kBlockSize;
+  decoder_options_.max_sequences = std::min(step_tokens, options.max_num_seqs);
+  decoder_options_.max_blocks = sequence_blocks;
+  decoder_options_.recorded_sequences = options.max_num_seqs;
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
@@ -321,18 +356,15 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   const uint64_t block_bytes = engine::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
 
   // Blocks for every sequence at full length are the most that can be of use.
-  int64_t context =
-      options.max_model_len > 0 ? options.max_model_len : config_.max_position_embeddings;
-  if (options.used_context > 0) context = std::min(context, options.used_context);
-  const int64_t sequence_blocks = (context + model::kBlockSize - 1) / model::kBlockSize;
   const int64_t useful = sequence_blocks * options.max_num_seqs;
   int64_t blocks = useful;
   if (block_bytes > 0) {
     uint64_t memory = options.kv_memory;
     if (memory == 0) {
-      const uint64_t share = engine::AvailableMemory() / host_ranks_;
+      const uint64_t share = FreeMemory();
+      const double kv_share = backend_->memory_is_host() ? kKvShare : kCardKvShare;
       const uint64_t taken = plan_.weights + plan_.workspace + plan_.communication;
-      memory = share > taken ? static_cast<uint64_t>((share - taken) * kKvShare) : 0;
+      memory = share > taken ? static_cast<uint64_t>((share - taken) * kv_share) : 0;
     }
     blocks = std::min<int64_t>(useful, static_cast<int64_t>(memory / block_bytes));
   }
@@ -359,6 +391,17 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
 }
 
 absl::Status RankRuntime::CheckMemory() {
+  if (const auto card = backend_->device_memory()) {
+    const uint64_t needed = plan_.weights + plan_.kv + plan_.workspace;
+    absl::Status fits;
+    if (needed > card->free) {
+      fits = absl::ResourceExhaustedError(absl::StrCat(
+          "memory: this rank needs ", Mebibytes(needed), " of its card, ", Mebibytes(plan_.kv),
+          " of them for the KV cache; free are ", Mebibytes(card->free), " beside the kernels' ",
+          Mebibytes(card->scratch), "; use more ranks, a smaller format or less --kv-memory"));
+    }
+    return parallel::AgreeOnStatus(*communicator_, fits);
+  }
   // Measured while nobody has loaded: the first ranks' weights would count against the others.
   const uint64_t available = engine::AvailableMemory();
   const uint64_t needed = plan_.total() - plan_.process;  // the process is here already
@@ -381,9 +424,16 @@ absl::Status RankRuntime::CheckMemory() {
 }
 
 absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(decoder_,
-                          model::Decoder::Load(config_, std::move(checkpoint_), shards_, *backend_,
-                                               *communicator_, decoder_options_));
+  parallel::Communicator* of_steps = communicator_;
+  if (!backend_->memory_is_host()) {
+    staged_ = std::make_unique<parallel::StagedCommunicator>(*backend_, *communicator_);
+    of_steps = staged_.get();
+  }
+  TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
+                                                         *backend_, *of_steps, decoder_options_));
+  if (decoder_->recorded_steps() > 0) {
+    spdlog::info("recorded {} steps for replay", decoder_->recorded_steps());
+  }
   peak_.Sample();
   spdlog::debug(
       "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "

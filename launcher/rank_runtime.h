@@ -28,6 +28,8 @@ struct RankOptions {
   std::string model;           // folder or name in the hub's cache
   int threads = 0;             // a rank's; 0: its share of the host's CPUs
   std::string isa = "auto";    // as kernels::PinIsa
+  std::string device = "cpu";  // or cuda: the card with the rank's number on its host
+  bool deterministic = false;  // as kernels::CudaOptions
   std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse
   int64_t group_size = 0;
   std::string head_dtype = "auto";
@@ -75,6 +77,8 @@ class RankRuntime {
   const std::vector<int32_t>& eos_token_ids() const;
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
   const Binding& binding() const { return binding_; }
+  int local_rank() const { return local_rank_; }
+  bool on_card() const { return !backend_->memory_is_host(); }
   int ranks_on_host() const { return host_ranks_; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }
@@ -103,7 +107,9 @@ class RankRuntime {
   // Decides on threads and CPUs with the other ranks of the host, and binds this thread.
   // Collective.
   absl::Status Bind(const parallel::MpiWorld* world, const RankOptions& options);
-  absl::Status Prepare(const RankOptions& options);    // local, before anything large
+  absl::Status Prepare(const RankOptions& options);  // local, before anything large
+  absl::Status MakeBackend(const RankOptions& options);
+  uint64_t FreeMemory() const;  // that this rank may take: of its card, or its share of the host's
   absl::Status CutShards(const RankOptions& options);  // collective
   absl::Status SizeCache(const RankOptions& options);  // collective
   absl::Status CheckMemory();                          // collective: the plan against what is free
@@ -115,6 +121,7 @@ class RankRuntime {
 
   parallel::StepTimer* timer_ = nullptr;           // not owned
   int local_size_ = 1;                             // ranks of this world on this host
+  int local_rank_ = 0;                             // among all of the host, other worlds included
   int host_ranks_ = 1;                             // with those of other worlds, all alike
   std::unique_ptr<parallel::Communicator> start_;  // without deadlines
   parallel::Collectives collectives_;              // of steps; empty in a world of one
@@ -138,6 +145,7 @@ class RankRuntime {
   model::DecoderOptions decoder_options_;
   engine::MemoryPlan plan_;
   engine::PeakMemory peak_;
+  std::unique_ptr<parallel::Communicator> staged_;  // of steps on a card
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<engine::ModelRunner> runner_;
 };

@@ -88,6 +88,8 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.model = model.model;
   options.threads = model.threads;
   options.isa = model.isa;
+  options.device = model.device;
+  options.deterministic = model.deterministic;
   options.dtype = model.dtype;
   options.group_size = model.group_size;
   options.head_dtype = model.head_dtype;

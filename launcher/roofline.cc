@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_probe.h"
 
 namespace tandem::launcher {
 namespace {
 
 // Larger than any processor's caches, of all ranks of a host together.
 constexpr size_t kProbeBytes = size_t{512} << 20;
+// Of each of two buffers on a card: more than its caches hold.
+constexpr size_t kCardProbeBytes = size_t{256} << 20;
 constexpr std::chrono::milliseconds kProbeTime{60};
 
 // Columns of a rank's answer, added over the ranks.
@@ -39,6 +42,7 @@ kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
 
 absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
                                                                  const std::string& isa) {
+  if (runtime.on_card()) return kernels::MakeCudaProbe(runtime.local_rank(), kCardProbeBytes);
   return kernels::MakeMachineProbe(isa,
                                    {.threads = runtime.binding().threads,
                                     .cpus = runtime.binding().cpus,

@@ -16,7 +16,7 @@ namespace tandem::launcher {
 // Of the products of a model's layers.
 kernels::DotType DotTypeOf(const kernels::LinearSpec& spec);
 
-// A probe with the threads of the runtime's backend.
+// A probe with the threads of the runtime's backend, or of its card.
 absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
                                                                  const std::string& isa);
 

@@ -69,15 +69,14 @@ class CudaBackend : public Backend {
       return absl::UnavailableError(absl::StrCat("device cuda: ", cudaGetErrorString(error),
                                                  "; see nvidia-smi, or use --device cpu"));
     }
-    if (options_.device < 0 || options_.device >= count) {
+    if (count == 0) {
       return absl::UnavailableError(
-          absl::StrCat("device cuda: found ", count, " cards, expected one of number ",
-                       options_.device, "; start no more ranks on a host than it has cards"));
+          "device cuda: found no card, expected one; see nvidia-smi, or use --device cpu");
     }
-    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options_.device), "taking it"));
+    device_ = options_.device % count;
+    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "taking it"));
     cudaDeviceProp properties;
-    TANDEM_RETURN_IF_ERROR(
-        CudaStatus(cudaGetDeviceProperties(&properties, options_.device), "properties"));
+    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "properties"));
     has_bf16_ = properties.major >= 8;
     multiprocessors_ = properties.multiProcessorCount;
     TANDEM_RETURN_IF_ERROR(
@@ -126,6 +125,12 @@ class CudaBackend : public Backend {
       std::memcpy(static_cast<std::byte*>(dst) + done, pinned, n);
       done += n;
     }
+  }
+
+  void Copy(void* dst, const void* src, size_t bytes) override {
+    if (bytes == 0) return;
+    Enter();
+    Check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_), "copy on it");
   }
 
   void Synchronize() override {
@@ -353,7 +358,7 @@ class CudaBackend : public Backend {
 
  private:
   // A thread of the host has a current card; steps may come from another than loading.
-  void Enter() const { cudaSetDevice(options_.device); }
+  void Enter() const { cudaSetDevice(device_); }
 
   void Check(cudaError_t error, std::string_view what) {
     if (error != cudaSuccess && error_.ok()) error_ = CudaStatus(error, what);
@@ -442,6 +447,7 @@ class CudaBackend : public Backend {
   }
 
   const CudaOptions options_;
+  int device_ = 0;
   bool has_bf16_ = true;
   int multiprocessors_ = 1;
   cudaStream_t stream_ = nullptr;

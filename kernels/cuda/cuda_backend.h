@@ -23,7 +23,7 @@
 namespace tandem::kernels {
 
 struct CudaOptions {
-  int device = 0;
+  int device = 0;  // its number, taken modulo the cards there are: ranks may share
   bool deterministic = false;
   // Of each of three buffers on the card that operations work in; larger ones are
   // worked on in parts.

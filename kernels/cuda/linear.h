@@ -30,13 +30,13 @@ struct LinearLayout {
   DType scale_dtype = DType::kF16;
   bool zero_points = false;
   int32_t rows = 0;
-  int32_t columns = 0;     // local
-  int32_t run = 0;         // columns of a run; the last may be shorter
-  int32_t run_chunks = 0;  // chunks of a run
-  int32_t chunks = 0;      // of a row
-  int32_t leaf_runs = 0;   // runs of a leaf; the last leaf may have fewer
-  int32_t leaves = 0;      // local
-  int32_t group_size = 0;  // and, of the local columns:
+  int32_t columns = 0;      // local
+  int32_t run = 0;          // columns of a run; the last may be shorter
+  int32_t run_chunks = 0;   // chunks of a run
+  int32_t chunks = 0;       // of a row
+  int32_t leaf_runs = 0;    // runs of a leaf; the last leaf may have fewer
+  int32_t leaves = 0;       // local
+  int32_t group_shift = 0;  // 2^group_shift columns of a group; and, of the local columns:
   int32_t groups = 0;
   int32_t group_offset = 0;  // columns of the first group that lie before them
 

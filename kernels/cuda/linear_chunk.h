@@ -84,15 +84,17 @@ struct ChunkPlace {
 };
 
 __device__ inline ChunkPlace PlaceOf(const LinearLayout& layout, int chunk, int chunk_size) {
-  const int run = chunk / layout.run_chunks;
-  const int inside = (chunk - run * layout.run_chunks) * chunk_size;
-  const int column = run * layout.run + inside;
-  const int left = layout.columns - column;
-  const int of_run = layout.run - inside;
-  int valid = of_run < left ? of_run : left;
+  int column = chunk * chunk_size;
+  int valid = layout.columns - column;
+  if (layout.run_chunks * chunk_size != layout.run) {  // runs end with padding
+    const int run = chunk / layout.run_chunks;
+    const int inside = (chunk - run * layout.run_chunks) * chunk_size;
+    column = run * layout.run + inside;
+    valid = layout.columns - column;
+    if (valid > layout.run - inside) valid = layout.run - inside;
+  }
   if (valid > chunk_size) valid = chunk_size;
-  const int group = layout.group_size == 0 ? 0 : (column + layout.group_offset) / layout.group_size;
-  return {column, valid, group};
+  return {column, valid, (column + layout.group_offset) >> layout.group_shift};
 }
 
 __device__ inline float ScaleAt(const LinearLayout& layout, const void* scales, int64_t index) {

@@ -1,3 +1,4 @@
+#include <bit>
 #include <numeric>
 
 #include "kernels/backend.h"
@@ -16,7 +17,7 @@ LinearLayout LinearLayout::Of(const LinearSpec& spec, bool has_bf16) {
     layout.scale_dtype = spec.quant->scale_dtype;
     layout.zero_points = spec.quant->zero_points;
     layout.run = static_cast<int32_t>(std::gcd(spec.quant->group_size, spec.leaf_size));
-    layout.group_size = static_cast<int32_t>(spec.quant->group_size);
+    layout.group_shift = std::countr_zero(static_cast<uint64_t>(spec.quant->group_size));
     layout.groups = static_cast<int32_t>(spec.group_end() - spec.group_begin());
     layout.group_offset = static_cast<int32_t>(spec.column_begin() % spec.quant->group_size);
   } else if (spec.dtype == DType::kF32) {

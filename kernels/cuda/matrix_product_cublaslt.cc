@@ -2,6 +2,7 @@
 // microseconds.
 #include <cublasLt.h>
 
+#include <array>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -54,9 +55,10 @@ class CublasLtProduct : public MatrixProduct {
 
   absl::Status Multiply(const ProductShape& shape, const void* w, const void* x,
                         float* y) override {
-    std::unique_ptr<Plan>& plan = plans_[shape];
+    const Key key = {shape, {AlignmentOf(w), AlignmentOf(x), AlignmentOf(y)}};
+    std::unique_ptr<Plan>& plan = plans_[key];
     if (plan == nullptr) {
-      TANDEM_ASSIGN_OR_RETURN(plan, MakePlan(shape));
+      TANDEM_ASSIGN_OR_RETURN(plan, MakePlan(key));
     }
     const float one = 1, zero = 0;
     return Check(
@@ -66,7 +68,20 @@ class CublasLtProduct : public MatrixProduct {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Plan>> MakePlan(const ProductShape& shape) const {
+  struct Key {
+    ProductShape shape;
+    std::array<uint32_t, 3> alignments;  // bytes, of w, x and y
+    auto operator<=>(const Key&) const = default;
+  };
+
+  // Up to the 256 bytes that the library takes for granted unless told.
+  static uint32_t AlignmentOf(const void* pointer) {
+    const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
+    return static_cast<uint32_t>(address & -address);
+  }
+
+  absl::StatusOr<std::unique_ptr<Plan>> MakePlan(const Key& key) const {
+    const ProductShape& shape = key.shape;
     const cudaDataType_t type = shape.dtype == DType::kF32   ? CUDA_R_32F
                                 : shape.dtype == DType::kF16 ? CUDA_R_16F
                                                              : CUDA_R_16BF;
@@ -94,6 +109,16 @@ class CublasLtProduct : public MatrixProduct {
     const size_t bytes = kWorkspaceBytes;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &bytes, sizeof(bytes));
+    constexpr cublasLtMatmulPreferenceAttributes_t kAlignments[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (int i = 0; i < 3; ++i) {
+      cublasLtMatmulPreferenceSetAttribute(preference, kAlignments[i], &key.alignments[i],
+                                           sizeof(uint32_t));
+    }
+    // It reads no C, but the pointer given for it is y.
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                         &key.alignments[2], sizeof(uint32_t));
     cublasLtMatmulHeuristicResult_t best = {};
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -111,7 +136,7 @@ class CublasLtProduct : public MatrixProduct {
   cudaStream_t stream_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<ProductShape, std::unique_ptr<Plan>> plans_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace

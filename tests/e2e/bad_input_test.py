@@ -466,7 +466,7 @@ class Options(BadInput):
         ("--temperature", ("nan", "-1", "inf", "101"), DATA), ("--temperature", ("hot",), USAGE),
         ("--top-p", ("0", "1.5", "nan"), DATA), ("--top-k", ("-1",), DATA),
         ("--seed", ("x", "99999999999999999999999"), USAGE),
-        ("--isa", ("sse9",), DATA), ("--kv-dtype", ("int3",), DATA),
+        ("--isa", ("sse9",), DATA), ("--device", ("gpu",), USAGE), ("--kv-dtype", ("int3",), DATA),
         ("--isa", ("",), USAGE), ("--kv-dtype", ("",), USAGE),
         ("--max-model-len", ("513", "1000000"), DATA), ("--max-model-len", ("0", "1", "x"), USAGE),
         ("--threads", ("0", "-1", "x", "100000"), USAGE), ("--kv-memory", ("1",), UNAVAILABLE),

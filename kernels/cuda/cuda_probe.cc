@@ -1,0 +1,113 @@
+#include "kernels/cuda/cuda_probe.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/matrix_product.h"
+
+namespace tandem::kernels {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Side of the square products, where the buffers hold them: large enough for any card's best.
+constexpr int64_t kSide = 8192;
+
+class CudaProbe : public MachineProbe {
+ public:
+  explicit CudaProbe(size_t bytes) : bytes_(bytes) {}
+  ~CudaProbe() override {
+    product_.reset();
+    cudaFree(from_);
+    cudaFree(to_);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  absl::Status Create(int device) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+      cudaGetLastError();
+      return absl::UnavailableError("device cuda: found no card, expected one; see nvidia-smi");
+    }
+    if (cudaSetDevice(device % count) != cudaSuccess ||
+        cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess ||
+        cudaMalloc(&from_, bytes_) != cudaSuccess || cudaMalloc(&to_, bytes_) != cudaSuccess ||
+        cudaMemsetAsync(from_, 0, bytes_, stream_) != cudaSuccess) {
+      cudaGetLastError();
+      return absl::ResourceExhaustedError("the card has no room for what measures its memory");
+    }
+    TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
+    return absl::OkStatus();
+  }
+
+  double ReadBandwidth(std::chrono::milliseconds duration) override {
+    return Rate(duration, [this] {
+      cudaMemcpyAsync(to_, from_, bytes_, cudaMemcpyDeviceToDevice, stream_);
+      return 2.0 * static_cast<double>(bytes_);
+    });
+  }
+
+  // Products of quantized weights are done in BF16.
+  double PeakArithmetic(DotType type, std::chrono::milliseconds duration) override {
+    const DType dtype = type == DotType::kF32 ? DType::kF32 : DType::kBF16;
+    int64_t side = kSide;
+    // Two factors in one buffer, the fp32 result in the other.
+    while (2 * side * side * static_cast<int64_t>(DTypeSize(dtype)) >
+               static_cast<int64_t>(bytes_) ||
+           side * side * 4 > static_cast<int64_t>(bytes_)) {
+      side /= 2;
+    }
+    return Rate(duration, [&] {
+      const bool done =
+          product_
+              ->Multiply({.dtype = dtype,
+                          .rows = side,
+                          .columns = side,
+                          .tokens = side,
+                          .w_stride = side,
+                          .y_stride = side},
+                         from_, static_cast<char*>(from_) + side * side * DTypeSize(dtype),
+                         static_cast<float*>(to_))
+              .ok();
+      return done ? 2.0 * static_cast<double>(side) * static_cast<double>(side * side) : 0.0;
+    });
+  }
+
+  std::string DotInstruction(DotType type) const override {
+    return type == DotType::kF32 ? "cuBLASLt FP32" : "cuBLASLt BF16";
+  }
+
+ private:
+  // Work that `once` starts, in rounds of several so that the host does not hold it up.
+  template <typename Once>
+  double Rate(std::chrono::milliseconds duration, const Once& once) {
+    constexpr int kRound = 8;
+    once();
+    cudaStreamSynchronize(stream_);
+    const Clock::time_point begin = Clock::now();
+    double work = 0;
+    do {
+      for (int i = 0; i < kRound; ++i) work += once();
+      cudaStreamSynchronize(stream_);
+    } while (Clock::now() - begin < duration);
+    return work / std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+
+  const size_t bytes_;
+  void* from_ = nullptr;
+  void* to_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<cuda::MatrixProduct> product_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MachineProbe>> MakeCudaProbe(int device, size_t buffer_bytes) {
+  auto probe = std::make_unique<CudaProbe>(buffer_bytes);
+  TANDEM_RETURN_IF_ERROR(probe->Create(device));
+  return probe;
+}
+
+}  // namespace tandem::kernels
