@@ -20,6 +20,7 @@
 #include "launcher/chat_template_file.h"
 #include "launcher/client.h"
 #include "launcher/cpu_binding.h"
+#include "launcher/doctor_rank.h"
 #include "launcher/eval_rank.h"
 #include "launcher/exit_code.h"
 #include "launcher/mpi_command.h"
@@ -161,6 +162,11 @@ int Main(int argc, char** argv) {
     world.relay_stdout = true;
     code = RunModel(eval->model, world, /*alone_in_process=*/true, argv,
                     [&] { return RunEvalRank(*eval); });
+  } else if (const auto* doctor = std::get_if<DoctorOptions>(&*line.command)) {
+    WorldOptions world;
+    world.relay_stdout = true;
+    code = RunModel(doctor->model, world, /*alone_in_process=*/true, argv,
+                    [&] { return RunDoctorRank(*doctor); });
   } else if (const auto* quantize = std::get_if<QuantizeOptions>(&*line.command)) {
     code = RunQuantize(*quantize);
   } else if (const auto* client = std::get_if<ClientOptions>(&*line.command)) {

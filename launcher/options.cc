@@ -280,6 +280,17 @@ CLI::App* AddEval(CLI::App& app, EvalOptions* options) {
   return eval;
 }
 
+CLI::App* AddDoctor(CLI::App& app, DoctorOptions* options) {
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Try and measure the ways in which ranks exchange");
+  doctor->add_option("--tp", options->model.tp, "Ranks")->check(CLI::Range(1, 4096));
+  doctor->add_option("--device", options->device, "Where the sums are: cpu, cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  doctor->add_flag("--json", options->json, "Print one JSON object");
+  return doctor;
+}
+
 CommandLine Mistake(absl::string_view what) {
   std::string line(what);
   for (char& c : line) c = c == '\n' ? ' ' : c;
@@ -466,6 +477,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* quantize_app = AddQuantize(app, &quantize);
   EvalOptions eval;
   CLI::App* eval_app = AddEval(app, &eval);
+  DoctorOptions doctor;
+  CLI::App* doctor_app = AddDoctor(app, &doctor);
 
   try {
     app.parse(argc, argv);
@@ -496,6 +509,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   if (*render_app) return {Command(render), "", 0};
   if (*quantize_app) return {Command(quantize), "", 0};
   if (*eval_app) return {Command(eval), "", 0};
+  if (*doctor_app) return {Command(doctor), "", 0};
   if (*tokenize_app) return {Command(tokenize), "", 0};
   return {Command(detokenize), "", 0};
 }

@@ -201,9 +201,15 @@ struct EvalOptions {
   bool json = false;
 };
 
+struct DoctorOptions {
+  ModelOptions model;  // tp alone
+  std::string device = "cpu";
+  bool json = false;
+};
+
 using Command = std::variant<ServeOptions, GenerateOptions, BenchOptions, ClientOptions,
                              TokenizeOptions, DetokenizeOptions, RenderOptions, PlanOptions,
-                             BatchOptions, QuantizeOptions, EvalOptions>;
+                             BatchOptions, QuantizeOptions, EvalOptions, DoctorOptions>;
 
 // Either a command, or what to print and how to end: help and version (0), or a mistake (64).
 struct CommandLine {

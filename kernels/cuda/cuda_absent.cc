@@ -1,6 +1,7 @@
 // Where a build has no CUDA.
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_probe.h"
+#include "kernels/cuda/cuda_stream.h"
 
 namespace tandem::kernels {
 namespace {
@@ -15,5 +16,6 @@ absl::Status Absent() {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions&) { return Absent(); }
 absl::StatusOr<std::unique_ptr<MachineProbe>> MakeCudaProbe(int, size_t) { return Absent(); }
+void* CudaStreamOf(const Backend&) { return nullptr; }  // there is no such backend
 
 }  // namespace tandem::kernels

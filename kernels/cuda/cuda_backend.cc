@@ -11,6 +11,7 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear.h"
@@ -137,6 +138,7 @@ class CudaBackend : public Backend {
     Check(cudaStreamSynchronize(stream_), "a step");
     Check(cudaGetLastError(), "a launch");
   }
+  cudaStream_t stream() const { return stream_; }
 
   absl::Status status() const override { return error_; }
   bool memory_is_host() const override { return false; }
@@ -466,6 +468,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& opti
   auto backend = std::make_unique<CudaBackend>(options);
   TANDEM_RETURN_IF_ERROR(backend->Create());
   return backend;
+}
+
+void* CudaStreamOf(const Backend& backend) {
+  return static_cast<const CudaBackend&>(backend).stream();
 }
 
 }  // namespace tandem::kernels

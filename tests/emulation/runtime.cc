@@ -2,6 +2,7 @@
 // the host's, filled with 0xFF when allocated. The one device is of compute
 // capability 8.0.
 #include <cuda_runtime_api.h>
+#include <sched.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -16,18 +17,18 @@
 
 // Opaque to callers.
 struct CUstream_st {
-  std::deque<std::function<void()>> queue;
-  std::unique_ptr<std::vector<std::function<void()>>> captured;
+  std::deque<tandem::emulation::Work> queue;
+  std::unique_ptr<std::vector<tandem::emulation::Work>> captured;
 };
 struct CUevent_st {
   CUstream_st* stream = nullptr;
   bool reached = true;
 };
 struct CUgraph_st {
-  std::vector<std::function<void()>> work;
+  std::vector<tandem::emulation::Work> work;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::vector<tandem::emulation::Work> work;
 };
 
 namespace tandem::emulation {
@@ -41,10 +42,15 @@ cudaError_t Failed(cudaError_t error) {
   return error;
 }
 
-void RunNext(CUstream_st* stream) {
-  const std::function<void()> work = std::move(stream->queue.front());
+// False where the next work waits for other ranks. It stays in front meanwhile; work itself
+// enqueues nothing.
+bool RunNext(CUstream_st* stream) {
+  if (!stream->queue.front()()) {
+    sched_yield();
+    return false;
+  }
   stream->queue.pop_front();
-  work();
+  return true;
 }
 
 void Drain(CUstream_st* stream) {
@@ -54,6 +60,13 @@ void Drain(CUstream_st* stream) {
 }  // namespace
 
 void Enqueue(cudaStream_t stream, std::function<void()> work) {
+  EnqueueWaiting(stream, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
+
+void EnqueueWaiting(cudaStream_t stream, Work work) {
   if (stream == nullptr) {
     std::fprintf(stderr, "emulation: work on the null stream\n");
     std::abort();
@@ -62,7 +75,9 @@ void Enqueue(cudaStream_t stream, std::function<void()> work) {
     stream->captured->push_back(std::move(work));
   } else {
     stream->queue.push_back(std::move(work));
-    if (GetOptions().early) Drain(stream);
+    // What has to wait for other ranks is left to who looks at the stream.
+    while (GetOptions().early && !stream->queue.empty() && RunNext(stream)) {
+    }
   }
 }
 
@@ -70,6 +85,7 @@ void Enqueue(cudaStream_t stream, std::function<void()> work) {
 
 using tandem::emulation::Drain;
 using tandem::emulation::Enqueue;
+using tandem::emulation::EnqueueWaiting;
 using tandem::emulation::Failed;
 using tandem::emulation::RunNext;
 
@@ -123,6 +139,17 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  Enqueue(stream, [=] {
+    for (size_t row = 0; row < height; ++row) {
+      std::memcpy(static_cast<char*>(dst) + row * dst_pitch,
+                  static_cast<const char*>(src) + row * src_pitch, width);
+    }
+  });
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
   if (bytes > 0) Enqueue(stream, [=] { std::memset(data, value, bytes); });
   return cudaSuccess;
@@ -144,6 +171,17 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream->captured != nullptr) return Failed(cudaErrorStreamCaptureUnsupported);
   Drain(stream);
+  return cudaSuccess;
+}
+
+// Somebody looks, so that a step is made.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (!stream->queue.empty()) RunNext(stream);
+  return stream->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+  Enqueue(stream, [=] { function(data); });
   return cudaSuccess;
 }
 
@@ -176,7 +214,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream->captured != nullptr) return Failed(cudaErrorIllegalState);
-  stream->captured = std::make_unique<std::vector<std::function<void()>>>();
+  stream->captured = std::make_unique<std::vector<tandem::emulation::Work>>();
   return cudaSuccess;
 }
 
@@ -193,9 +231,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  Enqueue(stream, [exec] {
-    for (const auto& work : exec->work) work();
-  });
+  for (const tandem::emulation::Work& work : exec->work) EnqueueWaiting(stream, work);
   return cudaSuccess;
 }
 

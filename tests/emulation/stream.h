@@ -12,4 +12,9 @@ namespace tandem::emulation {
 // work there aborts.
 void Enqueue(cudaStream_t stream, std::function<void()> work);
 
+// Work that may have to wait for other ranks: false as long as it does; then it is called
+// again, so that who looks at the stream can give up.
+using Work = std::function<bool()>;
+void EnqueueWaiting(cudaStream_t stream, Work work);
+
 }  // namespace tandem::emulation

@@ -1,0 +1,59 @@
+// One way to add up partial sums that lie in cards' memory; device_communicator.h has
+// several and takes one for each size.
+#pragma once
+
+#include <driver_types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/communicator.h"
+
+namespace tandem::parallel {
+
+class DeviceAllReduce {
+ public:
+  virtual ~DeviceAllReduce() = default;
+  virtual std::string_view name() const = 0;
+  // Floats of a rank's partial sums together that one call takes at most.
+  virtual int64_t max_floats() const = 0;
+
+  // Queues Communicator::AllReduceTree on the stream; what is captured into a graph can be
+  // replayed. Pointers are the card's.
+  virtual absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
+                               float* out) = 0;
+
+  // What has gone wrong so far in what was queued. Does not wait.
+  virtual absl::Status Poll() = 0;
+
+  // Gives up what is queued, so that the stream comes to an end if it can.
+  virtual void Abort() = 0;
+
+  // How long a rank may keep others waiting from now on; zero: for ever. Ways whose waits are
+  // their communicator's ignore it.
+  virtual void SetTimeout(std::chrono::milliseconds) {}
+};
+
+// Through pinned memory of the host and its communicator: works wherever copies do, ranks may
+// share a card. The communicator is used on a thread of CUDA's while the stream runs, and must
+// outlive it.
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
+                                                                     Communicator& host,
+                                                                     int64_t max_floats);
+
+// One kernel in which ranks write into each other's memory (CUDA IPC), for few tokens: ranks of
+// one host whose cards reach each other, or one card. Collective; the same error on all ranks.
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(cudaStream_t stream,
+                                                                   Communicator& host);
+
+// NCCL's all-reduce, or where `deterministic` its all-gather, then the tree's additions; a card
+// for each rank. No start or end of it takes longer than `timeout`. Collective; the same error on
+// all ranks.
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(
+    cudaStream_t stream, Communicator& host, bool deterministic, std::chrono::milliseconds timeout);
+
+}  // namespace tandem::parallel

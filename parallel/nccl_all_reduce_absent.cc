@@ -1,0 +1,12 @@
+// Where a build has CUDA, but not NCCL.
+#include "parallel/device_all_reduce.h"
+
+namespace tandem::parallel {
+
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(cudaStream_t, Communicator&,
+                                                                   bool,
+                                                                   std::chrono::milliseconds) {
+  return absl::UnimplementedError("this program was built without NCCL (2.27 or later)");
+}
+
+}  // namespace tandem::parallel

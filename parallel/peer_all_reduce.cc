@@ -1,0 +1,123 @@
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "parallel/cuda_memory.h"
+#include "parallel/device_all_reduce.h"
+#include "parallel/timeouts.h"
+#include "parallel/tree_program.h"
+
+namespace tandem::parallel {
+namespace {
+
+using kernels::cuda::PeerMemory;
+
+// Partial sums of a rank in one call; longer messages are bound by bandwidth, and others' to do.
+constexpr int64_t kMaxFloats = 128 << 10;
+
+class PeerAllReduce : public DeviceAllReduce {
+ public:
+  static absl::StatusOr<std::unique_ptr<DeviceAllReduce>> Make(cudaStream_t stream,
+                                                               Communicator& host) {
+    std::unique_ptr<PeerAllReduce> made(new PeerAllReduce(stream));
+    // All ranks open what others have, or nobody does.
+    cudaIpcMemHandle_t handle = {};
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Allocate(host, &handle)));
+    TANDEM_ASSIGN_OR_RETURN(
+        const std::vector<std::string> handles,
+        host.AllGatherBytes(std::string(reinterpret_cast<const char*>(&handle), sizeof(handle))));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Open(handles)));
+    return made;
+  }
+
+  ~PeerAllReduce() override {
+    for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
+  }
+
+  std::string_view name() const override { return "peer"; }
+  int64_t max_floats() const override { return kMaxFloats; }
+
+  absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
+                       float* out) override {
+    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
+    const auto timeout = std::chrono::nanoseconds(timeout_).count();
+    kernels::cuda::OneShotAllReduce(stream_, peers_, program, mine, count,
+                                    static_cast<uint64_t>(timeout), out);
+    return absl::OkStatus();
+  }
+
+  absl::Status Poll() override {
+    const unsigned late = *static_cast<const volatile unsigned*>(peers_.late);
+    if (late == 0) return absl::OkStatus();
+    return NotAnswered(static_cast<int>(late) - 1, peers_.rank, timeout_,
+                       "one-shot all-reduce between cards");
+  }
+
+  void Abort() override {}  // kernels end at their deadline
+  void SetTimeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
+
+ private:
+  explicit PeerAllReduce(cudaStream_t stream) : stream_(stream) {}
+
+  absl::Status Allocate(const Communicator& host, cudaIpcMemHandle_t* handle) {
+    peers_.rank = host.rank();
+    peers_.size = host.size();
+    peers_.slot = kMaxFloats / 2;
+    if (peers_.size > kernels::cuda::kMaxPeers) {
+      return absl::UnimplementedError(absl::StrCat("one-shot all-reduce: found ", peers_.size,
+                                                   " ranks, expected at most ",
+                                                   kernels::cuda::kMaxPeers));
+    }
+    TANDEM_ASSIGN_OR_RETURN(inbox_,
+                            AllocateOnCard(2 * peers_.size * peers_.slot * sizeof(uint4), stream_));
+    TANDEM_ASSIGN_OR_RETURN(
+        state_, AllocateOnCard(kernels::cuda::kPeerStateWords * sizeof(unsigned), stream_));
+    TANDEM_ASSIGN_OR_RETURN(late_, AllocatePinned(sizeof(unsigned)));
+    *late_.as<unsigned>() = 0;
+    peers_.inbox[peers_.rank] = inbox_.as<uint4>();
+    peers_.state = state_.as<unsigned>();
+    peers_.late = late_.as<unsigned>();
+    return FromCuda(cudaIpcGetMemHandle(handle, inbox_.data()), "memory shared between cards");
+  }
+
+  absl::Status Open(const std::vector<std::string>& handles) {
+    for (int r = 0; r < peers_.size; ++r) {
+      if (r == peers_.rank) continue;
+      cudaIpcMemHandle_t handle;
+      std::memcpy(&handle, handles[r].data(), sizeof(handle));
+      void* memory = nullptr;
+      const absl::Status opened =
+          FromCuda(cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess),
+                   "memory of another card");
+      if (!opened.ok()) {
+        cudaGetLastError();  // it is told here
+        return absl::Status(opened.code(), absl::StrCat(std::string(opened.message()), " (rank ",
+                                                        peers_.rank, " reaches for rank ", r, ")"));
+      }
+      opened_.push_back(memory);
+      peers_.inbox[r] = static_cast<uint4*>(memory);
+    }
+    return absl::OkStatus();
+  }
+
+  const cudaStream_t stream_;
+  PeerMemory peers_;
+  kernels::Buffer inbox_, state_, late_;
+  std::vector<void*> opened_;
+  std::chrono::milliseconds timeout_{0};
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(cudaStream_t stream,
+                                                                   Communicator& host) {
+  return PeerAllReduce::Make(stream, host);
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,112 @@
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "parallel/cuda_memory.h"
+#include "parallel/device_all_reduce.h"
+
+namespace tandem::parallel {
+namespace {
+
+class StagedAllReduce : public DeviceAllReduce {
+ public:
+  StagedAllReduce(cudaStream_t stream, Communicator& host, int64_t max_floats, kernels::Buffer mine,
+                  kernels::Buffer sum)
+      : stream_(stream),
+        host_(host),
+        max_floats_(max_floats),
+        mine_(std::move(mine)),
+        sum_(std::move(sum)) {}
+
+  std::string_view name() const override { return "staged"; }
+  int64_t max_floats() const override { return max_floats_; }
+
+  // The buffers are used in the stream's order: by one call after the other.
+  absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
+                       float* out) override {
+    const int64_t floats = layout.node_count(host_.rank()) * count;
+    TANDEM_CHECK(floats <= max_floats_ && count <= max_floats_);
+    if (floats > 0) {
+      TANDEM_RETURN_IF_ERROR(FromCuda(cudaMemcpyAsync(mine_.data(), mine, floats * sizeof(float),
+                                                      cudaMemcpyDeviceToHost, stream_),
+                                      "staged all-reduce"));
+    }
+    TANDEM_RETURN_IF_ERROR(FromCuda(
+        cudaLaunchHostFunc(
+            stream_, [](void* call) { static_cast<Call*>(call)->Run(); }, CallOf(layout, count)),
+        "staged all-reduce"));
+    return FromCuda(
+        cudaMemcpyAsync(out, sum_.data(), count * sizeof(float), cudaMemcpyHostToDevice, stream_),
+        "staged all-reduce");
+  }
+
+  absl::Status Poll() override {
+    const std::lock_guard lock(mutex_);
+    return status_;
+  }
+
+  // Waits have the host communicator's deadlines; what comes after the one that is under way
+  // does not start.
+  void Abort() override {
+    const std::lock_guard lock(mutex_);
+    if (status_.ok()) status_ = absl::AbortedError("staged all-reduce: given up");
+  }
+
+ private:
+  // What the stream does on the host; graphs keep pointers to it.
+  struct Call {
+    StagedAllReduce* owner;
+    const TreeLayout* layout;
+    int64_t count;
+
+    void Run() const {
+      if (!owner->Poll().ok()) return;
+      const absl::Status status = owner->host_.AllReduceTree(*layout, owner->mine_.as<float>(),
+                                                             count, owner->sum_.as<float>());
+      const std::lock_guard lock(owner->mutex_);
+      if (owner->status_.ok()) owner->status_ = status;
+    }
+  };
+  struct Layout {
+    TreeLayout layout;
+    std::map<int64_t, Call> calls;  // by count
+  };
+
+  Call* CallOf(const TreeLayout& layout, int64_t count) {
+    Layout* found = nullptr;
+    for (const auto& known : layouts_) {
+      if (known->layout == layout) found = known.get();
+    }
+    if (found == nullptr) {
+      layouts_.push_back(std::make_unique<Layout>(Layout{layout, {}}));
+      found = layouts_.back().get();
+    }
+    return &found->calls.try_emplace(count, Call{this, &found->layout, count}).first->second;
+  }
+
+  const cudaStream_t stream_;
+  Communicator& host_;
+  const int64_t max_floats_;
+  const kernels::Buffer mine_, sum_;  // pinned
+  std::vector<std::unique_ptr<Layout>> layouts_;
+  std::mutex mutex_;
+  absl::Status status_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
+                                                                     Communicator& host,
+                                                                     int64_t max_floats) {
+  const size_t bytes = static_cast<size_t>(max_floats) * sizeof(float);
+  TANDEM_ASSIGN_OR_RETURN(kernels::Buffer mine, AllocatePinned(bytes));
+  TANDEM_ASSIGN_OR_RETURN(kernels::Buffer sum, AllocatePinned(bytes));
+  return std::make_unique<StagedAllReduce>(stream, host, max_floats, std::move(mine),
+                                           std::move(sum));
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,13 @@
+// A layout's sum tree as kernels of cards take it.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/collective.h"
+#include "parallel/communicator.h"
+
+namespace tandem::parallel {
+
+// UNIMPLEMENTED where ranks or partial sums are more than a kernel takes.
+absl::StatusOr<kernels::cuda::TreeProgram> MakeTreeProgram(const TreeLayout& layout);
+
+}  // namespace tandem::parallel

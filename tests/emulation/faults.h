@@ -1,0 +1,18 @@
+// Faults of the ways between cards, for tests of who must find them.
+#pragma once
+
+#include <atomic>
+
+namespace tandem::emulation {
+
+struct Faults {
+  std::atomic<bool> peer_writes_lost = false;   // another card's memory, once opened, is none
+  std::atomic<bool> nccl_sums_wrong = false;    // in one element
+  std::atomic<bool> nccl_never_ends = false;    // its all-reduce, until it is given up
+  std::atomic<bool> nccl_never_starts = false;  // its communicators
+};
+
+// Of this process.
+Faults& GetFaults();
+
+}  // namespace tandem::emulation

@@ -1,0 +1,275 @@
+// Collectives between cards, ranks as threads.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <thread>
+
+#include "absl/strings/str_join.h"
+#include "parallel/device_communicator.h"
+#include "parallel/thread_communicator.h"
+#include "tests/emulation/faults.h"
+#include "tests/parallel/check_collectives.h"
+#include "tests/support/cuda_memory.h"
+
+namespace tandem::parallel {
+namespace {
+
+using testing::CudaArray;
+using testing::CudaStream;
+
+constexpr int64_t kMaxFloats = 220000;  // of 43 leaves, the longest messages
+
+// Those that must give the tree's sums, and what else must be right.
+const char* const kWays[] = {"staged", "peer", "nccl"};
+
+// Has arguments in the card's memory for who calls with the host's.
+class FromHostMemory : public Communicator {
+ public:
+  FromHostMemory(const CudaStream& stream, Communicator& inner) : stream_(stream), inner_(inner) {}
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
+                             float* out) override {
+    const CudaArray<float> own(stream_,
+                               std::vector<float>(mine, mine + layout.node_count(rank()) * count));
+    const CudaArray<float> sum(stream_, count);
+    absl::Status status = inner_.AllReduceTree(layout, own.data(), count, sum.data());
+    if (!status.ok()) return status;
+    const std::vector<int64_t> none(size(), 0);
+    status = inner_.GatherColumns(nullptr, 0, none, nullptr);
+    if (!status.ok()) return status;
+    const std::vector<float> found = sum.ToHost();
+    std::memcpy(out, found.data(), count * sizeof(float));
+    return absl::OkStatus();
+  }
+  absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
+                             float* out) override {
+    const CudaArray<float> own(stream_, std::vector<float>(mine, mine + rows * widths[rank()]));
+    return inner_.GatherColumns(own.data(), rows, widths, out);
+  }
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    return inner_.AllGatherBytes(mine);
+  }
+  absl::Status Barrier() override { return inner_.Barrier(); }
+
+ private:
+  const CudaStream& stream_;
+  Communicator& inner_;
+};
+
+// Runs `rank` on each rank of a world, with its stream and its device communicator.
+void RunRanks(int size, DeviceCommunicatorOptions options,
+              const std::function<void(const CudaStream&, Communicator&, Communicator&)>& rank) {
+  ThreadWorld world(size);
+  std::vector<std::thread> ranks;
+  for (int r = 0; r < size; ++r) {
+    ranks.emplace_back([&, r, options]() mutable {
+      const CudaStream stream;
+      options.stream = stream.get();
+      if (options.max_floats == 0) options.max_floats = 4096;
+      options.max_gathered = 30000;
+      const auto host = world.Make(r);
+      auto made = MakeDeviceCommunicator(*host, options);
+      ASSERT_TRUE(made.ok()) << made.status();
+      rank(stream, *host, **made);
+      EXPECT_TRUE(host->Barrier().ok());  // nobody leaves while others use his memory
+    });
+  }
+  for (std::thread& r : ranks) r.join();
+}
+
+TEST(DeviceWorld, CollectivesAreThoseOfTheHost) {
+  for (const char* way : kWays) {
+    for (const int size : {1, 2, 3}) {
+      RunRanks(size, {.max_floats = kMaxFloats, .deterministic = true, .way = way},
+               [&](const CudaStream& stream, Communicator&, Communicator& communicator) {
+                 FromHostMemory adapted(stream, communicator);
+                 const auto problems = CollectivesCheck(adapted, nullptr).Run();
+                 EXPECT_TRUE(problems.empty()) << way << ": " << absl::StrJoin(problems, "\n");
+               });
+    }
+  }
+}
+
+// Partial sums of a world of `size` ranks, the last of which has no leaves, added up on the cards
+// and, for whole numbers, known.
+void AddUnevenLeaves(const CudaStream& stream, Communicator& communicator, int64_t count) {
+  const int size = communicator.size(), rank = communicator.rank();
+  const int64_t leaves = 7;
+  std::vector<kernels::LeafRange> owned;
+  for (int r = 0; r < size; ++r) {
+    owned.push_back({leaves * r / (size - 1), std::min(leaves, leaves * (r + 1) / (size - 1))});
+  }
+  owned.back() = {leaves, leaves};
+  const TreeLayout layout = TreeLayout::Make(leaves, owned);
+  const std::vector<float> values(layout.node_count(rank) * count, static_cast<float>(rank + 1));
+  CudaArray<float> mine(stream, values), sum(stream, count);
+  float expected = 0;
+  for (int r = 0; r < size; ++r) {
+    expected += static_cast<float>((r + 1) * layout.node_count(r));
+  }
+  for (int round = 0; round < 5; ++round) {
+    ASSERT_TRUE(communicator.AllReduceTree(layout, mine.data(), count, sum.data()).ok());
+  }
+  const std::vector<int64_t> none(size, 0);
+  ASSERT_TRUE(communicator.GatherColumns(nullptr, 0, none, nullptr).ok());
+  for (const float value : sum.ToHost()) ASSERT_EQ(value, expected);
+}
+
+TEST(DeviceWorld, RanksWithoutLeavesTakePart) {
+  for (const bool deterministic : {false, true}) {
+    for (const char* way : kWays) {
+      SCOPED_TRACE(way);
+      RunRanks(3, {.deterministic = deterministic, .way = way},
+               [&](const CudaStream& stream, Communicator&, Communicator& communicator) {
+                 AddUnevenLeaves(stream, communicator, 301);
+               });
+    }
+  }
+}
+
+// Two all-reduces in a graph, the second one of the first one's result.
+TEST(DeviceWorld, GraphsReplayAllReduces) {
+  const int64_t count = 96;
+  for (const char* way : kWays)
+    RunRanks(
+        3, {.way = way}, [&](const CudaStream& stream, Communicator&, Communicator& communicator) {
+          const int rank = communicator.rank();
+          const TreeLayout layout =
+              TreeLayout::Make(3, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}, {2, 3}});
+          CudaArray<float> mine(stream, count), sum(stream, count), twice(stream, count);
+          ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+                    cudaSuccess);
+          EXPECT_TRUE(communicator.AllReduceTree(layout, mine.data(), count, sum.data()).ok());
+          EXPECT_TRUE(communicator.AllReduceTree(layout, sum.data(), count, twice.data()).ok());
+          cudaGraph_t graph;
+          ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+          cudaGraphExec_t exec;
+          ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+          for (int round = 1; round < 5; ++round) {
+            const std::vector<float> values(count, static_cast<float>(round * (rank + 1)));
+            ASSERT_EQ(cudaMemcpyAsync(mine.data(), values.data(), count * sizeof(float),
+                                      cudaMemcpyHostToDevice, stream.get()),
+                      cudaSuccess);
+            ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
+            const std::vector<int64_t> widths(3, count);
+            std::vector<float> all(3 * count);
+            EXPECT_TRUE(communicator.GatherColumns(twice.data(), 1, widths, all.data()).ok());
+            if (rank > 0) continue;
+            for (const float value : all) ASSERT_EQ(value, static_cast<float>(18 * round));
+          }
+          EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+          EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+        });
+}
+
+TEST(DeviceWorld, ErrorsOfQueuedAllReducesComeWithTheGather) {
+  ThreadWorld world(2);
+  std::vector<std::thread> ranks;
+  std::atomic<int> made_by = 0;
+  for (int r = 0; r < 2; ++r) {
+    ranks.emplace_back([&, r] {
+      const CudaStream stream;
+      const auto host = world.Make(r);
+      auto made = MakeDeviceCommunicator(
+          *host, {.stream = stream.get(), .max_floats = 8, .max_gathered = 8, .way = "staged"});
+      ASSERT_TRUE(made.ok()) << made.status();
+      ++made_by;
+      while (made_by < 2) std::this_thread::yield();
+      world.Abort();
+      const TreeLayout layout =
+          TreeLayout::Make(2, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}});
+      CudaArray<float> mine(stream, std::vector<float>(8)), sum(stream, 8);
+      const std::vector<int64_t> widths(2, 4);
+      std::vector<float> out(8);
+      EXPECT_TRUE((*made)->AllReduceTree(layout, mine.data(), 8, sum.data()).ok());
+      EXPECT_EQ((*made)->GatherColumns(sum.data(), 1, widths, out.data()).code(),
+                absl::StatusCode::kAborted);
+      // It is final.
+      EXPECT_EQ((*made)->AllReduceTree(layout, mine.data(), 8, sum.data()).code(),
+                absl::StatusCode::kAborted);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+}
+
+// What the trials of a world of two say of `way`, and the communicator that they lead to.
+struct Verdict {
+  absl::Status status;  // its last trial
+  bool usable = false;  // the world, in spite of it
+};
+
+Verdict TryFaulty(const std::string& way) {
+  Verdict verdicts[2];
+  ThreadWorld world(2);
+  std::vector<std::thread> ranks;
+  for (int r = 0; r < 2; ++r) {
+    ranks.emplace_back([&, r] {
+      const CudaStream stream;
+      const auto host = world.Make(r);
+      std::vector<AllReduceTrial> trials;
+      const auto made = MakeDeviceCommunicator(
+          *host, {.stream = stream.get(), .max_floats = 2048, .max_gathered = 1}, &trials);
+      ASSERT_TRUE(made.ok()) << made.status();
+      for (const AllReduceTrial& trial : trials) {
+        if (trial.way == way) verdicts[r].status = trial.status;
+        EXPECT_TRUE(trial.way != "staged" || trial.status.ok()) << trial.status;
+      }
+      FromHostMemory adapted(stream, **made);
+      std::vector<float> one = {static_cast<float>(r + 1)}, sum(1);
+      const TreeLayout layout =
+          TreeLayout::Make(2, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}});
+      verdicts[r].usable =
+          adapted.AllReduceTree(layout, one.data(), 1, sum.data()).ok() && sum[0] == 3;
+      EXPECT_TRUE(host->Barrier().ok());
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_EQ(verdicts[0].status, verdicts[1].status);
+  EXPECT_EQ(verdicts[0].usable, verdicts[1].usable);
+  return verdicts[0];
+}
+
+struct Fault {
+  explicit Fault(std::atomic<bool>& flag) : flag_(flag) { flag_ = true; }
+  ~Fault() { flag_ = false; }
+  std::atomic<bool>& flag_;
+};
+
+TEST(DeviceWorld, WaysThatWorkAreTried) {
+  for (const char* way : kWays) {
+    const Verdict verdict = TryFaulty(way);
+    EXPECT_TRUE(verdict.status.ok()) << way << ": " << verdict.status;
+    EXPECT_TRUE(verdict.usable);
+  }
+}
+
+TEST(DeviceWorld, LostWritesBetweenCardsAreFoundInTime) {
+  const Fault fault(emulation::GetFaults().peer_writes_lost);
+  const Verdict verdict = TryFaulty("peer");
+  EXPECT_EQ(verdict.status.code(), absl::StatusCode::kUnavailable) << verdict.status;
+  EXPECT_NE(verdict.status.message().find("rank 1 has not answered rank 0"), std::string_view::npos)
+      << verdict.status;
+  EXPECT_TRUE(verdict.usable);
+}
+
+TEST(DeviceWorld, WrongSumsAreFound) {
+  const Fault fault(emulation::GetFaults().nccl_sums_wrong);
+  const Verdict verdict = TryFaulty("nccl");
+  EXPECT_EQ(verdict.status.code(), absl::StatusCode::kDataLoss) << verdict.status;
+  EXPECT_TRUE(verdict.usable);
+}
+
+TEST(DeviceWorld, HangsAreGivenUp) {
+  for (std::atomic<bool>* flag :
+       {&emulation::GetFaults().nccl_never_ends, &emulation::GetFaults().nccl_never_starts}) {
+    const Fault fault(*flag);
+    const Verdict verdict = TryFaulty("nccl");
+    EXPECT_FALSE(verdict.status.ok());
+    EXPECT_TRUE(verdict.usable);
+  }
+}
+
+}  // namespace
+}  // namespace tandem::parallel
