@@ -384,7 +384,7 @@ def make_case(case: Case, seed: int, folder: pathlib.Path) -> None:
     # Parameters alone: the rotation's frequencies must not be rounded.
     parameter.copy_(values.to(case.dtype).float())
 
-  tensors, digests = dict(case.extra), {}
+  tensors, digests, exact = dict(case.extra), {}, {}
   for name, parameter in model.named_parameters():
     module = name.removesuffix(".weight")
     quantized = case.quantize(module, parameter.data) if parameter.ndim == 2 else None
@@ -398,7 +398,7 @@ def make_case(case: Case, seed: int, folder: pathlib.Path) -> None:
         "float32": fnv(quantized.float32().view(np.uint32)),
         "bfloat16": fnv(quantized.bfloat16_bits()),
     }
-    parameter.copy_(torch.from_numpy(quantized.values()))
+    exact[name] = torch.from_numpy(quantized.values())
 
   folder.mkdir(parents=True)
   save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors",
@@ -410,6 +410,9 @@ def make_case(case: Case, seed: int, folder: pathlib.Path) -> None:
   (folder / "config.json").write_text(text, encoding="utf-8")
 
   model = model.double().eval()
+  for name, parameter in model.named_parameters():
+    if name in exact:  # the model's own type would have rounded them
+      parameter.copy_(exact[name])
   rng = np.random.default_rng(seed)
   prompts = []
   for length in (5, 40):

@@ -1,14 +1,22 @@
-// Linked into tests for real cards: skips them all where no card is to be seen.
+// Linked into tests for real cards: where no card is to be seen, a test ends with the status
+// that CTest shows as skipped, since a skip in an environment would count as passed.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
+
 namespace {
+
+constexpr int kSkipped = 77;  // SKIP_RETURN_CODE in tests/CMakeLists.txt
 
 class NeedsCard : public ::testing::Environment {
  public:
   void SetUp() override {
     int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) GTEST_SKIP() << "no card";
+    if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return;
+    std::puts("[  SKIPPED ] no card is to be seen");
+    std::exit(kSkipped);
   }
 };
 
