@@ -43,6 +43,12 @@ class WeightMemory {
   };
 
   absl::StatusOr<Piece> Allocate(size_t bytes) {
+    if (bytes < kSmallBytes) {
+      // A model of such weights would be felt to take a whole huge page.
+      TANDEM_ASSIGN_OR_RETURN(Buffer own, AllocateHost(bytes));
+      const std::span<std::byte> data = {own.as<std::byte>(), bytes};
+      return Piece{std::make_shared<Buffer>(std::move(own)), data};
+    }
     if (slab_ == nullptr || slab_->bytes() - used_ < bytes) {
       // What is not written takes no memory. Of mappings, the kernel aligns those whose
       // length is a multiple of a huge page.
@@ -58,6 +64,7 @@ class WeightMemory {
   }
 
  private:
+  static constexpr size_t kSmallBytes = size_t{256} << 10;
   static constexpr size_t kSlabBytes = size_t{256} << 20;
   static constexpr int64_t kHugePage = int64_t{2} << 20;
 
