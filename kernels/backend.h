@@ -19,6 +19,7 @@
 #include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -110,6 +111,8 @@ class LinearWeight {
   // The bytes themselves, to be kept and given back to PackFrom; empty where the
   // backend has no such form.
   virtual std::span<const std::byte> packed() const { return {}; }
+  // What it reads of memory that is not its own (Backend::MapPacked); not in bytes().
+  virtual std::span<const std::span<const std::byte>> mapped() const { return {}; }
 
   const LinearSpec spec;
   const LeafSchedule schedule;
@@ -142,6 +145,18 @@ struct PackedRows {
   int64_t row_begin = 0;
   int64_t row_end = 0;
   PackedReader read;
+  // All of those bytes in memory that outlives the weight, or null.
+  const std::byte* mapped = nullptr;
+};
+
+// How Backend::MapPacked makes a weight: what it reads in place, what it holds itself.
+struct MappedView {
+  struct Piece {
+    size_t matrix = 0;  // among the PackedRows
+    uint64_t offset = 0, bytes = 0;
+  };
+  std::vector<Piece> pieces;
+  size_t copied_bytes = 0;
 };
 
 struct RopeAndCacheArgs {
@@ -226,6 +241,14 @@ class Backend {
   // UNIMPLEMENTED where the backend has no such form.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(
       const LinearSpec& spec, std::span<const PackedRows> rows) = 0;
+  // The same, but whole panels of rows are read where they are mapped, and only others
+  // copied. UNIMPLEMENTED where the backend reads its own memory alone.
+  virtual absl::StatusOr<std::unique_ptr<LinearWeight>> MapPacked(const LinearSpec&,
+                                                                  std::span<const PackedRows>) {
+    return absl::UnimplementedError("this backend reads weights in its own memory alone");
+  }
+  // What MapPacked will do, for plans: of the rows, `whole` and the range count.
+  virtual MappedView ViewPacked(const LinearSpec&, std::span<const PackedRows>) const { return {}; }
   // Names the form of packed() and its version, for who keeps it; empty: none.
   virtual std::string_view packed_layout() const { return {}; }
   // What PackLinear or PackQuantized will take, for plans made before loading.

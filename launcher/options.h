@@ -24,6 +24,7 @@ struct ModelOptions {
   int64_t group_size = 0;      // 0: the format's default
   std::string head_dtype = "auto";
   std::string packed_cache;
+  std::string weights = "resident";  // or stream
   std::string kv_dtype = "auto";
   std::string shards = "even";  // even, auto (by free memory), or a weight for each rank
   int64_t max_model_len = 0;    // tokens; 0: the model's own, or what fits
@@ -164,6 +165,8 @@ struct PlanOptions {
   std::string devices;                    // device_list.h
   std::vector<double> bandwidth = {600};  // GB/s, one or one for each group of devices
   double all_reduce_us = 20;              // of one token's activations
+  std::string weights = "resident";       // or stream
+  double disk_bandwidth = 2;              // GB/s of a rank
   int64_t context = 0;                    // tokens of a stream; 0: 8192, or the model's if shorter
   int64_t streams = 1;
   std::string kv_dtype = "auto";

@@ -69,6 +69,14 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     }
     TANDEM_RETURN_IF_ERROR(communicator.AllGatherBytes("").status());
     if (!file.ok()) file = loader::PackedFile::Open(path, key);
+    if (args.required) {
+      const absl::Status& why = made.ok() ? file.status() : made;
+      TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(
+          communicator, file.ok()
+                            ? absl::OkStatus()
+                            : absl::Status(why.code(), absl::StrCat("--weights stream: ",
+                                                                    std::string(why.message())))));
+    }
     if (!file.ok() && first_of_host) {
       spdlog::warn("--packed-cache: {}; weights are packed from the checkpoint",
                    std::string((made.ok() ? file.status() : made).message()));

@@ -23,11 +23,12 @@ struct PackedCacheArgs {
   const loader::ModelConfig& config;
   const loader::Checkpoint& checkpoint;  // not taken from
   const model::WeightRequests& weights;
+  bool required = false;  // no file is an error
 };
 
 // Collective. The packed weights of the model on this rank's host; the host's first rank makes the
-// file where it is missing or was made of something else. Null where that failed, with a warning:
-// a cache is no reason not to serve, and weights then come from the checkpoint. UNIMPLEMENTED
+// file where it is missing or was made of something else. Null where that failed, with a warning,
+// if it is not required: weights then come from the checkpoint. UNIMPLEMENTED
 // where the backend keeps no packed weights.
 absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,

@@ -86,6 +86,8 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   request.streams = options.streams;
   request.all_reduce_seconds = options.all_reduce_us * 1e-6;
   request.process_bytes = kProcessBytes;
+  request.stream = options.weights == "stream";
+  request.disk_bandwidth = options.disk_bandwidth * 1e9;
 
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
                           kernels::MakeCpuBackend("auto", {.threads = 1}));

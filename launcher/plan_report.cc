@@ -105,6 +105,13 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
       first = last + 1;
     }
   }
+  if (request.stream) {
+    absl::StrAppendFormat(
+        &out,
+        "\nWeights are streamed at %.1f GB/s a rank: the column says what of them "
+        "is present at once.\n",
+        request.disk_bandwidth / 1e9);
+  }
   absl::StrAppend(&out, "\nSizes in ", unit.name,
                   "; graphs: none, no device takes recorded ones yet. FP8 as cards "
                   "hold it: ranks on CPUs hold FP8 checkpoints as the bf16 line says.\n",
@@ -125,6 +132,7 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
                                 {"kv", rank.bytes.kv},
                                 {"workspace", rank.bytes.workspace},
                                 {"communication", rank.bytes.communication},
+                                {"streamed", rank.bytes.streamed},
                                 {"free", rank.free()}});
     }
     entry["fits"] = plan.fits;

@@ -130,7 +130,8 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                                .model = *runtime->folder_,
                                                .config = runtime->config_,
                                                .checkpoint = *runtime->checkpoint_,
-                                               .weights = runtime->decoder_options_.weights},
+                                               .weights = runtime->decoder_options_.weights,
+                                               .required = options.stream_weights},
                                               runtime->places_, *runtime->backend_, all));
     runtime->decoder_options_.packed = runtime->packed_.get();
   }
@@ -155,6 +156,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
 absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOptions& options) {
   const absl::StatusOr<Topology> topology = Topology::Load();
   RankCpus mine = {.allowed = AllowedCpus(), .threads = options.threads};
+  decoder_options_.stream_cpus = mine.allowed;  // beside threads that are bound below
   const int usable = engine::AvailableCpus();
   if (usable < static_cast<int>(mine.allowed.size())) {
     mine.quota = std::max(1, usable / options.memory.count);
@@ -236,6 +238,11 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
 
 absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
   if (options.device == "cuda") {
+    if (options.stream_weights) {
+      return absl::InvalidArgumentError(
+          "--weights: found stream, expected resident with --device cuda, which computes from its "
+          "own memory");
+    }
     if (!options.packed_cache.empty()) {
       return absl::InvalidArgumentError(
           "--packed-cache: found a folder, expected none with --device cuda, whose weights are "
@@ -279,6 +286,7 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
                      absl::StrCat("--max-num-seqs ", options.max_num_seqs),
                      absl::StrCat("--max-batched-tokens ", options.max_batched_tokens),
                      absl::StrCat(options.packed_cache.empty() ? "no " : "a ", "packed cache"),
+                     absl::StrCat("--weights ", options.stream_weights ? "stream" : "resident"),
                      absl::StrCat("--collectives ", static_cast<int>(options.collectives))},
                     "\n");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
@@ -346,9 +354,11 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   decoder_options_.max_sequences = std::min(step_tokens, options.max_num_seqs);
   decoder_options_.max_blocks = sequence_blocks;
   decoder_options_.recorded_sequences = options.max_num_seqs;
+  decoder_options_.stream = options.stream_weights;
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
+  plan_.streamed = bytes.streamed;
   plan_.workspace = bytes.workspace;
   plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
@@ -429,6 +439,7 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
     staged_ = std::make_unique<parallel::StagedCommunicator>(*backend_, *communicator_);
     of_steps = staged_.get();
   }
+  file_bytes_ = engine::PresentFileBytes();
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
   if (decoder_->recorded_steps() > 0) {
@@ -479,9 +490,12 @@ std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
 
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();
-  const RankReport mine = {.bytes_read = decoder_->bytes_read(),
-                           .planned_bytes = plan_.total(),
-                           .peak_memory = peak_.bytes()};
+  // Of streamed weights the last layer and the first are present now.
+  const uint64_t file_bytes = plan_.streamed > 0 ? engine::PresentFileBytes() : 0;
+  const RankReport mine = {
+      .bytes_read = decoder_->bytes_read(),
+      .planned_bytes = plan_.total(),
+      .peak_memory = peak_.bytes() + file_bytes - std::min(file_bytes, file_bytes_)};
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator_->AllGatherBytes(Pack(mine)));
   std::vector<RankReport> reports;

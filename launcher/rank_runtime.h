@@ -34,6 +34,7 @@ struct RankOptions {
   int64_t group_size = 0;
   std::string head_dtype = "auto";
   std::string packed_cache;       // folder of packed weights; empty: none
+  bool stream_weights = false;    // layers stay in its file
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
@@ -58,7 +59,8 @@ struct RankReport {
   uint64_t bytes_read = 0;     // of weights, from the checkpoint
   uint64_t planned_bytes = 0;  // MemoryPlan's total
   uint64_t peak_memory = 0;    // anonymous and shared; what a rank takes it keeps, so that
-                               // the end shows it
+                               // the end shows it; with streamed weights, file pages that came
+                               // with them
 };
 
 class RankRuntime {
@@ -145,6 +147,7 @@ class RankRuntime {
   model::DecoderOptions decoder_options_;
   engine::MemoryPlan plan_;
   engine::PeakMemory peak_;
+  uint64_t file_bytes_ = 0;                         // present before weights were loaded
   std::unique_ptr<parallel::Communicator> staged_;  // of steps on a card
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<engine::ModelRunner> runner_;

@@ -94,6 +94,7 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.group_size = model.group_size;
   options.head_dtype = model.head_dtype;
   options.packed_cache = model.packed_cache;
+  options.stream_weights = model.weights == "stream";
   options.kv_dtype = model.kv_dtype;
   options.shards = model.shards;
   options.max_model_len = model.max_model_len;

@@ -1,5 +1,6 @@
 #include "parallel/linear.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -82,7 +83,8 @@ std::optional<std::vector<kernels::PackedRows>> PackedBefore(const kernels::Line
     const kernels::LinearSpec whole = WholeSpec(*slice.weight, spec.leaf_size);
     kernels::PackedReader read = slice.weight->Packed(whole);
     if (read == nullptr) return std::nullopt;
-    rows.push_back({whole, slice.rows.begin, slice.rows.end, std::move(read)});
+    rows.push_back(
+        {whole, slice.rows.begin, slice.rows.end, std::move(read), slice.weight->Mapped(whole)});
   }
   return rows;
 }
@@ -91,7 +93,11 @@ std::optional<std::vector<kernels::PackedRows>> PackedBefore(const kernels::Line
 absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& backend,
                                                             const kernels::LinearSpec& spec,
                                                             std::span<const RowSlice> slices) {
-  if (const auto rows = PackedBefore(spec, slices)) return backend.PackFrom(spec, *rows);
+  if (const auto rows = PackedBefore(spec, slices)) {
+    const bool mapped = std::ranges::all_of(
+        *rows, [](const kernels::PackedRows& of) { return of.mapped != nullptr; });
+    return mapped ? backend.MapPacked(spec, *rows) : backend.PackFrom(spec, *rows);
+  }
   const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
   for (const RowSlice& slice : slices) {
     TANDEM_RETURN_IF_ERROR(slice.weight->Prepare(slice.rows, columns));

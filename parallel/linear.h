@@ -39,6 +39,9 @@ class WeightSource {
   // The whole matrix as the backend packed it before for `whole`; null where no such copy is
   // kept.
   virtual kernels::PackedReader Packed(const kernels::LinearSpec& whole) const;
+  // The same bytes in memory that outlives the layers, where products are to read them there;
+  // else null.
+  virtual const std::byte* Mapped(const kernels::LinearSpec&) const { return nullptr; }
 };
 
 // Rows of one matrix that go into a merged one.
@@ -63,6 +66,7 @@ class ColumnParallelLinear {
   int64_t rows() const { return weight_->spec.rows; }
   const kernels::LinearSpec& spec() const { return weight_->spec; }
   size_t bytes() const { return weight_->bytes() + bias_.bytes(); }
+  std::span<const std::span<const std::byte>> mapped() const { return weight_->mapped(); }
 
  private:
   std::unique_ptr<kernels::LinearWeight> weight_;
@@ -86,6 +90,7 @@ class RowParallelLinear {
   const float* bias() const { return bias_.as<float>(); }
   int64_t subtrees() const { return weight_->schedule.subtrees; }
   size_t bytes() const { return weight_->bytes() + bias_.bytes(); }
+  std::span<const std::span<const std::byte>> mapped() const { return weight_->mapped(); }
 
  private:
   std::unique_ptr<kernels::LinearWeight> weight_;

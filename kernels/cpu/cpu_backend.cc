@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/packed_copy.h"
+#include "kernels/cpu/packed_view.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/ref/ref_backend.h"
@@ -80,8 +81,22 @@ class CpuLinearWeight : public LinearWeight {
                         .rows = spec.rows,
                         .row_bytes = layout.row_bytes(spec.columns())});
   }
-  size_t bytes() const override { return panels_.data.size(); }
+  // Of segments in order, in memory of others (`mapped`) and in copies.
+  CpuLinearWeight(const LinearSpec& spec, std::vector<cpu::Segment> segments,
+                  std::vector<std::span<const std::byte>> mapped,
+                  std::vector<std::unique_ptr<LinearWeight>> copies)
+      : LinearWeight(spec),
+        layout(spec),
+        segments(std::move(segments)),
+        mapped_(std::move(mapped)),
+        copies_(std::move(copies)) {}
+  size_t bytes() const override {
+    size_t bytes = panels_.data.size();
+    for (const auto& copy : copies_) bytes += cpu::RoundUp(copy->bytes(), 64);
+    return bytes;
+  }
   std::span<const std::byte> packed() const override { return panels_.data; }
+  std::span<const std::span<const std::byte>> mapped() const override { return mapped_; }
   int64_t panels() const {
     int64_t panels = 0;
     for (const cpu::Segment& segment : segments) panels += cpu::PanelLayout(segment.rows).panels();
@@ -93,6 +108,8 @@ class CpuLinearWeight : public LinearWeight {
 
  private:
   WeightMemory::Piece panels_;
+  std::vector<std::span<const std::byte>> mapped_;
+  std::vector<std::unique_ptr<LinearWeight>> copies_;
 };
 
 class CpuBackend : public Backend {
@@ -160,6 +177,40 @@ class CpuBackend : public Backend {
     return FillPanels(spec, [&](int, const PanelRows& panel) {
       return cpu::CopyPackedPanel(spec, rows, panel.begin, panel.end, panel.padded, panel.data);
     });
+  }
+
+  absl::StatusOr<std::unique_ptr<LinearWeight>> MapPacked(
+      const LinearSpec& spec, std::span<const PackedRows> rows) override {
+    const cpu::RunLayout layout(spec);
+    std::vector<cpu::Segment> segments;
+    std::vector<std::unique_ptr<LinearWeight>> copies;
+    for (const cpu::RowRun& run : cpu::RunsOf(rows)) {
+      const PackedRows& of = rows[run.matrix];
+      if (run.whole_panels) {
+        segments.push_back({.data = of.mapped + cpu::RunOffset(layout, of, run),
+                            .rows = run.rows(),
+                            .row_bytes = layout.row_bytes(of.whole.columns()),
+                            .skip_bytes = layout.row_bytes(spec.column_begin())});
+        continue;
+      }
+      LinearSpec part = spec;
+      part.rows = run.rows();
+      const PackedRows own = {of.whole, run.begin, run.end, of.read};
+      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<LinearWeight> copy, PackFrom(part, {&own, 1}));
+      segments.push_back(static_cast<const CpuLinearWeight&>(*copy).segments.front());
+      copies.push_back(std::move(copy));
+    }
+    std::vector<std::span<const std::byte>> mapped;
+    for (const MappedView::Piece& piece : cpu::ViewRows(spec, rows).pieces) {
+      mapped.push_back({rows[piece.matrix].mapped + piece.offset, piece.bytes});
+    }
+    TANDEM_RETURN_IF_ERROR(ReserveActivations(spec));
+    return std::make_unique<CpuLinearWeight>(spec, std::move(segments), std::move(mapped),
+                                             std::move(copies));
+  }
+
+  MappedView ViewPacked(const LinearSpec& spec, std::span<const PackedRows> rows) const override {
+    return cpu::ViewRows(spec, rows);
   }
 
   std::string_view packed_layout() const override { return "panels of 64 and 16 rows, 1"; }
@@ -257,10 +308,7 @@ class CpuBackend : public Backend {
   absl::StatusOr<std::unique_ptr<LinearWeight>> FillPanels(const LinearSpec& spec,
                                                            const Fill& fill) {
     TANDEM_ASSIGN_OR_RETURN(WeightMemory::Piece piece, weights_.Allocate(PackedBytes(spec)));
-    if (activations_.bytes() < ActivationBytes(spec)) {
-      // A small model touches little of it.
-      TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec), Pages::kSmall));
-    }
+    TANDEM_RETURN_IF_ERROR(ReserveActivations(spec));
     const cpu::PanelLayout panels(spec.rows);
     const int64_t row_bytes = cpu::RunLayout(spec).row_bytes(spec.columns());
     std::vector<absl::Status> statuses(pool_.size());
@@ -276,6 +324,14 @@ class CpuBackend : public Backend {
     }
     for (const absl::Status& status : statuses) TANDEM_RETURN_IF_ERROR(status);
     return std::make_unique<CpuLinearWeight>(spec, std::move(piece));
+  }
+
+  absl::Status ReserveActivations(const LinearSpec& spec) {
+    if (activations_.bytes() < ActivationBytes(spec)) {
+      // A small model touches little of it.
+      TANDEM_ASSIGN_OR_RETURN(activations_, AllocateHost(ActivationBytes(spec), Pages::kSmall));
+    }
+    return absl::OkStatus();
   }
 
   // What one token block of the widest layer takes, at least.

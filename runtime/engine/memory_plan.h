@@ -16,13 +16,18 @@ struct MemoryPlan {
   uint64_t workspace = 0;      // scratch of a step
   uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
   uint64_t process = 0;        // the process itself: libraries, MPI, gRPC, tokenizer
+  // Weights that stay in a file and are read in each step; `weights` has what of them is
+  // present at once, and total() no more than that.
+  uint64_t streamed = 0;
   uint64_t total() const { return weights + kv + workspace + communication + process; }
 };
 
 // Memory that this process holds by itself, in bytes: anonymous and shared
 // pages, not the mapped files' (the kernel may drop those).
 uint64_t ResidentBytes();
-// The same of another process of this host; 0 where it is not to be seen.
+// Pages of mapped files that are present in this process, in bytes.
+uint64_t PresentFileBytes();
+// ResidentBytes() of another process of this host; 0 where it is not to be seen.
 uint64_t ResidentBytes(int64_t pid);
 
 // The largest ResidentBytes() seen at any Sample().

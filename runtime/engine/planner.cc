@@ -67,8 +67,14 @@ double DecodeSeconds(const loader::ModelConfig& config, const PlanRequest& reque
   for (int r = 0; r < plan.tp; ++r) {
     const uint64_t kv = Ceil(request.context, model::kBlockSize) *
                         KvBlockBytes(config, shards, r, request.kv_dtype);
-    read = std::max(read,
-                    static_cast<double>(plan.ranks[r].bytes.weights + kv) / devices[r].bandwidth);
+    const MemoryPlan& bytes = plan.ranks[r].bytes;
+    const uint64_t weights = request.stream ? bytes.streamed : bytes.weights;
+    double seconds = static_cast<double>(weights + kv) / devices[r].bandwidth;
+    // The disk and the products work side by side.
+    if (request.stream) {
+      seconds = std::max(seconds, static_cast<double>(weights) / request.disk_bandwidth);
+    }
+    read = std::max(read, seconds);
   }
   const double exchange = plan.tp == 1 ? 0 : 2.0 * config.num_layers * request.all_reduce_seconds;
   return read + exchange + kStepOverhead;
@@ -87,7 +93,8 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
       .kv_dtype = request.kv_dtype,
       .num_blocks = sequence_blocks * request.streams,
       .max_tokens = request.max_batched_tokens,
-      .max_rows = std::max(request.max_num_seqs, request.streams)};
+      .max_rows = std::max(request.max_num_seqs, request.streams),
+      .stream = request.stream};
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < tp; ++r) {
@@ -95,6 +102,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     RankPlan rank;
     rank.device = devices[r].memory;
     rank.bytes.weights = bytes.weights;
+    rank.bytes.streamed = bytes.streamed;
     rank.bytes.kv = bytes.kv;
     rank.bytes.workspace = bytes.workspace;
     rank.bytes.communication = CommunicationBytes(shards, r, options);
@@ -231,6 +239,8 @@ std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanReq
                                 const kernels::Backend& backend) {
   std::vector<FormatPlan> plans;
   for (const Format format : kFormats) {
+    // Cards hold FP8, and they do not stream.
+    if (request.stream && format == Format::kFp8) continue;
     for (int tp = 1; tp <= static_cast<int>(request.devices.size()); ++tp) {
       plans.push_back(PlanOne(config, request, format, tp, backend));
     }

@@ -55,6 +55,8 @@ struct PlanRequest {
   kernels::KvDType kv_dtype = kernels::KvDType::kBF16;
   Format stored = Format::kBf16;      // nothing more precise is recommended
   double all_reduce_seconds = 20e-6;  // of one token's activations
+  bool stream = false;                // weights stay on disk
+  double disk_bandwidth = 0;          // bytes a second and rank, where they do
   uint64_t process_bytes = 0;         // of a rank, before the model
 };
 

@@ -112,6 +112,28 @@ void MappedFile::Prefetch(uint64_t offset, size_t length) const {
   }
 }
 
+absl::Status MappedFile::Populate(uint64_t offset, size_t length) const {
+  TANDEM_CHECK(offset <= size_ && length <= size_ - offset);
+  const size_t page = PageSize();
+  const uint64_t begin = offset / page * page;
+  std::byte* const address = const_cast<std::byte*>(data_) + begin;
+  const uint64_t bytes = offset + length - begin;
+  while (length > 0 && madvise(address, bytes, MADV_POPULATE_READ) != 0) {
+    if (errno == EINTR || errno == EAGAIN) continue;
+    if (errno != EINVAL) {
+      return absl::DataLossError(absl::StrCat(path_, ": byte ", begin, ": found ",
+                                              std::strerror(errno), ", expected ", bytes,
+                                              " bytes; the file changed or its disk fails"));
+    }
+    // An older kernel: a look at each page does the same.
+    for (uint64_t at = 0; at < bytes; at += page) {
+      static_cast<void>(*static_cast<const volatile std::byte*>(address + at));
+    }
+    break;
+  }
+  return absl::OkStatus();
+}
+
 void MappedFile::Release(uint64_t offset, size_t length) const {
   TANDEM_CHECK(offset <= size_ && length <= size_ - offset);
   const size_t page = PageSize();

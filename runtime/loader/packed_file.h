@@ -41,6 +41,9 @@ class PackedFile {
   // short fails it. May run on many threads at once.
   absl::Status Read(const Entry& matrix, uint64_t offset, size_t bytes, std::byte* dst) const;
 
+  // The whole file; a matrix begins on a page, at its offset.
+  const MappedFile& mapping() const { return file_; }
+
   uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
 
  private:

@@ -142,6 +142,7 @@ absl::Status Decoder::RunLayers(const PlacedStep& step) {
   const float* delta_bias = nullptr;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
+    if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i));
     EnterPart(timer, StepPart::kQkv);
     backend_.AddRmsNorm(delta, delta_bias, w.residual, layer.input_norm.as<float>(), epsilon,
                         tokens, hidden, w.normed);
@@ -153,6 +154,7 @@ absl::Status Decoder::RunLayers(const PlacedStep& step) {
     delta = w.delta;
     delta_bias = layer.down.bias();
   }
+  if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(layers_.size()));
   EnterPart(timer, StepPart::kHead);
   backend_.AddRmsNorm(delta, delta_bias, w.residual, final_norm_.as<float>(), epsilon, tokens,
                       hidden, w.normed);
@@ -209,8 +211,10 @@ absl::Status Decoder::FeedForward(const Layer& layer, int64_t tokens) {
 }
 
 DecoderBytes Decoder::bytes() const {
-  return {
-      .weights = weight_bytes_, .kv = kv_cache_.bytes(), .workspace = workspace_.memory.bytes()};
+  return {.weights = weight_bytes_ + (stream_ == nullptr ? 0 : stream_->present_bytes()),
+          .kv = kv_cache_.bytes(),
+          .workspace = workspace_.memory.bytes(),
+          .streamed = stream_ == nullptr ? 0 : stream_->layer_bytes()};
 }
 
 }  // namespace tandem::model

@@ -26,6 +26,7 @@
 #include "runtime/model/model_tensors.h"
 #include "runtime/model/step_input.h"
 #include "runtime/model/step_memory.h"
+#include "runtime/model/weight_stream.h"
 
 namespace tandem::model {
 
@@ -43,6 +44,10 @@ struct DecoderOptions {
   WeightRequests weights;                // conversions while loading
   // Weights that were packed before; outlives the decoder, or null.
   const loader::PackedFile* packed = nullptr;
+  // Layers stay in that file, and only those at work are in memory (WeightStream), whose
+  // thread runs on these CPUs (empty: on the caller's).
+  bool stream = false;
+  std::vector<int> stream_cpus;
 
   StepLimits step_limits() const {
     return {.tokens = max_tokens,
@@ -54,9 +59,10 @@ struct DecoderOptions {
 
 // Bytes that a rank will hold, by purpose.
 struct DecoderBytes {
-  size_t weights = 0;
+  size_t weights = 0;  // where they are streamed, the most that is present at once
   size_t kv = 0;
   size_t workspace = 0;
+  size_t streamed = 0;  // of the packed file, read in each step; not in total()
   size_t total() const { return weights + kv + workspace; }
 };
 
@@ -95,7 +101,8 @@ class Decoder {
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const {
     return checkpoint_->bytes_read() +
-           (options_.packed == nullptr ? 0 : options_.packed->bytes_read());
+           (options_.packed == nullptr ? 0 : options_.packed->bytes_read()) +
+           (stream_ == nullptr ? 0 : stream_->bytes_read());
   }
   const loader::ModelConfig& config() const { return config_; }
   // How the products of the layers are held.
@@ -152,6 +159,8 @@ class Decoder {
                                    const kernels::Backend& backend, const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
+  // From the layers and the head, loaded: starts reading the first one.
+  void StartStream();
   absl::Status RecordSteps();
   const RecordedStep* FindRecorded(const StepInput& input) const;
   // From the embedded tokens in the workspace to the rows' logits there.
@@ -178,7 +187,8 @@ class Decoder {
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;
-  size_t weight_bytes_ = 0;
+  size_t weight_bytes_ = 0;               // in memory for good
+  std::unique_ptr<WeightStream> stream_;  // null: all are
 };
 
 }  // namespace tandem::model

@@ -1,5 +1,6 @@
 // Loading and planning of a rank's weights; the step itself is in decoder.cc.
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
@@ -23,10 +24,11 @@ struct Projection {
 absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
                                           loader::Checkpoint& checkpoint, const Module& module,
                                           const WeightFormat& format,
-                                          const loader::PackedFile* packed) {
+                                          const DecoderOptions& options) {
   Projection projection;
   TANDEM_ASSIGN_OR_RETURN(StoredMatrix weight, TakeMatrix(config, checkpoint, module));
-  projection.weight = std::make_unique<MatrixSource>(std::move(weight), format, packed);
+  projection.weight =
+      std::make_unique<MatrixSource>(std::move(weight), format, options.packed, options.stream);
   if (HasBias(config, checkpoint, module)) {
     TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor bias,
                             checkpoint.Take(module.name + ".bias", {module.rows}));
@@ -62,14 +64,16 @@ absl::Status Decoder::LoadWeights() {
       HeldFormat(config_, *checkpoint_, {&head_module}, options_.weights.head);
   Projection head;
   if (config_.tie_word_embeddings) {
-    head.weight = std::make_unique<MatrixSource>(embedding, head_format, options_.packed);
+    head.weight =
+        std::make_unique<MatrixSource>(embedding, head_format, options_.packed, options_.stream);
   } else {
     TANDEM_ASSIGN_OR_RETURN(
-        head, TakeProjection(config_, *checkpoint_, head_module, head_format, options_.packed));
+        head, TakeProjection(config_, *checkpoint_, head_module, head_format, options_));
   }
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
   weight_bytes_ += final_norm_.bytes() + head_.bytes();
+  if (options_.stream) StartStream();
   const bool kv_scales = config_.quantization && config_.quantization->has_kv_scales();
   return checkpoint_->CheckAllUsed([this, kv_scales](std::string_view name) {
     return loader::IsHarmlessLeftover(name, config_.tie_word_embeddings) ||
@@ -101,7 +105,7 @@ absl::Status Decoder::LoadLayer(int64_t index) {
     return HeldFormat(config_, *checkpoint_, merged, options_.weights.body);
   };
   const auto take = [&](const Module& module, const WeightFormat& format) {
-    return TakeProjection(config_, *checkpoint_, module, format, options_.packed);
+    return TakeProjection(config_, *checkpoint_, module, format, options_);
   };
   const WeightFormat qkv_format = held({&modules.q, &modules.k, &modules.v});
   TANDEM_ASSIGN_OR_RETURN(const Projection q, take(modules.q, qkv_format));
@@ -133,6 +137,27 @@ absl::Status Decoder::LoadLayer(int64_t index) {
                    layer.k_norm.bytes() + layer.qkv.bytes() + layer.output.bytes() +
                    layer.gate_up.bytes() + layer.down.bytes();
   return absl::OkStatus();
+}
+
+void Decoder::StartStream() {
+  const loader::MappedFile& file = options_.packed->mapping();
+  std::vector<std::vector<FileRange>> layers;
+  const auto add = [&](std::span<const std::span<const std::byte>> pieces) {
+    for (const std::span<const std::byte> piece : pieces) {
+      const auto begin = static_cast<uint64_t>(piece.data() - file.data());
+      layers.back().push_back({begin, begin + piece.size()});
+    }
+  };
+  for (const Layer& layer : layers_) {
+    layers.emplace_back();
+    add(layer.qkv.mapped());
+    add(layer.output.mapped());
+    add(layer.gate_up.mapped());
+    add(layer.down.mapped());
+  }
+  layers.emplace_back();
+  add(head_.mapped());
+  stream_ = std::make_unique<WeightStream>(file, layers, options_.stream_cpus);
 }
 
 // A matrix as a rank will hold it, of one module or several.
@@ -179,41 +204,65 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t hidden = config.hidden_size;
   const int64_t d = config.head_dim;
-  const auto packed = [&](const WeightFormat& format, int64_t rows, int64_t columns, int64_t leaf,
-                          kernels::LeafRange leaves) {
-    return backend.PackedBytes({.dtype = format.dtype,
-                                .quant = format.quant,
-                                .rows = rows,
-                                .global_columns = columns,
-                                .leaf_size = leaf,
-                                .leaves = leaves});
-  };
-  // Matrices that are merged by rows; a bias of one makes one of all.
-  const auto column_parallel = [&](MergedModules modules, int64_t rows) {
-    const int64_t leaf = parallel::kColumnLeafSize;
-    const PlannedMatrix matrix = plan_matrix(modules);
-    return packed(matrix.format, rows, hidden, leaf, {0, (hidden + leaf - 1) / leaf}) +
-           (matrix.has_bias ? rows * sizeof(float) : 0);
-  };
-  const auto row_parallel = [&](const Module& module, int64_t leaf, kernels::LeafRange leaves) {
-    const PlannedMatrix matrix = plan_matrix({&module});
-    return packed(matrix.format, hidden, module.columns, leaf, leaves) +
-           (matrix.has_bias ? hidden * sizeof(float) : 0);
-  };
   DecoderBytes bytes;
+  std::vector<uint64_t> layers;  // what of each is streamed, then of the head
+  // Rows of matrices that are merged; a bias of one makes one of all.
+  struct Part {
+    const Module* module;
+    parallel::Range rows;
+  };
+  const auto add = [&](std::initializer_list<Part> parts, const PlannedMatrix& matrix, int64_t leaf,
+                       kernels::LeafRange leaves) {
+    kernels::LinearSpec spec = {.dtype = matrix.format.dtype,
+                                .quant = matrix.format.quant,
+                                .global_columns = parts.begin()->module->columns,
+                                .leaf_size = leaf,
+                                .leaves = leaves};
+    std::vector<kernels::PackedRows> rows;
+    for (const Part& part : parts) {
+      kernels::LinearSpec whole = spec;
+      whole.rows = part.module->rows;
+      whole.leaves = {0, (spec.global_columns + leaf - 1) / leaf};
+      rows.push_back({.whole = whole, .row_begin = part.rows.begin, .row_end = part.rows.end});
+      spec.rows += part.rows.size();
+    }
+    if (matrix.has_bias) bytes.weights += spec.rows * sizeof(float);
+    if (!options.stream) {
+      bytes.weights += backend.PackedBytes(spec);
+      return;
+    }
+    const kernels::MappedView view = backend.ViewPacked(spec, rows);
+    bytes.weights += view.copied_bytes;
+    std::vector<std::vector<FileRange>> ranges(rows.size());
+    for (const kernels::MappedView::Piece& piece : view.pieces) {
+      ranges[piece.matrix].push_back({piece.offset, piece.offset + piece.bytes});
+    }
+    // A matrix begins on a page.
+    for (std::vector<FileRange>& of : ranges) {
+      for (const FileRange& pages : WholePages(std::move(of))) layers.back() += pages.size();
+    }
+  };
+  const int64_t column_leaf = parallel::kColumnLeafSize;
+  const kernels::LeafRange all_columns = {0, (hidden + column_leaf - 1) / column_leaf};
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    const LayerModules modules = ModulesOf(config, i);
+    const LayerModules m = ModulesOf(config, i);
+    layers.push_back(0);
     bytes.weights += (2 * hidden + (config.qk_norm ? 2 * d : 0)) * sizeof(float);
-    bytes.weights += column_parallel({&modules.q, &modules.k, &modules.v},
-                                     (shard.heads.size() + 2 * shard.kv_heads.size()) * d);
-    bytes.weights += row_parallel(modules.o, d, {shard.heads.begin, shard.heads.end});
-    bytes.weights += column_parallel({&modules.gate, &modules.up}, 2 * shard.ffn.size());
-    bytes.weights += row_parallel(modules.down, parallel::FfnLeafSize(config.intermediate_size),
-                                  shard.ffn_leaves);
+    const parallel::Range kv_rows = HeadRows(shard.kv_heads, d);
+    add({{&m.q, HeadRows(shard.heads, d)}, {&m.k, kv_rows}, {&m.v, kv_rows}},
+        plan_matrix({&m.q, &m.k, &m.v}), column_leaf, all_columns);
+    add({{&m.o, {0, hidden}}}, plan_matrix({&m.o}), d, {shard.heads.begin, shard.heads.end});
+    add({{&m.gate, shard.ffn}, {&m.up, shard.ffn}}, plan_matrix({&m.gate, &m.up}), column_leaf,
+        all_columns);
+    add({{&m.down, {0, hidden}}}, plan_matrix({&m.down}),
+        parallel::FfnLeafSize(config.intermediate_size), shard.ffn_leaves);
   }
   bytes.weights += hidden * sizeof(float);
   const Module head = HeadModule(config);
-  bytes.weights += column_parallel({&head}, shard.vocab.size());
+  layers.push_back(0);
+  add({{&head, shard.vocab}}, plan_matrix({&head}), column_leaf, all_columns);
+  bytes.streamed = std::accumulate(layers.begin(), layers.end(), uint64_t{0});
+  bytes.weights += LargestPair(layers);
   bytes.kv = options.num_blocks * KvCache::BlockBytes({.layers = config.num_layers,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,

@@ -159,6 +159,12 @@ kernels::PackedReader MatrixSource::Packed(const kernels::LinearSpec& whole) con
   };
 }
 
+const std::byte* MatrixSource::Mapped(const kernels::LinearSpec& whole) const {
+  if (packed_ == nullptr || !in_place_) return nullptr;
+  const loader::PackedFile::Entry* matrix = packed_->Find(name(), PackedDescription(whole));
+  return matrix == nullptr ? nullptr : packed_->mapping().data() + matrix->offset;
+}
+
 absl::Status EmbeddingTable::Lookup(kernels::Backend& backend, const int32_t* ids, int64_t tokens,
                                     int64_t hidden, float* out) {
   if (const loader::CheckpointTensor* tensor = stored_.tensor(); tensor != nullptr) {

@@ -56,10 +56,10 @@ std::string PackedDescription(const kernels::LinearSpec& whole);
 class MatrixSource : public parallel::WeightSource {
  public:
   // format: as it is held. packed: a file that may hold the matrix as the backend packs it;
-  // outlives this, or null.
+  // outlives this, or null. in_place: products read it there.
   MatrixSource(StoredMatrix stored, const WeightFormat& format,
-               const loader::PackedFile* packed = nullptr)
-      : stored_(std::move(stored)), format_(format), packed_(packed) {}
+               const loader::PackedFile* packed = nullptr, bool in_place = false)
+      : stored_(std::move(stored)), format_(format), packed_(packed), in_place_(in_place) {}
 
   kernels::DType dtype() const override { return format_.dtype; }
   std::optional<kernels::QuantFormat> quant() const override { return format_.quant; }
@@ -73,6 +73,7 @@ class MatrixSource : public parallel::WeightSource {
   absl::Status CopyQuantized(parallel::Range rows, parallel::Range columns,
                              kernels::QuantizedRows dst) const override;
   kernels::PackedReader Packed(const kernels::LinearSpec& whole) const override;
+  const std::byte* Mapped(const kernels::LinearSpec& whole) const override;
 
  private:
   // Whether codes are made here, not as stored.
@@ -83,6 +84,7 @@ class MatrixSource : public parallel::WeightSource {
   StoredMatrix stored_;
   WeightFormat format_;
   const loader::PackedFile* packed_;
+  bool in_place_;
 };
 
 // A vector [rows] of elements.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -314,7 +315,8 @@ TEST(Linear, PackedOnceServesEveryRank) {
                           [&whole](uint64_t offset, size_t bytes, std::byte* dst) {
                             std::memcpy(dst, whole.packed().subspan(offset, bytes).data(), bytes);
                             return absl::OkStatus();
-                          }};
+                          },
+                          whole.packed().data()};
       };
       for (const LeafRange leaves :
            {all, LeafRange{1, all.end}, LeafRange{0, 1}, LeafRange{2, 2}}) {
@@ -349,6 +351,30 @@ TEST(Linear, PackedOnceServesEveryRank) {
           EXPECT_TRUE(std::ranges::equal((*found)->packed(), expected->packed()))
               << format.name << " leaf " << leaf << " leaves " << leaves.begin << ".." << leaves.end
               << " rows " << cut.first_begin << ".." << cut.first_end;
+
+          // Read in place, the products have the same bits.
+          const auto in_place = backend->MapPacked(spec, rows);
+          ASSERT_TRUE(in_place.ok()) << in_place.status();
+          const MappedView view = backend->ViewPacked(spec, rows);
+          EXPECT_EQ((*in_place)->bytes(), view.copied_bytes);
+          ASSERT_EQ((*in_place)->mapped().size(), view.pieces.size());
+          for (size_t i = 0; i < view.pieces.size(); ++i) {
+            const MappedView::Piece& piece = view.pieces[i];
+            EXPECT_EQ((*in_place)->mapped()[i].data(), rows[piece.matrix].mapped + piece.offset);
+            EXPECT_EQ((*in_place)->mapped()[i].size(), piece.bytes);
+          }
+          const bool aligned = cut.first_begin % 64 == 0;
+          if (spec.columns() > 0) EXPECT_EQ(view.copied_bytes == 0, aligned);
+          const int64_t tokens = 3;
+          std::vector<float> x(tokens * spec.columns());
+          for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));
+          const size_t size = expected->schedule.subtrees * tokens * spec.rows;
+          std::vector<float> there(size), here(size);
+          backend->Linear(*expected, x.data(), tokens, nullptr, there.data());
+          backend->Linear(**in_place, x.data(), tokens, nullptr, here.data());
+          EXPECT_EQ(std::memcmp(here.data(), there.data(), size * sizeof(float)), 0)
+              << format.name << " in place, leaf " << leaf << " leaves " << leaves.begin << ".."
+              << leaves.end << " rows " << cut.first_begin << ".." << cut.first_end;
         }
       }
     }

@@ -14,14 +14,16 @@ namespace {
 struct Loaded {
   std::vector<float> logits;
   std::vector<uint64_t> bytes_read;  // by rank
+  std::vector<DecoderBytes> bytes;
 };
 
 Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
-            const loader::PackedFile* packed) {
+            const loader::PackedFile* packed, bool stream = false) {
   Loaded loaded;
   loaded.bytes_read.resize(tp);
+  loaded.bytes.resize(tp);
   const testing::WorldOptions options = {
-      .tp = tp, .threads = 2, .weights = weights, .packed = packed};
+      .tp = tp, .threads = 2, .weights = weights, .packed = packed, .stream = stream};
   const uint64_t before = packed == nullptr ? 0 : packed->bytes_read();
   const absl::Status status = testing::RunWorld(folder, options, [&](testing::Rank& rank) {
     testing::Sequence sequence;
@@ -29,7 +31,9 @@ Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
     sequence.blocks = {0, 1};
     testing::Step step;
     step.Add(sequence, 20);
+    if (stream) rank.Forward(step);  // and again, from the first layer
     const std::vector<float> logits = rank.Forward(step);
+    loaded.bytes[rank.index] = rank.decoder.bytes();
     if (rank.index == 0) loaded.logits = logits;
   });
   EXPECT_TRUE(status.ok()) << status;
@@ -67,6 +71,19 @@ TEST_P(PackedWeights, ServeEveryDegree) {
       EXPECT_EQ(found.logits, expected.logits) << model << " at TP " << tp;
       // Every matrix came from the file.
       EXPECT_GE(found.bytes_read[0], std::filesystem::file_size(path) / 2) << model;
+
+      const Loaded streamed = Load(folder, tp, *weights, packed->get(), true);
+      EXPECT_EQ(streamed.logits, expected.logits) << model << " streamed at TP " << tp;
+      const auto shards = parallel::ShardPlan::Make(ShapeOf(*config), std::vector<int64_t>(tp, 1));
+      for (int rank = 0; rank < tp; ++rank) {
+        DecoderOptions options = {.weights = *weights, .packed = packed->get(), .stream = true};
+        options.max_tokens = options.max_rows = 1;
+        const DecoderBytes planned =
+            Decoder::Plan(*config, *checkpoint, shards, rank, *backend, options);
+        EXPECT_EQ(streamed.bytes[rank].weights, planned.weights) << model << " at TP " << tp;
+        EXPECT_EQ(streamed.bytes[rank].streamed, planned.streamed) << model << " at TP " << tp;
+        EXPECT_GT(planned.streamed, 0u);
+      }
     }
   }
 }

@@ -71,6 +71,7 @@ struct WorldOptions {
   int64_t max_tokens = 1024;
   model::WeightRequests weights;
   const loader::PackedFile* packed = nullptr;
+  bool stream = false;  // layers stay in that file
   int64_t recorded_sequences = 0;
   // In place of the CPU's.
   std::function<absl::StatusOr<std::unique_ptr<kernels::Backend>>()> make_backend;
@@ -124,7 +125,8 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                                              .max_rows = 64,
                                              .recorded_sequences = options.recorded_sequences,
                                              .weights = options.weights,
-                                             .packed = options.packed});
+                                             .packed = options.packed,
+                                             .stream = options.stream});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
         Rank rank = {r, **decoder, *communicator};

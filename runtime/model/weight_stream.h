@@ -1,0 +1,72 @@
+// Weights that stay in a mapped file: while a layer computes, a thread reads the next one, and
+// what the layer before took is given back. The head counts as the last layer, and the first
+// follows it.
+//
+// Only where pages are differs from weights in memory, so results are the same. A file that is cut
+// short while it is read shows as DATA_LOSS in most cases (MappedFile::Populate) and else as a
+// SIGBUS, as any mapped file's.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/loader/mapped_file.h"
+
+namespace tandem::model {
+
+// Bytes [begin, end) of a file.
+struct FileRange {
+  uint64_t begin = 0, end = 0;
+  uint64_t size() const { return end - begin; }
+  bool operator==(const FileRange&) const = default;
+};
+
+// The pages that the ranges touch, in order, each once.
+std::vector<FileRange> WholePages(std::vector<FileRange> ranges);
+
+// Of layers of these bytes, the most that one and its successor take; the first follows the last.
+uint64_t LargestPair(std::span<const uint64_t> layer_bytes);
+
+class WeightStream {
+ public:
+  // Layers are ranges of the file, which outlives this. The thread starts to read the first one; it
+  // runs on `cpus`, or where the caller may if there are none.
+  WeightStream(const loader::MappedFile& file, const std::vector<std::vector<FileRange>>& layers,
+               std::vector<int> cpus);
+  ~WeightStream();
+
+  // The layer is about to compute, the one before it has done so: waits until it is present. Layers
+  // come in order, from the first again after the last. An error is final.
+  absl::Status Enter(size_t layer);
+
+  uint64_t layer_bytes() const { return layer_bytes_; }      // of all layers, in whole pages
+  uint64_t present_bytes() const { return present_bytes_; }  // at most at once
+  uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+
+ private:
+  void Run();
+  absl::Status Read(const std::vector<FileRange>& layer);
+
+  const loader::MappedFile& file_;
+  std::vector<std::vector<FileRange>> layers_;  // whole pages
+  const std::vector<int> cpus_;
+  uint64_t layer_bytes_ = 0, present_bytes_ = 0;
+  std::atomic<uint64_t> bytes_read_{0};
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // Since the start, over all steps; layer i of a step is number steps * layers + i.
+  uint64_t entered_ = 0, read_ = 0;
+  bool stopping_ = false;
+  absl::Status status_;
+  std::thread thread_;  // last: it uses the others
+};
+
+}  // namespace tandem::model
