@@ -64,11 +64,13 @@ absl::StatusOr<Ceilings> MeasureCeilings(parallel::Communicator& communicator,
 absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
   model::Decoder& decoder = runtime.decoder();
   const model::DecoderBytes bytes = decoder.bytes();
+  // Streamed weights pass through memory once a step, the head's among them.
+  const size_t weights = bytes.streamed > 0 ? bytes.streamed : bytes.weights;
   using Triple = std::array<double, 3>;
   TANDEM_ASSIGN_OR_RETURN(
       const Triple sum,
       Sum<3>(runtime.communicator(),
-             {static_cast<double>(bytes.weights - decoder.head_bytes()),
+             {static_cast<double>(weights - decoder.head_bytes()),
               static_cast<double>(decoder.head_bytes()),
               static_cast<double>(bytes.kv) /
                   static_cast<double>(runtime.num_blocks() * model::kBlockSize)}));
