@@ -13,9 +13,10 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "launcher/build_id.h"
 #include "launcher/packed_cache.h"
-#include "parallel/staged_communicator.h"
+#include "parallel/device_communicator.h"
 #include "parallel/timed_communicator.h"
 #include "runtime/engine/planner.h"
 #include "runtime/loader/hf_config.h"
@@ -135,6 +136,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                               runtime->places_, *runtime->backend_, all));
     runtime->decoder_options_.packed = runtime->packed_.get();
   }
+  TANDEM_RETURN_IF_ERROR(runtime->MakeDeviceCollectives(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   const model::DecoderBytes held = runtime->decoder_->bytes();
@@ -433,13 +435,41 @@ absl::Status RankRuntime::CheckMemory() {
   return parallel::AgreeOnStatus(*communicator_, status);
 }
 
-absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
-  parallel::Communicator* of_steps = communicator_;
-  if (!backend_->memory_is_host()) {
-    staged_ = std::make_unique<parallel::StagedCommunicator>(*backend_, *communicator_);
-    of_steps = staged_.get();
+absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
+  if (backend_->memory_is_host()) return absl::OkStatus();
+  int64_t sums = 1;  // of a rank, in one all-reduce
+  if (backend_->leaf_sums()) {
+    sums = std::max(
+        {sums, shards_.attention_tree.max_node_count(), shards_.ffn_tree.max_node_count()});
   }
+  const int64_t widest =
+      *std::max_element(shards_.vocab_widths.begin(), shards_.vocab_widths.end());
+  std::vector<parallel::AllReduceTrial> trials;
+  TANDEM_ASSIGN_OR_RETURN(
+      device_, parallel::MakeDeviceCommunicator(
+                   *communicator_,
+                   {.stream = kernels::CudaStreamOf(*backend_),
+                    .max_floats = sums * decoder_options_.max_tokens * config_.hidden_size,
+                    .max_gathered = decoder_options_.max_rows * widest,
+                    .step_timeout = options.timeouts.step,
+                    .deterministic = options.deterministic},
+                   &trials));
+  for (const parallel::AllReduceTrial& trial : trials) {
+    if (rank() != 0) break;
+    if (trial.status.ok()) {
+      spdlog::debug("all-reduce between cards, {} of {} KiB: {:.1f} us", trial.way,
+                    trial.count * sizeof(float) / 1024, trial.microseconds);
+    } else {
+      spdlog::warn("all-reduce between cards: does without {}: {}", trial.way,
+                   std::string(trial.status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   file_bytes_ = engine::PresentFileBytes();
+  parallel::Communicator* const of_steps = device_ ? device_.get() : communicator_;
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
   if (decoder_->recorded_steps() > 0) {

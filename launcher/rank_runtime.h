@@ -120,6 +120,8 @@ class RankRuntime {
   absl::Status GatherRanks();                               // collective
   // Collective; none in a world of one.
   absl::Status MakeCollectives(const parallel::MpiWorld* world, const RankOptions& options);
+  // Collective; none where the backend's memory is the host's.
+  absl::Status MakeDeviceCollectives(const RankOptions& options);
 
   parallel::StepTimer* timer_ = nullptr;           // not owned
   int local_size_ = 1;                             // ranks of this world on this host
@@ -148,7 +150,7 @@ class RankRuntime {
   engine::MemoryPlan plan_;
   engine::PeakMemory peak_;
   uint64_t file_bytes_ = 0;                         // present before weights were loaded
-  std::unique_ptr<parallel::Communicator> staged_;  // of steps on a card
+  std::unique_ptr<parallel::Communicator> device_;  // of steps on a card; else null
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<engine::ModelRunner> runner_;
 };

@@ -4,7 +4,7 @@
 //
 // Values are in the memory of the rank's backend (GatherColumns' result alone is on the
 // host), and calls take their turn after its operations: communicators of the host serve
-// backends whose memory is the host's, StagedCommunicator the others.
+// backends whose memory is the host's, device_communicator.h's the others.
 //
 // A Status that is not OK is final: the world cannot go on.
 #pragma once

@@ -5,6 +5,8 @@
 #include <random>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "parallel/device_communicator.h"
 #include "tests/support/golden_logits.h"
 
 namespace tandem {
@@ -20,6 +22,16 @@ WorldOptions OnCards(int tp, bool deterministic) {
   WorldOptions options = {.tp = tp, .num_blocks = 64, .max_tokens = 128};
   options.make_backend = [deterministic] {
     return kernels::MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 256 << 10});
+  };
+  // The same bits whichever way.
+  const std::string way = deterministic && tp == 3 ? "peer" : tp == 4 ? "nccl" : "staged";
+  options.make_communicator = [deterministic, way](kernels::Backend& backend,
+                                                   parallel::Communicator& host) {
+    return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
+                                                   .max_floats = 128 << 10,
+                                                   .max_gathered = 128 << 10,
+                                                   .deterministic = deterministic,
+                                                   .way = way});
   };
   return options;
 }

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "parallel/staged_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/decoder.h"
@@ -75,6 +74,10 @@ struct WorldOptions {
   int64_t recorded_sequences = 0;
   // In place of the CPU's.
   std::function<absl::StatusOr<std::unique_ptr<kernels::Backend>>()> make_backend;
+  // Of a rank whose backend's memory is not the host's, on the host's communicator.
+  std::function<absl::StatusOr<std::unique_ptr<parallel::Communicator>>(kernels::Backend&,
+                                                                        parallel::Communicator&)>
+      make_communicator;
 };
 
 // A rank as the body sees it.
@@ -111,11 +114,13 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                            : kernels::MakeCpuBackend(options.isa, {.threads = options.threads});
         if (!backend.ok()) return backend.status();
         const auto host = world.Make(r);
-        std::unique_ptr<parallel::Communicator> staged;
-        if (!(*backend)->memory_is_host()) {
-          staged = std::make_unique<parallel::StagedCommunicator>(**backend, *host);
+        std::unique_ptr<parallel::Communicator> device;
+        if (options.make_communicator) {
+          auto made = options.make_communicator(**backend, *host);
+          if (!made.ok()) return made.status();
+          device = *std::move(made);
         }
-        parallel::Communicator* const communicator = staged ? staged.get() : host.get();
+        parallel::Communicator* const communicator = device ? device.get() : host.get();
         auto plan = parallel::ShardPlan::Make(model::ShapeOf(*config), options.tp);
         auto decoder = model::Decoder::Load(*config, *std::move(checkpoint), std::move(plan),
                                             **backend, *communicator,
