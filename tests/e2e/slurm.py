@@ -81,7 +81,7 @@ class Slurm:
         "scontrol", "-o", "show", "job", job).split() if "=" in word)
     return shown["JobState"], shown["ExitCode"]
 
-  def wait_for(self, job, states, seconds=60):
+  def wait_for(self, job, states, seconds=240):
     deadline = time.monotonic() + seconds
     while (found := self.state(job))[0] not in states:
       if time.monotonic() > deadline:

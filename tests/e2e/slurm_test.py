@@ -57,12 +57,12 @@ class OneNode(unittest.TestCase):
     for tasks, args, replicas in ((4, ("--tp", 2), 2), (2, (), 1)):
       output = f"srun{tasks}.jsonl"
       done = subprocess.run(["srun", "--mpi=pmix", f"--ntasks={tasks}", *self.batch(output, *args)],
-                            env=self.slurm.environment, capture_output=True, timeout=60)
+                            env=self.slurm.environment, capture_output=True, timeout=240)
       self.assertEqual(done.returncode, 0, done.stderr.decode())
       self.assertEqual(json.loads(done.stdout)["replicas"], replicas)
       self.assertEqual(answers(self.folder / output), self.expected)
     done = subprocess.run(["srun", "--mpi=none", "--ntasks=2", *self.batch("none.jsonl")],
-                          env=self.slurm.environment, capture_output=True, timeout=60)
+                          env=self.slurm.environment, capture_output=True, timeout=240)
     self.assertEqual(done.returncode, 78)
     self.assertIn(b"use srun --mpi=pmix", done.stderr)
 
@@ -94,13 +94,13 @@ class OneNode(unittest.TestCase):
     began = time.monotonic()
     self.assertEqual(self.slurm.wait_for(limited, ("COMPLETED", "FAILED", "TIMEOUT")),
                      ("FAILED", "75:0"), self.log("limited"))
-    self.assertLess(time.monotonic() - began, 45)
+    self.assertLess(time.monotonic() - began, 58)  # not by the limit itself
     self.assertIn("stopping, the time limit is near", self.log("limited"))
     self.slurm.wait_for(warned, ("PENDING",))
     self.assertIn("stopping, asked by SIGUSR1", self.log("warned"))
     # Slurm would hold a requeued job back for two minutes.
     self.slurm.run("scontrol", "update", f"JobId={warned}", "StartTime=now")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not re.search(r'"resumed":[1-9]', self.log("warned")):  # and is put back again
       self.assertLess(time.monotonic(), deadline, self.log("warned"))
       time.sleep(0.1)
