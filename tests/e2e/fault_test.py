@@ -183,7 +183,7 @@ class LostRanks(unittest.TestCase):
           except OSError:
             pass
         time.sleep(0.2)
-      self.assertEqual(server.process.wait(5), 70)
+      self.assertEqual(server.process.wait(60), 70)
       errors.join(5)
       self.assertIn("giving up: 3 worlds in a row", errors.lines[-1])
 
