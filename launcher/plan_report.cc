@@ -132,8 +132,8 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
                                 {"kv", rank.bytes.kv},
                                 {"workspace", rank.bytes.workspace},
                                 {"communication", rank.bytes.communication},
-                                {"streamed", rank.bytes.streamed},
                                 {"free", rank.free()}});
+      if (rank.bytes.streamed > 0) entry["ranks"].back()["streamed"] = rank.bytes.streamed;
     }
     entry["fits"] = plan.fits;
     entry["decode_tokens_per_s"] = plan.decode_tokens_per_s;

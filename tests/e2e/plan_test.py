@@ -73,8 +73,7 @@ class Plan(unittest.TestCase):
       # 128 KiB a token, whatever the cut.
       self.assertEqual(sum(rank["kv"] for rank in row["ranks"]), 131072 * 32768 * 16)
       for rank in row["ranks"]:
-        self.assertEqual(set(rank), {"weights", "kv", "workspace", "communication", "streamed",
-                                     "free"})
+        self.assertEqual(set(rank), {"weights", "kv", "workspace", "communication", "free"})
       self.assertEqual(row["fits"], all(rank["free"] >= 0 for rank in row["ranks"]))
     self.assertFalse(rows["int4", 3]["fits"])
     weights = {key: sum(r["weights"] for r in row["ranks"]) for key, row in rows.items()}
