@@ -2,10 +2,11 @@
 // short is an error.
 #include "runtime/model/weight_stream.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -38,15 +39,13 @@ struct File {
 
 // Pages that this process has mapped now.
 int64_t Present(const loader::MappedFile& file) {
-  std::ifstream pagemap("/proc/self/pagemap", std::ios::binary);
-  pagemap.seekg(static_cast<int64_t>(reinterpret_cast<uintptr_t>(file.data()) / kPage * 8));
-  int64_t present = 0;
-  for (uint64_t page = 0; page < file.size() / kPage; ++page) {
-    uint64_t entry = 0;
-    pagemap.read(reinterpret_cast<char*>(&entry), sizeof(entry));
-    present += static_cast<int64_t>(entry >> 63);
-  }
-  return present;
+  std::vector<uint64_t> entries(file.size() / kPage);
+  const auto size = static_cast<ssize_t>(entries.size() * sizeof(uint64_t));
+  const auto first = static_cast<off_t>(reinterpret_cast<uintptr_t>(file.data()) / kPage);
+  const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  EXPECT_EQ(pread(pagemap, entries.data(), size, first * sizeof(uint64_t)), size);
+  close(pagemap);
+  return std::ranges::count_if(entries, [](uint64_t entry) { return entry >> 63 != 0; });
 }
 
 TEST(WeightStream, HoldsTwoLayers) {
