@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds the kernels and their tests for AArch64 (NEON) with Debian's cross compiler
 # and runs the tests under qemu: scripts/test_aarch64.sh [GOOGLETEST ARGUMENTS...]
-# Attention's tests are built but by default left out: emulated they take many minutes.
 # AArch64's Abseil and Highway are unpacked beside the build, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,4 +50,4 @@ mapfile -t absl < <(ls "$lib"/libabsl_*.a)
 "${cxx[@]}" "${objects[@]}" -o "$build/kernels_test" -Wl,--start-group "${absl[@]}" -Wl,--end-group \
   -L"$lib" -lhwy -lpthread
 exec qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$lib:/usr/aarch64-linux-gnu/lib" \
-  "$build/kernels_test" "${@:---gtest_filter=-Attention*}"
+  "$build/kernels_test" "$@"

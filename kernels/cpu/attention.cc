@@ -180,13 +180,15 @@ struct CodeOps {
     hn::Vec<I16> v[kParts];
   };
   using Scalar = hn::Vec<I16>;
+  // The two halves of each lane's pack side by side, once RearrangeToOddPlusEven has added both:
+  // NEON's widening multiply fills one from each half of its operands, x86 leaves the second alone.
   struct Acc {
-    hn::Vec<I32> v[kParts];  // the two halves of each lane's pack side by side
+    hn::Vec<I32> v[kParts], upper[kParts];
   };
 
   static HWY_INLINE Acc Zero() {
     Acc acc;
-    for (size_t i = 0; i < kParts; ++i) acc.v[i] = hn::Zero(I32());
+    for (size_t i = 0; i < kParts; ++i) acc.v[i] = acc.upper[i] = hn::Zero(I32());
     return acc;
   }
   static HWY_INLINE Packed Load(const std::byte* from) {
@@ -203,14 +205,15 @@ struct CodeOps {
   }
   static HWY_INLINE void MulAdd(Scalar x, const Packed& y, Acc& sum) {
     for (size_t i = 0; i < kParts; ++i) {
-      auto unused = hn::Zero(I32());
-      sum.v[i] = hn::ReorderWidenMulAccumulate(I32(), x, y.v[i], sum.v[i], unused);
+      sum.v[i] = hn::ReorderWidenMulAccumulate(I32(), x, y.v[i], sum.v[i], sum.upper[i]);
     }
   }
   static HWY_INLINE void Finish(const Acc& sum, const cpu::CodeTerms& row,
                                 const float* HWY_RESTRICT lane_scales, float* HWY_RESTRICT to) {
     alignas(64) int32_t halves[2 * kLanes];
-    for (size_t i = 0; i < kParts; ++i) hn::Store(sum.v[i], I32(), halves + i * kWidth);
+    for (size_t i = 0; i < kParts; ++i) {
+      hn::Store(hn::RearrangeToOddPlusEven(sum.v[i], sum.upper[i]), I32(), halves + i * kWidth);
+    }
     const int32_t offset = kKeys ? 128 * row.sum : 0;  // K's codes are stored plus 128
     for (size_t i = 0; i < kLanes; ++i) {
       const float dot = static_cast<float>(halves[2 * i] + halves[2 * i + 1] - offset);
