@@ -113,7 +113,7 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
         request.disk_bandwidth / 1e9);
   }
   absl::StrAppend(&out, "\nSizes in ", unit.name,
-                  "; graphs: none, no device takes recorded ones yet. FP8 as cards "
+                  "; graphs: none on CPUs, those of cards are not counted. FP8 as cards "
                   "hold it: ranks on CPUs hold FP8 checkpoints as the bf16 line says.\n",
                   recommendation.choice.has_value() ? "Recommended: " : "Not possible: ",
                   recommendation.reason, ".\n");

@@ -54,11 +54,11 @@ absl::StatusOr<std::vector<int64_t>> ShardWeights(const std::string& shards, int
 std::string Mebibytes(uint64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
 
 // A rank that takes other than it planned may meet the end of memory where the plan saw none.
-void HoldAgainstPlan(int rank, const char* purpose, uint64_t planned, uint64_t measured) {
+void HoldAgainstPlan(const char* purpose, uint64_t planned, uint64_t measured) {
   const uint64_t apart = planned > measured ? planned - measured : measured - planned;
   const bool far = static_cast<double>(apart) > kPlanTolerance * static_cast<double>(planned);
-  spdlog::log(far ? spdlog::level::warn : spdlog::level::info,
-              "rank {}: {}: planned {} bytes, measured {}", rank, purpose, planned, measured);
+  spdlog::log(far ? spdlog::level::warn : spdlog::level::info, "{}: planned {} bytes, measured {}",
+              purpose, planned, measured);
 }
 
 // Ranks whose lists of what they mean, a line each, are not the same.
@@ -140,9 +140,9 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   const model::DecoderBytes held = runtime->decoder_->bytes();
-  HoldAgainstPlan(all.rank(), "weights", runtime->plan_.weights, held.weights);
-  HoldAgainstPlan(all.rank(), "KV cache", runtime->plan_.kv, held.kv);
-  HoldAgainstPlan(all.rank(), "workspace", runtime->plan_.workspace, held.workspace);
+  HoldAgainstPlan("weights", runtime->plan_.weights, held.weights);
+  HoldAgainstPlan("KV cache", runtime->plan_.kv, held.kv);
+  HoldAgainstPlan("workspace", runtime->plan_.workspace, held.workspace);
   if (all.rank() == 0) {
     // Told once nothing can fail any more: an error is one line alone.
     for (size_t r = 0; r < runtime->bindings_.size(); ++r) {
@@ -326,6 +326,7 @@ absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
                                                     {.choice = options.collectives,
                                                      .timeouts = options.timeouts,
                                                      .shm = {.spin = binding_.own_cores}}));
+  untimed_ = collectives_.communicator.get();
   if (timer_ != nullptr) {
     collectives_.communicator =
         std::make_unique<parallel::TimedCommunicator>(std::move(collectives_.communicator), timer_);
@@ -445,9 +446,10 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   const int64_t widest =
       *std::max_element(shards_.vocab_widths.begin(), shards_.vocab_widths.end());
   std::vector<parallel::AllReduceTrial> trials;
+  // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
   TANDEM_ASSIGN_OR_RETURN(
       device_, parallel::MakeDeviceCommunicator(
-                   *communicator_,
+                   untimed_ != nullptr ? *untimed_ : *communicator_,
                    {.stream = kernels::CudaStreamOf(*backend_),
                     .max_floats = sums * decoder_options_.max_tokens * config_.hidden_size,
                     .max_gathered = decoder_options_.max_rows * widest,

@@ -130,6 +130,7 @@ class RankRuntime {
   std::unique_ptr<parallel::Communicator> start_;  // without deadlines
   parallel::Collectives collectives_;              // of steps; empty in a world of one
   parallel::Communicator* communicator_ = nullptr;
+  parallel::Communicator* untimed_ = nullptr;  // the same without a timer; null at TP = 1
   std::optional<loader::ModelFolder> folder_;
   std::vector<RankPlace> places_;
   std::vector<server::RankInfo> ranks_;  // when all had loaded
