@@ -125,7 +125,8 @@ class Service(unittest.TestCase):
       next(iter(call))
       call.cancel()
     with self.assertRaises(grpc.RpcError) as failed:
-      self.server.generate("Once", temperature=20.0, max_tokens=480, timeout=0.005)
+      self.server.generate("Once", temperature=20.0, max_tokens=480, ignore_eos=True,
+                           timeout=0.005)
     self.assertEqual(failed.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
     self.assertEqual(self.server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
 
