@@ -216,7 +216,10 @@ void SyncThreads() {
   Yield();
 }
 
-uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source) {
+namespace {
+
+// All lanes' values of an exchange that the lanes of mask have come to.
+const uint64_t* Exchange(unsigned mask, uint64_t value) {
   Warp& warp = machine.warps[machine.current->number / kWarp];
   const unsigned lane = CurrentLane();
   if ((mask >> lane & 1) == 0) Fail("a lane is not in the mask that it gave");
@@ -234,9 +237,17 @@ uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source) {
     machine.current->state = State::kAtWarp;
     Yield();
   }
-  if (source >= kWarp || (mask >> source & 1) == 0) return ~uint64_t{0};
-  return warp.values[parity][source];
+  return warp.values[parity];
 }
+
+}  // namespace
+
+uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source) {
+  const uint64_t* const values = Exchange(mask, value);
+  return source >= kWarp || (mask >> source & 1) == 0 ? ~uint64_t{0} : values[source];
+}
+
+const uint64_t* WarpGather(uint64_t value) { return Exchange(0xffffffffu, value); }
 
 void* Shared(const void* identity, size_t bytes) {
   const auto [entry, is_new] = machine.declared.try_emplace(identity, nullptr);

@@ -28,6 +28,9 @@ void SyncThreads();
 // The value of lane `source` once all lanes of mask have come; poison, where it
 // is not in the mask.
 uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source);
+// The values of all 32 lanes once all have come; they stay until the warp's next exchange
+// but one.
+const uint64_t* WarpGather(uint64_t value);
 
 // The block's memory of one declaration, which its identity's address names.
 void* Shared(const void* identity, size_t bytes);

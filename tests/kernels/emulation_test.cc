@@ -1,10 +1,13 @@
 // The emulation itself: it must find the faults that it is there for.
 #include <cuda_device.h>
+#include <cuda_matrix.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdlib>
+#include <random>
 
+#include "kernels/base/math.h"
 #include "tests/support/cuda_memory.h"
 
 namespace tandem {
@@ -55,6 +58,55 @@ TEST(Emulation, LanesExchange) {
   Launch(OneBlock(stream, 32), &Reverse, out.data());
   const auto values = out.ToHost();
   for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(values[i], 31 - i);
+}
+
+constexpr int kTileRows = 16, kTileColumns = 8, kTileDepth = 16;
+
+// a [16, 16], b [16, 8] of BF16, sum [16, 8], all row-major.
+void MultiplyMatrices(const uint16_t* a, const uint16_t* b, float* sum) {
+  const int g = static_cast<int>(threadIdx.x) / 4, i = static_cast<int>(threadIdx.x) % 4;
+  const auto pair = [](uint16_t low, uint16_t high) {
+    return static_cast<unsigned>(high) << 16 | low;
+  };
+  unsigned a_words[4], b_words[2];
+  for (int w = 0; w < 4; ++w) {
+    const uint16_t* const at = a + (g + w % 2 * 8) * kTileDepth + 2 * i + w / 2 * 8;
+    a_words[w] = pair(at[0], at[1]);
+  }
+  for (int w = 0; w < 2; ++w) {
+    const uint16_t* const at = b + (2 * i + w * 8) * kTileColumns + g;
+    b_words[w] = pair(at[0], at[kTileColumns]);
+  }
+  float tile[4];
+  for (int s = 0; s < 4; ++s) tile[s] = sum[(g + s / 2 * 8) * kTileColumns + 2 * i + s % 2];
+  kernels::cuda::MultiplyTiles<kernels::DType::kBF16>(a_words, b_words, tile);
+  for (int s = 0; s < 4; ++s) sum[(g + s / 2 * 8) * kTileColumns + 2 * i + s % 2] = tile[s];
+}
+
+TEST(Emulation, MatrixUnitsMultiplyTiles) {
+  std::mt19937 random(1);
+  const auto small = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
+  std::vector<uint16_t> a, b;
+  std::vector<float> sum;
+  for (int j = 0; j < kTileRows * kTileDepth; ++j) a.push_back(kernels::FloatToBf16(small()));
+  for (int j = 0; j < kTileDepth * kTileColumns; ++j) b.push_back(kernels::FloatToBf16(small()));
+  for (int j = 0; j < kTileRows * kTileColumns; ++j) sum.push_back(small());
+  CudaStream stream;
+  CudaArray<uint16_t> a_there(stream, a), b_there(stream, b);
+  CudaArray<float> sum_there(stream, sum);
+  Launch(OneBlock(stream, 32), &MultiplyMatrices, a_there.data(), b_there.data(),
+         sum_there.data());
+  const auto result = sum_there.ToHost();
+  for (int r = 0; r < kTileRows; ++r) {
+    for (int c = 0; c < kTileColumns; ++c) {
+      float expected = sum[r * kTileColumns + c];
+      for (int k = 0; k < kTileDepth; ++k) {
+        expected += kernels::Bf16ToFloat(a[r * kTileDepth + k]) *
+                    kernels::Bf16ToFloat(b[k * kTileColumns + c]);
+      }
+      EXPECT_EQ(result[r * kTileColumns + c], expected) << r << ", " << c;
+    }
+  }
 }
 
 void Diverged() {
