@@ -12,8 +12,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Side of the square products, where the buffers hold them: large enough for any card's best.
-constexpr int64_t kSide = 8192;
+// Sides of the square products that are timed. The largest is enough for any card's best; a
+// device for which a smaller one is work enough is not held up by it.
+constexpr int64_t kSmallestSide = 128;
+constexpr int64_t kLargestSide = 8192;
 
 class CudaProbe : public MachineProbe {
  public:
@@ -52,26 +54,20 @@ class CudaProbe : public MachineProbe {
   // Products of quantized weights are done in BF16.
   double PeakArithmetic(DotType type, std::chrono::milliseconds duration) override {
     const DType dtype = type == DotType::kF32 ? DType::kF32 : DType::kBF16;
-    int64_t side = kSide;
-    // Two factors in one buffer, the fp32 result in the other.
-    while (2 * side * side * static_cast<int64_t>(DTypeSize(dtype)) >
-               static_cast<int64_t>(bytes_) ||
-           side * side * 4 > static_cast<int64_t>(bytes_)) {
-      side /= 2;
+    const auto fits = [&](int64_t side) {  // two factors in one buffer, the fp32 result in the other
+      const auto bytes = static_cast<int64_t>(bytes_);
+      return 2 * side * side * static_cast<int64_t>(DTypeSize(dtype)) <= bytes &&
+             side * side * 4 <= bytes;
+    };
+    int64_t side = kSmallestSide;
+    while (2 * side <= kLargestSide && fits(2 * side) &&
+           8 * kRound * SecondsOf(dtype, side) < std::chrono::duration<double>(duration).count()) {
+      side *= 2;
     }
     return Rate(duration, [&] {
-      const bool done =
-          product_
-              ->Multiply({.dtype = dtype,
-                          .rows = side,
-                          .columns = side,
-                          .tokens = side,
-                          .w_stride = side,
-                          .y_stride = side},
-                         from_, static_cast<char*>(from_) + side * side * DTypeSize(dtype),
-                         static_cast<float*>(to_))
-              .ok();
-      return done ? 2.0 * static_cast<double>(side) * static_cast<double>(side * side) : 0.0;
+      return Multiply(dtype, side)
+                 ? 2.0 * static_cast<double>(side) * static_cast<double>(side * side)
+                 : 0.0;
     });
   }
 
@@ -80,10 +76,34 @@ class CudaProbe : public MachineProbe {
   }
 
  private:
+  static constexpr int kRound = 8;  // pieces of work between two waits for the card
+
+  bool Multiply(DType dtype, int64_t side) {
+    return product_
+        ->Multiply({.dtype = dtype,
+                    .rows = side,
+                    .columns = side,
+                    .tokens = side,
+                    .w_stride = side,
+                    .y_stride = side},
+                   from_, static_cast<char*>(from_) + side * side * DTypeSize(dtype),
+                   static_cast<float*>(to_))
+        .ok();
+  }
+
+  // Of one product, the second of two.
+  double SecondsOf(DType dtype, int64_t side) {
+    Multiply(dtype, side);
+    cudaStreamSynchronize(stream_);
+    const Clock::time_point begin = Clock::now();
+    Multiply(dtype, side);
+    cudaStreamSynchronize(stream_);
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+
   // Work that `once` starts, in rounds of several so that the host does not hold it up.
   template <typename Once>
   double Rate(std::chrono::milliseconds duration, const Once& once) {
-    constexpr int kRound = 8;
     once();
     cudaStreamSynchronize(stream_);
     const Clock::time_point begin = Clock::now();

@@ -1,4 +1,5 @@
-// NCCL's functions for ranks as threads of a process, as far as parallel/ uses them: what is
+// NCCL's functions for ranks as threads of a process, as far as parallel/ uses them; ranks of
+// mpirun, which are processes, it refuses, as NCCL does where they share a card. What is
 // queued on a stream waits for the other ranks without holding its thread, so that it can be
 // given up. Values are added in the order of ranks.
 #include <nccl.h>
@@ -130,6 +131,7 @@ ncclResult_t ncclMemFree(void* data) {
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return ncclInvalidUsage;
   Worlds& worlds = GetWorlds();
   const std::lock_guard lock(worlds.mutex);
   std::memset(id, 0, sizeof(*id));

@@ -1,7 +1,8 @@
-// Memory of other cards: ranks are threads, so that it is reached as it is, or, as the fault
-// peer_writes_lost, not at all.
+// Memory of other cards: of ranks that are threads it is reached as it is, or, as the fault
+// peer_writes_lost, not at all; of other processes it cannot be opened.
 #include <cuda_runtime_api.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -24,12 +25,17 @@ extern "C" {
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* memory) {
   std::memset(handle, 0, sizeof(*handle));
   std::memcpy(handle, &memory, sizeof(memory));
+  const pid_t process = getpid();
+  std::memcpy(handle->reserved + sizeof(memory), &process, sizeof(process));
   return cudaSuccess;
 }
 
 // Never freed where it is lost: it has no other owner, and tests are short.
 cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsigned flags) {
   if (flags != cudaIpcMemLazyEnablePeerAccess) return cudaErrorInvalidValue;
+  pid_t process = 0;
+  std::memcpy(&process, handle.reserved + sizeof(*memory), sizeof(process));
+  if (process != getpid()) return cudaErrorPeerAccessUnsupported;
   std::memcpy(memory, &handle, sizeof(*memory));
   if (tandem::emulation::GetFaults().peer_writes_lost) {
     *memory = std::aligned_alloc(256, (malloc_usable_size(*memory) + 255) / 256 * 256);

@@ -1,0 +1,113 @@
+"""The commands with `--device cuda`, on emulated cards: ranks are processes that share one, so
+that their sums take the staged way."""
+
+import json
+import os
+import pathlib
+import signal
+import tempfile
+import time
+import unittest
+
+import worlds
+
+CUDA = ["--device", "cuda", "--kv-memory", "1MiB", "--max-num-seqs", "4"]
+
+
+def prompt():
+  rows = (worlds.SOURCE / "tests/models/demo_tasks.jsonl").read_text().splitlines()
+  return json.loads(rows[0])["prompt"]
+
+
+class Commands(unittest.TestCase):
+
+  def test_generate_as_on_cpus(self):
+    expected = worlds.generate(worlds.DEMO, prompt(), "--temperature", "0", "--tp", 1)
+    for tp in (1, 2):
+      found = worlds.generate(worlds.DEMO, prompt(), "--temperature", "0", "--tp", tp, *CUDA[:2])
+      self.assertEqual(found["token_ids"], expected["token_ids"])
+
+  def test_deterministic_gives_the_same_bits_at_every_degree(self):
+    hashes = set()
+    for tp in (1, 2, 3):
+      found = worlds.generate(worlds.DEMO, prompt(), "--temperature", "0", "--max-tokens", 8,
+                              "--tp", tp, "--deterministic", *CUDA[:2])
+      hashes.add(found["logits_hash"])
+    self.assertEqual(len(hashes), 1, hashes)
+
+  def test_serve_streams_and_drains(self):
+    with worlds.Server(worlds.DEMO, "--tp", 2, *CUDA) as server:
+      alone = server.generate(prompt(), temperature=0.0)
+      self.assertEqual(alone[0], worlds.generate(worlds.DEMO, prompt(), "--temperature", "0",
+                                                 "--tp", 1)["text"])
+      drawn = [server.generate(prompt(), temperature=1.5, seed=3, max_tokens=12)[1]
+               for _ in range(2)]
+      self.assertEqual(drawn[0], drawn[1])
+      status = server.stub.GetServerStatus(worlds.pb.GetServerStatusRequest(), timeout=10)
+      self.assertEqual(len(status.ranks), 2)
+      code, errors = server.stop()
+      self.assertEqual(code, 0, errors)
+
+  def test_a_lost_rank_ends_the_world(self):
+    server = worlds.Server(worlds.DEMO, "--tp", 2, "--max-restarts", 0, *CUDA)
+    with server:
+      ranks = [pid for pid in worlds.processes_of_group(server.process.pid)
+               if b"\0--listen\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() and
+               b"mpirun" not in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+      self.assertEqual(len(ranks), 2)
+      os.kill(ranks[-1], signal.SIGKILL)
+      begin = time.monotonic()
+      server.process.wait(timeout=60)
+      self.assertLess(time.monotonic() - begin, 30)
+      self.assertNotEqual(server.process.returncode, 0)
+
+  def test_batch(self):
+    with tempfile.TemporaryDirectory() as folder:
+      source, out = pathlib.Path(folder) / "in.jsonl", pathlib.Path(folder) / "out.jsonl"
+      source.write_text("".join(json.dumps({"id": str(i), "prompt": prompt(), "temperature": 0,
+                                            "max_tokens": 6}) + "\n" for i in range(5)))
+      done = worlds.run("batch", worlds.DEMO, "--input", source, "--output", out, "--tp", 2, *CUDA)
+      self.assertEqual(done.returncode, 0, done.stderr)
+      rows = [json.loads(line) for line in out.read_text().splitlines()]
+      self.assertEqual({row["id"] for row in rows}, {str(i) for i in range(5)})
+      self.assertEqual(len({tuple(row["token_ids"]) for row in rows}), 1)
+
+  def test_eval_is_near_that_of_cpus(self):
+    losses = []
+    with tempfile.TemporaryDirectory() as folder:
+      text = pathlib.Path(folder) / "text.txt"
+      text.write_text((worlds.SOURCE / "tests/models/demo_text.txt").read_text()[:600])
+      for device in ("cpu", "cuda"):
+        done = worlds.run("eval", worlds.DEMO, "--text", text, "--json", "--device", device)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        losses.append(json.loads(done.stdout)["perplexity"])
+    self.assertAlmostEqual(losses[1] / losses[0], 1, delta=0.02)
+
+  def test_bench(self):
+    done = worlds.run("bench", worlds.DEMO, "--device", "cuda", "--json", "--repeats", "2",
+                      "--warmup", "1", "--decode-tokens", "2", "--cells",
+                      "prefill:1:16,decode:2:16")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    found = json.loads(done.stdout)
+    self.assertEqual([row["phase"] for row in found["results"]], ["prefill", "decode"])
+
+  def test_doctor_tells_of_ways_that_do_not_work(self):
+    done = worlds.run("doctor", "--tp", 2, "--device", "cuda", "--json")
+    found = json.loads(done.stdout)
+    ways = {row["way"]: row for row in found["all_reduce"]}
+    self.assertIn("staged", ways)
+    self.assertIn("error", ways["peer"])
+    self.assertIn("error", ways["nccl"])
+
+  def test_what_cards_do_not_offer_is_one_line(self):
+    for args, words in ((["--weights", "stream"], "--weights"),
+                        (["--packed-cache", "/tmp"], "--packed-cache")):
+      done = worlds.run("generate", worlds.DEMO, prompt(), "--device", "cuda", *args)
+      self.assertNotEqual(done.returncode, 0)
+      lines = done.stderr.decode().strip().splitlines()
+      self.assertEqual(len(lines), 1, lines)
+      self.assertIn(words, lines[0])
+
+
+if __name__ == "__main__":
+  unittest.main()
