@@ -60,6 +60,7 @@ class CudaProbe : public MachineProbe {
              side * side * 4 <= bytes;
     };
     int64_t side = kSmallestSide;
+    while (!fits(side)) side /= 2;
     while (2 * side <= kLargestSide && fits(2 * side) &&
            8 * kRound * SecondsOf(dtype, side) < std::chrono::duration<double>(duration).count()) {
       side *= 2;
