@@ -39,9 +39,10 @@ WorldOptions OnCards(int tp, bool deterministic) {
 testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t length,
                                    const testing::LogitScale& scale) {
   using kernels::DType;
-  // Products of many tokens round activations, and quantized weights, by 2^-9 at most each.
+  // Products of more than a few tokens round activations and, of many tokens, quantized
+  // weights by 2^-9 at most each.
   const bool exact = config.dtype == DType::kF32 && !config.quantization;
-  const double many = exact || length <= 16 ? 0 : 0x1p-8;
+  const double many = exact || length <= (config.quantization ? 4 : 8) ? 0 : 0x1p-8;
   // Sums of INT4 codes with their offset have terms a few times as large.
   const double codes = config.quantization ? 8 : 1;
   const double off =
