@@ -31,7 +31,7 @@ struct TokenLimits {
 };
 
 // Not measured, but estimated in cycles of a multiprocessor for 16 by 16 weights, whose bytes come
-// in 25 (BF16), 12 (INT8) or 6 (INT4) on an H200 and 8 times as many on an L4. LinearPass takes
+// in 25 (BF16), 12 (8 bits) or 6 (INT4) on an H200 and 8 times as many on an L4. LinearPass takes
 // about 4 a token for its FMAs and activations. LinearTiles takes 16 for 64 tokens, for which it
 // reads the weight once; widening codes in memory for cuBLASLt takes 55 and more: 200 tokens'
 // worth.
@@ -153,6 +153,7 @@ class CudaBackend : public Backend {
   absl::Status status() const override { return error_; }
   bool memory_is_host() const override { return false; }
   bool leaf_sums() const override { return options_.deterministic; }
+  bool Multiplies(const QuantFormat&) const override { return true; }
 
   std::optional<DeviceMemory> device_memory() const override {
     Enter();

@@ -66,6 +66,24 @@ struct Chunk<Format::kI8> {
 };
 
 template <>
+struct Chunk<Format::kF8> {
+  static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
+  static constexpr bool kQuantized = true;
+  __device__ static void Widen(const uint4& raw, int piece, float* out) {
+    WidenWord(piece == 0 ? raw.x : raw.z, out);
+    WidenWord(piece == 0 ? raw.y : raw.w, out + 4);
+  }
+  // As E4m3ToFloat, for what is a number.
+  __device__ static void WidenWord(unsigned word, float* out) {
+    for (int i = 0; i < 4; ++i) {
+      const unsigned byte = word >> (8 * i);
+      const unsigned bits = (byte & 0x80u) << 24 | (byte & 0x7fu) << 20;
+      out[i] = __uint_as_float(bits) * 1.329227995784916e36f;  // 2^120
+    }
+  }
+};
+
+template <>
 struct Chunk<Format::kI4> {
   static constexpr int kSize = 32, kPiece = 8, kOffset = 16;
   static constexpr bool kQuantized = true;

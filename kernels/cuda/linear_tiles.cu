@@ -335,6 +335,7 @@ __global__ void AddSplitsKernel(const float* partials, int splits, int64_t count
 int StageColumns(Format format) {
   switch (format) {
     case Format::kI8:
+    case Format::kF8:
       return Stage<Format::kI8>::kColumns;
     case Format::kI4:
       return Stage<Format::kI4>::kColumns;
@@ -414,6 +415,9 @@ void LinearTiles(cudaStream_t stream, const LinearLayout& layout, const LinearPo
       break;
     case Format::kI4:
       DispatchCodes<Format::kI4>(shape, dtype, tokens, args);
+      break;
+    case Format::kF8:
+      DispatchCodes<Format::kF8>(shape, dtype, tokens, args);
       break;
   }
   if (splits == 1) return;

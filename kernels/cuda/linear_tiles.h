@@ -14,7 +14,7 @@ namespace tandem::kernels::cuda {
 
 inline constexpr int kTileTokens = 64;
 
-// Whether LinearTiles takes such a weight: 16-bit elements, INT8 without zero points, INT4;
+// Whether LinearTiles takes such a weight: 16-bit elements, INT8 without zero points, INT4, FP8;
 // rows laid out plainly, of a multiple of 8 columns.
 bool Tileable(const LinearLayout& layout);
 
@@ -25,7 +25,7 @@ int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
 
 // y [tokens, rows] = W x + bias, bias [rows] or null. x [tokens, columns] of `dtype`, 16-byte
 // aligned: the elements' type where they are not quantized, else BF16 (compute capability 8.0)
-// or FP16. Codes are exact in both; their sums over a group are fp32 before the scale.
+// or FP16. Codes are exact in both types; their sums over a group are fp32 before the scale.
 // partials [splits, tokens, rows], null with one split.
 void LinearTiles(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
                  DType dtype, const void* x, int64_t tokens, const float* bias, int splits,

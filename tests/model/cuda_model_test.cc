@@ -40,9 +40,9 @@ testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t le
                                    const testing::LogitScale& scale) {
   using kernels::DType;
   // Products of more than a few tokens round activations and, of many tokens, quantized
-  // weights by 2^-9 at most each.
+  // weights by 2^-8 at most each.
   const bool exact = config.dtype == DType::kF32 && !config.quantization;
-  const double many = exact || length <= (config.quantization ? 4 : 8) ? 0 : 0x1p-8;
+  const double many = exact || length <= (config.quantization ? 4 : 8) ? 0 : 0x1p-7;
   // Sums of INT4 codes with their offset have terms a few times as large.
   const double codes = config.quantization ? 8 : 1;
   const double off =
@@ -52,11 +52,11 @@ testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t le
   return {.off = off, .behind = 2 * off};
 }
 
-// Parts of one matrix that are stored unlike each other are held in BF16, off by 2^-9 at most.
+// Parts of one matrix that are stored unlike each other are held in BF16, off by 2^-8 at most.
 testing::LogitBounds BoundsOfMixed(const loader::ModelConfig& config, int64_t length,
                                    const testing::LogitScale& scale) {
   const double off = BoundsOnCards(config, length, scale).off +
-                     testing::PathProducts(config) * 0x1p-9 * scale.largest;
+                     testing::PathProducts(config) * 0x1p-8 * scale.largest;
   return {.off = off, .behind = 2 * off};
 }
 

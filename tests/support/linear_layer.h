@@ -45,6 +45,12 @@ inline std::vector<LinearCase> LinearCases() {
       }
     }
   }
+  for (const int64_t group : {32, 128}) {
+    cases.push_back({absl::StrCat("F8G", group), DType::kF32,
+                     QuantFormat{.group_size = group,
+                                 .scale_dtype = group == 32 ? DType::kBF16 : DType::kF32,
+                                 .code_type = kernels::CodeType::kFloat8}});
+  }
   return cases;
 }
 
@@ -75,8 +81,12 @@ class LinearLayer {
     }
     for (int64_t i = 0; i < rows * columns; ++i) {
       codes_.push_back(c.quant->bits == 4 ? random() % 16 : static_cast<int>(random() % 256) - 128);
+      const bool is_float = c.quant->code_type == kernels::CodeType::kFloat8;
+      if (is_float && (codes_.back() & 0x7f) == 0x7f) codes_.back() = 0;  // no number
       const int64_t g = i / columns * groups_ + i % columns / c.quant->group_size;
-      values_[i] = static_cast<double>(scales_[g]) * (codes_[i] - zeros_[g]);
+      const double code = is_float ? kernels::E4m3ToFloat(static_cast<uint8_t>(codes_[i]))
+                                   : static_cast<float>(codes_[i] - zeros_[g]);
+      values_[i] = static_cast<double>(scales_[g]) * code;
     }
   }
 
