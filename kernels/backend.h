@@ -62,14 +62,19 @@ class Buffer {
   Deleter deleter_ = nullptr;
 };
 
-// Integer codes with a scale for each run of group_size columns of a row:
+// Integers, or the bytes of floats with 4 bits of exponent and 3 of mantissa (E4M3, without
+// infinities).
+enum class CodeType : uint8_t { kInteger, kFloat8 };
+
+// Codes with a scale for each run of group_size columns of a row:
 // value = scale * (code - zero). Groups are counted from column 0 of the whole
 // layer, so a group may span a cut between ranks; both keep its scale.
 struct QuantFormat {
-  int bits = 8;                     // 8: codes -128..127; 4: codes 0..15
+  int bits = 8;                     // 8: codes -128..127, or floats; 4: codes 0..15
   int64_t group_size = 32;          // 32, 64 or 128; columns of the last group may be fewer
-  bool zero_points = false;         // else zero is 0 with 8 bits and 8 with 4
+  bool zero_points = false;         // of integers; else zero is 0 with 8 bits and 8 with 4
   DType scale_dtype = DType::kF16;  // as the packed weight keeps scales
+  CodeType code_type = CodeType::kInteger;
 
   bool operator==(const QuantFormat&) const = default;
 };
@@ -233,7 +238,7 @@ class Backend {
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;
-  // The same of a spec with a QuantFormat.
+  // The same of a spec with a QuantFormat that it Multiplies.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
       const LinearSpec& spec, QuantizedRowReader read_rows) = 0;
   // The weight of `spec` from rows that were packed before: the same bits as packing
@@ -253,6 +258,11 @@ class Backend {
   virtual std::string_view packed_layout() const { return {}; }
   // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
+
+  // Whether weights of the format can be packed and multiplied.
+  virtual bool Multiplies(const QuantFormat& format) const {
+    return format.code_type == CodeType::kInteger;
+  }
 
   // Whether Linear keeps to the tree of leaves. If not, it gives a single partial sum
   // of the owned leaves, zeros where there are none, in an order of its own.

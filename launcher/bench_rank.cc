@@ -32,7 +32,8 @@ std::string FormatName(const kernels::LinearSpec& spec) {
   if (!spec.quant.has_value()) {
     return absl::AsciiStrToLower(std::string(kernels::DTypeName(spec.dtype)));
   }
-  return absl::StrCat("int", spec.quant->bits, " in groups of ", spec.quant->group_size);
+  return absl::StrCat(spec.quant->code_type == kernels::CodeType::kFloat8 ? "fp" : "int",
+                      spec.quant->bits, " in groups of ", spec.quant->group_size);
 }
 
 std::vector<BenchPoint> PointsOf(const BenchOptions& options) {

@@ -39,13 +39,17 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
                 "give them)");
   app->add_option(
          "--dtype", options->dtype,
-         "Weights, converted while loading: auto (as stored), fp32, fp16, bf16, int8, int4")
+         "Weights, converted while loading: auto (as stored), fp32, fp16, bf16, int8, int4, and on "
+         "cards fp8")
       ->capture_default_str();
-  app->add_option("--group-size", options->group_size,
-                  "Columns that share a scale with int8 and int4: 32, 64, 128 (default: 32)")
+  app->add_option(
+         "--group-size", options->group_size,
+         "Columns that share a scale with int8 and int4: 32, 64, 128 (default: 32), and with "
+         "fp8 (default: 128)")
       ->check(CLI::Range(int64_t{1}, kMaxCount));
-  app->add_option("--head-dtype", options->head_dtype,
-                  "The same for the output head (auto: int8 with int8 and int4)")
+  app->add_option(
+         "--head-dtype", options->head_dtype,
+         "The same for the output head (auto: int8 with int8 and int4, as stored with fp8)")
       ->capture_default_str();
   app->add_option("--packed-cache", options->packed_cache,
                   "Folder that keeps the weights as the kernels read them, for the next start");

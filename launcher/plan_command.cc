@@ -65,7 +65,7 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
       checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
   const model::WeightFormat stored =
       model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
-  if (stored.quant) {
+  if (stored.quant && stored.quant->code_type == kernels::CodeType::kInteger) {
     request.stored = stored.quant->bits == 4 ? engine::Format::kInt4 : engine::Format::kInt8;
   } else {
     request.stored =

@@ -214,22 +214,25 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(
       decoder_options_.weights,
       model::WeightRequests::Parse(options.dtype, options.group_size, options.head_dtype));
-  const model::WeightRequests& weights = decoder_options_.weights;
-  const auto stored = [this](const model::Module& module) {
-    return model::StoredFormat(config_, *checkpoint_, module);
-  };
-  const model::LayerModules layer = model::ModulesOf(config_, 0);
-  weight_format_ = model::FormatName(
-      model::HeldFormat(config_, *checkpoint_, {&layer.gate, &layer.up}, weights.body));
-  head_format_ = model::FormatName(weights.head.Of(stored(model::HeadModule(config_))));
   if (config_.quantization && rank() == 0) {
     for (const std::string& warning : config_.quantization->warnings()) spdlog::warn("{}", warning);
   }
-  const model::WeightFormat embedding = stored(model::EmbeddingModule(config_));
+  const model::WeightFormat embedding =
+      model::StoredFormat(config_, *checkpoint_, model::EmbeddingModule(config_));
   TANDEM_ASSIGN_OR_RETURN(
       kv_dtype_, KvDType(options.kv_dtype, embedding.quant ? config_.dtype : embedding.dtype));
   TANDEM_ASSIGN_OR_RETURN(shard_weights_, ShardWeights(options.shards, tp()));
   TANDEM_RETURN_IF_ERROR(MakeBackend(options));
+  const model::WeightRequests& weights = decoder_options_.weights;
+  TANDEM_RETURN_IF_ERROR(weights.Check(*backend_));
+  const auto held = [&](std::initializer_list<const model::Module*> modules,
+                        const model::WeightRequest& request) {
+    return model::FormatName(model::HeldFormat(config_, *checkpoint_, modules, request, *backend_));
+  };
+  const model::LayerModules layer = model::ModulesOf(config_, 0);
+  const model::Module head = model::HeadModule(config_);
+  weight_format_ = held({&layer.gate, &layer.up}, weights.body);
+  head_format_ = held({&head}, weights.head);
   if (options.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",

@@ -36,7 +36,11 @@ absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
 }  // namespace
 
 kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
-  if (spec.quant.has_value()) return kernels::DotType::kInt8;
+  if (spec.quant.has_value()) {
+    // Floats of 8 bits are widened to multiply.
+    return spec.quant->code_type == kernels::CodeType::kFloat8 ? kernels::DotType::kBf16
+                                                               : kernels::DotType::kInt8;
+  }
   return spec.dtype == kernels::DType::kBF16 ? kernels::DotType::kBf16 : kernels::DotType::kF32;
 }
 

@@ -43,9 +43,10 @@ absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend,
 std::string FormatName(const WeightSource& source) {
   const std::optional<kernels::QuantFormat> quant = source.quant();
   if (!quant) return std::string(DTypeName(source.dtype()));
-  return absl::StrCat(quant->bits, "-bit codes in groups of ", quant->group_size, " with ",
-                      std::string(DTypeName(quant->scale_dtype)), " scales",
-                      quant->zero_points ? " and zero points" : "");
+  const bool floats = quant->code_type == kernels::CodeType::kFloat8;
+  return absl::StrCat(quant->bits, floats ? "-bit floats" : "-bit codes", " in groups of ",
+                      quant->group_size, " with ", std::string(DTypeName(quant->scale_dtype)),
+                      " scales", quant->zero_points ? " and zero points" : "");
 }
 
 // Reads rows of several sources as if they were one matrix: calls

@@ -51,6 +51,30 @@ inline uint16_t FloatToF16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// Floats of 8 bits with 4 bits of exponent (of bias 7) and 3 of mantissa; up to 448, no infinity.
+inline float E4m3ToFloat(uint8_t bits) {
+  if ((bits & 0x7fu) == 0x7fu) return std::bit_cast<float>(0x7fc00000);
+  // In place, the exponent is 120 too small, subnormals among them.
+  const uint32_t moved = (bits & 0x80u) << 24 | (bits & 0x7fu) << 20;
+  return std::bit_cast<float>(moved) * 0x1p120f;
+}
+
+// Rounds to nearest even; too large becomes 448, NaN stays NaN.
+inline uint8_t FloatToE4m3(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint8_t>(bits >> 24 & 0x80u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7fu;
+  if (magnitude >= 0x43e00000u) return sign | 0x7eu;  // 448
+  if (magnitude < 0x3c800000u) {
+    // Subnormal: adding 2^14 leaves the rounded multiple of 2^-9 in the lowest bits.
+    const float sum = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(sum) - 0x46800000u));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
+  return static_cast<uint8_t>(sign | ((rounded - 0x3c000000u) >> 20));
+}
+
 inline float FlushDenormal(float value) {
   return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
 }

@@ -15,6 +15,7 @@
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_tiles.h"
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/pinned_upload.h"
 
@@ -24,11 +25,20 @@ namespace {
 using cuda::CudaLinearWeight;
 using cuda::LinearLayout;
 
-// Up to so many tokens, a product reads the weight once for every kPassTokens of them.
-// More go to the matrix units; quantized weights must be widened in memory for that, which
-// costs as much as reading them several times.
-constexpr int64_t kFewTokens = 16;
-constexpr int64_t kFewTokensQuantized = 32;
+// Up to how many tokens LinearPass multiplies, from there LinearTiles; more go to cuBLASLt.
+struct TokenLimits {
+  int64_t pass = 0, tiles = 0;
+};
+
+// Not measured, but estimated in cycles of a multiprocessor for 16 by 16 weights, whose bytes come
+// in 25 (BF16), 12 (8 bits) or 6 (INT4) on an H200 and 8 times as many on an L4. LinearPass takes
+// about 4 a token for its FMAs and activations. LinearTiles takes 16 for 64 tokens, for which it
+// reads the weight once; widening codes in memory for cuBLASLt takes 55 and more: 200 tokens'
+// worth.
+TokenLimits LimitsOf(bool quantized, bool tiles) {
+  if (quantized) return tiles ? TokenLimits{4, 256} : TokenLimits{32, 32};
+  return tiles ? TokenLimits{8, 64} : TokenLimits{16, 16};
+}
 
 absl::Status CudaStatus(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -143,6 +153,7 @@ class CudaBackend : public Backend {
   absl::Status status() const override { return error_; }
   bool memory_is_host() const override { return false; }
   bool leaf_sums() const override { return options_.deterministic; }
+  bool Multiplies(const QuantFormat&) const override { return true; }
 
   std::optional<DeviceMemory> device_memory() const override {
     Enter();
@@ -251,10 +262,11 @@ class CudaBackend : public Backend {
       Check(cudaMemsetAsync(y, 0, tokens * layout.rows * sizeof(float), stream_), "zeros");
       return;
     }
-    const int64_t few = layout.quantized() ? kFewTokensQuantized : kFewTokens;
-    if (!options_.deterministic && tokens > few && Multipliable(layout)) {
-      MultiplyMany(weight, x, tokens, bias, y);
-      return;
+    const TokenLimits limits =
+        LimitsOf(layout.quantized(), cuda::Tileable(layout) && FitsScratch(layout));
+    if (!options_.deterministic && tokens > limits.pass) {
+      if (tokens <= limits.tiles) return MultiplySome(weight, x, tokens, bias, y);
+      if (Multipliable(layout)) return MultiplyMany(weight, x, tokens, bias, y);
     }
     for (int64_t t = 0; t < tokens; t += cuda::kPassTokens) {
       cuda::LinearPass(stream_, layout, weight.pointers, x, tokens, t,
@@ -398,22 +410,44 @@ class CudaBackend : public Backend {
     return error_;
   }
 
-  // Whether the matrix units can have it: rows that start and end on 16 bytes, and fit scratch.
+  // Of activations as the matrix units get them.
+  DType ProductType(const LinearLayout& layout) const {
+    if (layout.format == cuda::Format::kF32) return DType::kF32;
+    return layout.format == cuda::Format::kF16 || !has_bf16_ ? DType::kF16 : DType::kBF16;
+  }
+
+  // Whether rows of activations and of widened weights do, in the product's type.
+  bool FitsScratch(const LinearLayout& layout) const {
+    return layout.columns * DTypeSize(ProductType(layout)) <= options_.scratch_bytes;
+  }
+
+  // Whether cuBLASLt can have it: rows that start and end on 16 bytes, and fit scratch.
   bool Multipliable(const LinearLayout& layout) const {
-    const int64_t size = layout.format == cuda::Format::kF32 ? 4 : 2;
-    return (layout.quantized() || layout.plain()) && layout.columns * size % 16 == 0 &&
-           layout.columns * size <= static_cast<int64_t>(options_.scratch_bytes);
+    return (layout.quantized() || layout.plain()) &&
+           layout.columns * DTypeSize(ProductType(layout)) % 16 == 0 && FitsScratch(layout);
+  }
+
+  void MultiplySome(const CudaLinearWeight& weight, const float* x, int64_t tokens,
+                    const float* bias, float* y) {
+    const LinearLayout& layout = weight.layout;
+    const DType dtype = ProductType(layout);
+    const int64_t fit = static_cast<int64_t>(narrow_.bytes() / DTypeSize(dtype)) / layout.columns;
+    for (int64_t t = 0; t < tokens; t += fit) {
+      const int64_t n = std::min(fit, tokens - t);
+      cuda::Narrow(stream_, x + t * layout.columns, dtype, n * layout.columns, narrow_.data());
+      cuda::LinearTiles(stream_, layout, weight.pointers, dtype, narrow_.data(), n, bias,
+                        cuda::TileSplits(layout, n, multiprocessors_, partials_.bytes()),
+                        partials_.as<float>(), y + t * layout.rows);
+    }
   }
 
   void MultiplyMany(const CudaLinearWeight& weight, const float* x, int64_t tokens,
                     const float* bias, float* y) {
     const LinearLayout& layout = weight.layout;
     const int64_t columns = layout.columns;
-    const bool single = layout.format == cuda::Format::kF32;
-    const DType dtype = single                                              ? DType::kF32
-                        : layout.format == cuda::Format::kF16 || !has_bf16_ ? DType::kF16
-                                                                            : DType::kBF16;
-    const int64_t row_bytes = columns * (single ? 4 : 2);
+    const DType dtype = ProductType(layout);
+    const bool single = dtype == DType::kF32;
+    const int64_t row_bytes = columns * static_cast<int64_t>(DTypeSize(dtype));
     const int64_t rows_at_once =
         layout.quantized() ? static_cast<int64_t>(widened_.bytes()) / row_bytes : layout.rows;
     const int64_t tokens_at_once =
@@ -428,7 +462,7 @@ class CudaBackend : public Backend {
       for (int64_t row = 0; row < layout.rows; row += rows_at_once) {
         const int64_t end = std::min<int64_t>(row + rows_at_once, layout.rows);
         const void* w = weight.pointers.weight;
-        int64_t stride = layout.row_bytes() / (single ? 4 : 2);
+        int64_t stride = layout.row_bytes() / static_cast<int64_t>(DTypeSize(dtype));
         if (layout.quantized()) {
           cuda::Dequantize(stream_, layout, weight.pointers, row, end, dtype, widened_.data());
           w = widened_.data();
@@ -456,7 +490,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<cuda::PinnedUpload> upload_;
   std::unique_ptr<cuda::MatrixProduct> product_;
   // Of options.scratch_bytes each.
-  Buffer partials_;  // attention's cuts
+  Buffer partials_;  // attention's cuts; LinearTiles' splits
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored
   Buffer widened_;   // rows of a quantized weight
   absl::Status error_;

@@ -4,9 +4,9 @@
 // Arithmetic. Activations are fp32 in memory. Products of few tokens (and all of them
 // where `deterministic`) multiply fp32 activations with weights widened exactly, in
 // fp32: closer to the exact product than the host's backends, which round or quantize
-// activations, so results differ from theirs by those roundings. Products of many
-// tokens round activations (and quantized weights) to BF16, or FP16 where the weights
-// are FP16 or the card has no BF16, and add in fp32.
+// activations, so results differ from theirs by those roundings. Products of more
+// tokens round activations (and, of many, quantized weights) to BF16, or FP16 where the
+// weights are FP16 or the card has no BF16, and add in fp32.
 //
 // Same bits: with `deterministic`, a product's leaves are added along the tree of
 // P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,

@@ -75,7 +75,9 @@ void LayOutCodes(const LinearLayout& layout, const int8_t* codes, int64_t count,
     ForEachRun(layout, [&](int64_t column, int64_t n, int64_t at) {
       for (int64_t i = 0; i < n; ++i) {
         const int code = row[column + i];
-        if (layout.format == Format::kI8) {
+        if (layout.format == Format::kF8) {
+          out[at + i] = static_cast<uint8_t>(code);
+        } else if (layout.format == Format::kI8) {
           out[at + i] = static_cast<uint8_t>(code + 128);
         } else {
           out[at + i / 2] |= static_cast<uint8_t>(code << (i % 2 * 4));

@@ -282,6 +282,8 @@ void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPoi
       return Dispatch<Format::kI8>(stream, args);
     case Format::kI4:
       return Dispatch<Format::kI4>(stream, args);
+    case Format::kF8:
+      return Dispatch<Format::kF8>(stream, args);
   }
 }
 
@@ -293,8 +295,9 @@ void Dequantize(cudaStream_t stream, const LinearLayout& layout, const LinearPoi
       .block = dim3(128),
       .stream = stream};
   Launch(shape,
-         layout.format == Format::kI8 ? &DequantizeKernel<Format::kI8>
-                                      : &DequantizeKernel<Format::kI4>,
+         layout.format == Format::kI8   ? &DequantizeKernel<Format::kI8>
+         : layout.format == Format::kF8 ? &DequantizeKernel<Format::kF8>
+                                        : &DequantizeKernel<Format::kI4>,
          layout, weight, row_begin, dtype == DType::kF16, static_cast<uint16_t*>(out));
 }
 

@@ -1,11 +1,11 @@
 // Weights of a linear layer as kernels on the card read them, and the products.
 //
 // A row is a sequence of chunks of 16 bytes: 4 fp32, 8 16-bit elements, 16 INT8 codes
-// (stored plus 128) or 32 INT4 codes (the lower first). Columns are cut into runs, which
-// lie in one leaf and one quantization group: gcd(group_size, leaf_size) columns, or a
-// leaf where elements are not quantized. Each run starts a new chunk, so a chunk has one
-// scale and one leaf; where runs are whole chunks, as they are in models' usual shapes,
-// the layout is the plain row-major one.
+// (stored plus 128), 16 floats of 8 bits (E4M3) or 32 INT4 codes (the lower first). Columns are cut
+// into runs, which lie in one leaf and one quantization group: gcd(group_size, leaf_size) columns,
+// or a leaf where elements are not quantized. Each run starts a new chunk, so a chunk has one scale
+// and one leaf; where runs are whole chunks, as they are in models' usual shapes, the layout is the
+// plain row-major one.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,7 +23,7 @@ namespace tandem::kernels::cuda {
 // Tokens that one pass over a weight serves.
 inline constexpr int kPassTokens = 8;
 
-enum class Format : uint8_t { kF32, kF16, kBF16, kI8, kI4 };
+enum class Format : uint8_t { kF32, kF16, kBF16, kI8, kI4, kF8 };
 
 struct LinearLayout {
   Format format = Format::kBF16;
@@ -44,9 +44,21 @@ struct LinearLayout {
   static LinearLayout Of(const LinearSpec& spec, bool has_bf16);
 
   int32_t chunk() const {
-    return format == Format::kF32 ? 4 : format == Format::kI8 ? 16 : format == Format::kI4 ? 32 : 8;
+    switch (format) {
+      case Format::kF32:
+        return 4;
+      case Format::kI8:
+      case Format::kF8:
+        return 16;
+      case Format::kI4:
+        return 32;
+      default:
+        return 8;
+    }
   }
-  bool quantized() const { return format == Format::kI8 || format == Format::kI4; }
+  bool quantized() const {
+    return format == Format::kI8 || format == Format::kI4 || format == Format::kF8;
+  }
   int64_t row_bytes() const { return int64_t{16} * chunks; }
   int64_t scale_bytes() const {
     return quantized() ? rows * int64_t{groups} * static_cast<int64_t>(DTypeSize(scale_dtype)) : 0;

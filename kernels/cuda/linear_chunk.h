@@ -52,12 +52,33 @@ template <>
 struct Chunk<Format::kI8> {
   static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
   static constexpr bool kQuantized = true;
-  // A byte in the mantissa of 2^23 is 2^23 + byte: exact, and cheaper than a conversion.
   __device__ static void Widen(const uint4& raw, int piece, float* out) {
-    const unsigned words[] = {piece == 0 ? raw.x : raw.z, piece == 0 ? raw.y : raw.w};
-    for (int i = 0; i < 8; ++i) {
-      const unsigned bits = __byte_perm(words[i / 4], 0x4b000000u, 0x7540u + i % 4);
+    WidenWord(piece == 0 ? raw.x : raw.z, out);
+    WidenWord(piece == 0 ? raw.y : raw.w, out + 4);
+  }
+  // A byte in the mantissa of 2^23 is 2^23 + byte: exact, and cheaper than a conversion.
+  __device__ static void WidenWord(unsigned word, float* out) {
+    for (int i = 0; i < 4; ++i) {
+      const unsigned bits = __byte_perm(word, 0x4b000000u, 0x7540u + i);
       out[i] = __uint_as_float(bits) - 8388736.0f;
+    }
+  }
+};
+
+template <>
+struct Chunk<Format::kF8> {
+  static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
+  static constexpr bool kQuantized = true;
+  __device__ static void Widen(const uint4& raw, int piece, float* out) {
+    WidenWord(piece == 0 ? raw.x : raw.z, out);
+    WidenWord(piece == 0 ? raw.y : raw.w, out + 4);
+  }
+  // As E4m3ToFloat, for what is a number.
+  __device__ static void WidenWord(unsigned word, float* out) {
+    for (int i = 0; i < 4; ++i) {
+      const unsigned byte = word >> (8 * i);
+      const unsigned bits = (byte & 0x80u) << 24 | (byte & 0x7fu) << 20;
+      out[i] = __uint_as_float(bits) * 1.329227995784916e36f;  // 2^120
     }
   }
 };

@@ -13,7 +13,9 @@ LinearLayout LinearLayout::Of(const LinearSpec& spec, bool has_bf16) {
   layout.leaves = static_cast<int32_t>(spec.leaves.size());
   layout.run = static_cast<int32_t>(spec.leaf_size);
   if (spec.quant) {
-    layout.format = spec.quant->bits == 8 ? Format::kI8 : Format::kI4;
+    layout.format = spec.quant->code_type == CodeType::kFloat8 ? Format::kF8
+                    : spec.quant->bits == 8                    ? Format::kI8
+                                                               : Format::kI4;
     layout.scale_dtype = spec.quant->scale_dtype;
     layout.zero_points = spec.quant->zero_points;
     layout.run = static_cast<int32_t>(std::gcd(spec.quant->group_size, spec.leaf_size));

@@ -27,7 +27,8 @@ constexpr int64_t kFp8Block = 128;
 int64_t Ceil(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
 // Decoder::Plan with every matrix of the format. An FP8 element is a byte: half
-// of what BF16 adds to FP32's difference, with the head left in 16 bits.
+// of what BF16 adds to FP32's difference, with the head left in 16 bits; each row has an
+// FP32 scale for 128 columns.
 model::DecoderBytes PlanDecoder(const loader::ModelConfig& config, Format format,
                                 const parallel::ShardPlan& shards, int rank,
                                 const kernels::Backend& backend,
@@ -46,7 +47,7 @@ model::DecoderBytes PlanDecoder(const loader::ModelConfig& config, Format format
   const size_t elements =
       (plan(Format::kFp32, Format::kBf16).weights - bytes.weights) / (sizeof(float) / 2);
   bytes.weights -= elements;
-  bytes.weights += elements / (kFp8Block * kFp8Block) * sizeof(float);
+  bytes.weights += elements / kFp8Block * sizeof(float);
   return bytes;
 }
 

@@ -33,7 +33,7 @@ const char* FormatName(Format format);
 std::optional<Format> FormatByName(const std::string& name);
 
 // How a matrix is held in a format: INT8 and INT4 in groups of 32 with 16-bit
-// scales, the head in 8 bits then. FP8 has no layout of its own here: nullopt.
+// scales, the head in 8 bits then. FP8 has no layout on CPUs: nullopt.
 std::optional<model::WeightFormat> HeldAs(Format format, bool is_head);
 
 // Bytes of the whole model as files store it, embedding and scales included: FP8

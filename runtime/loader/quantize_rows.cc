@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
+#include "kernels/base/status_macros.h"
 
 namespace tandem::loader {
 namespace {
@@ -228,6 +229,36 @@ class BatchQuantizer {
   Choices best_;
 };
 
+absl::Status NotFinite(int64_t row, int64_t column, float value) {
+  return absl::InvalidArgumentError(absl::StrCat("row ", row, " column ", column, ": found ", value,
+                                                 ", expected a finite number"));
+}
+
+absl::Status BeyondScale(int64_t row, int64_t begin, int64_t count, float magnitude,
+                         DType scale_dtype) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("row ", row, " columns ", begin, " to ", begin + count - 1,
+                   ": found a magnitude of ", magnitude, ", expected one that a scale in ",
+                   std::string(kernels::DTypeName(scale_dtype)), " can reach"));
+}
+
+// Of one group to floats of 8 bits.
+absl::Status QuantizeToFloats(const float* x, int64_t row, int64_t begin, int64_t count,
+                              DType scale_dtype, float& scale, int8_t* codes) {
+  float most = 0;
+  for (int64_t j = 0; j < count; ++j) {
+    if (!std::isfinite(x[j])) return NotFinite(row, begin + j, x[j]);
+    most = std::max(most, std::fabs(x[j]));
+  }
+  scale = StoredScale(scale_dtype, most / kernels::E4m3ToFloat(0x7e));
+  if (!std::isfinite(scale)) return BeyondScale(row, begin, count, most, scale_dtype);
+  const float inverse = Inverse(scale);
+  for (int64_t j = 0; j < count; ++j) {
+    codes[j] = static_cast<int8_t>(kernels::FloatToE4m3(x[j] * inverse));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 float StoredScale(DType scale_dtype, float scale) {
@@ -257,6 +288,16 @@ absl::Status QuantizeRows(const float* rows, int64_t n, int64_t columns, const Q
     const int64_t begin = group % row_groups * format.group_size;
     return std::pair(begin, std::min(format.group_size, columns - begin));
   };
+  if (format.code_type == kernels::CodeType::kFloat8) {
+    for (int64_t group = 0; group < groups; ++group) {
+      const auto [begin, count] = columns_of(group);
+      const int64_t at = group / row_groups * columns + begin;
+      TANDEM_RETURN_IF_ERROR(QuantizeToFloats(rows + at, group / row_groups, begin, count,
+                                              format.scale_dtype, out.scales[group],
+                                              out.codes + at));
+    }
+    return absl::OkStatus();
+  }
   BatchQuantizer batch(format, method, size);
   for (int64_t first = 0; first < groups; first += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -273,9 +314,7 @@ absl::Status QuantizeRows(const float* rows, int64_t n, int64_t columns, const Q
       if (finite) continue;
       const int64_t bad =
           std::find_if_not(x, x + count, [](float v) { return std::isfinite(v); }) - x;
-      return absl::InvalidArgumentError(absl::StrCat("row ", group / row_groups, " column ",
-                                                     begin + bad, ": found ", x[bad],
-                                                     ", expected a finite number"));
+      return NotFinite(group / row_groups, begin + bad, x[bad]);
     }
     batch.Run();
     for (int lane = 0; lane < kLanes && first + lane < groups; ++lane) {
@@ -285,10 +324,7 @@ absl::Status QuantizeRows(const float* rows, int64_t n, int64_t columns, const Q
       const float scale = batch.scale(lane);
       const float zero = batch.zero(lane);
       if (!std::isfinite(scale)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "row ", row, " columns ", begin, " to ", begin + count - 1, ": found a magnitude of ",
-            batch.magnitude(lane), ", expected one that a scale in ",
-            std::string(kernels::DTypeName(format.scale_dtype)), " can reach"));
+        return BeyondScale(row, begin, count, batch.magnitude(lane), format.scale_dtype);
       }
       out.scales[group] = scale;
       if (format.zero_points) out.zeros[group] = static_cast<uint8_t>(zero);

@@ -1,4 +1,4 @@
-// Integer codes and scales for rows of a weight: what quantizing at load and
+// Codes and scales for rows of a weight: what quantizing at load and
 // `tandem quantize` have in common.
 #pragma once
 
@@ -29,6 +29,9 @@ enum class ScaleMethod : uint8_t {
 // with 4 bits and no zero points, whose codes reach one further down than up.
 // Zero points are for 4 bits alone. out.zeros is written only with zero points.
 //
+// Floats of 8 bits have kRtn alone, whatever is asked for: the largest magnitude becomes 448,
+// the largest float, and a better scale would gain little where codes are relative.
+//
 // The same bits for a row whatever n is, and on every processor. InvalidArgument
 // that names row and column of a value that is not finite, or is too large for
 // the scale's type.
@@ -36,10 +39,10 @@ absl::Status QuantizeRows(const float* rows, int64_t n, int64_t columns,
                           const kernels::QuantFormat& format, const float* importance,
                           kernels::QuantizedRows out, ScaleMethod method = ScaleMethod::kSearch);
 
-// A scale as format.scale_dtype keeps it.
+// A scale as a type keeps it.
 float StoredScale(kernels::DType scale_dtype, float scale);
 
-// The code of one value: nearest to zero + value / scale, ties to even, within
+// The code of one value as an integer: nearest to zero + value / scale, ties to even, within
 // what the format's codes can be. scale may be 0: then the code for zero.
 int8_t QuantizeValue(const kernels::QuantFormat& format, float value, float scale, uint8_t zero);
 

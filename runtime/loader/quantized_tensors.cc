@@ -137,7 +137,7 @@ bool HasQuantized(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
 std::optional<kernels::QuantFormat> QuantizedFormat(const QuantizedScheme& scheme,
                                                     const Checkpoint& checkpoint,
                                                     const std::string& module, int64_t columns) {
-  if (scheme.layout == QuantizedLayout::kFloat8 || scheme.act_order) return std::nullopt;
+  if (scheme.act_order) return std::nullopt;
   if (scheme.bits == 8 && !scheme.symmetric) return std::nullopt;
   const int64_t group = scheme.group_size;
   kernels::QuantFormat format = {.bits = scheme.bits, .zero_points = !scheme.symmetric};
@@ -149,6 +149,7 @@ std::optional<kernels::QuantFormat> QuantizedFormat(const QuantizedScheme& schem
     return std::nullopt;
   }
   const auto scale = checkpoint.Find(ScaleName(scheme, checkpoint, module));
+  if (scheme.layout == QuantizedLayout::kFloat8) format.code_type = kernels::CodeType::kFloat8;
   if (scale.ok() && (*scale)->dtype.has_value()) format.scale_dtype = *(*scale)->dtype;
   return format;
 }

@@ -34,16 +34,6 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The sign bit of a code moves where int8 has it.
 int8_t Signed(uint32_t code) { return static_cast<int8_t>(static_cast<int32_t>(code & 255) - 128); }
 
-float Float8(uint8_t bits) {
-  const int exponent = bits >> 3 & 15;
-  const int mantissa = bits & 7;
-  if ((bits & 0x7f) == 0x7f) return NAN;
-  const float magnitude = exponent == 0
-                              ? std::ldexp(static_cast<float>(mantissa), -9)
-                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  return bits & 0x80 ? -magnitude : magnitude;
-}
-
 // a * b towards the nearest float with an odd last bit where it is not exact: a
 // later rounding to 16 bits is then as if it were the only one. (Of products
 // under 2^-100, which no weight has, the error term is lost.)
@@ -117,6 +107,11 @@ absl::StatusOr<std::unique_ptr<QuantizedWeight>> QuantizedWeight::Take(
 absl::Status QuantizedWeight::Wrong(const CheckpointTensor& tensor, const std::string& what) const {
   return absl::InvalidArgumentError(
       absl::StrCat(tensor.path(), ": tensor ", Quoted(tensor.info().name), ": found ", what));
+}
+
+absl::Status QuantizedWeight::NoNumber(int64_t row, int64_t column) const {
+  return Wrong(*weight_,
+               absl::StrCat("no number at row ", row, ", column ", column, ", expected one"));
 }
 
 int64_t QuantizedWeight::group_count() const { return GroupCount(scheme_, columns_); }
@@ -374,6 +369,13 @@ absl::Status QuantizedWeight::ReadCodes(const Block& block, kernels::QuantizedRo
   TANDEM_CHECK(format_.has_value());
   if (block.rows() == 0 || block.columns() == 0) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(DecodeCodes(block, dst.codes));
+  if (format_->code_type == kernels::CodeType::kFloat8) {
+    for (int64_t i = 0; i < block.rows() * block.columns(); ++i) {
+      if ((dst.codes[i] & 0x7f) != 0x7f) continue;
+      return NoNumber(block.row_begin + i / block.columns(),
+                      block.column_begin + i % block.columns());
+    }
+  }
   const int64_t size = format_->group_size;
   const int64_t first = block.column_begin / size;
   const int64_t last = CeilDiv(block.column_end, size);
@@ -397,7 +399,8 @@ absl::Status QuantizedWeight::ReadValues(const Block& block, DType dtype, std::b
   TANDEM_RETURN_IF_ERROR(DecodeCodes(block, codes.data()));
   const bool is_float = scheme_.layout == QuantizedLayout::kFloat8;
   float float8[256];
-  for (int i = 0; is_float && i < 256; ++i) float8[i] = Float8(static_cast<uint8_t>(i));
+  for (int i = 0; is_float && i < 256; ++i)
+    float8[i] = kernels::E4m3ToFloat(static_cast<uint8_t>(i));
   const int middle = scheme_.bits == 4 ? 8 : 0;
   for (int64_t r = block.row_begin; r < block.row_end; ++r) {
     const int8_t* row_codes = codes.data() + (r - block.row_begin) * width;
@@ -424,8 +427,7 @@ absl::Status QuantizedWeight::ReadValues(const Block& block, DType dtype, std::b
         }
       }
       if (std::isnan(code)) {
-        return Wrong(*weight_, absl::StrCat("no number at row ", r, ", column ",
-                                            block.column_begin + k, ", expected one"));
+        return NoNumber(r, block.column_begin + k);
       }
     }
   }

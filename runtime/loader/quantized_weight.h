@@ -3,10 +3,10 @@
 //
 // Where a kernels::QuantFormat holds the matrix exactly, codes, scales and zero
 // points come out as they are stored; a scale of a whole row or matrix, or of
-// more than 128 columns, is repeated for groups of 128. What no QuantFormat holds
-// (floats of 8 bits, columns in groups of their own, 8 bits with zero points,
-// groups of other sizes) is read as values: (code - zero) * scale, computed
-// exactly and rounded once.
+// more than 128 columns, or of a block of rows, is repeated for groups of 128. What no
+// QuantFormat holds (columns in groups of their own, 8 bits with zero points, groups of
+// other sizes), and floats of 8 bits where they are not multiplied, is read as values: (code -
+// zero) * scale, computed exactly and rounded once.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +77,7 @@ class QuantizedWeight {
   // One code an element, as QuantFormat has them; of floats, their bytes.
   absl::Status DecodeCodes(const Block& block, int8_t* codes) const;
   absl::Status Wrong(const CheckpointTensor& tensor, const std::string& what) const;
+  absl::Status NoNumber(int64_t row, int64_t column) const;  // of a float's code
 
   QuantizedScheme scheme_;
   std::string module_;

@@ -61,7 +61,7 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_ASSIGN_OR_RETURN(final_norm_, parallel::LoadVector(backend_, VectorSource(norm)));
   const Module head_module = HeadModule(config_);
   const WeightFormat head_format =
-      HeldFormat(config_, *checkpoint_, {&head_module}, options_.weights.head);
+      HeldFormat(config_, *checkpoint_, {&head_module}, options_.weights.head, backend_);
   Projection head;
   if (config_.tie_word_embeddings) {
     head.weight =
@@ -102,7 +102,7 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   }
 
   const auto held = [&](std::initializer_list<const Module*> merged) {
-    return HeldFormat(config_, *checkpoint_, merged, options_.weights.body);
+    return HeldFormat(config_, *checkpoint_, merged, options_.weights.body, backend_);
   };
   const auto take = [&](const Module& module, const WeightFormat& format) {
     return TakeProjection(config_, *checkpoint_, module, format, options_);
@@ -175,7 +175,7 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Chec
       [&](MergedModules modules) {
         const WeightRequest& request =
             (*modules.begin())->name == head ? options.weights.head : options.weights.body;
-        PlannedMatrix matrix = {HeldFormat(config, checkpoint, modules, request)};
+        PlannedMatrix matrix = {HeldFormat(config, checkpoint, modules, request, backend)};
         for (const Module* module : modules) {
           matrix.has_bias |= HasBias(config, checkpoint, *module);
         }

@@ -60,11 +60,13 @@ WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Check
 }
 
 WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
-                        std::initializer_list<const Module*> modules,
-                        const WeightRequest& request) {
+                        std::initializer_list<const Module*> modules, const WeightRequest& request,
+                        const kernels::Backend& backend) {
   std::vector<WeightFormat> stored;
   for (const Module* module : modules) {
-    stored.push_back(StoredFormat(config, checkpoint, *module));
+    WeightFormat format = StoredFormat(config, checkpoint, *module);
+    if (format.quant && !backend.Multiplies(*format.quant)) format.quant.reset();
+    stored.push_back(format);
   }
   return request.OfAll(stored);
 }

@@ -40,7 +40,7 @@ absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Check
   // Modules that ranks hold as one are packed one by one, in one format.
   const auto write = [&](std::initializer_list<const Module*> modules, const WeightRequest& request,
                          int64_t leaf_size) -> absl::Status {
-    const WeightFormat format = HeldFormat(config, checkpoint, modules, request);
+    const WeightFormat format = HeldFormat(config, checkpoint, modules, request, backend);
     for (const Module* module : modules) {
       TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, *module));
       MatrixSource source(std::move(stored), format);

@@ -1,5 +1,7 @@
 #include "runtime/model/weight_format.h"
 
+#include <utility>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -7,10 +9,24 @@
 namespace tandem::model {
 namespace {
 
+using kernels::CodeType;
 using kernels::DType;
 using kernels::QuantFormat;
 
 constexpr int64_t kDefaultGroup = 32;
+constexpr int64_t kDefaultFloatGroup = 128;  // as checkpoints have it
+
+// Of codes that are made here. Floats reach to 448, so that their scales can be below what FP16
+// holds well.
+QuantFormat NewFormat(const WeightRequest& request) {
+  const bool floats = request.code_type == CodeType::kFloat8;
+  return {.bits = request.bits,
+          .group_size = request.group_size != 0 ? request.group_size
+                        : floats                ? kDefaultFloatGroup
+                                                : kDefaultGroup,
+          .scale_dtype = floats ? DType::kF32 : DType::kF16,
+          .code_type = request.code_type};
+}
 
 absl::StatusOr<WeightRequest> ParseOne(std::string_view option, std::string_view name,
                                        int64_t group_size) {
@@ -20,28 +36,30 @@ absl::StatusOr<WeightRequest> ParseOne(std::string_view option, std::string_view
   if (name == "bf16") return WeightRequest{.dtype = DType::kBF16};
   if (name == "int8") return WeightRequest{.bits = 8, .group_size = group_size};
   if (name == "int4") return WeightRequest{.bits = 4, .group_size = group_size};
+  if (name == "fp8") {
+    return WeightRequest{.bits = 8, .group_size = group_size, .code_type = CodeType::kFloat8};
+  }
   return absl::InvalidArgumentError(
       absl::StrCat(std::string(option), ": found '", std::string(name),
-                   "', expected auto, fp32, fp16, bf16, int8 or int4"));
+                   "', expected auto, fp32, fp16, bf16, fp8, int8 or int4"));
 }
 
 }  // namespace
 
 std::string FormatName(const WeightFormat& format) {
   if (!format.quant) return std::string(kernels::DTypeName(format.dtype));
-  return absl::StrCat("INT", format.quant->bits, ", groups of ", format.quant->group_size,
+  return absl::StrCat(format.quant->code_type == CodeType::kFloat8 ? "FP" : "INT",
+                      format.quant->bits, ", groups of ", format.quant->group_size,
                       format.quant->zero_points ? ", zero points" : "");
 }
 
 WeightFormat WeightRequest::Of(const WeightFormat& stored) const {
   if (bits != 0) {
-    if (stored.quant && stored.quant->bits == bits &&
+    if (stored.quant && stored.quant->bits == bits && stored.quant->code_type == code_type &&
         (group_size == 0 || stored.quant->group_size == group_size)) {
       return stored;
     }
-    const QuantFormat quant = {.bits = bits,
-                               .group_size = group_size == 0 ? kDefaultGroup : group_size};
-    return {.dtype = stored.dtype, .quant = quant};
+    return {.dtype = stored.dtype, .quant = NewFormat(*this)};
   }
   if (dtype) return {.dtype = *dtype, .quant = std::nullopt};
   return stored;
@@ -77,13 +95,25 @@ absl::StatusOr<WeightRequests> WeightRequests::Parse(std::string_view dtype, int
   if (group_size != 0 && requests.body.bits == 0 && requests.head.bits == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--group-size: found ", group_size,
-                     ", expected none without --dtype int8 or int4; give that too"));
+                     ", expected none without --dtype int8, int4 or fp8; give that too"));
   }
   if (head_dtype == "auto") {
     requests.head = requests.body;
     if (requests.body.bits != 0) requests.head.bits = 8;
+    if (requests.body.code_type == CodeType::kFloat8) requests.head = {};
   }
   return requests;
+}
+
+absl::Status WeightRequests::Check(const kernels::Backend& backend) const {
+  for (const auto& [option, request] : {std::pair("--dtype", body), {"--head-dtype", head}}) {
+    if (request.bits == 0 || backend.Multiplies(NewFormat(request))) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(option,
+                     ": found fp8, expected auto, fp32, fp16, bf16, int8 or int4 with --device "
+                     "cpu, which multiplies no floats of 8 bits; use --device cuda"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::model

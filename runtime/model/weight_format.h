@@ -18,7 +18,7 @@ struct WeightFormat {
   std::optional<kernels::QuantFormat> quant;
 };
 
-// "BF16"; "INT8, groups of 32"; "INT4, groups of 128, zero points"
+// "BF16"; "INT8, groups of 32"; "INT4, groups of 128, zero points"; "FP8, groups of 128"
 std::string FormatName(const WeightFormat& format);
 
 // What is asked of a matrix. Neither bits nor dtype: as stored.
@@ -26,8 +26,9 @@ struct WeightRequest {
   int bits = 0;  // 8 or 4: codes
   int64_t group_size = 0;
   std::optional<kernels::DType> dtype;  // elements
+  kernels::CodeType code_type = kernels::CodeType::kInteger;
 
-  // What becomes of a matrix that is stored so. Codes of as many bits stay as they
+  // What becomes of a matrix that is stored so. Such codes of as many bits stay as they
   // are unless another group size was asked for (group_size != 0).
   WeightFormat Of(const WeightFormat& stored) const;
 
@@ -42,11 +43,14 @@ struct WeightRequests {
   WeightRequest body;
   WeightRequest head;
 
-  // Of --dtype (auto, fp32, fp16, bf16, int8, int4), --group-size (0: the format's
-  // default) and --head-dtype (likewise; auto: int8 with a body of int8 or int4,
-  // else as the body). INVALID_ARGUMENT names the option.
+  // Of --dtype (auto, fp32, fp16, bf16, fp8, int8, int4), --group-size (0: the format's
+  // default) and --head-dtype (likewise; auto: int8 with a body of int8 or int4, as
+  // stored with one of fp8, else as the body). INVALID_ARGUMENT names the option.
   static absl::StatusOr<WeightRequests> Parse(std::string_view dtype, int64_t group_size,
                                               std::string_view head_dtype);
+
+  // INVALID_ARGUMENT where codes are asked for that the backend does not multiply.
+  absl::Status Check(const kernels::Backend& backend) const;
 };
 
 }  // namespace tandem::model

@@ -79,8 +79,10 @@ TEST_F(PlannerTest, WeightsAreThoseOfStorageWithoutTheEmbedding) {
             StorageBytes(config_, Format::kFp32) - 4 * embedding);
   EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].bytes.weights,
             StorageBytes(config_, Format::kBf16) - 2 * embedding + 2 * norms);
+  // Held is a scale for 128 columns of each row, stored one for 128 rows of them.
+  const uint64_t elements = uint64_t{8030261248} - norms - 2 * embedding;
   EXPECT_EQ(At(plans, Format::kFp8, 1).ranks[0].bytes.weights,
-            StorageBytes(config_, Format::kFp8) - 2 * embedding + 2 * norms);
+            elements + elements / 128 * 4 + 2 * embedding + 4 * norms);
   for (const Format format : {Format::kInt8, Format::kInt4}) {
     // A layout may round up; scales may be wider than stored ones.
     const auto held = static_cast<double>(At(plans, format, 1).ranks[0].bytes.weights);

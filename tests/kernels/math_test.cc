@@ -29,6 +29,28 @@ TEST(Math, F16RoundTrip) {
   EXPECT_EQ(FloatToF16(1e6f), 0x7c00);
 }
 
+TEST(Math, E4m3RoundsToNearestEven) {
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    if (bits % 128 == 127) continue;
+    const auto code = static_cast<uint8_t>(bits);
+    ASSERT_EQ(FloatToE4m3(E4m3ToFloat(code)), code);
+    // Half-way to the next, and beside that.
+    const float value = E4m3ToFloat(code);
+    const float next = bits % 128 == 126 ? std::copysign(480.0f, value) : E4m3ToFloat(code + 1);
+    const float middle = (value + next) / 2;
+    const uint8_t largest = code | 0x7e;
+    const uint8_t above = bits % 128 == 126 ? largest : code + 1;
+    ASSERT_EQ(FloatToE4m3(middle), bits % 2 == 0 ? code : above) << bits;
+    ASSERT_EQ(FloatToE4m3(std::nextafter(middle, 0.0f)), code) << bits;
+    ASSERT_EQ(FloatToE4m3(std::nextafter(middle, 2 * next)), above) << bits;
+  }
+  EXPECT_EQ(E4m3ToFloat(0x7e), 448);
+  EXPECT_EQ(E4m3ToFloat(0x01), 0x1p-9f);
+  EXPECT_EQ(FloatToE4m3(1e30f), 0x7e);
+  EXPECT_EQ(FloatToE4m3(-std::numeric_limits<float>::infinity()), 0xfe);
+  EXPECT_TRUE(std::isnan(E4m3ToFloat(FloatToE4m3(std::nanf("")))));
+}
+
 TEST(Math, ExpIsWithinTwoUlp) {
   std::mt19937 random(1);
   std::uniform_real_distribution<float> value(kExpMin, kExpMax);

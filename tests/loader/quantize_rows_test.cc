@@ -9,6 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "kernels/base/math.h"
+
 namespace tandem::loader {
 namespace {
 
@@ -128,6 +130,45 @@ TEST(QuantizeRows, RtnIsPlainRounding) {
       }
     }
   }
+}
+
+TEST(QuantizeRows, FloatsReachTo448) {
+  const int64_t columns = 300;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const QuantFormat format = {
+        .group_size = 128, .scale_dtype = dtype, .code_type = kernels::CodeType::kFloat8};
+    for (const std::vector<float>& x : Samples(5 * columns)) {
+      const Quantized q = Quantize(x, columns, format, ScaleMethod::kSearch);
+      for (int64_t row = 0; row < 5; ++row) {
+        for (int64_t j = 0; j < columns; ++j) {
+          const int64_t group = row * 3 + j / 128;
+          const auto begin = x.begin() + row * columns + j / 128 * 128;
+          float most = 0;
+          for (auto at = begin; at < begin + std::min<int64_t>(128, columns - j / 128 * 128);
+               ++at) {
+            most = std::max(most, std::fabs(*at));
+          }
+          const float scale = q.scales[group];
+          ASSERT_EQ(scale, StoredScale(dtype, most / 448));
+          const float value = x[row * columns + j];
+          const float held =
+              scale * kernels::E4m3ToFloat(static_cast<uint8_t>(q.codes[row * columns + j]));
+          // A unit of 3 bits of mantissa, or of the smallest exponent; the largest may be cut off
+          // where the scale was rounded down (BF16: by 2^-8 at most).
+          ASSERT_LE(std::fabs(held - value),
+                    std::max(std::fabs(value) * 0x1p-4, scale * 0x1p-10) * (1 + 1e-5));
+        }
+      }
+    }
+  }
+  std::vector<float> bad(20, 1.0f);
+  bad[13] = NAN;
+  std::vector<int8_t> codes(20);
+  float scale = 0;
+  EXPECT_EQ(QuantizeRows(bad.data(), 1, 20, {.code_type = kernels::CodeType::kFloat8}, nullptr,
+                         {.codes = codes.data(), .scales = &scale})
+                .message(),
+            "row 0 column 13: found nan, expected a finite number");
 }
 
 // Errors are compared in fp32 sums of at most 128 squares; those are off by at

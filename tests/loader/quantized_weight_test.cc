@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/base/math.h"
 #include "nlohmann/json.hpp"
 #include "runtime/loader/hf_config.h"
 #include "tests/loader/temp_dir.h"
@@ -44,6 +45,10 @@ std::vector<T> Values(const QuantizedWeight& weight, const Block& block, kernels
   return values;
 }
 
+bool IsFloat8(const QuantizedWeight& weight) {
+  return weight.format() && weight.format()->code_type == kernels::CodeType::kFloat8;
+}
+
 std::vector<float> FromCodes(const QuantizedWeight& weight, const Block& block) {
   const kernels::QuantFormat& format = *weight.format();
   const int64_t first = block.column_begin / format.group_size;
@@ -58,7 +63,10 @@ std::vector<float> FromCodes(const QuantizedWeight& weight, const Block& block) 
   for (int64_t r = 0; r < block.rows(); ++r) {
     for (int64_t k = 0; k < block.columns(); ++k) {
       const int64_t at = r * groups + (block.column_begin + k) / format.group_size - first;
-      values.push_back(static_cast<float>(codes[r * block.columns() + k] - zeros[at]) * scales[at]);
+      const int8_t code = codes[r * block.columns() + k];
+      const float value = IsFloat8(weight) ? kernels::E4m3ToFloat(static_cast<uint8_t>(code))
+                                           : static_cast<float>(code - zeros[at]);
+      values.push_back(value * scales[at]);
     }
   }
   return values;
@@ -112,7 +120,8 @@ TEST_P(QuantizedGolden, ReadsWhatItsPackageMeans) {
     const auto values = Values<float>(weight, all, kernels::DType::kF32);
     EXPECT_EQ(Digest(values), it->at("float32"));
     EXPECT_EQ(Digest(Values<uint16_t>(weight, all, kernels::DType::kBF16)), it->at("bfloat16"));
-    EXPECT_EQ(!weight.format().has_value(), it->at("as_bf16"));
+    // Floats of 8 bits are as well, where they are not multiplied.
+    EXPECT_EQ(!weight.format().has_value() || IsFloat8(weight), it->at("as_bf16"));
     if (weight.format()) EXPECT_EQ(FromCodes(weight, all), values);
 
     // Parts, cut where neither words nor groups end, prepared by themselves.

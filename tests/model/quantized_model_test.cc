@@ -197,18 +197,34 @@ TEST(WeightRequests, SayWhatIsWrong) {
     return std::string(model::WeightRequests::Parse(dtype, group, head).status().message());
   };
   EXPECT_EQ(message("int5", 0, "auto"),
-            "--dtype: found 'int5', expected auto, fp32, fp16, bf16, int8 or int4");
+            "--dtype: found 'int5', expected auto, fp32, fp16, bf16, fp8, int8 or int4");
   EXPECT_EQ(message("auto", 0, "q8"),
-            "--head-dtype: found 'q8', expected auto, fp32, fp16, bf16, int8 or int4");
+            "--head-dtype: found 'q8', expected auto, fp32, fp16, bf16, fp8, int8 or int4");
   EXPECT_EQ(message("int8", 48, "auto"), "--group-size: found 48, expected 32, 64 or 128");
-  EXPECT_EQ(message("bf16", 32, "auto"),
-            "--group-size: found 32, expected none without --dtype int8 or int4; give that too");
+  EXPECT_EQ(
+      message("bf16", 32, "auto"),
+      "--group-size: found 32, expected none without --dtype int8, int4 or fp8; give that too");
   const auto int4 = *model::WeightRequests::Parse("int4", 64, "auto");
   EXPECT_EQ(int4.head.bits, 8);
   EXPECT_EQ(int4.head.group_size, 64);
   const auto own = *model::WeightRequests::Parse("int8", 0, "fp16");
   EXPECT_EQ(own.head.bits, 0);
   EXPECT_EQ(own.head.dtype, kernels::DType::kF16);
+  const auto fp8 = *model::WeightRequests::Parse("fp8", 0, "auto");
+  EXPECT_EQ(FormatName(fp8.body.Of({})), "FP8, groups of 128");
+  EXPECT_EQ(FormatName(fp8.head.Of({})), "BF16");
+}
+
+TEST(WeightRequests, NeedABackendThatMultipliesThem) {
+  const auto cpu = *kernels::MakeCpuBackend("auto", {.threads = 1});
+  const auto message = [&cpu](const char* dtype, const char* head) {
+    return std::string(model::WeightRequests::Parse(dtype, 0, head)->Check(*cpu).message());
+  };
+  EXPECT_EQ(message("int4", "auto"), "");
+  EXPECT_EQ(message("fp8", "auto"),
+            "--dtype: found fp8, expected auto, fp32, fp16, bf16, int8 or int4 with --device cpu, "
+            "which multiplies no floats of 8 bits; use --device cuda");
+  EXPECT_THAT(message("auto", "fp8"), ::testing::StartsWith("--head-dtype: found fp8, expected"));
 }
 
 // Codes stay as they are where as many bits are asked for.
@@ -220,6 +236,10 @@ TEST(WeightRequests, KeepCodesThatFit) {
   const model::WeightRequest other_group = {.bits = 4, .group_size = 32};
   EXPECT_EQ(other_group.Of(format).quant, (kernels::QuantFormat{.bits = 4, .group_size = 32}));
   EXPECT_EQ(model::WeightRequest{.bits = 8}.Of(format).quant->bits, 8);
+  const kernels::QuantFormat floats = {.group_size = 128, .code_type = kernels::CodeType::kFloat8};
+  EXPECT_EQ(model::WeightRequest{}.Of({.quant = floats}).quant, floats);
+  EXPECT_EQ(FormatName(model::WeightRequest{.bits = 8}.Of({.quant = floats})),
+            "INT8, groups of 32");
   EXPECT_FALSE(model::WeightRequest{.dtype = kernels::DType::kF16}.Of(format).quant.has_value());
 }
 
