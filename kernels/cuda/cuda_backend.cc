@@ -335,6 +335,15 @@ class CudaBackend : public Backend {
       part.out += begin * all.q_heads * all.head_dim;
       return part;
     };
+    if (!options_.deterministic && cuda::MatrixAttentionTakes(args.cache, has_bf16_)) {
+      for (const bool single : {true, false}) {
+        cuda::MatrixAttention(stream_,
+                              single ? some(0, args.single_tokens)
+                                     : some(args.single_tokens, args.tokens),
+                              single, multiprocessors_, partials_.as<float>(), partials_.bytes());
+      }
+      return;
+    }
     int64_t done = 0;
     const int cuts = static_cast<int>((args.single_context + cuda::kCut - 1) / cuda::kCut);
     const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, cuts);
