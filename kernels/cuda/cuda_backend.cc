@@ -336,12 +336,12 @@ class CudaBackend : public Backend {
       return part;
     };
     if (!options_.deterministic && cuda::MatrixAttentionTakes(args.cache, has_bf16_)) {
-      for (const bool single : {true, false}) {
-        cuda::MatrixAttention(stream_,
-                              single ? some(0, args.single_tokens)
-                                     : some(args.single_tokens, args.tokens),
-                              single, multiprocessors_, partials_.as<float>(), partials_.bytes());
-      }
+      const auto attend = [&](int64_t begin, int64_t end, bool single) {
+        cuda::MatrixAttention(stream_, some(begin, end), single, multiprocessors_,
+                              partials_.as<float>(), partials_.bytes());
+      };
+      attend(0, args.single_tokens, true);
+      attend(args.single_tokens, args.tokens, false);
       return;
     }
     int64_t done = 0;
