@@ -157,7 +157,7 @@ class KvTile {
     auto* const words = reinterpret_cast<unsigned*>(memory_);
     const auto* const stored = memory_ + kWideBytes;
     // Eight words at a time: four of each of two pairs of codes, or eight of a pair of rows.
-    SpreadRows<kDim / 2, kPositions, true>(stored, words, kKeyStride, kDim);
+    SpreadRows<kDim / 2, kPositions, true>(stored, words, kKeyStride, count);
     SpreadRows<kPositions / 2, kDim, false>(stored + kStoredKeyBytes, words + kKeyWords,
                                             kValueStride, count);
     if constexpr (kScaled) {
@@ -170,7 +170,7 @@ class KvTile {
     }
   }
 
-  // kPairs rows of kColumns words; of their elements, those from `count` on become zeros.
+  // kPairs rows of kColumns words; values from position `count` on become zeros.
   template <int kPairs, int kColumns, bool kKeys>
   __device__ static void SpreadRows(const char* stored, unsigned* words, int stride, int count) {
     constexpr int kSteps = kPairs * kColumns / 8;
@@ -186,8 +186,9 @@ class KvTile {
           out[i] = Codes(__byte_perm(bytes, 0x64646464u, 0x4140u));
           out[4 + i] = Codes(__byte_perm(bytes, 0x64646464u, 0x4342u));
         }
-        Write(words + 2 * row * stride + column, out, Known(4 * row, count));
-        Write(words + (2 * row + 1) * stride + column, out + 4, Known(4 * row + 2, count));
+        // Codes are finite whatever they are.
+        Write(words + 2 * row * stride + column, out, 0xffffffffu);
+        Write(words + (2 * row + 1) * stride + column, out + 4, 0xffffffffu);
       } else {
         const int row = step / (kColumns / 8), column = step % (kColumns / 8) * 8;
         const auto* const upper =
@@ -199,7 +200,7 @@ class KvTile {
           out[2 * i] = __byte_perm(a[i], b[i], 0x5410u);
           out[2 * i + 1] = __byte_perm(a[i], b[i], 0x7632u);
         }
-        const unsigned mask = Known(2 * row, count);
+        const unsigned mask = kKeys ? 0xffffffffu : Known(2 * row, count);
         Write(words + row * stride + column, out, mask);
         Write(words + row * stride + column + 4, out + 4, mask);
       }
