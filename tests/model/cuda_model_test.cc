@@ -73,7 +73,7 @@ testing::LogitBounds BoundsOf16BitCache(const loader::ModelConfig& config, int64
 TEST(CudaGoldenLogits16BitCache, MatchTransformers) {
   for (const std::string& name : testing::GoldenCases("logits")) {
     SCOPED_TRACE(name);
-    WorldOptions options = OnCards(2, false);
+    WorldOptions options = OnCards(1, false);
     options.kv_dtype = kernels::KvDType::kF16;
     testing::CheckGoldenLogits(SourcePath("tests/golden/logits/" + name), options,
                                &BoundsOf16BitCache<11>);
