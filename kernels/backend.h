@@ -193,8 +193,9 @@ struct PagedAttentionArgs {
   float scale = 0;
   KvCacheView cache;
   float* out = nullptr;  // [tokens, q_heads * head_dim]
-  // What the host knows of the step; it changes no result. The first single_tokens
-  // tokens have a sequence each to themselves, of at most single_context positions.
+  // What the host knows of the step; it changes no result (on cards that are not
+  // deterministic, the last bits). The first single_tokens tokens have a sequence each to
+  // themselves, of at most single_context positions.
   int64_t single_tokens = 0;
   int64_t single_context = 0;
 };

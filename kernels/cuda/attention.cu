@@ -154,15 +154,6 @@ __global__ void __launch_bounds__(kCut)
   }
 }
 
-int LargestGroup(const AttentionArgs& a) {
-  int most = 0;
-  for (int64_t h = 0; h < a.cache.kv_heads; ++h) {
-    const int heads = a.first_head[h + 1] - a.first_head[h];
-    most = heads > most ? heads : most;
-  }
-  return most;
-}
-
 size_t QueryBytes(int rows, int head_dim) {
   return sizeof(float) * rows * ((head_dim + 3) / 4 * 4);
 }

@@ -47,8 +47,21 @@ struct AttentionArgs {
   uint16_t first_head[kMaxKvHeads + 1] = {};
 };
 
+// Query heads of the KV head that has most of them.
+inline int LargestGroup(const AttentionArgs& args) {
+  int most = 0;
+  for (int64_t h = 0; h < args.cache.kv_heads; ++h) {
+    const int heads = args.first_head[h + 1] - args.first_head[h];
+    most = heads > most ? heads : most;
+  }
+  return most;
+}
+
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args);
 
+// The two that follow add in fp32, cut by cut in one order, so that a token's result depends
+// neither on which of them runs nor on the tokens beside it.
+//
 // Tokens of which none shares a context with another: cuts are shared by blocks, `cuts` at
 // most for a token, and combined by a second kernel. partials is scratch of
 // PartialBytes().
@@ -58,5 +71,15 @@ int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int cuts);
 
 // Any tokens: a block takes neighbouring ones, which mostly share their context.
 void PrefillAttention(cudaStream_t stream, const AttentionArgs& args);
+
+// Attention on matrix units: any tokens; `single` says that none shares a context with another.
+// Queries and weights are rounded to BF16 for a BF16 cache and to FP16 for others, whose codes
+// are exact in it; scales and sums are fp32. Long contexts are shared by blocks where the tokens
+// alone do not fill the card, so a result may differ in the last bits with the tokens beside it
+// and the card. partials is scratch of partial_bytes; less of it means less sharing.
+void MatrixAttention(cudaStream_t stream, const AttentionArgs& args, bool single,
+                     int multiprocessors, float* partials, size_t partial_bytes);
+// Whether it takes such a cache on a card with or without BF16.
+bool MatrixAttentionTakes(const KvCacheView& cache, bool has_bf16);
 
 }  // namespace tandem::kernels::cuda

@@ -347,6 +347,15 @@ class CudaBackend : public Backend {
       part.out += begin * all.q_heads * all.head_dim;
       return part;
     };
+    if (!options_.deterministic && cuda::MatrixAttentionTakes(args.cache, has_bf16_)) {
+      const auto attend = [&](int64_t begin, int64_t end, bool single) {
+        cuda::MatrixAttention(stream_, some(begin, end), single, multiprocessors_,
+                              partials_.as<float>(), partials_.bytes());
+      };
+      attend(0, args.single_tokens, true);
+      attend(args.single_tokens, args.tokens, false);
+      return;
+    }
     int64_t done = 0;
     const int cuts = static_cast<int>((args.single_context + cuda::kCut - 1) / cuda::kCut);
     const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, cuts);

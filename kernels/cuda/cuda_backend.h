@@ -11,7 +11,13 @@
 // Same bits: with `deterministic`, a product's leaves are added along the tree of
 // P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,
 // Linear gives one partial sum a rank, whatever the leaves (leaf_sums()).
-// Attention is the same in both modes and independent of batch and chunks.
+//
+// Attention. With `deterministic`, and over FP32 caches, over BF16 ones on cards without BF16 and
+// for heads wider than 256 always, it is fp32 and a token's result depends on its query and its
+// context alone. Otherwise it runs on matrix units: queries and softmax weights are rounded to
+// BF16 for a BF16 cache and to FP16 for an FP16 or INT8 one, sums are fp32; the same step on the
+// same kind of card gives the same bits, but in which parts a context is added depends on the
+// step's tokens and on whether they decode.
 #pragma once
 
 #include <cstddef>

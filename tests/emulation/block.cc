@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "tests/emulation/options.h"
@@ -40,6 +41,7 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr size_t kSharedBytes = 228 << 10;  // of the largest card
+constexpr size_t kCopyBytes = 16;
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
 
@@ -55,6 +57,7 @@ struct Fiber {
   uint3 index = {};
   unsigned number = 0;
   State state = State::kDone;
+  std::vector<std::pair<void*, const void*>> copies;  // started, not done
 };
 
 struct Warp {
@@ -89,6 +92,7 @@ void Yield() { TandemEmulationSwitch(&machine.current->stack_pointer, machine.sc
 
 void FiberMain() {
   (*machine.body)();
+  if (!machine.current->copies.empty()) Fail("a thread ended before what it copies had come");
   machine.current->state = State::kDone;
   Yield();
   Fail("a thread ran after its end");
@@ -248,6 +252,19 @@ uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source) {
 }
 
 const uint64_t* WarpGather(uint64_t value) { return Exchange(0xffffffffu, value); }
+
+void StartCopy(void* to, const void* from) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % kCopyBytes != 0) {
+    Fail("a copy of 16 bytes is not aligned");
+  }
+  machine.current->copies.emplace_back(to, from);
+  if (GetOptions().early) WaitCopies();
+}
+
+void WaitCopies() {
+  for (const auto& [to, from] : machine.current->copies) std::memcpy(to, from, kCopyBytes);
+  machine.current->copies.clear();
+}
 
 void* Shared(const void* identity, size_t bytes) {
   const auto [entry, is_new] = machine.declared.try_emplace(identity, nullptr);

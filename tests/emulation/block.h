@@ -32,6 +32,10 @@ uint64_t WarpExchange(unsigned mask, uint64_t value, unsigned source);
 // but one.
 const uint64_t* WarpGather(uint64_t value);
 
+// A copy of 16 bytes that the current thread starts, and the end of all that it has started.
+void StartCopy(void* to, const void* from);
+void WaitCopies();
+
 // The block's memory of one declaration, which its identity's address names.
 void* Shared(const void* identity, size_t bytes);
 void* DynamicShared();

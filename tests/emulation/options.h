@@ -8,7 +8,7 @@ struct Options {
   // Threads of a block, and warps, from the last to the first.
   bool reverse = false;
   // Work of a stream, copies among it, is done when it is enqueued; otherwise when
-  // somebody waits for it, as late as CUDA allows.
+  // somebody waits for it, as late as CUDA allows. So are a kernel's copies to shared memory.
   bool early = false;
 };
 

@@ -1,4 +1,5 @@
 // The emulation itself: it must find the faults that it is there for.
+#include <cuda_async.h>
 #include <cuda_device.h>
 #include <cuda_matrix.h>
 #include <gtest/gtest.h>
@@ -8,6 +9,7 @@
 #include <random>
 
 #include "kernels/base/math.h"
+#include "tests/emulation/options.h"
 #include "tests/support/cuda_memory.h"
 
 namespace tandem {
@@ -107,6 +109,30 @@ TEST(Emulation, MatrixUnitsMultiplyTiles) {
       EXPECT_EQ(result[r * kTileColumns + c], expected) << r << ", " << c;
     }
   }
+}
+
+// Each thread copies four words; the threads read each other's.
+template <bool kWait>
+void CopyRows(const uint32_t* from, uint32_t* out) {
+  TANDEM_SHARED(uint4, words, 64);
+  kernels::cuda::StartCopy(&words[threadIdx.x], from + 4 * threadIdx.x);
+  if (kWait) kernels::cuda::WaitCopies();
+  __syncthreads();
+  out[threadIdx.x] = words[63 - threadIdx.x].y;
+  kernels::cuda::WaitCopies();
+}
+
+TEST(Emulation, CopiesComeWhenTheyAreWaitedFor) {
+  std::vector<uint32_t> values(256);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint32_t>(i);
+  CudaStream stream;
+  CudaArray<uint32_t> from(stream, values), out(stream, 64);
+  Launch(OneBlock(stream, 64), &CopyRows<true>, from.data(), out.data());
+  const auto waited = out.ToHost();
+  for (uint32_t i = 0; i < 64; ++i) EXPECT_EQ(waited[i], 4 * (63 - i) + 1);
+  // Late or at once, as streams are.
+  Launch(OneBlock(stream, 64), &CopyRows<false>, from.data(), out.data());
+  EXPECT_EQ(out.ToHost() == waited, emulation::GetOptions().early);
 }
 
 void Diverged() {

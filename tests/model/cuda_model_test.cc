@@ -61,6 +61,30 @@ testing::LogitBounds BoundsOfMixed(const loader::ModelConfig& config, int64_t le
   return {.off = off, .behind = 2 * off};
 }
 
+// Attention on matrix units: keys, values, queries and weights are each rounded once a layer, by
+// 2^-kBits of themselves at most.
+template <int kBits>
+testing::LogitBounds BoundsOf16BitCache(const loader::ModelConfig& config, int64_t length,
+                                        const testing::LogitScale& scale) {
+  const double rounding = 1.0 / (1 << kBits);
+  const double off = BoundsOnCards(config, length, scale).off +
+                     static_cast<double>(4 * config.num_layers) * rounding * scale.largest;
+  return {.off = off, .behind = 2 * off};
+}
+
+TEST(CudaGoldenLogits16BitCache, MatchTransformers) {
+  for (const std::string& name : testing::GoldenCases("logits")) {
+    SCOPED_TRACE(name);
+    WorldOptions options = OnCards(1, false);
+    options.kv_dtype = kernels::KvDType::kF16;
+    testing::CheckGoldenLogits(SourcePath("tests/golden/logits/" + name), options,
+                               &BoundsOf16BitCache<11>);
+    options.kv_dtype = kernels::KvDType::kBF16;
+    testing::CheckGoldenLogits(SourcePath("tests/golden/logits/" + name), options,
+                               &BoundsOf16BitCache<8>);
+  }
+}
+
 class CudaGoldenLogits : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(CudaGoldenLogits, MatchTransformers) {
