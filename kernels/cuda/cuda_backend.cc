@@ -17,6 +17,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/pinned_upload.h"
+#include "kernels/cuda/sampling.h"
 
 namespace tandem::kernels {
 namespace {
@@ -85,6 +86,7 @@ class CudaBackend : public Backend {
     upload_ = std::make_unique<cuda::PinnedUpload>(stream_);
     TANDEM_RETURN_IF_ERROR(upload_->Create());
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
+    sampling_ = std::make_unique<cuda::CudaSampling>(stream_);
     for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
       TANDEM_ASSIGN_OR_RETURN(*scratch, Allocate(options_.scratch_bytes));
     }
@@ -358,6 +360,8 @@ class CudaBackend : public Backend {
     cuda::GatherRows(stream_, x, indices, rows, columns, out);
   }
 
+  const SamplingOps* sampling() const override { return sampling_.get(); }
+
  private:
   // A thread of the host has a current card; steps may come from another than loading.
   void Enter() const { cudaSetDevice(device_); }
@@ -455,6 +459,7 @@ class CudaBackend : public Backend {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<cuda::PinnedUpload> upload_;
   std::unique_ptr<cuda::MatrixProduct> product_;
+  std::unique_ptr<cuda::CudaSampling> sampling_;
   // Of options.scratch_bytes each.
   Buffer partials_;  // attention's cuts
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored

@@ -1,4 +1,4 @@
 # Sources of kernels/cuda, for a card and for the emulation (tests/emulation) alike; products
 # of many tokens are CUBLAS' on a card.
-set(TANDEM_CUDA_KERNELS attention.cu collective.cu linear.cu rope.cu rows.cu)
+set(TANDEM_CUDA_KERNELS attention.cu collective.cu linear.cu rope.cu rows.cu sampling.cu)
 set(TANDEM_CUDA_HOST cuda_backend.cc cuda_probe.cc cuda_weight.cc linear_layout.cc pinned_upload.cc)

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "kernels/base/check.h"
-#include "runtime/engine/exact_math.h"
+#include "kernels/base/exact_math.h"
 #include "runtime/engine/philox.h"
 
 namespace tandem::engine {
