@@ -114,10 +114,6 @@ bool Processes(const SampleInput& input) {
          static_cast<int32_t>(input.output_ids.size()) < params.min_tokens;
 }
 
-absl::Status NotNumbers() {
-  return absl::InternalError("NAN_LOGITS: the model's logits are not numbers");
-}
-
 // The next token of the order among all ranks' candidates; 0 where none is known to be it.
 uint64_t NextCandidate(std::span<const kernels::RankSurvey> ranks, std::vector<size_t>& taken) {
   uint64_t next = 0;
@@ -178,7 +174,9 @@ absl::Status Sampler::Run(const SampleInput& input, Sample* sample) {
   const std::span<const float> row = Process(input);
   const bool raw = row.data() == input.logits.data();
   Argmax largest = FindLargest(input.logits);
-  if (!largest.valid) return NotNumbers();
+  if (!largest.valid) {
+    return absl::InternalError("NAN_LOGITS: the model's logits are not numbers");
+  }
   const float raw_largest = largest.logit;
   if (!raw) largest = FindLargest(row);
   if (!largest.valid) {
@@ -421,36 +419,26 @@ kernels::SampleRequest Sampler::MakeRequest(const SampleInput& input, int32_t ca
   return request;
 }
 
-absl::Status Sampler::Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks,
-                             Sample* sample) {
+int32_t Sampler::Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks) {
   const SamplingParams& params = input.params;
-  sample->token_id = -1;
-  sample->top_logprobs.clear();
   uint64_t first = 0, total = 0;
   int32_t drawn = -1;
   for (const kernels::RankSurvey& rank : ranks) {
-    if (rank.survey->valid == 0) return NotNumbers();
+    if (rank.survey->valid == 0) return -1;
     first = std::max(first, rank.survey->largest);
     total += rank.survey->total;
     drawn = std::max(drawn, rank.survey->drawn);
   }
-  if (PackedKey(first) <= kMinusInfinityKey) return NotNumbers();
-  if (params.temperature == 0.0f) {
-    sample->token_id = PackedId(first);
-    return absl::OkStatus();
-  }
-  if (!UsesTopK(params) && params.top_p == 1.0f) {
-    if (drawn < 0) return absl::InternalError("sampling: no rank drew a token");
-    sample->token_id = drawn;
-    return absl::OkStatus();
-  }
+  if (PackedKey(first) <= kMinusInfinityKey) return -1;
+  if (params.temperature == 0.0f) return PackedId(first);
+  if (!UsesTopK(params) && params.top_p == 1.0f) return drawn;
   const float largest = PackedLogit(first);
   kept_.clear();
   taken_.assign(ranks.size(), 0);
   if (UsesTopK(params)) {
     while (kept_.size() < static_cast<size_t>(params.top_k)) {
       const uint64_t token = NextCandidate(ranks, taken_);
-      if (token == 0) return absl::OkStatus();
+      if (token == 0) return -1;
       kept_.push_back(token);
     }
     WeighTopK(largest, params);
@@ -459,15 +447,14 @@ absl::Status Sampler::Choose(const SampleInput& input, std::span<const kernels::
     uint64_t mass = 0;
     while (mass < needed) {
       const uint64_t token = NextCandidate(ranks, taken_);
-      if (token == 0) return absl::OkStatus();
+      if (token == 0) return -1;
       const uint64_t weight = Weight(PackedLogit(token), largest, InverseTemperature(params));
       weights_[PackedId(token)] = weight;
       mass += weight;
       kept_.push_back(token);
     }
   }
-  sample->token_id = DrawKept({}, input);
-  return absl::OkStatus();
+  return DrawKept({}, input);
 }
 
 }  // namespace tandem::engine

@@ -85,9 +85,8 @@ class Sampler {
   kernels::SampleRequest MakeRequest(const SampleInput& input, int32_t candidates) const;
 
   // The token that Run would choose, from all ranks' surveys of the row, in order of ids; -1
-  // where they list too few candidates for it. Errors as Run's.
-  absl::Status Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks,
-                      Sample* sample);
+  // where only the row can tell: too few candidates, or logits that are not numbers.
+  int32_t Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks);
 
  private:
   bool UsesTopK(const SamplingParams& params) const;

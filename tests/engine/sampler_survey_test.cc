@@ -1,6 +1,5 @@
 // What the sampler chooses from ranks' surveys of a row is what it chooses from the row, token
 // for token.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,8 +12,6 @@
 
 namespace tandem::engine {
 namespace {
-
-using ::testing::HasSubstr;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -69,7 +66,7 @@ std::vector<int32_t> MakeCuts(int32_t vocab, std::mt19937& random) {
 TEST(SamplerSurvey, ChoosesWhatTheRowGives) {
   std::mt19937 random(17);
   int chosen = 0, left = 0, whole = 0;
-  for (int round = 0; round < 6000; ++round) {
+  for (int round = 0; round < 20000; ++round) {
     SCOPED_TRACE(round);
     const int32_t vocab = std::vector{1, 5, 64, 300, 1000}[random() % 5];
     const std::vector<float> row = MakeRow(vocab, random);
@@ -81,7 +78,7 @@ TEST(SamplerSurvey, ChoosesWhatTheRowGives) {
                                .output_ids = output,
                                .choice = static_cast<int32_t>(random() % 2)};
     Sampler sampler(vocab, {});
-    Sample expected, found;
+    Sample expected;
     ASSERT_TRUE(sampler.Run(input, &expected).ok());
     RefSurvey survey(MakeCuts(vocab, random), std::vector{1, 32, 128}[random() % 3]);
     const kernels::SampleRequest request = sampler.MakeRequest(input, survey.list_size());
@@ -91,18 +88,18 @@ TEST(SamplerSurvey, ChoosesWhatTheRowGives) {
       continue;
     }
     survey.Run(row, {request});
-    ASSERT_TRUE(sampler.Choose(input, survey.Of(0), &found).ok());
-    if (found.token_id < 0) {
+    const int32_t found = sampler.Choose(input, survey.Of(0));
+    if (found < 0) {
       EXPECT_TRUE(params.top_k > 0 || params.top_p < 1);
       ++left;
       continue;
     }
-    ASSERT_EQ(found.token_id, expected.token_id)
+    ASSERT_EQ(found, expected.token_id)
         << "temperature " << params.temperature << " top_k " << params.top_k << " top_p "
         << params.top_p << " min_p " << params.min_p << " vocab " << vocab;
     ++chosen;
   }
-  EXPECT_GT(chosen, 4000);
+  EXPECT_GT(chosen, 12000);
   EXPECT_GT(left, 100);
   EXPECT_GT(whole, 100);
 }
@@ -128,11 +125,10 @@ TEST(SamplerSurvey, CandidatesSufficeForUsualSettings) {
       const std::vector<int32_t> prompt = {round};
       const SampleInput input = {
           .logits = row, .params = params, .prompt_ids = prompt, .output_ids = {}, .choice = 0};
-      Sample expected, found;
+      Sample expected;
       ASSERT_TRUE(sampler.Run(input, &expected).ok());
       survey.Run(row, {sampler.MakeRequest(input, survey.list_size())});
-      ASSERT_TRUE(sampler.Choose(input, survey.Of(0), &found).ok());
-      EXPECT_EQ(found.token_id, expected.token_id);
+      EXPECT_EQ(sampler.Choose(input, survey.Of(0)), expected.token_id);
     }
   }
 }
@@ -161,7 +157,7 @@ TEST(SamplerSurvey, RowsThatTheHostMustChangeComeWhole) {
   EXPECT_EQ(kind({.logits_hash = true}), SampleKind::kWhole);
 }
 
-TEST(SamplerSurvey, LogitsThatAreNoNumbersAreInternalErrors) {
+TEST(SamplerSurvey, LogitsThatAreNoNumbersAreLeftToTheRow) {
   const float nan = std::nanf("");
   for (const std::vector<float>& row : {std::vector<float>{1, 2, nan},
                                         {-nan, 1, 2},
@@ -175,10 +171,7 @@ TEST(SamplerSurvey, LogitsThatAreNoNumbersAreInternalErrors) {
           .logits = row, .params = params, .prompt_ids = prompt, .output_ids = {}};
       RefSurvey survey({0, 1, 3}, 8);
       survey.Run(row, {sampler.MakeRequest(input, 8)});
-      Sample sample;
-      const absl::Status status = sampler.Choose(input, survey.Of(0), &sample);
-      EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
-      EXPECT_THAT(std::string(status.message()), HasSubstr("NAN_LOGITS"));
+      EXPECT_EQ(sampler.Choose(input, survey.Of(0)), -1);
     }
   }
 }
