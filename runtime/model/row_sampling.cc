@@ -13,8 +13,8 @@ using kernels::SampleKind;
 namespace {
 
 // Candidates of all ranks together; the frequent tokens may all lie with one, so each lists
-// kLeastList.
-constexpr int32_t kAllLists = 1024;
+// kLeastList. More would rarely spare a row's gather, and cost one of as many words always.
+constexpr int32_t kAllLists = 512;
 constexpr int32_t kLeastList = 128;
 static_assert(kAllLists <= kernels::kMaxListSize);
 
