@@ -119,6 +119,9 @@ Tokens Serve(const Setting& setting) {
   };
   const absl::Status status = testing::RunWorld(
       SourcePath("tests/golden/logits/qwen3_untied"), options, [&](testing::Rank& rank) {
+        // Before any step there is no row.
+        EXPECT_EQ(rank.decoder.GatherRows(std::vector<int32_t>{0}, nullptr).code(),
+                  absl::StatusCode::kInternal);
         const auto end = channel.End(rank.index);
         if (rank.index != 0) {
           EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.communicator).ok());
