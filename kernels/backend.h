@@ -27,6 +27,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/sum_tree.h"
 #include "kernels/kv_cache_view.h"
+#include "kernels/sampling.h"
 
 namespace tandem::kernels {
 
@@ -336,6 +337,9 @@ class Backend {
   // out[r] = x[indices[r]], rows of `columns`.
   virtual void GatherRows(const float* x, const int32_t* indices, int64_t rows, int64_t columns,
                           float* out) = 0;
+
+  // What of choosing tokens is done in the backend's memory; null: logits go to the host.
+  virtual const SamplingOps* sampling() const { return nullptr; }
 };
 
 }  // namespace tandem::kernels

@@ -43,6 +43,7 @@ class CountingExecutor : public engine::StepExecutor {
       : inner_(inner), model_(model) {}
 
   absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override;
+  engine::RowSurveys* surveys() override { return inner_.surveys(); }
   const StepWork& done() const { return done_; }
   // What all steps take at the least, each bound by the bytes a second or by the operations.
   double SecondsAt(double bytes_per_s, double operations_per_s) const;

@@ -29,6 +29,7 @@ class LogitsRecorder : public engine::StepExecutor {
     }
     return absl::OkStatus();
   }
+  engine::RowSurveys* surveys() override { return file_ == nullptr ? inner_.surveys() : nullptr; }
 
  private:
   engine::StepExecutor& inner_;

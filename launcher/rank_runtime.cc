@@ -448,14 +448,17 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   }
   const int64_t widest =
       *std::max_element(shards_.vocab_widths.begin(), shards_.vocab_widths.end());
+  const model::SamplingTraffic sampling =
+      model::RowSampling::Traffic(shards_, decoder_options_.max_rows);
   std::vector<parallel::AllReduceTrial> trials;
   // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
   TANDEM_ASSIGN_OR_RETURN(
       device_, parallel::MakeDeviceCommunicator(
                    untimed_ != nullptr ? *untimed_ : *communicator_,
                    {.stream = kernels::CudaStreamOf(*backend_),
-                    .max_floats = sums * decoder_options_.max_tokens * config_.hidden_size,
-                    .max_gathered = decoder_options_.max_rows * widest,
+                    .max_floats = std::max(sums * decoder_options_.max_tokens * config_.hidden_size,
+                                           sampling.reduced),
+                    .max_gathered = std::max(decoder_options_.max_rows * widest, sampling.gathered),
                     .step_timeout = options.timeouts.step,
                     .deterministic = options.deterministic},
                    &trials));

@@ -18,6 +18,7 @@
 #include "kernels/cuda/linear_tiles.h"
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/pinned_upload.h"
+#include "kernels/cuda/sampling.h"
 
 namespace tandem::kernels {
 namespace {
@@ -95,6 +96,7 @@ class CudaBackend : public Backend {
     upload_ = std::make_unique<cuda::PinnedUpload>(stream_);
     TANDEM_RETURN_IF_ERROR(upload_->Create());
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
+    sampling_ = std::make_unique<cuda::CudaSampling>(stream_);
     for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
       TANDEM_ASSIGN_OR_RETURN(*scratch, Allocate(options_.scratch_bytes));
     }
@@ -379,6 +381,8 @@ class CudaBackend : public Backend {
     cuda::GatherRows(stream_, x, indices, rows, columns, out);
   }
 
+  const SamplingOps* sampling() const override { return sampling_.get(); }
+
  private:
   // A thread of the host has a current card; steps may come from another than loading.
   void Enter() const { cudaSetDevice(device_); }
@@ -498,6 +502,7 @@ class CudaBackend : public Backend {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<cuda::PinnedUpload> upload_;
   std::unique_ptr<cuda::MatrixProduct> product_;
+  std::unique_ptr<cuda::CudaSampling> sampling_;
   // Of options.scratch_bytes each.
   Buffer partials_;  // attention's cuts; LinearTiles' splits
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored

@@ -103,6 +103,8 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
     array->reserve(rows + 1);
   }
   plan_.block_tables.reserve(rows * BlocksFor(config_.max_model_len));
+  plan_.sampling.reserve(rows);
+  for (auto* array : {&chosen_, &fetched_}) array->reserve(rows);
   // Not cleared: a small batch touches only its own rows of what may be 32 MiB.
   logits_ = std::make_unique_for_overwrite<float[]>(rows * config_.vocab_size);
   plan_.block_moves.reserve(2 * kMovesPerStep);
@@ -375,9 +377,11 @@ absl::Status Engine::Step() {
     ++first_steps_;
   }
   PublishStats();
+  RequestSurveys();
   const size_t rows = plan_.logits_indices.size();
   TANDEM_RETURN_IF_ERROR(executor_->Execute(plan_, {logits_.get(), rows * config_.vocab_size}));
   EnterPart(hooks_.timer, parallel::StepPart::kSampling);
+  TANDEM_RETURN_IF_ERROR(ChooseSurveyed());
   ++work_.steps;
   scheduler_.Complete();
   const Clock::time_point now = Clock::now();
@@ -387,24 +391,63 @@ absl::Status Engine::Step() {
   return absl::OkStatus();
 }
 
+SampleInput Engine::InputOf(const ScheduledSequence& entry) const {
+  const Sequence& sequence = *entry.sequence;
+  const Request& request = requests_.at(sequence.request())->request;
+  return {.logits = {},
+          .params = request.sampling,
+          .prompt_ids = sequence.prompt_ids(),
+          .output_ids = sequence.output_ids(),
+          .choice = request.first_choice + sequence.choice()};
+}
+
+void Engine::RequestSurveys() {
+  RowSurveys* const surveys = executor_->surveys();
+  plan_.sampling.clear();
+  if (surveys == nullptr) return;
+  plan_.sampling.resize(plan_.logits_indices.size());
+  bool any = false;
+  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
+    if (entry.logits_row < 0) continue;
+    kernels::SampleRequest& request = plan_.sampling[entry.logits_row];
+    request = sampler_.MakeRequest(InputOf(entry), surveys->candidates());
+    any |= request.kind != kernels::SampleKind::kWhole;
+  }
+  if (!any) plan_.sampling.clear();
+}
+
+absl::Status Engine::ChooseSurveyed() {
+  chosen_.assign(plan_.logits_indices.size(), -1);
+  if (plan_.sampling.empty()) return absl::OkStatus();
+  RowSurveys& surveys = *executor_->surveys();
+  fetched_.clear();
+  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
+    const int32_t row = entry.logits_row;
+    if (row < 0 || plan_.sampling[row].kind == kernels::SampleKind::kWhole) continue;
+    chosen_[row] = sampler_.Choose(InputOf(entry), surveys.Of(row));
+    if (chosen_[row] < 0) fetched_.push_back(row);
+  }
+  if (fetched_.empty()) return absl::OkStatus();
+  return surveys.FetchRows(fetched_, {logits_.get(), chosen_.size() * config_.vocab_size});
+}
+
 void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
   Sequence& sequence = *entry.sequence;
   OpenRequest& open = *requests_.at(sequence.request());
   Choice& choice = *open.choices[sequence.choice()];
   const SamplingParams& params = open.request.sampling;
-  const std::span<const float> row(logits_.get() + size_t(entry.logits_row) * config_.vocab_size,
-                                   config_.vocab_size);
-  if (sequence.logits_hash) sequence.logits_hash->Update(row);
-  const absl::Status status =
-      sampler_.Run({.logits = row,
-                    .params = params,
-                    .prompt_ids = sequence.prompt_ids(),
-                    .output_ids = sequence.output_ids(),
-                    .choice = open.request.first_choice + sequence.choice()},
-                   &sample_);
-  if (!status.ok()) {
-    Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
-    return;
+  if (const int32_t chosen = chosen_[entry.logits_row]; chosen >= 0) {
+    sample_.token_id = chosen;
+  } else {
+    SampleInput input = InputOf(entry);
+    input.logits = {logits_.get() + size_t(entry.logits_row) * config_.vocab_size,
+                    static_cast<size_t>(config_.vocab_size)};
+    if (sequence.logits_hash) sequence.logits_hash->Update(input.logits);
+    const absl::Status status = sampler_.Run(input, &sample_);
+    if (!status.ok()) {
+      Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
+      return;
+    }
   }
   sequence.Append(sample_.token_id);
   ++work_.generated_tokens;

@@ -99,6 +99,11 @@ class Engine : public EngineClient {
   // What the watch decides, before a step is scheduled.
   void Watch(Clock::time_point now);
   absl::Status Step();
+  SampleInput InputOf(const ScheduledSequence& entry) const;  // without logits
+  // Fills the plan's sampling requests where the executor's ranks survey rows.
+  void RequestSurveys();
+  // Chooses from the surveys where they tell, into chosen_, and brings the other rows.
+  absl::Status ChooseSurveyed();
   void Accept(const ScheduledSequence& entry, Clock::time_point now);
   void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
   void EndAll(const absl::Status& status);
@@ -138,6 +143,8 @@ class Engine : public EngineClient {
   MemoryWatch watch_;
   StepPlan plan_;
   std::unique_ptr<float[]> logits_;  // [max running, vocab]
+  std::vector<int32_t> chosen_;      // [rows]: the token, or -1 where the row has to tell
+  std::vector<int32_t> fetched_;     // rows that came after the step
   std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;
   std::vector<std::unique_ptr<OpenRequest>> taken_;
   std::vector<RequestId> taken_cancels_;

@@ -18,6 +18,13 @@ absl::Status ModelRunner::Execute(const StepPlan& plan, std::span<float> logits)
   return decoder_.Forward(plan.Input(), logits.data());
 }
 
+absl::Status ModelRunner::FetchRows(std::span<const int32_t> rows, std::span<float> logits) {
+  rows_plan_.kind = StepPlan::Kind::kRows;
+  rows_plan_.logits_indices.assign(rows.begin(), rows.end());
+  TANDEM_RETURN_IF_ERROR(Send(rows_plan_));
+  return decoder_.GatherRows(rows, logits.data());
+}
+
 absl::Status ModelRunner::Heartbeat() {
   StepPlan plan;
   plan.kind = StepPlan::Kind::kHeartbeat;
@@ -43,6 +50,9 @@ absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
       case StepPlan::Kind::kForward:
         decoder.MoveBlocks(plan.block_moves);
         TANDEM_RETURN_IF_ERROR(decoder.Forward(plan.Input(), nullptr));
+        break;
+      case StepPlan::Kind::kRows:
+        TANDEM_RETURN_IF_ERROR(decoder.GatherRows(plan.logits_indices, nullptr));
         break;
       case StepPlan::Kind::kHeartbeat:
         TANDEM_RETURN_IF_ERROR(communicator.Barrier());

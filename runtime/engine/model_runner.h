@@ -13,13 +13,14 @@
 namespace tandem::engine {
 
 // Rank 0. Decoder, channel and communicator outlive it; the channel is null in a world of one.
-class ModelRunner : public StepExecutor {
+class ModelRunner : public StepExecutor, private RowSurveys {
  public:
   ModelRunner(model::Decoder* decoder, parallel::StepChannel* channel,
               parallel::Communicator* communicator)
       : decoder_(*decoder), channel_(channel), communicator_(*communicator) {}
 
   absl::Status Execute(const StepPlan& plan, std::span<float> logits) override;
+  RowSurveys* surveys() override { return decoder_.candidates() > 0 ? this : nullptr; }
 
   // Between steps: an error if a rank does not answer, as a step would find.
   absl::Status Heartbeat();
@@ -28,11 +29,16 @@ class ModelRunner : public StepExecutor {
   absl::Status Shutdown();
 
  private:
+  int32_t candidates() const override { return decoder_.candidates(); }
+  std::span<const kernels::RankSurvey> Of(int32_t row) override { return decoder_.Survey(row); }
+  absl::Status FetchRows(std::span<const int32_t> rows, std::span<float> logits) override;
+
   absl::Status Send(const StepPlan& plan);
 
   model::Decoder& decoder_;
   parallel::StepChannel* channel_;
   parallel::Communicator& communicator_;
+  StepPlan rows_plan_;  // of kind kRows
   std::vector<std::byte> message_;
 };
 

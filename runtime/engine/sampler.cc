@@ -9,40 +9,27 @@
 #include <utility>
 
 #include "kernels/base/check.h"
-#include "runtime/engine/exact_math.h"
+#include "kernels/base/exact_math.h"
+#include "kernels/base/sampling_math.h"
 #include "runtime/engine/philox.h"
 
 namespace tandem::engine {
 namespace {
 
+using kernels::ExactExp;
+using kernels::ExactLog;
+using kernels::kInfinityKey;
+using kernels::kLargestWeight;
+using kernels::kMinusInfinityKey;
+using kernels::kWeightBits;
+using kernels::OrderedKey;
+using kernels::PackedId;
+using kernels::PackedKey;
+using kernels::PackedLogit;
+using kernels::PackToken;
+using kernels::SampleKind;
+
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr int kWeightBits = 44;
-constexpr uint64_t kLargestWeight = uint64_t{1} << kWeightBits;
-
-// Signed integers in the order of the floats (minus zero equal to zero): their
-// comparisons vectorize, those of floats do not because of NaN. NaN lies beyond
-// the infinities, on the side of its sign bit.
-int32_t OrderedKey(float x) {
-  const auto bits = std::bit_cast<int32_t>(x + 0.0f);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
-
-float FromOrderedKey(int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
-
-// One integer a token: a larger one comes first in the order.
-uint64_t Pack(int32_t key, int32_t id) {
-  return (uint64_t{static_cast<uint32_t>(key) ^ 0x80000000u} << 32) |
-         (0xffffffffu - static_cast<uint32_t>(id));
-}
-
-int32_t PackedId(uint64_t token) {
-  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(token));
-}
-
-float PackedLogit(uint64_t token) {
-  return FromOrderedKey(static_cast<int32_t>(static_cast<uint32_t>(token >> 32) ^ 0x80000000u));
-}
-
 struct Argmax {
   int32_t id = -1;
   float logit = kMinusInfinity;
@@ -71,9 +58,9 @@ Argmax FindLargest(std::span<const float> logits) {
       where = begin;
     }
   }
-  const int32_t minus = OrderedKey(kMinusInfinity);
   Argmax result;
-  result.valid = smallest >= minus && largest > minus && largest < OrderedKey(-kMinusInfinity);
+  result.valid =
+      smallest >= kMinusInfinityKey && largest > kMinusInfinityKey && largest < kInfinityKey;
   if (!result.valid) return result;
   while (OrderedKey(logits[where]) != largest) ++where;
   result.id = static_cast<int32_t>(where);
@@ -81,14 +68,10 @@ Argmax FindLargest(std::span<const float> logits) {
   return result;
 }
 
-// 2^44 exp((logit - largest) / temperature), to nearest. Below -32 it is 0, so
-// that minus infinity needs no case of its own. The bias of 2^52 leaves the
-// rounded integer in the low bits of the sum, in a form that vectorizes.
+// Minus infinity needs no case of its own.
 uint64_t Weight(float logit, double largest, double inverse_temperature) {
-  double x = (static_cast<double>(logit) - largest) * inverse_temperature;
-  x = x > -32.0 ? x : -32.0;
-  const double scaled = ExactExp(x) * static_cast<double>(kLargestWeight) + 0x1p52;
-  return std::bit_cast<uint64_t>(scaled) - std::bit_cast<uint64_t>(0x1p52);
+  const double x = (static_cast<double>(logit) - largest) * inverse_temperature;
+  return kernels::WeightOf(x > kernels::kNoWeight ? x : kernels::kNoWeight);
 }
 
 uint64_t FillWeights(std::span<const float> logits, double largest, double inverse_temperature,
@@ -107,6 +90,47 @@ uint64_t FillWeights(std::span<const float> logits, double largest, double inver
 // The weight that a prefix must reach.
 uint64_t Share(float share, uint64_t total) {
   return static_cast<uint64_t>(std::ceil(static_cast<double>(share) * static_cast<double>(total)));
+}
+
+double InverseTemperature(const SamplingParams& params) {
+  return 1.0 / static_cast<double>(params.temperature);
+}
+
+// The draw's random bits.
+uint64_t Uniform(const SampleInput& input) {
+  const auto position = static_cast<uint32_t>(input.prompt_ids.size() + input.output_ids.size());
+  const uint64_t seed = input.params.seed;
+  const std::array<uint32_t, 4> random =
+      Philox4x32({position, static_cast<uint32_t>(input.choice), 0, 0},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return (uint64_t{random[1]} << 32) | random[0];
+}
+
+// Whether bias, penalties or banned stop ids change the row.
+bool Processes(const SampleInput& input) {
+  const SamplingParams& params = input.params;
+  return !params.logit_bias.empty() || params.repetition_penalty != 1.0f ||
+         params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f ||
+         static_cast<int32_t>(input.output_ids.size()) < params.min_tokens;
+}
+
+// The next token of the order among all ranks' candidates; 0 where none is known to be it.
+uint64_t NextCandidate(std::span<const kernels::RankSurvey> ranks, std::vector<size_t>& taken) {
+  uint64_t next = 0;
+  size_t from = 0;
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    if (taken[r] < ranks[r].candidates.size()) {
+      const uint64_t token = ranks[r].candidates[taken[r]];
+      if (token > next) {
+        next = token;
+        from = r;
+      }
+    } else if (ranks[r].survey->complete == 0) {
+      return 0;
+    }
+  }
+  if (next != 0) ++taken[from];
+  return next;
 }
 
 // Log of the sum of e^(logit - largest), added in 8 fixed lanes.
@@ -169,10 +193,10 @@ absl::Status Sampler::Run(const SampleInput& input, Sample* sample) {
 
 std::span<const float> Sampler::Process(const SampleInput& input) {
   const SamplingParams& params = input.params;
+  if (!Processes(input)) return input.logits;
   const bool repetition = params.repetition_penalty != 1.0f;
   const bool counted = params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
   const bool too_short = static_cast<int32_t>(input.output_ids.size()) < params.min_tokens;
-  if (params.logit_bias.empty() && !repetition && !counted && !too_short) return input.logits;
 
   std::copy(input.logits.begin(), input.logits.end(), row_.begin());
   for (const auto& [id, bias] : params.logit_bias) row_[id] += bias;
@@ -237,12 +261,12 @@ void Sampler::SelectTopK(std::span<const float> logits, int32_t k) {
     const auto kth = kept_.begin() + static_cast<std::ptrdiff_t>(count) - 1;
     std::nth_element(kept_.begin(), kth, kept_.end(), std::greater<>());
     kept_.resize(count);
-    threshold = OrderedKey(PackedLogit(kept_.back()));
+    threshold = PackedKey(kept_.back());
   };
   for (size_t i = 0; i < logits.size(); ++i) {
     const int32_t key = OrderedKey(logits[i]);
     if (key <= threshold) continue;
-    kept_.push_back(Pack(key, static_cast<int32_t>(i)));
+    kept_.push_back(PackToken(key, static_cast<int32_t>(i)));
     if (kept_.size() == full) cut();
   }
   cut();
@@ -255,7 +279,7 @@ uint64_t Sampler::GatherAbove(std::span<const float> logits, uint64_t bar) {
   for (size_t i = 0; i < logits.size(); ++i) {
     if (weights_[i] < bar) continue;
     mass += weights_[i];
-    kept_.push_back(Pack(OrderedKey(logits[i]), static_cast<int32_t>(i)));
+    kept_.push_back(PackToken(OrderedKey(logits[i]), static_cast<int32_t>(i)));
   }
   return mass;
 }
@@ -295,7 +319,8 @@ void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
 }
 
 void Sampler::OrderKeptById(std::span<const float> logits) {
-  if (kept_.size() < 1024) {  // the low half of a packed token is its id's complement
+  if (kept_.size() < 1024 ||
+      logits.empty()) {  // the low half of a packed token is its id's complement
     std::sort(kept_.begin(), kept_.end(), [](uint64_t a, uint64_t b) {
       return static_cast<uint32_t>(a) > static_cast<uint32_t>(b);
     });
@@ -305,73 +330,131 @@ void Sampler::OrderKeptById(std::span<const float> logits) {
   const uint64_t last = *std::min_element(kept_.begin(), kept_.end());
   kept_.clear();
   for (size_t i = 0; i < logits.size(); ++i) {
-    const uint64_t token = Pack(OrderedKey(logits[i]), static_cast<int32_t>(i));
+    const uint64_t token = PackToken(OrderedKey(logits[i]), static_cast<int32_t>(i));
     if (token >= last) kept_.push_back(token);
   }
 }
 
-int32_t Sampler::Draw(std::span<const float> logits, float largest, const SampleInput& input) {
-  const SamplingParams& params = input.params;
-  const double inverse_temperature = 1.0 / static_cast<double>(params.temperature);
-  const double top = largest;
+bool Sampler::UsesTopK(const SamplingParams& params) const {
+  return params.top_k > 0 && params.top_k < vocab_size_;
+}
+
+void Sampler::WeighTopK(float largest, const SamplingParams& params) {
   uint64_t total = 0;
-  const bool use_kept = (params.top_k > 0 && params.top_k < vocab_size_) || params.top_p < 1.0f;
-  if (params.top_k > 0 && params.top_k < vocab_size_) {
-    SelectTopK(logits, params.top_k);
-    for (const uint64_t token : kept_) {
-      const uint64_t weight = Weight(PackedLogit(token), top, inverse_temperature);
-      weights_[PackedId(token)] = weight;
-      total += weight;
-    }
-    if (params.top_p < 1.0f) {
-      const uint64_t needed = Share(params.top_p, total);
-      uint64_t mass = 0;
-      size_t count = 0;
-      while (mass < needed) mass += weights_[PackedId(kept_[count++])];
-      kept_.resize(count);
-    }
-  } else {
-    total = FillWeights(logits, top, inverse_temperature, weights_.data());
-    if (params.top_p < 1.0f) SelectByWeight(logits, Share(params.top_p, total));
+  for (const uint64_t token : kept_) {
+    const uint64_t weight = Weight(PackedLogit(token), largest, InverseTemperature(params));
+    weights_[PackedId(token)] = weight;
+    total += weight;
   }
-  const uint64_t least = Share(params.min_p, kLargestWeight);
+  if (params.top_p == 1.0f) return;
+  const uint64_t needed = Share(params.top_p, total);
+  uint64_t mass = 0;
+  size_t count = 0;
+  while (mass < needed) mass += weights_[PackedId(kept_[count++])];
+  kept_.resize(count);
+}
 
-  const auto position = static_cast<uint32_t>(input.prompt_ids.size() + input.output_ids.size());
-  const std::array<uint32_t, 4> random =
-      Philox4x32({position, static_cast<uint32_t>(input.choice), 0, 0},
-                 {static_cast<uint32_t>(params.seed), static_cast<uint32_t>(params.seed >> 32)});
-  const uint64_t uniform = (uint64_t{random[1]} << 32) | random[0];
-  const auto target = [uniform](uint64_t sum) {  // 0 .. sum - 1
-    return static_cast<uint64_t>((static_cast<unsigned __int128>(uniform) * sum) >> 64);
-  };
-
-  if (use_kept) {
-    OrderKeptById(logits);
-    std::erase_if(kept_, [&](uint64_t token) { return weights_[PackedId(token)] < least; });
-    total = 0;
-    for (const uint64_t token : kept_) total += weights_[PackedId(token)];
-    uint64_t rest = target(total);
-    for (const uint64_t token : kept_) {
-      const int32_t id = PackedId(token);
-      if (rest < weights_[id]) return id;
-      rest -= weights_[id];
-    }
-  } else {
-    if (least > 0) {
-      total = 0;
-      for (uint64_t& weight : weights_) {
-        weight = weight < least ? 0 : weight;
-        total += weight;
-      }
-    }
-    uint64_t rest = target(total);
-    for (int32_t id = 0; id < vocab_size_; ++id) {
-      if (rest < weights_[id]) return id;
-      rest -= weights_[id];
-    }
+int32_t Sampler::DrawKept(std::span<const float> logits, const SampleInput& input) {
+  const uint64_t least = Share(input.params.min_p, kLargestWeight);
+  OrderKeptById(logits);
+  std::erase_if(kept_, [&](uint64_t token) { return weights_[PackedId(token)] < least; });
+  uint64_t total = 0;
+  for (const uint64_t token : kept_) total += weights_[PackedId(token)];
+  uint64_t rest = kernels::DrawTarget(Uniform(input), total);
+  for (const uint64_t token : kept_) {
+    const int32_t id = PackedId(token);
+    if (rest < weights_[id]) return id;
+    rest -= weights_[id];
   }
   TANDEM_CHECK(false && "the kept weights add up to their sum");
   return -1;
+}
+
+int32_t Sampler::Draw(std::span<const float> logits, float largest, const SampleInput& input) {
+  const SamplingParams& params = input.params;
+  if (UsesTopK(params)) {
+    SelectTopK(logits, params.top_k);
+    WeighTopK(largest, params);
+    return DrawKept(logits, input);
+  }
+  uint64_t total = FillWeights(logits, largest, InverseTemperature(params), weights_.data());
+  if (params.top_p < 1.0f) {
+    SelectByWeight(logits, Share(params.top_p, total));
+    return DrawKept(logits, input);
+  }
+  const uint64_t least = Share(params.min_p, kLargestWeight);
+  if (least > 0) {
+    total = 0;
+    for (uint64_t& weight : weights_) {
+      weight = weight < least ? 0 : weight;
+      total += weight;
+    }
+  }
+  uint64_t rest = kernels::DrawTarget(Uniform(input), total);
+  for (int32_t id = 0; id < vocab_size_; ++id) {
+    if (rest < weights_[id]) return id;
+    rest -= weights_[id];
+  }
+  TANDEM_CHECK(false && "the weights add up to their sum");
+  return -1;
+}
+
+kernels::SampleRequest Sampler::MakeRequest(const SampleInput& input, int32_t candidates) const {
+  const SamplingParams& params = input.params;
+  kernels::SampleRequest request;
+  if (params.logprobs >= 0 || params.logits_hash || Processes(input)) return request;
+  if (params.temperature == 0.0f) {
+    request.kind = SampleKind::kLargest;
+  } else if (UsesTopK(params)) {
+    if (params.top_k <= candidates) request.kind = SampleKind::kCandidates;
+  } else if (params.top_p < 1.0f) {
+    request.kind = SampleKind::kNucleus;
+    request.inverse_temperature = InverseTemperature(params);
+  } else {
+    request.kind = SampleKind::kDraw;
+    request.inverse_temperature = InverseTemperature(params);
+    request.least = Share(params.min_p, kLargestWeight);
+    request.uniform = Uniform(input);
+  }
+  return request;
+}
+
+int32_t Sampler::Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks) {
+  const SamplingParams& params = input.params;
+  uint64_t first = 0, total = 0;
+  int32_t drawn = -1;
+  for (const kernels::RankSurvey& rank : ranks) {
+    if (rank.survey->valid == 0) return -1;
+    first = std::max(first, rank.survey->largest);
+    total += rank.survey->total;
+    drawn = std::max(drawn, rank.survey->drawn);
+  }
+  if (PackedKey(first) <= kMinusInfinityKey) return -1;
+  if (params.temperature == 0.0f) return PackedId(first);
+  if (!UsesTopK(params) && params.top_p == 1.0f) return drawn;
+  const float largest = PackedLogit(first);
+  kept_.clear();
+  taken_.assign(ranks.size(), 0);
+  if (UsesTopK(params)) {
+    while (kept_.size() < static_cast<size_t>(params.top_k)) {
+      const uint64_t token = NextCandidate(ranks, taken_);
+      if (token == 0) return -1;
+      kept_.push_back(token);
+    }
+    WeighTopK(largest, params);
+  } else {
+    const uint64_t needed = Share(params.top_p, total);
+    uint64_t mass = 0;
+    while (mass < needed) {
+      const uint64_t token = NextCandidate(ranks, taken_);
+      if (token == 0) return -1;
+      const uint64_t weight = Weight(PackedLogit(token), largest, InverseTemperature(params));
+      weights_[PackedId(token)] = weight;
+      mass += weight;
+      kept_.push_back(token);
+    }
+  }
+  return DrawKept({}, input);
 }
 
 }  // namespace tandem::engine

@@ -33,6 +33,9 @@
 // run continued from prompt plus partial output draws as one that never
 // stopped. Its first 64 bits, scaled to the kept weights' sum, are looked up in
 // their running sum in order of ids.
+//
+// Where logits lie in cards' memory, Choose does the same from what the ranks say of
+// their columns (kernels/sampling.h): the same integers, so the same token.
 #pragma once
 
 #include <cstdint>
@@ -40,13 +43,14 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/sampling.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/sampling_params.h"
 
 namespace tandem::engine {
 
 struct SampleInput {
-  std::span<const float> logits;  // [vocab], raw
+  std::span<const float> logits;  // [vocab], raw; for Run alone
   const SamplingParams& params;   // valid, see ValidateSamplingParams
   std::span<const int32_t> prompt_ids;
   std::span<const int32_t> output_ids;
@@ -76,18 +80,32 @@ class Sampler {
   // no token. Reuses sample's memory.
   absl::Status Run(const SampleInput& input, Sample* sample);
 
+  // What ranks that list `candidates` tokens each are to survey, so that Choose can do without
+  // the row; kWhole where only Run can choose.
+  kernels::SampleRequest MakeRequest(const SampleInput& input, int32_t candidates) const;
+
+  // The token that Run would choose, from all ranks' surveys of the row, in order of ids; -1
+  // where only the row can tell: too few candidates, or logits that are not numbers.
+  int32_t Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks);
+
  private:
+  bool UsesTopK(const SamplingParams& params) const;
   // The row after steps 2 to 5: the raw one, or row_ where something applied.
   std::span<const float> Process(const SampleInput& input);
   void FillLogprobs(std::span<const float> logits, float largest, int32_t k, Sample* sample);
   int32_t Draw(std::span<const float> logits, float largest, const SampleInput& input);
+  // Sets the weights of kept_, the first top_k tokens in order, and cuts it to top_p of them.
+  void WeighTopK(float largest, const SamplingParams& params);
+  // Draws from kept_, a prefix of the order whose weights are set, those that min_p keeps.
+  // `logits` may be empty.
+  int32_t DrawKept(std::span<const float> logits, const SampleInput& input);
   // Sets kept_ to the first k tokens of the order, sorted.
   void SelectTopK(std::span<const float> logits, int32_t k);
   // Sets kept_ to the tokens that weigh at least `bar`, and returns their sum.
   uint64_t GatherAbove(std::span<const float> logits, uint64_t bar);
   // Sets kept_ to the shortest prefix of the order, unsorted, whose weight reaches `needed`.
   void SelectByWeight(std::span<const float> logits, uint64_t needed);
-  // Sorts kept_, a prefix of the order, by id.
+  // Sorts kept_, a prefix of the order, by id; with the logits faster where it is long.
   void OrderKeptById(std::span<const float> logits);
 
   const int32_t vocab_size_;
@@ -95,7 +113,8 @@ class Sampler {
   std::vector<float> row_;         // [vocab]
   std::vector<uint32_t> counts_;   // [vocab], all 0 between calls
   std::vector<uint64_t> weights_;  // [vocab]
-  std::vector<uint64_t> kept_;     // [<= vocab], packed tokens, see sampler.cc
+  std::vector<uint64_t> kept_;     // [<= vocab], packed tokens (kernels/base/sampling_math.h)
+  std::vector<size_t> taken_;      // candidates of each rank, while they are merged
 };
 
 }  // namespace tandem::engine

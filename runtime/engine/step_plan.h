@@ -10,12 +10,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/sampling.h"
 #include "runtime/model/step_input.h"
 
 namespace tandem::engine {
 
 struct StepPlan {
-  enum class Kind : uint32_t { kForward = 1, kShutdown = 2, kHeartbeat = 3 };
+  // kRows: logits_indices are rows of the last forward plan, ascending, that are to come whole
+  // after all.
+  enum class Kind : uint32_t { kForward = 1, kShutdown = 2, kHeartbeat = 3, kRows = 4 };
 
   Kind kind = Kind::kForward;
   uint64_t sequence_number = 0;    // counts plans of one world; ranks check it
@@ -27,6 +30,7 @@ struct StepPlan {
   std::vector<int32_t> block_tables;
   int32_t max_blocks = 0;
   std::vector<int32_t> logits_indices;
+  std::vector<kernels::SampleRequest> sampling;  // [rows], or none: rows come whole
   // Pairs of KV blocks (from, to) that are copied, in order, before the step.
   std::vector<int32_t> block_moves;
 

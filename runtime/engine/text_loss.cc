@@ -4,10 +4,13 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
-#include "runtime/engine/exact_math.h"
+#include "kernels/base/exact_math.h"
 
 namespace tandem::engine {
 namespace {
+
+using kernels::ExactExp;
+using kernels::ExactLog;
 
 // log of the sum of exp(logits).
 double LogSumExp(std::span<const float> logits) {

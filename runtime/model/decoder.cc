@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/base/check.h"
@@ -65,6 +66,10 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
   backend.CopyFromHost(workspace.inverse_frequencies, frequencies.data(),
                        frequencies.size() * sizeof(float));
   decoder->step_memory_ = StepMemory(backend, options.step_limits(), workspace.step);
+  if (backend.sampling() != nullptr) {
+    decoder->sampling_ = std::make_unique<RowSampling>(backend, communicator, decoder->plan_,
+                                                       options.max_rows, workspace.sampling);
+  }
   TANDEM_RETURN_IF_ERROR(decoder->RecordSteps());
   backend.Synchronize();
   TANDEM_RETURN_IF_ERROR(backend.status());
@@ -84,8 +89,34 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   } else {
     TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
   }
-  return communicator_.GatherColumns(workspace_.logits, input.num_rows(), plan_.vocab_widths,
-                                     logits);
+  step_rows_ = input.num_rows();
+  if (input.sampling.empty()) {
+    return communicator_.GatherColumns(workspace_.logits, step_rows_, plan_.vocab_widths, logits);
+  }
+  if (sampling_ == nullptr) return absl::InternalError("step: this backend surveys no rows");
+  TANDEM_RETURN_IF_ERROR(sampling_->Survey(input.sampling, workspace_.logits));
+  whole_rows_.clear();
+  for (int32_t row = 0; row < step_rows_; ++row) {
+    if (input.sampling[row].kind == kernels::SampleKind::kWhole) whole_rows_.push_back(row);
+  }
+  return GatherRows(whole_rows_, logits);
+}
+
+absl::Status Decoder::GatherRows(std::span<const int32_t> rows, float* logits) {
+  if (!rows.empty() && rows.back() >= step_rows_) {
+    return absl::InternalError(
+        absl::StrCat("step: row ", rows.back(), " of ", step_rows_, " is asked for"));
+  }
+  // Neighbours together.
+  for (size_t begin = 0, end; begin < rows.size(); begin = end) {
+    end = begin + 1;
+    while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
+    const int64_t first = rows[begin];
+    TANDEM_RETURN_IF_ERROR(communicator_.GatherColumns(
+        workspace_.logits + first * shard_.vocab.size(), static_cast<int64_t>(end - begin),
+        plan_.vocab_widths, logits == nullptr ? nullptr : logits + first * config_.vocab_size));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::RecordSteps() {

@@ -24,6 +24,7 @@
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
+#include "runtime/model/row_sampling.h"
 #include "runtime/model/step_input.h"
 #include "runtime/model/step_memory.h"
 #include "runtime/model/weight_stream.h"
@@ -89,8 +90,16 @@ class Decoder {
                            const kernels::Backend& backend, const DecoderOptions& options);
 
   // One step on all ranks. logits is [rows, vocab] in fp32 on rank 0 and unused
-  // elsewhere. An error is final for the world.
+  // elsewhere; rows whose sampling request is not kWhole are surveyed instead, and their places
+  // stay as they are. An error is final for the world.
   absl::Status Forward(const StepInput& input, float* logits);
+
+  // Candidates that ranks list for a row that is surveyed; 0: they cannot, all rows come whole.
+  int32_t candidates() const { return sampling_ == nullptr ? 0 : RowSampling::ListSize(plan_); }
+  // On rank 0: what the ranks say of a surveyed row of the last step. Until the next.
+  std::span<const kernels::RankSurvey> Survey(int32_t row) { return sampling_->Of(row); }
+  // On all ranks: rows of the last step, ascending, into their places of logits after all.
+  absl::Status GatherRows(std::span<const int32_t> rows, float* logits);
 
   // Copies KV blocks, pairs (from, to), in order. Every rank, before the step that uses them.
   void MoveBlocks(std::span<const int32_t> moves) { kv_cache_.Move(backend_, moves); }
@@ -135,6 +144,7 @@ class Decoder {
     float* logits = nullptr;               // [rows, local vocab]
     float* inverse_frequencies = nullptr;  // [head_dim / 2]
     float* step = nullptr;                 // StepMemory's
+    float* sampling = nullptr;             // RowSampling's
     static size_t Layout(const loader::ModelConfig& config, const parallel::ShardPlan& plan,
                          int rank, const kernels::Backend& backend, const DecoderOptions& options,
                          Workspace* out);
@@ -183,7 +193,10 @@ class Decoder {
   KvCache kv_cache_;
   Workspace workspace_;
   StepMemory step_memory_;
-  std::vector<RecordedStep> recorded_;  // fewer sequences first, then shorter contexts
+  std::unique_ptr<RowSampling> sampling_;  // null: the backend surveys nothing
+  int32_t step_rows_ = 0;                  // of the last step
+  std::vector<int32_t> whole_rows_;        // of it
+  std::vector<RecordedStep> recorded_;     // fewer sequences first, then shorter contexts
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;

@@ -303,6 +303,9 @@ size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
   place(&Workspace::logits, options.max_rows * shard.vocab.size());
   place(&Workspace::inverse_frequencies, config.head_dim / 2);
   place(&Workspace::step, StepMemory::Bytes(backend, options.step_limits()) / sizeof(float));
+  if (backend.sampling() != nullptr) {
+    place(&Workspace::sampling, RowSampling::Bytes(plan, options.max_rows) / sizeof(float));
+  }
   return offset;
 }
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/sampling.h"
+
 namespace tandem::model {
 
 // Tokens per KV block, fixed: attention adds in this order, and a vector lane
@@ -19,7 +21,8 @@ struct StepInput {
   std::span<const int32_t> context_lens;  // [sequences], tokens in the cache after the step
   std::span<const int32_t> block_tables;  // [sequences, max_blocks], padded with -1
   int32_t max_blocks = 0;
-  std::span<const int32_t> logits_indices;  // [rows], which tokens need logits
+  std::span<const int32_t> logits_indices;           // [rows], which tokens need logits
+  std::span<const kernels::SampleRequest> sampling;  // [rows], or none: all rows come whole
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_sequences() const { return static_cast<int32_t>(context_lens.size()); }

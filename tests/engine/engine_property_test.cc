@@ -1,7 +1,7 @@
 // Random requests through random engines against Oracle: the tokens and the
 // hash of all logits depend on a request alone, not on batch companions, chunk
 // size, block pool, pre-emption, prefix cache, cancels or what the memory watch does
-// around it.
+// around it, nor on whether rows of logits come whole or are surveyed by ranks.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -27,6 +27,7 @@ Request RandomRequest(std::mt19937& random, int32_t max_prompt, int32_t max_toke
   params.temperature = random() % 3 == 0 ? 0.0f : 1.2f;
   params.top_k = random() % 2 == 0 ? 0 : 10;
   params.top_p = random() % 2 == 0 ? 1.0f : 0.9f;
+  params.min_p = random() % 4 == 0 ? 0.1f : 0.0f;
   params.repetition_penalty = random() % 4 == 0 ? 1.2f : 1.0f;
   params.frequency_penalty = random() % 4 == 0 ? 0.3f : 0.0f;
   params.seed = random();
@@ -65,6 +66,10 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
       break;
   }
   FakeExecutor executor(config);
+  if (seed % 2 == 0) {
+    const auto cut = static_cast<int32_t>(seed / 2 % (kVocab + 1));
+    executor.SurveyWith({0, cut, kVocab}, seed % 4 == 0 ? 4 : 16);
+  }
   auto engine = Engine::Create(config, &executor);
   ASSERT_TRUE(engine.ok()) << engine.status();
   (*engine)->Start();

@@ -352,8 +352,12 @@ TEST_F(EngineTest, AnExecutorsErrorIsFinal) {
   EXPECT_TRUE(engine_->Drain(Clock::now()).ok());  // nothing is open
 }
 
-TEST_F(EngineTest, NanLogitsEndTheirChoiceOnly) {
+class EngineSurveyTest : public EngineTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(, EngineSurveyTest, ::testing::Bool());
+
+TEST_P(EngineSurveyTest, NanLogitsEndTheirChoiceOnly) {
   Make(Config(), {}, /*start=*/false);
+  if (GetParam()) executor_->SurveyWith({0, 20, 40}, 8);
   const Request bad = Prompt(20);
   const Request good = Prompt(33);
   executor_->nan_token = bad.prompt_ids.back();
@@ -368,6 +372,41 @@ TEST_F(EngineTest, NanLogitsEndTheirChoiceOnly) {
   EXPECT_EQ(a.choice().last.status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(a.choice().last.status.message()), HasSubstr("NAN_LOGITS"));
   EXPECT_TRUE(engine_->Failure().ok());
+}
+
+TEST_F(EngineTest, SurveyedRowsGiveTheSameTokens) {
+  Make(Config(), {}, /*start=*/false);
+  executor_->SurveyWith({0, 11, 12, 40}, 6);
+  const SamplingParams all[] = {
+      {.temperature = 0},
+      {.temperature = 1},
+      {.temperature = 0.6f, .top_p = 0.95f},  // wider than the candidates, at times
+      {.temperature = 0.3f, .top_p = 0.5f},
+      {.temperature = 0.6f, .top_k = 5, .top_p = 0.95f},
+      {.temperature = 1, .top_k = 20},  // more than are listed
+      {.temperature = 1, .min_p = 0.2f},
+      {.temperature = 0, .frequency_penalty = 1.0f},
+  };
+  std::vector<Request> requests;
+  std::vector<std::unique_ptr<Collector>> collectors;
+  for (const SamplingParams& params : all) {
+    Request request = Prompt(3 + static_cast<int32_t>(requests.size()), params);
+    request.sampling.max_tokens = 40;
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = 5;
+    collectors.push_back(std::make_unique<Collector>(1));
+    Submit(request, *collectors.back());
+    requests.push_back(std::move(request));
+  }
+  engine_->Start();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_TRUE(collectors[i]->Wait());
+    EXPECT_EQ(collectors[i]->choice().tokens, Oracle(requests[i], 0, config_).tokens) << i;
+  }
+  engine_->Stop();
+  EXPECT_EQ(executor_->surveyed_rows, 6 * 40);
+  EXPECT_GT(executor_->fetched_rows, 0);
+  EXPECT_LE(executor_->fetched_rows, 2 * 40);
 }
 
 TEST_F(EngineTest, LogprobsComeWithTheirTokens) {

@@ -1,4 +1,4 @@
-#include "runtime/engine/exact_math.h"
+#include "kernels/base/exact_math.h"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +9,9 @@
 
 namespace tandem::engine {
 namespace {
+
+using kernels::ExactExp;
+using kernels::ExactLog;
 
 // long double's 64-bit mantissa is the oracle; 2^-50 is the header's promise.
 TEST(ExactMathTest, ExpIsWithinItsBound) {

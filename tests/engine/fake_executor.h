@@ -9,12 +9,15 @@
 #include <cmath>
 #include <condition_variable>
 #include <functional>
+#include <limits>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
 
 #include "runtime/engine/engine.h"
+#include "tests/engine/ref_survey.h"
 
 namespace tandem::engine {
 
@@ -86,7 +89,7 @@ inline Expected Oracle(const Request& request, int32_t choice, const EngineConfi
   return expected;
 }
 
-class FakeExecutor : public StepExecutor {
+class FakeExecutor : public StepExecutor, private RowSurveys {
  public:
   explicit FakeExecutor(const EngineConfig& config)
       : config_(config), kv_(size_t{16} * config.num_blocks, 0xdeadbeef) {}
@@ -95,8 +98,50 @@ class FakeExecutor : public StepExecutor {
   std::function<absl::Status(const StepPlan&)> before_step;
   // Rows whose sequence's last token is this one become NaN; -1: none.
   int32_t nan_token = -1;
+  // Rows are surveyed where plans ask for it; see SurveyWith.
+  int64_t surveyed_rows = 0, fetched_rows = 0;
 
-  absl::Status Execute(const StepPlan& plan, std::span<float> logits) override {
+  // From now on as an executor whose ranks have the ids [cuts[r], cuts[r + 1]).
+  void SurveyWith(std::vector<int32_t> cuts, int32_t list_size) {
+    survey_.emplace(std::move(cuts), list_size);
+  }
+  RowSurveys* surveys() override { return survey_ ? this : nullptr; }
+
+  absl::Status Execute(const StepPlan& plan, std::span<float> out) override {
+    step_.resize(out.size());
+    const std::span<float> logits = step_;
+    if (absl::Status status = Compute(plan, logits); !status.ok()) return status;
+    if (plan.sampling.empty()) {
+      std::copy(logits.begin(), logits.end(), out.begin());
+      return absl::OkStatus();
+    }
+    survey_->Run(logits, parsed_.sampling);
+    std::fill(out.begin(), out.end(), std::numeric_limits<float>::quiet_NaN());
+    for (size_t row = 0; row < plan.sampling.size(); ++row) {
+      if (plan.sampling[row].kind == kernels::SampleKind::kWhole) {
+        Bring(row, out);
+      } else {
+        ++surveyed_rows;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  int32_t candidates() const override { return survey_->list_size(); }
+  std::span<const kernels::RankSurvey> Of(int32_t row) override { return survey_->Of(row); }
+  absl::Status FetchRows(std::span<const int32_t> rows, std::span<float> out) override {
+    for (const int32_t row : rows) Bring(row, out);
+    fetched_rows += static_cast<int64_t>(rows.size());
+    return absl::OkStatus();
+  }
+
+  void Bring(size_t row, std::span<float> out) const {
+    const auto begin = static_cast<std::ptrdiff_t>(row * config_.vocab_size);
+    std::copy_n(step_.begin() + begin, config_.vocab_size, out.begin() + begin);
+  }
+
+  absl::Status Compute(const StepPlan& plan, std::span<float> logits) {
     if (before_step) {
       if (absl::Status status = before_step(plan); !status.ok()) return status;
     }
@@ -149,10 +194,11 @@ class FakeExecutor : public StepExecutor {
     return absl::OkStatus();
   }
 
- private:
   const EngineConfig config_;
   std::vector<uint64_t> kv_;  // [slots]
   StepPlan parsed_;
+  std::optional<RefSurvey> survey_;
+  std::vector<float> step_;  // [rows, vocab] of the last step
 };
 
 // Collects the events of one request. Thread-safe.

@@ -23,6 +23,8 @@ StepPlan Example() {
   plan.max_blocks = 2;
   plan.block_tables = {9, 5, 4, -1};
   plan.logits_indices = {0, 3};
+  plan.sampling = {{.kind = kernels::SampleKind::kDraw, .inverse_temperature = 1.5, .uniform = 7},
+                   {.kind = kernels::SampleKind::kWhole}};
   return plan;
 }
 
@@ -43,6 +45,13 @@ void ExpectEqual(const StepPlan& a, const StepPlan& b) {
   EXPECT_EQ(a.block_tables, b.block_tables);
   EXPECT_EQ(a.max_blocks, b.max_blocks);
   EXPECT_EQ(a.logits_indices, b.logits_indices);
+  ASSERT_EQ(a.sampling.size(), b.sampling.size());
+  for (size_t i = 0; i < a.sampling.size(); ++i) {
+    EXPECT_EQ(a.sampling[i].kind, b.sampling[i].kind);
+    EXPECT_EQ(a.sampling[i].inverse_temperature, b.sampling[i].inverse_temperature);
+    EXPECT_EQ(a.sampling[i].least, b.sampling[i].least);
+    EXPECT_EQ(a.sampling[i].uniform, b.sampling[i].uniform);
+  }
 }
 
 TEST(StepPlanTest, RoundTrip) {
@@ -54,7 +63,7 @@ TEST(StepPlanTest, RoundTrip) {
   EXPECT_EQ(parsed.Input().num_tokens(), 4);
   EXPECT_EQ(parsed.Input().num_sequences(), 2);
   EXPECT_EQ(parsed.Input().num_rows(), 2);
-  EXPECT_EQ(Bytes(plan).size(), 56 + 4 * (4 + 4 + 4 + 3 + 2 + 4 + 2));
+  EXPECT_EQ(Bytes(plan).size(), 64 + 4 * (4 + 4 + 4 + 3 + 2 + 4 + 2) + 2 * 32);
 }
 
 TEST(StepPlanTest, OtherKindsCarryNothing) {
@@ -69,6 +78,20 @@ TEST(StepPlanTest, OtherKindsCarryNothing) {
     with_arrays.kind = kind;
     EXPECT_EQ(parsed.Parse(Bytes(with_arrays)).code(), absl::StatusCode::kInternal);
   }
+}
+
+TEST(StepPlanTest, ACallForRowsCarriesTheirNumbers) {
+  StepPlan plan;
+  plan.kind = StepPlan::Kind::kRows;
+  plan.logits_indices = {1, 63};
+  StepPlan parsed = Example();
+  ASSERT_TRUE(parsed.Parse(Bytes(plan)).ok());
+  ExpectEqual(plan, parsed);
+  plan.logits_indices = {3, 3};
+  EXPECT_EQ(parsed.Parse(Bytes(plan)).code(), absl::StatusCode::kInternal);
+  plan = Example();
+  plan.kind = StepPlan::Kind::kRows;
+  EXPECT_EQ(parsed.Parse(Bytes(plan)).code(), absl::StatusCode::kInternal);
 }
 
 TEST(StepPlanTest, ClearKeepsCapacity) {
@@ -93,9 +116,9 @@ TEST(StepPlanTest, EveryTruncationIsRefused) {
 }
 
 TEST(StepPlanTest, HostileLengthsAreRefusedBeforeAllocation) {
-  // Lengths at byte 24, eight of 32 bits. All ones would be 120 GB; pairs that
+  // Lengths at byte 24, nine of 32 bits. All ones would be 120 GB; pairs that
   // overflow 32 bits must not add up to the true size either.
-  for (size_t field = 0; field < 8; ++field) {
+  for (size_t field = 0; field < 9; ++field) {
     for (const uint32_t length : {0xffffffffu, 0x80000000u, 0x40000004u, 0x7fffffffu}) {
       std::vector<std::byte> bytes = Bytes(Example());
       std::memcpy(bytes.data() + 24 + 4 * field, &length, 4);
@@ -143,7 +166,14 @@ TEST(StepPlanTest, ArraysThatDoNotFitAreRefused) {
   EXPECT_TRUE(refused([](StepPlan& p) { p.logits_indices = {3, 0}; }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.logits_indices = {-1}; }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.Clear(); }));
-  EXPECT_FALSE(refused([](StepPlan& p) { p.logits_indices.clear(); }));  // a prefill's chunk
+  EXPECT_TRUE(refused([](StepPlan& p) { p.sampling.pop_back(); }));
+  EXPECT_TRUE(refused([](StepPlan& p) { p.sampling[0].kind = kernels::SampleKind(5); }));
+  EXPECT_TRUE(refused([](StepPlan& p) { p.sampling[0].kind = kernels::SampleKind(-1); }));
+  EXPECT_FALSE(refused([](StepPlan& p) { p.sampling.clear(); }));
+  EXPECT_FALSE(refused([](StepPlan& p) {  // a prefill's chunk
+    p.logits_indices.clear();
+    p.sampling.clear();
+  }));
 }
 
 TEST(StepPlanTest, DamagedBytesNeverCrash) {

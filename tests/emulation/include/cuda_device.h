@@ -50,6 +50,13 @@ T __shfl_sync(unsigned mask, T value, int lane) {
   return TandemShuffle(mask, value, static_cast<unsigned>(lane));
 }
 
+// In shared memory: the threads of a block take turns.
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address += value;
+  return before;
+}
+
 inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }

@@ -1,8 +1,9 @@
-// exp and log whose bits are the same on every machine: doubles, plain
+// exp and log whose bits are the same on every machine and card: doubles, plain
 // additions and multiplications in a written order, no fused operations (the
-// build has -ffp-contract=off). The C library's may not be used on the path of a
-// sampled token: it picks a variant by CPU (with or without fused multiply-add)
-// and rounds differently from one to the next, and draws would follow.
+// build has -ffp-contract=off, for cards -fmad=false). The C library's may not be
+// used on the path of a sampled token: it picks a variant by CPU (with or without
+// fused multiply-add) and rounds differently from one to the next, and draws would
+// follow.
 //
 // Both are within 2^-50 relative of the true value (tested).
 #pragma once
@@ -11,7 +12,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace tandem::engine {
+namespace tandem::kernels {
 
 // 2^(j / 64), correctly rounded.
 inline constexpr double kExp2Table[64] = {
@@ -81,8 +82,9 @@ inline constexpr double kExp2Table[64] = {
     0x1.fa7c1819e90d8p0,
 };
 
-// e^x for -700 <= x <= 700; outside, the value at the nearer end.
-inline double ExactExp(double x) {
+// e^x for -700 <= x <= 700; outside, the value at the nearer end. A kernel of a card passes
+// its own copy of the table.
+constexpr double ExactExp(double x, const double* exp2_table = kExp2Table) {
   x = x > -700.0 ? x : -700.0;
   x = x < 700.0 ? x : 700.0;
   // x = k ln 2 / 64 + r with |r| <= ln 2 / 128. Adding 1.5 * 2^52 rounds to an
@@ -102,7 +104,7 @@ inline double ExactExp(double x) {
   // 2^(k / 64): the table for k mod 64, the rest into the exponent's bits. What
   // the shifter left above is shifted out.
   const uint64_t bits = std::bit_cast<uint64_t>(shifted);
-  const uint64_t scale = std::bit_cast<uint64_t>(kExp2Table[bits & 63]) + ((bits >> 6) << 52);
+  const uint64_t scale = std::bit_cast<uint64_t>(exp2_table[bits & 63]) + ((bits >> 6) << 52);
   return p * std::bit_cast<double>(scale);
 }
 
@@ -130,4 +132,4 @@ inline double ExactLog(double x) {
   return kd * kLn2High + (2.0 * s * p + kd * kLn2Low);
 }
 
-}  // namespace tandem::engine
+}  // namespace tandem::kernels
