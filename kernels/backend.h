@@ -223,9 +223,10 @@ class Backend {
   // Of the device, where its memory is not the host's.
   virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
 
-  // Runs `body` (perhaps more than once) and keeps the operations that it issued, none
-  // of which may be a copy, EmbedTokens or a packing; Replay repeats them on the same
-  // pointers. UNIMPLEMENTED where repeating would gain nothing.
+  // Runs `body` and keeps the operations that it issues, without doing them; none may be a
+  // copy, EmbedTokens or a packing, and what the backend makes on first use must have been
+  // made: `body` has run before and is done. Replay repeats them on the same pointers.
+  // UNIMPLEMENTED where repeating would gain nothing.
   virtual absl::StatusOr<std::unique_ptr<Recording>> Record(absl::FunctionRef<absl::Status()>) {
     return absl::UnimplementedError("this backend records nothing");
   }

@@ -138,6 +138,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   }
   TANDEM_RETURN_IF_ERROR(runtime->MakeDeviceCollectives(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
+  TANDEM_RETURN_IF_ERROR(runtime->decoder_->RecordSteps());
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   const model::DecoderBytes held = runtime->decoder_->bytes();
   HoldAgainstPlan("weights", runtime->plan_.weights, held.weights);
@@ -149,6 +150,14 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
       spdlog::info("rank {}: {}", r, runtime->bindings_[r]);
     }
     if (all.size() > 1) spdlog::info("collectives: {}", runtime->collectives_.description);
+    const model::Decoder& decoder = *runtime->decoder_;
+    if (!decoder.recording_failure().ok()) {
+      spdlog::warn("steps are not recorded, which makes decoding slower: {}",
+                   std::string(decoder.recording_failure().message()));
+    } else if (decoder.recorded_steps() > 0) {
+      spdlog::info("recorded {} steps for replay, {} of the card", decoder.recorded_steps(),
+                   Mebibytes(decoder.recorded_bytes()));
+    }
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
         runtime->decoder_.get(), runtime->collectives_.channel.get(), runtime->communicator_);
   }
@@ -474,9 +483,6 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   parallel::Communicator* const of_steps = device_ ? device_.get() : communicator_;
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
-  if (decoder_->recorded_steps() > 0) {
-    spdlog::info("recorded {} steps for replay", decoder_->recorded_steps());
-  }
   peak_.Sample();
   spdlog::debug(
       "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "

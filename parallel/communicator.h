@@ -64,6 +64,10 @@ class Communicator {
   virtual absl::Status GatherColumns(const float* mine, int64_t rows,
                                      std::span<const int64_t> widths, float* out) = 0;
 
+  // Until all-reduces that were only queued are done, on this rank, with the deadline of a
+  // step; their error. Not collective.
+  virtual absl::Status Await() { return absl::OkStatus(); }
+
   // Everybody's bytes, by rank. For start and end, not for steps.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) = 0;
 

@@ -135,9 +135,13 @@ class DeviceCommunicator : public Communicator {
           FromCuda(cudaMemcpyAsync(gathered_.data(), mine, bytes, cudaMemcpyDeviceToHost, stream_),
                    "gather of logits"));
     }
-    failure_ = AwaitStep();
-    TANDEM_RETURN_IF_ERROR(failure_);
+    TANDEM_RETURN_IF_ERROR(Await());
     return host_.GatherColumns(gathered_.as<float>(), rows, widths, out);
+  }
+
+  absl::Status Await() override {
+    if (failure_.ok()) failure_ = AwaitStep();
+    return failure_;
   }
 
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {

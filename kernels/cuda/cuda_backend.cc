@@ -154,10 +154,6 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Recording>> Record(
       absl::FunctionRef<absl::Status()> body) override {
     Enter();
-    // Once for what is made on first use, which a capture may not do.
-    TANDEM_RETURN_IF_ERROR(body());
-    Synchronize();
-    TANDEM_RETURN_IF_ERROR(error_);
     TANDEM_RETURN_IF_ERROR(
         CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording"));
     const absl::Status issued = body();

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/rope_frequencies.h"
@@ -15,9 +14,6 @@ namespace tandem::model {
 using parallel::StepPart;
 
 namespace {
-
-// Recording ends when it has taken so long: what is not recorded by then is issued.
-constexpr absl::Duration kRecordingTime = absl::Seconds(20);
 
 // A product's tree with a leaf for each rank.
 parallel::TreeLayout TreeOfRanks(int ranks) {
@@ -65,7 +61,6 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
   backend.CopyFromHost(workspace.inverse_frequencies, frequencies.data(),
                        frequencies.size() * sizeof(float));
   decoder->step_memory_ = StepMemory(backend, options.step_limits(), workspace.step);
-  TANDEM_RETURN_IF_ERROR(decoder->RecordSteps());
   backend.Synchronize();
   TANDEM_RETURN_IF_ERROR(backend.status());
   return decoder;
@@ -81,6 +76,7 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   if (const RecordedStep* recorded = FindRecorded(input)) {
     step_memory_.PlaceSingles(input, recorded->sequences, recorded->context);
     backend_.Replay(*recorded->recording);
+    ++replayed_;
   } else {
     TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
   }
@@ -89,27 +85,50 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
 }
 
 absl::Status Decoder::RecordSteps() {
-  // A world's collectives would have to be recorded too.
-  if (options_.recorded_sequences == 0 || backend_.memory_is_host() || plan_.tp > 1) {
-    return absl::OkStatus();
-  }
+  if (options_.recorded_sequences == 0 || backend_.memory_is_host()) return absl::OkStatus();
   const StepLimits limits = options_.step_limits();
   const int64_t most =
       std::min({options_.recorded_sequences, limits.tokens, limits.sequences, limits.rows});
   const int64_t longest = limits.blocks * kBlockSize;
+  const auto free_memory = [this] {
+    return backend_.device_memory().value_or(kernels::DeviceMemory()).free;
+  };
   const absl::Time start = absl::Now();
+  const uint64_t free_at_start = free_memory();
   for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
     for (int64_t context = std::min<int64_t>(longest, 1024);;
          context = std::min(4 * context, longest)) {
-      if (absl::Now() - start > kRecordingTime) return absl::OkStatus();
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
-      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Recording> recording,
-                              backend_.Record([&] { return RunLayers(step); }));
-      recorded_.push_back({sequences, context, std::move(recording)});
+      TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator_, RunAlone(step)));
+      auto recording = backend_.Record([&] { return RunLayers(step); });
+      recording_failure_ = parallel::AgreeOnStatus(communicator_, recording.status());
+      if (!recording_failure_.ok()) {
+        recorded_.clear();
+        return parallel::AgreeOnStatus(communicator_, backend_.status());
+      }
+      recorded_.push_back({sequences, context, *std::move(recording)});
+      const uint64_t free = free_memory();
+      recorded_bytes_ = free_at_start - std::min(free, free_at_start);
+      // A rank that replays and one that issues do not meet: padding is added up, too, and
+      // NCCL wants captured collectives from all ranks or none.
+      const bool spent = absl::Now() - start > options_.recording.time ||
+                         recorded_bytes_ > options_.recording.bytes;
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                              communicator_.AllGatherBytes(spent ? "spent" : ""));
+      if (std::any_of(all.begin(), all.end(), [](const auto& word) { return !word.empty(); })) {
+        return absl::OkStatus();
+      }
       if (context == longest) break;
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Decoder::RunAlone(const PlacedStep& step) {
+  TANDEM_RETURN_IF_ERROR(RunLayers(step));
+  TANDEM_RETURN_IF_ERROR(communicator_.Await());
+  backend_.Synchronize();
+  return backend_.status();
 }
 
 const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const {

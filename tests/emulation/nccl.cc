@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -21,6 +22,7 @@ namespace {
 // One collective: what ranks have brought, and how many have taken the result.
 struct Round {
   std::vector<std::vector<float>> brought;
+  bool captured = false;  // into a graph: by all ranks or none
   int arrived = 0;
   int taken = 0;
 };
@@ -87,7 +89,9 @@ using Finish = std::function<void(const std::vector<std::vector<float>>& brought
 // Brings `count` floats and calls `finish` once everybody has.
 void EnqueueRound(std::shared_ptr<ncclComm> comm, const float* send, size_t count, Finish finish,
                   cudaStream_t stream) {
-  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish)] {
+  const bool captured = IsCapturing(stream);
+  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish),
+                          captured] {
     if (comm->aborted) return true;
     if (GetFaults().nccl_never_ends) return false;
     World& world = *comm->world;
@@ -96,6 +100,11 @@ void EnqueueRound(std::shared_ptr<ncclComm> comm, const float* send, size_t coun
     if (!comm->arrived) {
       round.brought.resize(world.size);
       round.brought[comm->rank].assign(send, send + count);
+      if (round.arrived > 0 && round.captured != captured) {
+        std::fprintf(stderr, "emulation: a collective of NCCL is captured by some ranks alone\n");
+        std::abort();
+      }
+      round.captured = captured;
       ++round.arrived;
       comm->arrived = true;
     }

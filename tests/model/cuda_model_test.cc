@@ -18,13 +18,12 @@ using testing::Sequence;
 using testing::Step;
 using testing::WorldOptions;
 
-WorldOptions OnCards(int tp, bool deterministic) {
+// way: of device_communicator.h.
+WorldOptions OnCards(int tp, bool deterministic, const std::string& way) {
   WorldOptions options = {.tp = tp, .num_blocks = 64, .max_tokens = 128};
   options.make_backend = [deterministic] {
     return kernels::MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 256 << 10});
   };
-  // The same bits whichever way.
-  const std::string way = deterministic && tp == 3 ? "peer" : tp == 4 ? "nccl" : "staged";
   options.make_communicator = [deterministic, way](kernels::Backend& backend,
                                                    parallel::Communicator& host) {
     return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
@@ -34,6 +33,14 @@ WorldOptions OnCards(int tp, bool deterministic) {
                                                    .way = way});
   };
   return options;
+}
+
+// The same bits whichever way.
+WorldOptions OnCards(int tp, bool deterministic) {
+  return OnCards(tp, deterministic,
+                 deterministic && tp == 3 ? "peer"
+                 : tp == 4                ? "nccl"
+                                          : "staged");
 }
 
 testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t length,
@@ -144,19 +151,50 @@ TEST(CudaDeterministic, SameBitsAtEveryDegreeAndInAnyCompany) {
 }
 
 // Decoding, so that products are of few tokens in both modes.
+void CheckRecorded(WorldOptions options) {
+  const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
+  const auto issued = RunAlone(folder, options, {1}, 2);
+  options.recorded_sequences = 4;
+  std::vector<float> recorded;
+  const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
+    EXPECT_EQ(rank.decoder.recorded_steps(), 3);   // of 1, 2 and 4 sequences
+    const auto logits = LastLogits(rank, {1}, 2);  // 3 sequences, one of padding
+    if (rank.index == 0) recorded = logits;
+    EXPECT_EQ(rank.decoder.replayed_steps(), kLength);
+  });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(recorded, issued);
+}
+
 TEST(CudaRecorded, RecordedStepsGiveTheSameBits) {
-  for (const bool deterministic : {false, true}) {
-    const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
-    WorldOptions options = OnCards(1, deterministic);
-    const auto issued = RunAlone(folder, options, {1}, 2);
+  for (const bool deterministic : {false, true}) CheckRecorded(OnCards(1, deterministic));
+}
+
+TEST(CudaRecorded, WorldsRecordTheirAllReduces) {
+  for (const char* way : {"staged", "peer", "nccl"}) {
+    for (const int tp : {2, 3}) {
+      SCOPED_TRACE(::testing::Message() << way << ", TP " << tp);
+      CheckRecorded(OnCards(tp, tp == 3, way));
+    }
+  }
+}
+
+// Ranks that replay would not meet those that issue: the budget of one is that of all.
+TEST(CudaRecorded, RanksStopRecordingTogether) {
+  const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
+  for (const model::RecordingBudget& budget :
+       {model::RecordingBudget{.time = absl::ZeroDuration()}, model::RecordingBudget{.bytes = 0}}) {
+    WorldOptions options = OnCards(2, false, "peer");
     options.recorded_sequences = 4;
-    std::vector<float> recorded;
+    options.recording = [&](int rank) { return rank == 1 ? budget : model::RecordingBudget(); };
     const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
-      EXPECT_EQ(rank.decoder.recorded_steps(), 3);  // of 1, 2 and 4 sequences
-      recorded = LastLogits(rank, {1}, 2);          // 3 sequences, one of padding
+      EXPECT_EQ(rank.decoder.recorded_steps(), 1);
+      LastLogits(rank, {1}, 0);
+      EXPECT_EQ(rank.decoder.replayed_steps(), kLength);
+      LastLogits(rank, {1}, 1);
+      EXPECT_EQ(rank.decoder.replayed_steps(), kLength);
     });
-    ASSERT_TRUE(status.ok()) << status;
-    EXPECT_EQ(recorded, issued);
+    EXPECT_TRUE(status.ok()) << status;
   }
 }
 
