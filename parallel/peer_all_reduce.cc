@@ -52,6 +52,23 @@ class PeerAllReduce : public DeviceAllReduce {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout& layout, const float* mine,
+                                         const ResidualNorm& norm) override {
+    if (!kernels::cuda::OneShotNorms(norm.tokens, norm.hidden)) return false;
+    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
+    const auto timeout = std::chrono::nanoseconds(timeout_).count();
+    kernels::cuda::OneShotAllReduceNorm(stream_, peers_, program, mine,
+                                        static_cast<uint64_t>(timeout),
+                                        {.delta_bias = norm.delta_bias,
+                                         .residual = norm.residual,
+                                         .weight = norm.weight,
+                                         .epsilon = norm.epsilon,
+                                         .tokens = norm.tokens,
+                                         .hidden = norm.hidden,
+                                         .out = norm.out});
+    return true;
+  }
+
   absl::Status Poll() override {
     const unsigned late = *static_cast<const volatile unsigned*>(peers_.late);
     if (late == 0) return absl::OkStatus();

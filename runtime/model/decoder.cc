@@ -149,41 +149,35 @@ const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const
 
 absl::Status Decoder::RunLayers(const PlacedStep& step) {
   const int64_t tokens = step.tokens;
-  const int64_t hidden = config_.hidden_size;
-  const float epsilon = static_cast<float>(config_.rms_norm_eps);
   Workspace& w = workspace_;
   parallel::StepTimer* const timer = options_.timer;
   backend_.RopeAngles(step.positions, tokens, w.inverse_frequencies, config_.head_dim / 2,
                       static_cast<float>(config_.rope.attention_factor), w.cos, w.sin);
 
-  // Each norm first adds the sub-layer before it to the residual stream.
-  const float* delta = nullptr;
-  const float* delta_bias = nullptr;
+  if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(0));
+  EnterPart(timer, StepPart::kQkv);
+  backend_.AddRmsNorm(nullptr, nullptr, w.residual, layers_.front().input_norm.as<float>(),
+                      static_cast<float>(config_.rms_norm_eps), tokens, config_.hidden_size,
+                      w.normed);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i));
-    EnterPart(timer, StepPart::kQkv);
-    backend_.AddRmsNorm(delta, delta_bias, w.residual, layer.input_norm.as<float>(), epsilon,
-                        tokens, hidden, w.normed);
-    TANDEM_RETURN_IF_ERROR(Attention(layer, static_cast<int64_t>(i), step));
+    Attention(layer, static_cast<int64_t>(i), step);
     EnterPart(timer, StepPart::kFfn);
-    backend_.AddRmsNorm(w.delta, layer.output.bias(), w.residual, layer.post_norm.as<float>(),
-                        epsilon, tokens, hidden, w.normed);
-    TANDEM_RETURN_IF_ERROR(FeedForward(layer, tokens));
-    delta = w.delta;
-    delta_bias = layer.down.bias();
+    TANDEM_RETURN_IF_ERROR(AddAndNorm(layer.output, attention_tree_, layer.post_norm, tokens));
+    FeedForward(layer, tokens);
+    const bool last = i + 1 == layers_.size();
+    if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i + 1));
+    EnterPart(timer, last ? StepPart::kHead : StepPart::kQkv);
+    TANDEM_RETURN_IF_ERROR(
+        AddAndNorm(layer.down, ffn_tree_, last ? final_norm_ : layers_[i + 1].input_norm, tokens));
   }
-  if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(layers_.size()));
-  EnterPart(timer, StepPart::kHead);
-  backend_.AddRmsNorm(delta, delta_bias, w.residual, final_norm_.as<float>(), epsilon, tokens,
-                      hidden, w.normed);
 
-  backend_.GatherRows(w.normed, step.logits_indices, step.rows, hidden, w.rows);
+  backend_.GatherRows(w.normed, step.logits_indices, step.rows, config_.hidden_size, w.rows);
   head_.Forward(backend_, w.rows, step.rows, w.logits);
   return absl::OkStatus();
 }
 
-absl::Status Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& step) {
+void Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& step) {
   Workspace& w = workspace_;
   const int64_t tokens = step.tokens;
   const int64_t heads = shard_.heads.size();
@@ -217,16 +211,29 @@ absl::Status Decoder::Attention(const Layer& layer, int64_t index, const PlacedS
                            .single_tokens = step.single_tokens,
                            .single_context = step.single_context});
   EnterPart(options_.timer, StepPart::kOutput);
-  return layer.output.Forward(backend_, communicator_, attention_tree_, w.attention, tokens,
-                              w.partials, w.delta);
+  layer.output.Forward(backend_, w.attention, tokens, Partials());
 }
 
-absl::Status Decoder::FeedForward(const Layer& layer, int64_t tokens) {
+void Decoder::FeedForward(const Layer& layer, int64_t tokens) {
   Workspace& w = workspace_;
   layer.gate_up.Forward(backend_, w.normed, tokens, w.gate_up);
   backend_.SiluMul(w.gate_up, tokens, shard_.ffn.size(), w.activated);
-  return layer.down.Forward(backend_, communicator_, ffn_tree_, w.activated, tokens, w.partials,
-                            w.delta);
+  layer.down.Forward(backend_, w.activated, tokens, Partials());
+}
+
+absl::Status Decoder::AddAndNorm(const parallel::RowParallelLinear& product,
+                                 const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                                 int64_t tokens) {
+  const Workspace& w = workspace_;
+  return communicator_.AllReduceAddRmsNorm(backend_, tree, Partials(),
+                                           {.delta_bias = product.bias(),
+                                            .residual = w.residual,
+                                            .weight = norm.as<float>(),
+                                            .epsilon = static_cast<float>(config_.rms_norm_eps),
+                                            .tokens = tokens,
+                                            .hidden = config_.hidden_size,
+                                            .out = w.normed},
+                                           w.delta);
 }
 
 DecoderBytes Decoder::bytes() const {

@@ -183,8 +183,15 @@ class Decoder {
   absl::Status RunLayers(const PlacedStep& step);
   // The same, until it is done.
   absl::Status RunAlone(const PlacedStep& step);
-  absl::Status Attention(const Layer& layer, int64_t index, const PlacedStep& step);
-  absl::Status FeedForward(const Layer& layer, int64_t tokens);
+  // Sub-layers, up to their row-parallel product's partial sums in the workspace.
+  void Attention(const Layer& layer, int64_t index, const PlacedStep& step);
+  void FeedForward(const Layer& layer, int64_t tokens);
+  // Adds up the product's partial sums, adds them to the residual stream and norms that.
+  absl::Status AddAndNorm(const parallel::RowParallelLinear& product,
+                          const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                          int64_t tokens);
+  // In a world of one they are the sum.
+  float* Partials() const { return plan_.tp == 1 ? workspace_.delta : workspace_.partials; }
 
   const loader::ModelConfig config_;
   std::unique_ptr<loader::Checkpoint> checkpoint_;

@@ -55,6 +55,7 @@ struct Fiber {
   uint3 index = {};
   unsigned number = 0;
   State state = State::kDone;
+  bool awaited = false;
 };
 
 struct Warp {
@@ -75,6 +76,8 @@ struct Machine {
   dim3 grid, block;
   uint3 block_index = {};
   const absl::FunctionRef<void()>* body = nullptr;
+  bool must_await = false;
+  int64_t grids = 0;
   Fiber* current = nullptr;
   void* scheduler = nullptr;  // stack pointer
 
@@ -89,6 +92,9 @@ void Yield() { TandemEmulationSwitch(&machine.current->stack_pointer, machine.sc
 
 void FiberMain() {
   (*machine.body)();
+  if (machine.must_await && !machine.current->awaited) {
+    Fail("a thread of a dependent launch ended without AwaitPrevious");
+  }
   machine.current->state = State::kDone;
   Yield();
   Fail("a thread ran after its end");
@@ -106,6 +112,7 @@ void Start(Fiber& fiber, unsigned number) {
   fiber.number = number;
   fiber.index = {number % shape.x, number / shape.x % shape.y, number / (shape.x * shape.y)};
   fiber.state = State::kReady;
+  fiber.awaited = false;
   auto** top = reinterpret_cast<void**>(machine.stacks + (number + 1) * kStackBytes - 16);
   *top = reinterpret_cast<void*>(&FiberMain);
   for (int i = 1; i <= 6; ++i) top[-i] = nullptr;
@@ -178,7 +185,8 @@ void RunBlock(unsigned threads, size_t dynamic_shared_bytes) {
 
 }  // namespace
 
-void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body) {
+void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body,
+             bool must_await) {
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads) Fail("a block has 1 to 1024 threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) Fail("a grid has no block");
@@ -192,9 +200,11 @@ void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionR
     machine.fibers.resize(kMaxThreads);
     machine.shared.resize(kSharedBytes);
   }
+  ++machine.grids;
   machine.grid = grid;
   machine.block = block;
   machine.body = &body;
+  machine.must_await = must_await;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -205,11 +215,15 @@ void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionR
   }
 }
 
+int64_t GridsRun() { return machine.grids; }
+
 const uint3& CurrentThread() { return machine.current->index; }
 const uint3& CurrentBlock() { return machine.block_index; }
 const dim3& BlockShape() { return machine.block; }
 const dim3& GridShape() { return machine.grid; }
 unsigned CurrentLane() { return machine.current->number % kWarp; }
+
+void MarkAwaited() { machine.current->awaited = true; }
 
 void SyncThreads() {
   machine.current->state = State::kAtBarrier;
