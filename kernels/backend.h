@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -204,6 +205,7 @@ class Recording {
 struct DeviceMemory {
   uint64_t free = 0;
   uint64_t scratch = 0;  // what the backend holds itself, besides buffers and weights
+  std::string id;        // the same for all ranks on it, on one host
 };
 
 class Backend {
@@ -231,6 +233,10 @@ class Backend {
     return absl::UnimplementedError("this backend records nothing");
   }
   virtual void Replay(const Recording&) {}
+
+  // Ranges nest (trace_range.h); they cost nothing where no tool listens.
+  virtual void PushRange(const char* /*name*/) {}
+  virtual void PopRange() {}
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;

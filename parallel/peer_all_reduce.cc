@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
+#include "parallel/device_bytes.h"
 #include "parallel/timeouts.h"
 #include "parallel/tree_program.h"
 
@@ -17,9 +18,6 @@ namespace tandem::parallel {
 namespace {
 
 using kernels::cuda::PeerMemory;
-
-// Partial sums of a rank in one call; longer messages are bound by bandwidth, and others' to do.
-constexpr int64_t kMaxFloats = 128 << 10;
 
 class PeerAllReduce : public DeviceAllReduce {
  public:
@@ -41,7 +39,7 @@ class PeerAllReduce : public DeviceAllReduce {
   }
 
   std::string_view name() const override { return "peer"; }
-  int64_t max_floats() const override { return kMaxFloats; }
+  int64_t max_floats() const override { return kPeerFloats; }
 
   absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
                        float* out) override {
@@ -85,7 +83,7 @@ class PeerAllReduce : public DeviceAllReduce {
   absl::Status Allocate(const Communicator& host, cudaIpcMemHandle_t* handle) {
     peers_.rank = host.rank();
     peers_.size = host.size();
-    peers_.slot = kMaxFloats / 2;
+    peers_.slot = kPeerFloats / 2;
     if (peers_.size > kernels::cuda::kMaxPeers) {
       return absl::UnimplementedError(absl::StrCat("one-shot all-reduce: found ", peers_.size,
                                                    " ranks, expected at most ",

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/trace_range.h"
 #include "runtime/loader/rope_frequencies.h"
 #include "runtime/model/model_tensors.h"
 
@@ -20,6 +22,17 @@ parallel::TreeLayout TreeOfRanks(int ranks) {
   std::vector<kernels::LeafRange> owned;
   for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
   return parallel::TreeLayout::Make(ranks, owned);
+}
+
+// "step: 3 sequences decode, 500 tokens of 2 prefill".
+std::string Describe(const StepInput& input) {
+  int32_t decoding = 0;
+  for (int32_t s = 0; s < input.num_sequences(); ++s) {
+    const int32_t tokens = input.cu_seqlens_q[s + 1] - input.cu_seqlens_q[s];
+    decoding += tokens == 1 && input.context_lens[s] > 1 ? 1 : 0;
+  }
+  return absl::StrCat("step: ", decoding, " sequences decode, ", input.num_tokens() - decoding,
+                      " tokens of ", input.num_sequences() - decoding, " prefill");
 }
 
 }  // namespace
@@ -45,6 +58,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
   TANDEM_CHECK(plan.tp == communicator.size());
   std::unique_ptr<Decoder> decoder(
       new Decoder(config, std::move(checkpoint), std::move(plan), backend, communicator, options));
+  const kernels::TraceRange range(backend, "load");
   TANDEM_RETURN_IF_ERROR(decoder->LoadWeights());
   TANDEM_ASSIGN_OR_RETURN(decoder->kv_cache_,
                           KvCache::Allocate(backend, {.layers = config.num_layers,
@@ -70,16 +84,20 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   const int64_t tokens = input.num_tokens();
   TANDEM_CHECK(tokens <= options_.max_tokens && input.num_rows() <= options_.max_rows);
   if (options_.timer != nullptr) options_.timer->BeginStep();
-  EnterPart(options_.timer, StepPart::kEmbedding);
+  const kernels::TraceRange range(backend_, backend_.memory_is_host() ? "" : Describe(input));
+  Enter(StepPart::kEmbedding);
   TANDEM_RETURN_IF_ERROR(embedding_->Lookup(backend_, input.token_ids.data(), tokens,
                                             config_.hidden_size, workspace_.residual));
   if (const RecordedStep* recorded = FindRecorded(input)) {
+    LeaveParts();
+    const kernels::TraceRange replay(backend_, "replay");
     step_memory_.PlaceSingles(input, recorded->sequences, recorded->context);
     backend_.Replay(*recorded->recording);
     ++replayed_;
   } else {
     TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
   }
+  const kernels::TraceRange gather(backend_, "gather");
   return communicator_.GatherColumns(workspace_.logits, input.num_rows(), plan_.vocab_widths,
                                      logits);
 }
@@ -98,6 +116,8 @@ absl::Status Decoder::RecordSteps() {
   for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
     for (int64_t context = std::min<int64_t>(longest, 1024);;
          context = std::min(4 * context, longest)) {
+      const kernels::TraceRange range(
+          backend_, absl::StrCat("record: ", sequences, " sequences, ", context, " positions"));
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator_, RunAlone(step)));
       auto recording = backend_.Record([&] { return RunLayers(step); });
@@ -147,33 +167,45 @@ const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const
   return nullptr;
 }
 
+void Decoder::Enter(StepPart part) {
+  EnterPart(options_.timer, part);
+  LeaveParts();
+  backend_.PushRange(StepPartName(part).data());  // a literal
+  in_part_ = true;
+}
+
+void Decoder::LeaveParts() {
+  if (in_part_) backend_.PopRange();
+  in_part_ = false;
+}
+
 absl::Status Decoder::RunLayers(const PlacedStep& step) {
   const int64_t tokens = step.tokens;
   Workspace& w = workspace_;
-  parallel::StepTimer* const timer = options_.timer;
   backend_.RopeAngles(step.positions, tokens, w.inverse_frequencies, config_.head_dim / 2,
                       static_cast<float>(config_.rope.attention_factor), w.cos, w.sin);
 
   if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(0));
-  EnterPart(timer, StepPart::kQkv);
+  Enter(StepPart::kQkv);
   backend_.AddRmsNorm(nullptr, nullptr, w.residual, layers_.front().input_norm.as<float>(),
                       static_cast<float>(config_.rms_norm_eps), tokens, config_.hidden_size,
                       w.normed);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     Attention(layer, static_cast<int64_t>(i), step);
-    EnterPart(timer, StepPart::kFfn);
+    Enter(StepPart::kFfn);
     TANDEM_RETURN_IF_ERROR(AddAndNorm(layer.output, attention_tree_, layer.post_norm, tokens));
     FeedForward(layer, tokens);
     const bool last = i + 1 == layers_.size();
     if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i + 1));
-    EnterPart(timer, last ? StepPart::kHead : StepPart::kQkv);
+    Enter(last ? StepPart::kHead : StepPart::kQkv);
     TANDEM_RETURN_IF_ERROR(
         AddAndNorm(layer.down, ffn_tree_, last ? final_norm_ : layers_[i + 1].input_norm, tokens));
   }
 
   backend_.GatherRows(w.normed, step.logits_indices, step.rows, config_.hidden_size, w.rows);
   head_.Forward(backend_, w.rows, step.rows, w.logits);
+  LeaveParts();
   return absl::OkStatus();
 }
 
@@ -183,7 +215,7 @@ void Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& ste
   const int64_t heads = shard_.heads.size();
   const kernels::KvCacheView cache = kv_cache_.layer(index);
   layer.qkv.Forward(backend_, w.normed, tokens, w.qkv);
-  EnterPart(options_.timer, StepPart::kAttention);
+  Enter(StepPart::kAttention);
   backend_.RopeAndCache({.tokens = tokens,
                          .q_heads = heads,
                          .head_dim = config_.head_dim,
@@ -210,7 +242,7 @@ void Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& ste
                            .out = w.attention,
                            .single_tokens = step.single_tokens,
                            .single_context = step.single_context});
-  EnterPart(options_.timer, StepPart::kOutput);
+  Enter(StepPart::kOutput);
   layer.output.Forward(backend_, w.attention, tokens, Partials());
 }
 

@@ -179,6 +179,9 @@ class Decoder {
   // From the layers and the head, loaded: starts reading the first one.
   void StartStream();
   const RecordedStep* FindRecorded(const StepInput& input) const;
+  // From here on work belongs to `part`: for the timer, and as a range of the backend.
+  void Enter(parallel::StepPart part);
+  void LeaveParts();  // ends that range
   // From the embedded tokens in the workspace to the rows' logits there.
   absl::Status RunLayers(const PlacedStep& step);
   // The same, until it is done.
@@ -212,6 +215,7 @@ class Decoder {
   uint64_t recorded_bytes_ = 0;
   absl::Status recording_failure_;
   int64_t replayed_ = 0;
+  bool in_part_ = false;
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;

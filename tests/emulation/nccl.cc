@@ -1,6 +1,7 @@
 // NCCL's functions for ranks as threads of a process, as far as parallel/ uses them: what is
 // queued on a stream waits for the other ranks without holding its thread, so that it can be
 // given up. Values are added in the order of ranks.
+#include <cuda_runtime_api.h>
 #include <nccl.h>
 
 #include <atomic>
@@ -128,14 +129,10 @@ const char* ncclGetErrorString(ncclResult_t) { return "an error of the emulated 
 const char* ncclGetLastError(ncclComm_t) { return ""; }
 
 ncclResult_t ncclMemAlloc(void** data, size_t bytes) {
-  *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  if (*data == nullptr) return ncclSystemError;
-  std::memset(*data, 0xff, bytes);
-  return ncclSuccess;
+  return cudaMalloc(data, bytes) == cudaSuccess ? ncclSuccess : ncclSystemError;
 }
 ncclResult_t ncclMemFree(void* data) {
-  std::free(data);
-  return ncclSuccess;
+  return cudaFree(data) == cudaSuccess ? ncclSuccess : ncclSystemError;
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {

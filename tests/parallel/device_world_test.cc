@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_stream.h"
+#include "parallel/device_bytes.h"
 #include "parallel/device_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tests/emulation/block.h"
@@ -255,6 +256,26 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
     }
     for (std::thread& rank : ranks) rank.join();
   }
+}
+
+uint64_t FreeOnCard() {
+  size_t free = 0, total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  return free;
+}
+
+// All ranks are on one card here.
+TEST(DeviceWorld, HoldsOfTheCardWhatIsPlanned) {
+  const uint64_t before = FreeOnCard();
+  RunRanks(3, {}, [&](const CudaStream&, Communicator& host, Communicator&) {
+    EXPECT_TRUE(host.Barrier().ok());
+    // The trial's buffers are gone, and NCCL holds nothing of its own here.
+    const uint64_t planned = 3 * (DeviceCommunicatorBytes(3, 4096, 30000).card - kNcclOwnBytes);
+    EXPECT_GE(before - FreeOnCard(), planned);
+    EXPECT_LE(before - FreeOnCard(), planned + (64 << 10));
+    EXPECT_TRUE(host.Barrier().ok());
+  });
+  EXPECT_EQ(FreeOnCard(), before);
 }
 
 TEST(DeviceWorld, ErrorsOfQueuedAllReducesComeWithTheGather) {
