@@ -15,7 +15,8 @@ namespace tandem::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A block waits for the same one of other ranks, so all of them must run at once.
+// A block waits for the same one of other ranks, so all of them must run at once. The next kernel
+// may not start before: its blocks might take the place of those of another rank on the card.
 constexpr int64_t kMaxBlocks = 64;
 // Where rows are normed, too: a block has one, in shared memory.
 constexpr int kRowThreads = 1024;
@@ -161,7 +162,6 @@ __device__ bool AddUpPair(const PeerMemory& peers, const Call& call, const TreeP
 
 __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message message, float* out) {
   AwaitPrevious();
-  StartNext();
   const Call call = NextCall(peers);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -175,6 +175,7 @@ __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message messag
     if (2 * j + 1 < message.count) out[2 * j + 1] = sum.second;
   }
   __syncthreads();
+  StartNext();
   EndCall(peers, call);
 }
 
@@ -184,7 +185,6 @@ __global__ void __launch_bounds__(kRowThreads)
   TANDEM_DYNAMIC_SHARED(float, row);  // [hidden], as added to the residual stream
   TANDEM_SHARED(float, sums, kNormWarps);
   AwaitPrevious();
-  StartNext();
   const Call call = NextCall(peers);
   const int hidden = static_cast<int>(norm.hidden);
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * hidden;
@@ -208,6 +208,7 @@ __global__ void __launch_bounds__(kRowThreads)
     residual[2 * i + 1] = row[2 * i + 1];
   }
   __syncthreads();
+  StartNext();
   EndCall(peers, call);
   if (thread < kNormThreads) {  // whole warps
     float squares = 0;

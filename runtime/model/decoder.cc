@@ -112,7 +112,6 @@ absl::Status Decoder::RecordSteps() {
     return backend_.device_memory().value_or(kernels::DeviceMemory()).free;
   };
   const absl::Time start = absl::Now();
-  const uint64_t free_at_start = free_memory();
   for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
     for (int64_t context = std::min<int64_t>(longest, 1024);;
          context = std::min(4 * context, longest)) {
@@ -120,6 +119,7 @@ absl::Status Decoder::RecordSteps() {
           backend_, absl::StrCat("record: ", sequences, " sequences, ", context, " positions"));
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator_, RunAlone(step)));
+      const uint64_t before = free_memory();
       auto recording = backend_.Record([&] { return RunLayers(step); });
       recording_failure_ = parallel::AgreeOnStatus(communicator_, recording.status());
       if (!recording_failure_.ok()) {
@@ -128,7 +128,7 @@ absl::Status Decoder::RecordSteps() {
       }
       recorded_.push_back({sequences, context, *std::move(recording)});
       const uint64_t free = free_memory();
-      recorded_bytes_ = free_at_start - std::min(free, free_at_start);
+      recorded_bytes_ += before - std::min(free, before);
       // A rank that replays and one that issues do not meet: padding is added up, too, and
       // NCCL wants captured collectives from all ranks or none.
       const bool spent = absl::Now() - start > options_.recording.time ||

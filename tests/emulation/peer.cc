@@ -30,12 +30,15 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* memory) {
 // Never freed where it is lost: it has no other owner, and tests are short.
 cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsigned flags) {
   if (flags != cudaIpcMemLazyEnablePeerAccess) return cudaErrorInvalidValue;
+  if (tandem::emulation::GetFaults().ipc_refused) return cudaErrorInvalidDevice;
   std::memcpy(memory, &handle, sizeof(*memory));
   if (tandem::emulation::GetFaults().peer_writes_lost) {
     *memory = std::aligned_alloc(256, (malloc_usable_size(*memory) + 255) / 256 * 256);
   }
   return cudaSuccess;
 }
+
+cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaErrorPeerAccessAlreadyEnabled; }
 
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulation/faults.h"
 #include "tests/emulation/options.h"
 #include "tests/emulation/stream.h"
 
@@ -111,6 +112,11 @@ cudaError_t cudaGetDeviceCount(int* count) {
 
 cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : Failed(cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
@@ -248,6 +254,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  if (tandem::emulation::GetFaults().graphs_refused) return Failed(cudaErrorNotSupported);
   *exec = new CUgraphExec_st{graph->work};
   taken += kGraphMemory;
   return cudaSuccess;

@@ -359,6 +359,13 @@ TEST(DeviceWorld, WaysThatWorkAreTried) {
   }
 }
 
+TEST(DeviceWorld, RanksOfOneProcessReachEachOther) {
+  const Fault fault(emulation::GetFaults().ipc_refused);
+  const Verdict verdict = TryFaulty("peer");
+  EXPECT_TRUE(verdict.status.ok()) << verdict.status;
+  EXPECT_TRUE(verdict.usable);
+}
+
 TEST(DeviceWorld, LostWritesBetweenCardsAreFoundInTime) {
   const Fault fault(emulation::GetFaults().peer_writes_lost);
   const Verdict verdict = TryFaulty("peer");
