@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -211,6 +212,7 @@ class Recording {
 struct DeviceMemory {
   uint64_t free = 0;
   uint64_t scratch = 0;  // what the backend holds itself, besides buffers and weights
+  std::string id;        // the same for all ranks on it, on one host
 };
 
 class Backend {
@@ -230,13 +232,18 @@ class Backend {
   // Of the device, where its memory is not the host's.
   virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
 
-  // Runs `body` (perhaps more than once) and keeps the operations that it issued, none
-  // of which may be a copy, EmbedTokens or a packing; Replay repeats them on the same
-  // pointers. UNIMPLEMENTED where repeating would gain nothing.
+  // Runs `body` and keeps the operations that it issues, without doing them; none may be a
+  // copy, EmbedTokens or a packing, and what the backend makes on first use must have been
+  // made: `body` has run before and is done. Replay repeats them on the same pointers.
+  // UNIMPLEMENTED where repeating would gain nothing.
   virtual absl::StatusOr<std::unique_ptr<Recording>> Record(absl::FunctionRef<absl::Status()>) {
     return absl::UnimplementedError("this backend records nothing");
   }
   virtual void Replay(const Recording&) {}
+
+  // Ranges nest (trace_range.h); they cost nothing where no tool listens.
+  virtual void PushRange(const char* /*name*/) {}
+  virtual void PopRange() {}
 
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                                    RowReader read_rows) = 0;

@@ -174,6 +174,10 @@ std::string GenerateJson(const GenerateResult& result, const std::vector<RankRep
     json["ranks"].push_back({{"bytes_read", rank.bytes_read},
                              {"planned_bytes", rank.planned_bytes},
                              {"peak_memory", rank.peak_memory}});
+    if (rank.planned_card > 0) {
+      json["ranks"].back()["planned_card"] = rank.planned_card;
+      json["ranks"].back()["card_memory"] = rank.card_memory;
+    }
   }
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }

@@ -99,6 +99,11 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
                   "How ranks exchange: auto, shm (shared memory in a host), mpi")
       ->check(CLI::IsMember({"auto", "shm", "mpi"}))
       ->capture_default_str();
+  app->add_option("--card-collectives", options->card_collectives,
+                  "How cards add up: auto (the fastest in a trial), nccl, peer (into each other's "
+                  "memory, few tokens), staged (through the host)")
+      ->check(CLI::IsMember({"auto", "nccl", "peer", "staged"}))
+      ->capture_default_str();
 }
 
 void AddPair(CLI::App* app, const char* name, std::pair<double, double>* pair, double most,
@@ -206,6 +211,9 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
   AddModel(plan, &options->model);
   plan->add_option("--devices", options->devices, "Memory of the devices: 2x24GiB,1x16GiB")
       ->required();
+  plan->add_option("--device", options->device, "What they are: cpu (sockets), cuda (cards)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   plan->add_option("--bandwidth", options->bandwidth,
                    "Memory bandwidth in GB/s: one value, or one for each group of devices")
       ->delimiter(',')

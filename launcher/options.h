@@ -31,9 +31,10 @@ struct ModelOptions {
   uint64_t kv_memory = 0;       // bytes a rank; 0: what is left
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
-  std::string trace_file;            // empty: none
-  std::string collectives = "auto";  // auto, shm, mpi
-  bool bind = true;                  // threads to cores
+  std::string trace_file;                 // empty: none
+  std::string collectives = "auto";       // auto, shm, mpi
+  std::string card_collectives = "auto";  // auto, nccl, peer, staged
+  bool bind = true;                       // threads to cores
 };
 
 // Thresholds of the memory watch (runtime/engine/memory_watch.h): normal up to the first, an
@@ -162,6 +163,7 @@ struct BatchOptions {
 
 struct PlanOptions {
   std::string model;
+  std::string device = "cpu";             // or cuda: what the devices are
   std::string devices;                    // device_list.h
   std::vector<double> bandwidth = {600};  // GB/s, one or one for each group of devices
   double all_reduce_us = 20;              // of one token's activations

@@ -87,6 +87,12 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   request.all_reduce_seconds = options.all_reduce_us * 1e-6;
   request.process_bytes = kProcessBytes;
   request.stream = options.weights == "stream";
+  request.cards = options.device == "cuda";
+  if (request.cards && request.stream) {
+    return absl::InvalidArgumentError(
+        "--weights: found stream, expected resident with --device cuda, which computes from its "
+        "own memory");
+  }
   request.disk_bandwidth = options.disk_bandwidth * 1e9;
 
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,

@@ -32,7 +32,8 @@ Unit UnitFor(std::span<const FormatPlan> plans) {
 
 bool SameNumbers(const RankPlan& a, const RankPlan& b) {
   return a.device == b.device && a.bytes.weights == b.bytes.weights && a.bytes.kv == b.bytes.kv &&
-         a.bytes.workspace == b.bytes.workspace && a.bytes.communication == b.bytes.communication;
+         a.bytes.workspace == b.bytes.workspace && a.bytes.communication == b.bytes.communication &&
+         a.bytes.collectives == b.bytes.collectives;
 }
 
 uint64_t Parameters(const loader::ModelConfig& config) {
@@ -54,6 +55,20 @@ constexpr Purpose kPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
                                  {"workspace", "#ccbb44", &MemoryPlan::workspace},
                                  {"communication", "#ee6677", &MemoryPlan::communication},
                                  {"process", "#aa3377", &MemoryPlan::process}};
+constexpr Purpose kCardPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
+                                     {"KV cache", "#66ccee", &MemoryPlan::kv},
+                                     {"workspace", "#ccbb44", &MemoryPlan::workspace},
+                                     {"collectives", "#ee6677", &MemoryPlan::collectives},
+                                     {"graphs", "#228833", &MemoryPlan::graphs},
+                                     {"scratch", "#aa3377", &MemoryPlan::scratch}};
+
+bool OnCards(std::span<const FormatPlan> plans) {
+  return !plans.empty() && plans[0].ranks[0].bytes.on_card;
+}
+
+std::span<const Purpose> PurposesOf(std::span<const FormatPlan> plans) {
+  return OnCards(plans) ? std::span<const Purpose>(kCardPurposes) : kPurposes;
+}
 
 }  // namespace
 
@@ -75,9 +90,11 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
                         request.streams, request.streams == 1 ? "" : "s", request.context,
                         std::string(kernels::KvDTypeName(request.kv_dtype)),
                         request.all_reduce_seconds * 1e6);
-  absl::StrAppendFormat(&out, "%-6s %3s %-7s %8s %8s %8s %9s %6s %7s %8s  %-9s %9s %7s\n", "format",
-                        "tp", "ranks", "device", "weights", "kv", "workspace", "comm", "process",
-                        "free", "fits", "kv tokens", "tok/s");
+  const bool cards = OnCards(plans);
+  absl::StrAppendFormat(&out, "%-6s %3s %-7s %8s %8s %8s %9s %6s %s %8s  %-9s %9s %7s\n", "format",
+                        "tp", "ranks", "device", "weights", "kv", "workspace", "comm",
+                        cards ? " graphs scratch" : "process", "free", "fits", "kv tokens",
+                        "tok/s");
   for (size_t i = 0; i < plans.size(); ++i) {
     const FormatPlan& plan = plans[i];
     for (size_t first = 0; first < plan.ranks.size();) {
@@ -88,14 +105,14 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
       const RankPlan& rank = plan.ranks[first];
       const std::string ranks =
           first == last ? absl::StrCat(first) : absl::StrCat(first, "-", last);
-      absl::StrAppendFormat(&out, "%-6s %3d %-7s %8.2f %8.2f %8.2f %9.2f %6.2f %7.2f %8.2f",
-                            engine::FormatName(plan.format), plan.tp, ranks,
-                            unit.Of(static_cast<int64_t>(rank.device)),
-                            unit.Of(static_cast<int64_t>(rank.bytes.weights)),
-                            unit.Of(static_cast<int64_t>(rank.bytes.kv)),
-                            unit.Of(static_cast<int64_t>(rank.bytes.workspace)),
-                            unit.Of(static_cast<int64_t>(rank.bytes.communication)),
-                            unit.Of(static_cast<int64_t>(rank.bytes.process)),
+      const auto of = [&unit](uint64_t bytes) { return unit.Of(static_cast<int64_t>(bytes)); };
+      absl::StrAppendFormat(&out, "%-6s %3d %-7s %8.2f %8.2f %8.2f %9.2f %6.2f",
+                            engine::FormatName(plan.format), plan.tp, ranks, of(rank.device),
+                            of(rank.bytes.weights), of(rank.bytes.kv), of(rank.bytes.workspace),
+                            of(cards ? rank.bytes.collectives : rank.bytes.communication));
+      if (cards) absl::StrAppendFormat(&out, " %7.2f", of(rank.bytes.graphs));
+      absl::StrAppendFormat(&out, " %7.2f %8.2f",
+                            of(cards ? rank.bytes.scratch : rank.bytes.process),
                             unit.Of(rank.free()));
       if (first == 0) {
         absl::StrAppendFormat(&out, "  %-9s %9d %7.1f%s", plan.fits ? "yes" : "no", plan.kv_tokens,
@@ -112,10 +129,24 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
         "is present at once.\n",
         request.disk_bandwidth / 1e9);
   }
-  absl::StrAppend(&out, "\nSizes in ", unit.name,
-                  "; graphs: none on CPUs, those of cards are not counted. FP8 as cards "
-                  "hold it: ranks on CPUs hold FP8 checkpoints as the bf16 line says.\n",
-                  recommendation.choice.has_value() ? "Recommended: " : "Not possible: ",
+  absl::StrAppend(&out, "\nSizes in ", unit.name, "; ");
+  if (cards) {
+    uint64_t pinned = 0;
+    for (const FormatPlan& plan : plans) {
+      for (const RankPlan& rank : plan.ranks) pinned = std::max(pinned, rank.bytes.pinned);
+    }
+    const model::RecordingBudget recording;
+    absl::StrAppendFormat(&out,
+                          "steps are recorded at the start for %d s at most, in %d MiB at most "
+                          "(graphs). Of the host, a rank pins up to %d MiB.\n",
+                          absl::ToInt64Seconds(recording.time), recording.bytes >> 20,
+                          pinned >> 20);
+  } else {
+    absl::StrAppend(&out,
+                    "no graphs on CPUs. FP8 as cards hold it: ranks on CPUs hold FP8 checkpoints "
+                    "as the bf16 line says.\n");
+  }
+  absl::StrAppend(&out, recommendation.choice.has_value() ? "Recommended: " : "Not possible: ",
                   recommendation.reason, ".\n");
   return out;
 }
@@ -134,6 +165,12 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
                                 {"communication", rank.bytes.communication},
                                 {"free", rank.free()}});
       if (rank.bytes.streamed > 0) entry["ranks"].back()["streamed"] = rank.bytes.streamed;
+      if (rank.bytes.on_card) {
+        entry["ranks"].back().update({{"collectives", rank.bytes.collectives},
+                                      {"graphs", rank.bytes.graphs},
+                                      {"scratch", rank.bytes.scratch},
+                                      {"pinned", rank.bytes.pinned}});
+      }
     }
     entry["fits"] = plan.fits;
     entry["decode_tokens_per_s"] = plan.decode_tokens_per_s;
@@ -150,8 +187,8 @@ std::string PlanPicture(std::span<const FormatPlan> plans,
   double width = kLeft + kGroupGap;
   for (const FormatPlan& plan : plans) {
     for (const RankPlan& rank : plan.ranks) {
-      most = std::max(
-          {most, static_cast<double>(rank.device), static_cast<double>(rank.bytes.total())});
+      most = std::max({most, static_cast<double>(rank.device),
+                       static_cast<double>(static_cast<int64_t>(rank.device) - rank.free())});
     }
     const double bars = static_cast<double>(plan.ranks.size()) * (kBar + kBarGap);
     width += std::max(bars, 30.0) + kGroupGap;
@@ -170,8 +207,9 @@ std::string PlanPicture(std::span<const FormatPlan> plans,
                           "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\">%s</text>\n",
                           x, y, anchor, color, what);
   };
+  const std::span<const Purpose> purposes = PurposesOf(plans);
   double legend = kLeft;
-  for (const Purpose& purpose : kPurposes) {
+  for (const Purpose& purpose : purposes) {
     absl::StrAppendFormat(&svg,
                           "<rect x=\"%.1f\" y=\"12\" width=\"11\" height=\"11\" fill=\"%s\"/>\n",
                           legend, purpose.color);
@@ -197,7 +235,7 @@ std::string PlanPicture(std::span<const FormatPlan> plans,
     double at = x + (group - bars) / 2;
     for (const RankPlan& rank : plan.ranks) {
       double y = base;
-      for (const Purpose& purpose : kPurposes) {
+      for (const Purpose& purpose : purposes) {
         const double height = static_cast<double>(rank.bytes.*purpose.bytes) * scale;
         y -= height;
         absl::StrAppendFormat(

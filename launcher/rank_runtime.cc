@@ -27,7 +27,7 @@ namespace {
 
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
-// The same of a card, which nobody else uses; recorded steps and libraries need some too.
+// The same of a card, which nobody else uses.
 constexpr double kCardKvShare = 0.9;
 
 // Planned and measured bytes may be so far apart, as a part of the plan.
@@ -138,6 +138,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
   }
   TANDEM_RETURN_IF_ERROR(runtime->MakeDeviceCollectives(options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->LoadDecoder(options)));
+  TANDEM_RETURN_IF_ERROR(runtime->decoder_->RecordSteps());
   TANDEM_RETURN_IF_ERROR(runtime->GatherRanks());
   const model::DecoderBytes held = runtime->decoder_->bytes();
   HoldAgainstPlan("weights", runtime->plan_.weights, held.weights);
@@ -149,6 +150,14 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
       spdlog::info("rank {}: {}", r, runtime->bindings_[r]);
     }
     if (all.size() > 1) spdlog::info("collectives: {}", runtime->collectives_.description);
+    const model::Decoder& decoder = *runtime->decoder_;
+    if (!decoder.recording_failure().ok()) {
+      spdlog::warn("steps are not recorded, which makes decoding slower: {}",
+                   std::string(decoder.recording_failure().message()));
+    } else if (decoder.recorded_steps() > 0) {
+      spdlog::info("recorded {} steps for replay, {} of the card", decoder.recorded_steps(),
+                   Mebibytes(decoder.recorded_bytes()));
+    }
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
         runtime->decoder_.get(), runtime->collectives_.channel.get(), runtime->communicator_);
   }
@@ -270,7 +279,9 @@ absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
 }
 
 uint64_t RankRuntime::FreeMemory() const {
-  if (const auto card = backend_->device_memory()) return card->free;
+  if (const auto card = backend_->device_memory()) {
+    return card->free / engine::RanksOnCard(cards_, rank());
+  }
   return engine::AvailableMemory() / host_ranks_;
 }
 
@@ -292,13 +303,19 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
                      absl::StrCat("--max-batched-tokens ", options.max_batched_tokens),
                      absl::StrCat(options.packed_cache.empty() ? "no " : "a ", "packed cache"),
                      absl::StrCat("--weights ", options.stream_weights ? "stream" : "resident"),
-                     absl::StrCat("--collectives ", static_cast<int>(options.collectives))},
+                     absl::StrCat("--collectives ", static_cast<int>(options.collectives)),
+                     absl::StrCat("--card-collectives ", options.card_collectives)},
                     "\n");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) return Differs(rank, all[rank], all[0]);
   }
   TANDEM_ASSIGN_OR_RETURN(places_, GatherPlaces(*communicator_));
+  const auto card = backend_->device_memory();
+  TANDEM_ASSIGN_OR_RETURN(
+      cards_,
+      communicator_->AllGatherBytes(card ? absl::StrCat(places_[rank()].host, " ", card->id) : ""));
+  if (card) card_free_ = card->free;
   return absl::OkStatus();
 }
 
@@ -368,6 +385,9 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   plan_.workspace = bytes.workspace;
   plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
+  if (const auto card = backend_->device_memory()) {
+    engine::AddCardBytes(shards_, decoder_options_, backend_->leaf_sums(), card->scratch, &plan_);
+  }
   TANDEM_RETURN_IF_ERROR(CheckMemory());
   const uint64_t block_bytes = engine::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
 
@@ -379,7 +399,9 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
     if (memory == 0) {
       const uint64_t share = FreeMemory();
       const double kv_share = backend_->memory_is_host() ? kKvShare : kCardKvShare;
-      const uint64_t taken = plan_.weights + plan_.workspace + plan_.communication;
+      const uint64_t taken =
+          plan_.weights + plan_.workspace +
+          (plan_.on_card ? plan_.graphs + plan_.collectives : plan_.communication);
       memory = share > taken ? static_cast<uint64_t>((share - taken) * kv_share) : 0;
     }
     blocks = std::min<int64_t>(useful, static_cast<int64_t>(memory / block_bytes));
@@ -408,19 +430,26 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
 
 absl::Status RankRuntime::CheckMemory() {
   if (const auto card = backend_->device_memory()) {
-    const uint64_t needed = plan_.weights + plan_.kv + plan_.workspace;
+    const uint64_t needed = plan_.card() - plan_.scratch;  // which is taken already
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            communicator_->AllGatherBytes(Pack(needed)));
+    uint64_t together = 0;
+    for (size_t r = 0; r < all.size(); ++r) {
+      if (cards_[r] == cards_[rank()]) together += Unpack<uint64_t>(all[r]);
+    }
     absl::Status fits;
-    if (needed > card->free) {
+    if (together > card->free) {
       fits = absl::ResourceExhaustedError(absl::StrCat(
           "memory: this rank needs ", Mebibytes(needed), " of its card, ", Mebibytes(plan_.kv),
-          " of them for the KV cache; free are ", Mebibytes(card->free), " beside the kernels' ",
-          Mebibytes(card->scratch), "; use more ranks, a smaller format or less --kv-memory"));
+          " of them for the KV cache, the ranks on it ", Mebibytes(together),
+          " together; free are ", Mebibytes(card->free), " beside the kernels' ",
+          Mebibytes(card->scratch), "; use more cards, a smaller format or less --kv-memory"));
     }
     return parallel::AgreeOnStatus(*communicator_, fits);
   }
   // Measured while nobody has loaded: the first ranks' weights would count against the others.
   const uint64_t available = engine::AvailableMemory();
-  const uint64_t needed = plan_.total() - plan_.process;  // the process is here already
+  const uint64_t needed = plan_.host() - plan_.process;  // the process is here already
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator_->AllGatherBytes(Pack(needed)));
   uint64_t together = 0;
@@ -441,27 +470,19 @@ absl::Status RankRuntime::CheckMemory() {
 
 absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   if (backend_->memory_is_host()) return absl::OkStatus();
-  int64_t sums = 1;  // of a rank, in one all-reduce
-  if (backend_->leaf_sums()) {
-    sums = std::max(
-        {sums, shards_.attention_tree.max_node_count(), shards_.ffn_tree.max_node_count()});
-  }
-  const int64_t widest =
-      *std::max_element(shards_.vocab_widths.begin(), shards_.vocab_widths.end());
-  const model::SamplingTraffic sampling =
-      model::RowSampling::Traffic(shards_, decoder_options_.max_rows);
+  const engine::DeviceMessages messages =
+      engine::DeviceMessagesOf(shards_, decoder_options_, backend_->leaf_sums());
   std::vector<parallel::AllReduceTrial> trials;
   // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
   TANDEM_ASSIGN_OR_RETURN(
-      device_, parallel::MakeDeviceCommunicator(
-                   untimed_ != nullptr ? *untimed_ : *communicator_,
-                   {.stream = kernels::CudaStreamOf(*backend_),
-                    .max_floats = std::max(sums * decoder_options_.max_tokens * config_.hidden_size,
-                                           sampling.reduced),
-                    .max_gathered = std::max(decoder_options_.max_rows * widest, sampling.gathered),
-                    .step_timeout = options.timeouts.step,
-                    .deterministic = options.deterministic},
-                   &trials));
+      device_, parallel::MakeDeviceCommunicator(untimed_ != nullptr ? *untimed_ : *communicator_,
+                                                {.stream = kernels::CudaStreamOf(*backend_),
+                                                 .max_floats = messages.max_floats,
+                                                 .max_gathered = messages.max_gathered,
+                                                 .step_timeout = options.timeouts.step,
+                                                 .deterministic = options.deterministic,
+                                                 .way = options.card_collectives},
+                                                &trials));
   for (const parallel::AllReduceTrial& trial : trials) {
     if (rank() != 0) break;
     if (trial.status.ok()) {
@@ -480,9 +501,6 @@ absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   parallel::Communicator* const of_steps = device_ ? device_.get() : communicator_;
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
-  if (decoder_->recorded_steps() > 0) {
-    spdlog::info("recorded {} steps for replay", decoder_->recorded_steps());
-  }
   peak_.Sample();
   spdlog::debug(
       "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "
@@ -507,13 +525,34 @@ absl::Status RankRuntime::GatherRanks() {
                           communicator_->AllGatherBytes(Pack(plan_)));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> measured,
                           communicator_->AllGatherBytes(Pack(engine::ResidentBytes())));
+  std::vector<engine::MemoryPlan> planned;
+  for (const std::string& plan : plans) planned.push_back(Unpack<engine::MemoryPlan>(plan));
+  card_taken_ = CheckCardMemory(planned);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> taken,
+                          communicator_->AllGatherBytes(Pack(card_taken_)));
   for (size_t i = 0; i < plans.size(); ++i) {
     ranks_.push_back({.host = places_[i].host,
                       .pid = places_[i].pid,
-                      .planned = Unpack<engine::MemoryPlan>(plans[i]),
-                      .measured_bytes = Unpack<uint64_t>(measured[i])});
+                      .planned = planned[i],
+                      .measured_bytes = Unpack<uint64_t>(measured[i]),
+                      .card_bytes = Unpack<uint64_t>(taken[i])});
   }
   return absl::OkStatus();
+}
+
+uint64_t RankRuntime::CheckCardMemory(const std::vector<engine::MemoryPlan>& plans) const {
+  const auto card = backend_->device_memory();
+  if (!card) return 0;
+  uint64_t planned = 0;
+  for (size_t r = 0; r < plans.size(); ++r) {
+    if (cards_[r] == cards_[rank()]) planned += plans[r].card() - plans[r].scratch;
+  }
+  const uint64_t taken = card_free_ - std::min(card_free_, card->free);
+  spdlog::log(taken > planned ? spdlog::level::warn : spdlog::level::info,
+              "card memory: planned {}, taken {}, by {} rank(s); recorded steps have {} of {}",
+              Mebibytes(planned), Mebibytes(taken), engine::RanksOnCard(cards_, rank()),
+              Mebibytes(decoder_->recorded_bytes()), Mebibytes(plan_.graphs));
+  return taken;
 }
 
 std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
@@ -532,8 +571,10 @@ absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   const uint64_t file_bytes = plan_.streamed > 0 ? engine::PresentFileBytes() : 0;
   const RankReport mine = {
       .bytes_read = decoder_->bytes_read(),
-      .planned_bytes = plan_.total(),
-      .peak_memory = peak_.bytes() + file_bytes - std::min(file_bytes, file_bytes_)};
+      .planned_bytes = plan_.host(),
+      .peak_memory = peak_.bytes() + file_bytes - std::min(file_bytes, file_bytes_),
+      .planned_card = plan_.card(),
+      .card_memory = card_taken_ > 0 ? card_taken_ + plan_.scratch : 0};
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator_->AllGatherBytes(Pack(mine)));
   std::vector<RankReport> reports;

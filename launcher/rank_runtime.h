@@ -47,6 +47,7 @@ struct RankOptions {
   // Where other worlds run on this host: of the CPUs that this rank may use, and of its memory.
   HostShare cpus, memory;
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
+  std::string card_collectives = "auto";  // as parallel::DeviceCommunicatorOptions::way
   parallel::Timeouts timeouts;
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
 };
@@ -57,10 +58,12 @@ absl::StatusOr<kernels::KvDType> KvDType(const std::string& name, kernels::DType
 // What a rank reports at the end.
 struct RankReport {
   uint64_t bytes_read = 0;     // of weights, from the checkpoint
-  uint64_t planned_bytes = 0;  // MemoryPlan's total
+  uint64_t planned_bytes = 0;  // of the host, MemoryPlan's
   uint64_t peak_memory = 0;    // anonymous and shared; what a rank takes it keeps, so that
                                // the end shows it; with streamed weights, file pages that came
                                // with them
+  uint64_t planned_card = 0;   // of the rank's card, MemoryPlan's; 0: none
+  uint64_t card_memory = 0;    // taken of it by all ranks that have it; 0: none
 };
 
 class RankRuntime {
@@ -111,7 +114,10 @@ class RankRuntime {
   absl::Status Bind(const parallel::MpiWorld* world, const RankOptions& options);
   absl::Status Prepare(const RankOptions& options);  // local, before anything large
   absl::Status MakeBackend(const RankOptions& options);
-  uint64_t FreeMemory() const;  // that this rank may take: of its card, or its share of the host's
+  // That this rank may take: its share of its card's, or of the host's.
+  uint64_t FreeMemory() const;
+  // The plans of all ranks that have this one's card against what they have taken; what they took.
+  uint64_t CheckCardMemory(const std::vector<engine::MemoryPlan>& plans) const;
   absl::Status CutShards(const RankOptions& options);  // collective
   absl::Status SizeCache(const RankOptions& options);  // collective
   absl::Status CheckMemory();                          // collective: the plan against what is free
@@ -151,6 +157,9 @@ class RankRuntime {
   engine::MemoryPlan plan_;
   engine::PeakMemory peak_;
   uint64_t file_bytes_ = 0;                         // present before weights were loaded
+  std::vector<std::string> cards_;                  // of all ranks, with their hosts; empty: none
+  uint64_t card_free_ = 0;                          // when all had their backends alone
+  uint64_t card_taken_ = 0;                         // since, by all ranks that have it
   std::unique_ptr<parallel::Communicator> device_;  // of steps on a card; else null
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<engine::ModelRunner> runner_;

@@ -105,6 +105,7 @@ RankOptions RankOptionsOf(const ModelOptions& model) {
   options.collectives = model.collectives == "shm"   ? parallel::CollectivesChoice::kShm
                         : model.collectives == "mpi" ? parallel::CollectivesChoice::kMpi
                                                      : parallel::CollectivesChoice::kAuto;
+  options.card_collectives = model.card_collectives;
   return options;
 }
 

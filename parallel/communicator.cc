@@ -94,6 +94,18 @@ void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t
   }
 }
 
+absl::Status Communicator::AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
+                                               const float* mine, const ResidualNorm& norm,
+                                               float* sum) {
+  if (size() > 1 || layout.nodes.empty()) {
+    TANDEM_RETURN_IF_ERROR(AllReduceTree(layout, mine, norm.tokens * norm.hidden, sum));
+    mine = sum;
+  }
+  backend.AddRmsNorm(mine, norm.delta_bias, norm.residual, norm.weight, norm.epsilon, norm.tokens,
+                     norm.hidden, norm.out);
+  return absl::OkStatus();
+}
+
 absl::Status SelfCommunicator::AllReduceTree(const TreeLayout& layout, const float* mine,
                                              int64_t count, float* out) {
   TANDEM_CHECK(layout.nodes.size() <= 1);

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "kernels/base/sum_tree.h"
 
 namespace tandem::parallel {
@@ -48,6 +49,17 @@ struct TreeLayout {
 void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t count,
                  std::vector<const float*>& values);
 
+// Backend::AddRmsNorm's arguments beside delta.
+struct ResidualNorm {
+  const float* delta_bias = nullptr;
+  float* residual = nullptr;
+  const float* weight = nullptr;
+  float epsilon = 0;
+  int64_t tokens = 0;
+  int64_t hidden = 0;
+  float* out = nullptr;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -59,10 +71,19 @@ class Communicator {
   virtual absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
                                      float* out) = 0;
 
+  // The same of [tokens, hidden], then Backend::AddRmsNorm with the root as delta, in the same bits
+  // as one after the other. sum, [tokens, hidden], is scratch; it may be `mine` in a world of one.
+  virtual absl::Status AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
+                                           const float* mine, const ResidualNorm& norm, float* sum);
+
   // Rank 0 gets [rows, sum of widths]: rank r's columns come from its mine,
   // [rows, widths[r]]. out is used on rank 0 alone.
   virtual absl::Status GatherColumns(const float* mine, int64_t rows,
                                      std::span<const int64_t> widths, float* out) = 0;
+
+  // Until all-reduces that were only queued are done, on this rank, with the deadline of a
+  // step; their error. Not collective.
+  virtual absl::Status Await() { return absl::OkStatus(); }
 
   // Everybody's bytes, by rank. For start and end, not for steps.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) = 0;

@@ -27,6 +27,13 @@ class DeviceAllReduce {
   virtual absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
                                float* out) = 0;
 
+  // The same with Communicator::AllReduceAddRmsNorm's norm in one kernel; false, and nothing
+  // queued, where there is none for the shape, which all ranks find alike.
+  virtual absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout&, const float*,
+                                                 const ResidualNorm&) {
+    return false;
+  }
+
   // What has gone wrong so far in what was queued. Does not wait.
   virtual absl::Status Poll() = 0;
 

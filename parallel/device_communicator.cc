@@ -119,10 +119,20 @@ class DeviceCommunicator : public Communicator {
           cudaMemcpyAsync(out, mine, count * sizeof(float), cudaMemcpyDeviceToDevice, stream_),
           "all-reduce");
     }
-    DeviceAllReduce* const way =
-        ways_.For(count, std::max<int64_t>(1, layout.max_node_count()) * count);
-    TANDEM_CHECK(way != nullptr);
-    return way->Enqueue(layout, mine, count, out);
+    return WayFor(layout, count).Enqueue(layout, mine, count, out);
+  }
+
+  absl::Status AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
+                                   const float* mine, const ResidualNorm& norm,
+                                   float* sum) override {
+    TANDEM_RETURN_IF_ERROR(failure_);
+    const int64_t count = norm.tokens * norm.hidden;
+    if (size() > 1 && count > 0) {
+      TANDEM_ASSIGN_OR_RETURN(const bool done,
+                              WayFor(layout, count).EnqueueAddRmsNorm(layout, mine, norm));
+      if (done) return absl::OkStatus();
+    }
+    return Communicator::AllReduceAddRmsNorm(backend, layout, mine, norm, sum);
   }
 
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
@@ -135,9 +145,13 @@ class DeviceCommunicator : public Communicator {
           FromCuda(cudaMemcpyAsync(gathered_.data(), mine, bytes, cudaMemcpyDeviceToHost, stream_),
                    "gather of logits"));
     }
-    failure_ = AwaitStep();
-    TANDEM_RETURN_IF_ERROR(failure_);
+    TANDEM_RETURN_IF_ERROR(Await());
     return host_.GatherColumns(gathered_.as<float>(), rows, widths, out);
+  }
+
+  absl::Status Await() override {
+    if (failure_.ok()) failure_ = AwaitStep();
+    return failure_;
   }
 
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
@@ -146,6 +160,13 @@ class DeviceCommunicator : public Communicator {
   absl::Status Barrier() override { return host_.Barrier(); }
 
  private:
+  DeviceAllReduce& WayFor(const TreeLayout& layout, int64_t count) const {
+    DeviceAllReduce* const way =
+        ways_.For(count, std::max<int64_t>(1, layout.max_node_count()) * count);
+    TANDEM_CHECK(way != nullptr);
+    return *way;
+  }
+
   absl::Status AwaitStep() {
     const Clock::time_point deadline = Clock::now() + step_timeout_;
     absl::Status status;

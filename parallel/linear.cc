@@ -193,17 +193,6 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(kernels::Backend& back
   return layer;
 }
 
-absl::Status RowParallelLinear::Forward(kernels::Backend& backend, Communicator& communicator,
-                                        const TreeLayout& layout, const float* x, int64_t tokens,
-                                        float* partials, float* y) const {
-  if (communicator.size() == 1) {
-    backend.Linear(*weight_, x, tokens, nullptr, y);
-    return absl::OkStatus();
-  }
-  backend.Linear(*weight_, x, tokens, nullptr, partials);
-  return communicator.AllReduceTree(layout, partials, tokens * weight_->spec.rows, y);
-}
-
 absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> PackWhole(kernels::Backend& backend,
                                                                  WeightSource& source,
                                                                  int64_t leaf_size) {

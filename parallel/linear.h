@@ -81,12 +81,11 @@ class RowParallelLinear {
                                                 const WeightSource* bias, int64_t leaf_size,
                                                 kernels::LeafRange leaves);
 
-  // x [tokens, local columns] -> y [tokens, rows], whole on every rank. partials
-  // is scratch for [own subtrees, tokens, rows]; with a world of one the product
-  // goes straight to y.
-  absl::Status Forward(kernels::Backend& backend, Communicator& communicator,
-                       const TreeLayout& layout, const float* x, int64_t tokens, float* partials,
-                       float* y) const;
+  // x [tokens, local columns] -> partials [own subtrees, tokens, rows], this rank's part of an
+  // all-reduce.
+  void Forward(kernels::Backend& backend, const float* x, int64_t tokens, float* partials) const {
+    backend.Linear(*weight_, x, tokens, nullptr, partials);
+  }
   const float* bias() const { return bias_.as<float>(); }
   int64_t subtrees() const { return weight_->schedule.subtrees; }
   size_t bytes() const { return weight_->bytes() + bias_.bytes(); }

@@ -13,15 +13,13 @@
 #include "kernels/base/status_macros.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
+#include "parallel/device_bytes.h"
 #include "parallel/tree_program.h"
 
 namespace tandem::parallel {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// Of each rank in the window; longer messages go in pieces.
-constexpr int64_t kWindowFloats = 1 << 20;
 
 absl::Status FromNccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return absl::OkStatus();
@@ -66,7 +64,7 @@ class NcclWorld {
   }
 
   ncclComm_t comm() const { return comm_; }
-  float* window() const { return window_; }  // [size, kWindowFloats]
+  float* window() const { return window_; }  // [size, kNcclWindowFloats]
 
   // Until what was called is under way.
   absl::Status Settle(const char* what) {
@@ -110,7 +108,7 @@ class NcclWorld {
 
   // Memory at the same place on all ranks, so that NCCL may use its symmetric kernels.
   absl::Status OpenWindow(int size, cudaStream_t) {
-    const size_t bytes = size * kWindowFloats * sizeof(float);
+    const size_t bytes = size * kNcclWindowFloats * sizeof(float);
     void* memory = nullptr;
     TANDEM_RETURN_IF_ERROR(FromNccl(ncclMemAlloc(&memory, bytes), comm_, "memory"));
     window_ = static_cast<float*>(memory);
@@ -180,7 +178,7 @@ class NcclAllReduce : public DeviceAllReduce {
     TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
     const int64_t most = std::max<int64_t>(1, layout.max_node_count());
     const int64_t own = layout.node_count(rank_);
-    const int64_t piece = kWindowFloats / most;
+    const int64_t piece = kNcclWindowFloats / most;
     for (int64_t begin = 0; begin < count; begin += piece) {
       const int64_t n = std::min(piece, count - begin);
       float* const slot = world_->window() + rank_ * most * n;

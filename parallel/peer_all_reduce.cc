@@ -1,8 +1,9 @@
 #include <cuda_runtime_api.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
-#include <utility>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,7 @@
 #include "kernels/base/status_macros.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
+#include "parallel/device_bytes.h"
 #include "parallel/timeouts.h"
 #include "parallel/tree_program.h"
 
@@ -18,8 +20,14 @@ namespace {
 
 using kernels::cuda::PeerMemory;
 
-// Partial sums of a rank in one call; longer messages are bound by bandwidth, and others' to do.
-constexpr int64_t kMaxFloats = 128 << 10;
+// The same for all threads of a process, and no other's on any host.
+std::string ThisProcess() {
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  char space[64] = {};  // of process ids
+  const ssize_t length = readlink("/proc/self/ns/pid", space, sizeof(space));
+  return absl::StrCat(boot, " ", std::string(space, length > 0 ? length : 0), " ", getpid());
+}
 
 class PeerAllReduce : public DeviceAllReduce {
  public:
@@ -27,12 +35,14 @@ class PeerAllReduce : public DeviceAllReduce {
                                                                Communicator& host) {
     std::unique_ptr<PeerAllReduce> made(new PeerAllReduce(stream));
     // All ranks open what others have, or nobody does.
-    cudaIpcMemHandle_t handle = {};
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Allocate(host, &handle)));
+    Offer mine;
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Allocate(host, &mine)));
+    const std::string process = ThisProcess();
     TANDEM_ASSIGN_OR_RETURN(
-        const std::vector<std::string> handles,
-        host.AllGatherBytes(std::string(reinterpret_cast<const char*>(&handle), sizeof(handle))));
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Open(handles)));
+        const std::vector<std::string> offers,
+        host.AllGatherBytes(std::string(reinterpret_cast<const char*>(&mine), sizeof(mine)) +
+                            process));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Open(offers, process)));
     return made;
   }
 
@@ -41,7 +51,7 @@ class PeerAllReduce : public DeviceAllReduce {
   }
 
   std::string_view name() const override { return "peer"; }
-  int64_t max_floats() const override { return kMaxFloats; }
+  int64_t max_floats() const override { return kPeerFloats; }
 
   absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
                        float* out) override {
@@ -50,6 +60,23 @@ class PeerAllReduce : public DeviceAllReduce {
     kernels::cuda::OneShotAllReduce(stream_, peers_, program, mine, count,
                                     static_cast<uint64_t>(timeout), out);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout& layout, const float* mine,
+                                         const ResidualNorm& norm) override {
+    if (!kernels::cuda::OneShotNorms(norm.tokens, norm.hidden)) return false;
+    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
+    const auto timeout = std::chrono::nanoseconds(timeout_).count();
+    kernels::cuda::OneShotAllReduceNorm(stream_, peers_, program, mine,
+                                        static_cast<uint64_t>(timeout),
+                                        {.delta_bias = norm.delta_bias,
+                                         .residual = norm.residual,
+                                         .weight = norm.weight,
+                                         .epsilon = norm.epsilon,
+                                         .tokens = norm.tokens,
+                                         .hidden = norm.hidden,
+                                         .out = norm.out});
+    return true;
   }
 
   absl::Status Poll() override {
@@ -65,10 +92,17 @@ class PeerAllReduce : public DeviceAllReduce {
  private:
   explicit PeerAllReduce(cudaStream_t stream) : stream_(stream) {}
 
-  absl::Status Allocate(const Communicator& host, cudaIpcMemHandle_t* handle) {
+  // A rank's inbox for the others.
+  struct Offer {
+    cudaIpcMemHandle_t handle = {};
+    void* memory = nullptr;  // and its card, for ranks of the same process
+    int device = 0;
+  };
+
+  absl::Status Allocate(const Communicator& host, Offer* offer) {
     peers_.rank = host.rank();
     peers_.size = host.size();
-    peers_.slot = kMaxFloats / 2;
+    peers_.slot = kPeerFloats / 2;
     if (peers_.size > kernels::cuda::kMaxPeers) {
       return absl::UnimplementedError(absl::StrCat("one-shot all-reduce: found ", peers_.size,
                                                    " ranks, expected at most ",
@@ -83,27 +117,48 @@ class PeerAllReduce : public DeviceAllReduce {
     peers_.inbox[peers_.rank] = inbox_.as<uint4>();
     peers_.state = state_.as<unsigned>();
     peers_.late = late_.as<unsigned>();
-    return FromCuda(cudaIpcGetMemHandle(handle, inbox_.data()), "memory shared between cards");
+    offer->memory = inbox_.data();
+    TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDevice(&offer->device), "memory shared between cards"));
+    return FromCuda(cudaIpcGetMemHandle(&offer->handle, inbox_.data()),
+                    "memory shared between cards");
   }
 
-  absl::Status Open(const std::vector<std::string>& handles) {
+  absl::Status Open(const std::vector<std::string>& offers, const std::string& process) {
     for (int r = 0; r < peers_.size; ++r) {
       if (r == peers_.rank) continue;
-      cudaIpcMemHandle_t handle;
-      std::memcpy(&handle, handles[r].data(), sizeof(handle));
+      Offer offer;
+      std::memcpy(&offer, offers[r].data(), sizeof(offer));
       void* memory = nullptr;
-      const absl::Status opened =
-          FromCuda(cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess),
-                   "memory of another card");
-      if (!opened.ok()) {
+      cudaError_t error =
+          cudaIpcOpenMemHandle(&memory, offer.handle, cudaIpcMemLazyEnablePeerAccess);
+      if (error == cudaSuccess) {
+        opened_.push_back(memory);
+      } else if (offers[r].substr(sizeof(offer)) == process) {
+        // A process cannot open what is its own, and need not.
+        cudaGetLastError();
+        memory = offer.memory;
+        error = Reach(offer.device);
+      }
+      if (error != cudaSuccess) {
         cudaGetLastError();  // it is told here
-        return absl::Status(opened.code(), absl::StrCat(std::string(opened.message()), " (rank ",
+        const absl::Status status = FromCuda(error, "memory of another card");
+        return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (rank ",
                                                         peers_.rank, " reaches for rank ", r, ")"));
       }
-      opened_.push_back(memory);
       peers_.inbox[r] = static_cast<uint4*>(memory);
     }
     return absl::OkStatus();
+  }
+
+  // Memory of a card in this process.
+  static cudaError_t Reach(int device) {
+    int own = 0;
+    const cudaError_t error = cudaGetDevice(&own);
+    if (error != cudaSuccess || own == device) return error;
+    const cudaError_t enabled = cudaDeviceEnablePeerAccess(device, 0);
+    if (enabled != cudaErrorPeerAccessAlreadyEnabled) return enabled;
+    cudaGetLastError();
+    return cudaSuccess;
   }
 
   const cudaStream_t stream_;

@@ -30,6 +30,7 @@ class TimedCommunicator : public Communicator {
                              float* out) override {
     return inner_->GatherColumns(mine, rows, widths, out);
   }
+  absl::Status Await() override { return inner_->Await(); }
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
     return inner_->AllGatherBytes(mine);
   }

@@ -1,11 +1,13 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <cuda_runtime_api.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
@@ -91,6 +93,7 @@ class CudaBackend : public Backend {
     TANDEM_RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "properties"));
     has_bf16_ = properties.major >= 8;
     multiprocessors_ = properties.multiProcessorCount;
+    id_ = absl::BytesToHexString({properties.uuid.bytes, sizeof(properties.uuid.bytes)});
     TANDEM_RETURN_IF_ERROR(
         CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"));
     upload_ = std::make_unique<cuda::PinnedUpload>(stream_);
@@ -161,16 +164,12 @@ class CudaBackend : public Backend {
     Enter();
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
-    return DeviceMemory{.free = free, .scratch = 3 * options_.scratch_bytes};
+    return DeviceMemory{.free = free, .scratch = CudaScratchBytes(options_), .id = id_};
   }
 
   absl::StatusOr<std::unique_ptr<Recording>> Record(
       absl::FunctionRef<absl::Status()> body) override {
     Enter();
-    // Once for what is made on first use, which a capture may not do.
-    TANDEM_RETURN_IF_ERROR(body());
-    Synchronize();
-    TANDEM_RETURN_IF_ERROR(error_);
     TANDEM_RETURN_IF_ERROR(
         CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording"));
     const absl::Status issued = body();
@@ -189,6 +188,9 @@ class CudaBackend : public Backend {
     Enter();
     Check(cudaGraphLaunch(static_cast<const CudaRecording&>(recording).exec(), stream_), "a graph");
   }
+
+  void PushRange(const char* name) override { nvtxRangePushA(name); }
+  void PopRange() override { nvtxRangePop(); }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
     return cuda::WeightPlaces::Of(LinearLayout::Of(spec, has_bf16_), options_.deterministic).bytes;
@@ -499,6 +501,7 @@ class CudaBackend : public Backend {
   int device_ = 0;
   bool has_bf16_ = true;
   int multiprocessors_ = 1;
+  std::string id_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<cuda::PinnedUpload> upload_;
   std::unique_ptr<cuda::MatrixProduct> product_;

@@ -36,6 +36,15 @@ struct CudaOptions {
   size_t scratch_bytes = 64 << 20;
 };
 
+// What a backend holds besides buffers and weights: cuBLASLt's workspace and those three; of the
+// host, pinned, for copies. The driver's own for a process comes on top.
+inline constexpr size_t kCudaProductBytes = 32
+                                            << 20;  // what its fastest kernels for Hopper ask for
+constexpr size_t CudaScratchBytes(const CudaOptions& options) {
+  return 3 * options.scratch_bytes + kCudaProductBytes;
+}
+inline constexpr size_t kCudaPinnedBytes = 2 * (8 << 20);
+
 // UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no card.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 

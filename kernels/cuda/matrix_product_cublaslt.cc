@@ -7,12 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/matrix_product.h"
 
 namespace tandem::kernels::cuda {
 namespace {
 
-constexpr size_t kWorkspaceBytes = 32 << 20;  // what its fastest kernels for Hopper ask for
+constexpr size_t kWorkspaceBytes = kCudaProductBytes;
 
 absl::Status Check(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();

@@ -8,12 +8,13 @@
 #include <cstddef>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace tandem::kernels::cuda {
 
 class PinnedUpload {
  public:
-  static constexpr size_t kBytes = 8 << 20;  // of each buffer
+  static constexpr size_t kBytes = kCudaPinnedBytes / 2;  // of each buffer
 
   explicit PinnedUpload(cudaStream_t stream) : stream_(stream) {}
   PinnedUpload(const PinnedUpload&) = delete;

@@ -63,6 +63,8 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
 }
 
 __global__ void RopeAndCacheKernel(RopeArgs a) {
+  AwaitPrevious();
+  StartNext();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int kv_heads = static_cast<int>(a.cache.kv_heads);
   const int heads = a.q_heads + 2 * kv_heads;
@@ -122,11 +124,11 @@ __global__ void RopeAndCacheKernel(RopeArgs a) {
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args) {
   const int64_t heads = args.q_heads + 2 * args.cache.kv_heads;
   if (args.tokens == 0 || heads == 0) return;
-  Launch({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
-                       static_cast<unsigned>(args.tokens)),
-          .block = dim3(kWarps * 32),
-          .stream = stream},
-         &RopeAndCacheKernel, args);
+  LaunchDependent({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
+                                static_cast<unsigned>(args.tokens)),
+                   .block = dim3(kWarps * 32),
+                   .stream = stream},
+                  &RopeAndCacheKernel, args);
 }
 
 }  // namespace tandem::kernels::cuda

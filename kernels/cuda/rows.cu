@@ -4,12 +4,12 @@
 
 #include "kernels/cuda/device_math.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/rms_norm.h"
 
 namespace tandem::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 
 template <int kWidth>
 struct Pack {
@@ -25,14 +25,16 @@ __device__ void Store(float* address, const Pack<kWidth>& pack) {
   *reinterpret_cast<Pack<kWidth>*>(address) = pack;
 }
 
-// A block a token.
+// A block a token, of kNormThreads.
 template <int kWidth>
 __global__ void AddRmsNormKernel(const float* delta, const float* delta_bias, float* residual,
                                  const float* weight, float epsilon, int64_t hidden, float* out) {
-  TANDEM_SHARED(float, sums, kWarps);
+  AwaitPrevious();
+  StartNext();
+  TANDEM_SHARED(float, sums, kNormWarps);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * hidden;
   const int64_t first = static_cast<int64_t>(threadIdx.x) * kWidth;
-  constexpr int64_t kStep = static_cast<int64_t>(kThreads) * kWidth;
+  constexpr int64_t kStep = static_cast<int64_t>(kNormThreads) * kWidth;
   float sum = 0;
   for (int64_t j = first; j < hidden; j += kStep) {
     Pack<kWidth> x = Load<kWidth>(residual + row + j);
@@ -47,12 +49,9 @@ __global__ void AddRmsNormKernel(const float* delta, const float* delta_bias, fl
     }
     for (int i = 0; i < kWidth; ++i) sum = fmaf(x.at[i], x.at[i], sum);
   }
-  sum = SumLanes(sum);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  KeepWarpSum(sum, sums);
   __syncthreads();
-  sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += sums[w];
-  const float inverse = Rsqrt(sum / static_cast<float>(hidden) + epsilon);
+  const float inverse = InverseRms(sums, hidden, epsilon);
   for (int64_t j = first; j < hidden; j += kStep) {
     Pack<kWidth> x = Load<kWidth>(residual + row + j);
     const Pack<kWidth> w = Load<kWidth>(weight + j);
@@ -63,6 +62,8 @@ __global__ void AddRmsNormKernel(const float* delta, const float* delta_bias, fl
 
 __global__ void RopeAnglesKernel(const int32_t* positions, const float* inverse_frequencies,
                                  int64_t half, float attention_factor, float* cos, float* sin) {
+  AwaitPrevious();
+  StartNext();
   const int64_t t = blockIdx.x;
   for (int64_t i = threadIdx.x; i < half; i += blockDim.x) {
     float s, c;
@@ -73,6 +74,8 @@ __global__ void RopeAnglesKernel(const int32_t* positions, const float* inverse_
 }
 
 __global__ void SiluMulKernel(const float* gate_up, int64_t columns, float* out) {
+  AwaitPrevious();
+  StartNext();
   const int64_t t = blockIdx.y;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= columns) return;
@@ -81,12 +84,16 @@ __global__ void SiluMulKernel(const float* gate_up, int64_t columns, float* out)
 }
 
 __global__ void AddBiasKernel(const float* bias, int64_t columns, float* y) {
+  AwaitPrevious();
+  StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < columns) y[blockIdx.y * columns + i] += bias[i];
 }
 
 __global__ void GatherRowsKernel(const float* x, const int32_t* indices, int64_t columns,
                                  float* out) {
+  AwaitPrevious();
+  StartNext();
   const int64_t r = blockIdx.x;
   const float* row = x + indices[r] * columns;
   for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) out[r * columns + i] = row[i];
@@ -94,12 +101,16 @@ __global__ void GatherRowsKernel(const float* x, const int32_t* indices, int64_t
 
 template <DType kType>
 __global__ void WidenKernel(const void* values, int64_t count, float* out) {
+  AwaitPrevious();
+  StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) out[i] = Element<kType>(values, i);
 }
 
 template <DType kType>
 __global__ void NarrowKernel(const float* values, int64_t count, uint16_t* out) {
+  AwaitPrevious();
+  StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) out[i] = kType == DType::kF16 ? F16Bits(values[i]) : Bf16Bits(values[i]);
 }
@@ -114,41 +125,43 @@ void AddRmsNorm(cudaStream_t stream, const float* delta, const float* delta_bias
                 const float* weight, float epsilon, int64_t tokens, int64_t hidden, float* out) {
   if (tokens == 0 || hidden == 0) return;
   const LaunchShape shape = {
-      .grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(kThreads), .stream = stream};
-  Launch(shape, hidden % 4 == 0 ? &AddRmsNormKernel<4> : &AddRmsNormKernel<1>, delta, delta_bias,
-         residual, weight, epsilon, hidden, out);
+      .grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(kNormThreads), .stream = stream};
+  LaunchDependent(shape, hidden % 4 == 0 ? &AddRmsNormKernel<4> : &AddRmsNormKernel<1>, delta,
+                  delta_bias, residual, weight, epsilon, hidden, out);
 }
 
 void RopeAngles(cudaStream_t stream, const int32_t* positions, int64_t tokens,
                 const float* inverse_frequencies, int64_t half, float attention_factor, float* cos,
                 float* sin) {
   if (tokens == 0 || half == 0) return;
-  Launch({.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(64), .stream = stream},
-         &RopeAnglesKernel, positions, inverse_frequencies, half, attention_factor, cos, sin);
+  LaunchDependent(
+      {.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(64), .stream = stream},
+      &RopeAnglesKernel, positions, inverse_frequencies, half, attention_factor, cos, sin);
 }
 
 void SiluMul(cudaStream_t stream, const float* gate_up, int64_t tokens, int64_t columns,
              float* out) {
   if (tokens == 0 || columns == 0) return;
-  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
-          .block = dim3(kThreads),
-          .stream = stream},
-         &SiluMulKernel, gate_up, columns, out);
+  LaunchDependent({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+                   .block = dim3(kThreads),
+                   .stream = stream},
+                  &SiluMulKernel, gate_up, columns, out);
 }
 
 void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int64_t rows,
                 int64_t columns, float* out) {
   if (rows == 0 || columns == 0) return;
-  Launch({.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
-         &GatherRowsKernel, x, indices, columns, out);
+  LaunchDependent(
+      {.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
+      &GatherRowsKernel, x, indices, columns, out);
 }
 
 void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t columns, float* y) {
   if (tokens == 0 || columns == 0) return;
-  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
-          .block = dim3(kThreads),
-          .stream = stream},
-         &AddBiasKernel, bias, columns, y);
+  LaunchDependent({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+                   .block = dim3(kThreads),
+                   .stream = stream},
+                  &AddBiasKernel, bias, columns, y);
 }
 
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out) {
@@ -156,15 +169,17 @@ void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, 
   auto* const kernel = dtype == DType::kF32   ? &WidenKernel<DType::kF32>
                        : dtype == DType::kF16 ? &WidenKernel<DType::kF16>
                                               : &WidenKernel<DType::kBF16>;
-  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream}, kernel,
-         values, count, out);
+  LaunchDependent(
+      {.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream}, kernel,
+      values, count, out);
 }
 
 void Narrow(cudaStream_t stream, const float* values, DType dtype, int64_t count, void* out) {
   if (count == 0) return;
-  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream},
-         dtype == DType::kF16 ? &NarrowKernel<DType::kF16> : &NarrowKernel<DType::kBF16>, values,
-         count, static_cast<uint16_t*>(out));
+  LaunchDependent(
+      {.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream},
+      dtype == DType::kF16 ? &NarrowKernel<DType::kF16> : &NarrowKernel<DType::kBF16>, values,
+      count, static_cast<uint16_t*>(out));
 }
 
 }  // namespace tandem::kernels::cuda

@@ -73,6 +73,11 @@ std::vector<std::string> GroupFolders(const std::string& root, const std::string
 
 }  // namespace
 
+int RanksOnCard(std::span<const std::string> cards, int rank) {
+  if (cards[rank].empty()) return 1;
+  return static_cast<int>(std::count(cards.begin(), cards.end(), cards[rank]));
+}
+
 uint64_t ResidentBytes() { return KilobyteField("/proc/self/status", {"RssAnon:", "RssShmem:"}); }
 
 uint64_t PresentFileBytes() { return KilobyteField("/proc/self/status", {"RssFile:"}); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,8 +20,28 @@ struct MemoryPlan {
   // Weights that stay in a file and are read in each step; `weights` has what of them is
   // present at once, and total() no more than that.
   uint64_t streamed = 0;
-  uint64_t total() const { return weights + kv + workspace + communication + process; }
+
+  // Where the rank computes on a card, weights, KV cache and workspace are of the card, and so
+  // are
+  bool on_card = false;
+  uint64_t scratch = 0;      // of kernels, libraries and the driver
+  uint64_t graphs = 0;       // recorded steps, at most
+  uint64_t collectives = 0;  // those between cards
+  // while this is of the host, for copies.
+  uint64_t pinned = 0;
+
+  uint64_t card() const {
+    return on_card ? weights + kv + workspace + scratch + graphs + collectives : 0;
+  }
+  uint64_t host() const {
+    return communication + process + pinned + (on_card ? 0 : weights + kv + workspace);
+  }
+  uint64_t total() const { return host() + card(); }
 };
+
+// How many ranks have the card of `rank`, itself among them. cards[r] names rank r's, and its
+// host; empty: none.
+int RanksOnCard(std::span<const std::string> cards, int rank);
 
 // Memory that this process holds by itself, in bytes: anonymous and shared
 // pages, not the mapped files' (the kernel may drop those).

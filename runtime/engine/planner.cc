@@ -7,15 +7,21 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "parallel/device_bytes.h"
 #include "parallel/shm_host.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/model_tensors.h"
+#include "runtime/model/row_sampling.h"
 
 namespace tandem::engine {
 namespace {
 
 // What MPI itself allocates when it first exchanges with a rank of the host.
 constexpr uint64_t kMpiBytesPerPeer = 64 << 10;
+
+// What the driver takes of a card for a process: its context, the code of kernels.
+constexpr uint64_t kCardDriverBytes = uint64_t{512} << 20;
 
 // Of a step, beside memory traffic and collectives: scheduling, sampling, starts
 // of kernels.
@@ -95,6 +101,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
       .num_blocks = sequence_blocks * request.streams,
       .max_tokens = request.max_batched_tokens,
       .max_rows = std::max(request.max_num_seqs, request.streams),
+      .recorded_sequences = request.cards ? request.max_num_seqs : 0,
       .stream = request.stream};
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
@@ -108,6 +115,10 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     rank.bytes.workspace = bytes.workspace;
     rank.bytes.communication = CommunicationBytes(shards, r, options);
     rank.bytes.process = request.process_bytes;
+    if (request.cards) {
+      AddCardBytes(shards, options, /*leaf_sums=*/false,
+                   kernels::CudaScratchBytes({}) + kCardDriverBytes, &rank.bytes);
+    }
     plan.fits = plan.fits && rank.free() >= 0;
     const uint64_t block = KvBlockBytes(config, shards, r, request.kv_dtype);
     const int64_t for_kv = rank.free() + static_cast<int64_t>(rank.bytes.kv);
@@ -157,6 +168,30 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
     bytes += copies * options.max_rows * plan.shape.vocab * sizeof(float);
   }
   return bytes;
+}
+
+DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
+                                const model::DecoderOptions& options, bool leaf_sums) {
+  int64_t sums = 1;  // of a rank, in one all-reduce
+  if (leaf_sums) {
+    sums = std::max({sums, plan.attention_tree.max_node_count(), plan.ffn_tree.max_node_count()});
+  }
+  const model::SamplingTraffic sampling = model::RowSampling::Traffic(plan, options.max_rows);
+  const int64_t widest = *std::max_element(plan.vocab_widths.begin(), plan.vocab_widths.end());
+  return {.max_floats = std::max(sums * options.max_tokens * plan.shape.hidden, sampling.reduced),
+          .max_gathered = std::max(options.max_rows * widest, sampling.gathered)};
+}
+
+void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
+                  bool leaf_sums, uint64_t scratch, MemoryPlan* bytes) {
+  const DeviceMessages messages = DeviceMessagesOf(plan, options, leaf_sums);
+  const parallel::DeviceBytes collectives =
+      parallel::DeviceCommunicatorBytes(plan.tp, messages.max_floats, messages.max_gathered);
+  bytes->on_card = true;
+  bytes->scratch = scratch;
+  bytes->graphs = options.recorded_sequences > 0 ? options.recording.bytes : 0;
+  bytes->collectives = collectives.card;
+  bytes->pinned = collectives.pinned + kernels::kCudaPinnedBytes;
 }
 
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,

@@ -22,6 +22,19 @@ namespace tandem::engine {
 uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
                             const model::DecoderOptions& options);
 
+// The longest messages of collectives between cards, as DeviceCommunicatorOptions have them.
+struct DeviceMessages {
+  int64_t max_floats = 0;
+  int64_t max_gathered = 0;
+};
+DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
+                                const model::DecoderOptions& options, bool leaf_sums);
+
+// Adds what a rank on a card takes beside weights, KV cache and workspace: its kernels' scratch,
+// recorded steps, collectives between cards, pinned memory of the host.
+void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
+                  bool leaf_sums, uint64_t scratch, MemoryPlan* bytes);
+
 // Of the KV cache on one rank: one block of model::kBlockSize tokens.
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
                       kernels::KvDType kv_dtype);
@@ -55,6 +68,7 @@ struct PlanRequest {
   kernels::KvDType kv_dtype = kernels::KvDType::kBF16;
   Format stored = Format::kBf16;      // nothing more precise is recommended
   double all_reduce_seconds = 20e-6;  // of one token's activations
+  bool cards = false;                 // devices are cards (layouts are taken to be the CPUs')
   bool stream = false;                // weights stay on disk
   double disk_bandwidth = 0;          // bytes a second and rank, where they do
   uint64_t process_bytes = 0;         // of a rank, before the model
@@ -65,7 +79,8 @@ struct RankPlan {
   uint64_t device = 0;  // its memory
   // What is left; negative: what is lacking.
   int64_t free() const {
-    return static_cast<int64_t>(device) - static_cast<int64_t>(bytes.total());
+    return static_cast<int64_t>(device) -
+           static_cast<int64_t>(bytes.on_card ? bytes.card() : bytes.host());
   }
 };
 

@@ -5,9 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/trace_range.h"
 #include "runtime/loader/rope_frequencies.h"
 #include "runtime/model/model_tensors.h"
 
@@ -17,14 +17,22 @@ using parallel::StepPart;
 
 namespace {
 
-// Recording ends when it has taken so long: what is not recorded by then is issued.
-constexpr absl::Duration kRecordingTime = absl::Seconds(20);
-
 // A product's tree with a leaf for each rank.
 parallel::TreeLayout TreeOfRanks(int ranks) {
   std::vector<kernels::LeafRange> owned;
   for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
   return parallel::TreeLayout::Make(ranks, owned);
+}
+
+// "step: 3 sequences decode, 500 tokens of 2 prefill".
+std::string Describe(const StepInput& input) {
+  int32_t decoding = 0;
+  for (int32_t s = 0; s < input.num_sequences(); ++s) {
+    const int32_t tokens = input.cu_seqlens_q[s + 1] - input.cu_seqlens_q[s];
+    decoding += tokens == 1 && input.context_lens[s] > 1 ? 1 : 0;
+  }
+  return absl::StrCat("step: ", decoding, " sequences decode, ", input.num_tokens() - decoding,
+                      " tokens of ", input.num_sequences() - decoding, " prefill");
 }
 
 }  // namespace
@@ -50,6 +58,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
   TANDEM_CHECK(plan.tp == communicator.size());
   std::unique_ptr<Decoder> decoder(
       new Decoder(config, std::move(checkpoint), std::move(plan), backend, communicator, options));
+  const kernels::TraceRange range(backend, "load");
   TANDEM_RETURN_IF_ERROR(decoder->LoadWeights());
   TANDEM_ASSIGN_OR_RETURN(decoder->kv_cache_,
                           KvCache::Allocate(backend, {.layers = config.num_layers,
@@ -70,7 +79,6 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
     decoder->sampling_ = std::make_unique<RowSampling>(backend, communicator, decoder->plan_,
                                                        options.max_rows, workspace.sampling);
   }
-  TANDEM_RETURN_IF_ERROR(decoder->RecordSteps());
   backend.Synchronize();
   TANDEM_RETURN_IF_ERROR(backend.status());
   return decoder;
@@ -80,20 +88,26 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
   const int64_t tokens = input.num_tokens();
   TANDEM_CHECK(tokens <= options_.max_tokens && input.num_rows() <= options_.max_rows);
   if (options_.timer != nullptr) options_.timer->BeginStep();
-  EnterPart(options_.timer, StepPart::kEmbedding);
+  const kernels::TraceRange range(backend_, backend_.memory_is_host() ? "" : Describe(input));
+  Enter(StepPart::kEmbedding);
   TANDEM_RETURN_IF_ERROR(embedding_->Lookup(backend_, input.token_ids.data(), tokens,
                                             config_.hidden_size, workspace_.residual));
   if (const RecordedStep* recorded = FindRecorded(input)) {
+    LeaveParts();
+    const kernels::TraceRange replay(backend_, "replay");
     step_memory_.PlaceSingles(input, recorded->sequences, recorded->context);
     backend_.Replay(*recorded->recording);
+    ++replayed_;
   } else {
     TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
   }
   step_rows_ = input.num_rows();
   if (input.sampling.empty()) {
+    const kernels::TraceRange gather(backend_, "gather");
     return communicator_.GatherColumns(workspace_.logits, step_rows_, plan_.vocab_widths, logits);
   }
   if (sampling_ == nullptr) return absl::InternalError("step: this backend surveys no rows");
+  const kernels::TraceRange sampling(backend_, "sampling");
   TANDEM_RETURN_IF_ERROR(sampling_->Survey(input.sampling, workspace_.logits));
   whole_rows_.clear();
   for (int32_t row = 0; row < step_rows_; ++row) {
@@ -120,27 +134,52 @@ absl::Status Decoder::GatherRows(std::span<const int32_t> rows, float* logits) {
 }
 
 absl::Status Decoder::RecordSteps() {
-  // A world's collectives would have to be recorded too.
-  if (options_.recorded_sequences == 0 || backend_.memory_is_host() || plan_.tp > 1) {
-    return absl::OkStatus();
-  }
+  if (options_.recorded_sequences == 0 || backend_.memory_is_host()) return absl::OkStatus();
   const StepLimits limits = options_.step_limits();
   const int64_t most =
       std::min({options_.recorded_sequences, limits.tokens, limits.sequences, limits.rows});
   const int64_t longest = limits.blocks * kBlockSize;
+  const auto free_memory = [this] {
+    return backend_.device_memory().value_or(kernels::DeviceMemory()).free;
+  };
   const absl::Time start = absl::Now();
   for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
     for (int64_t context = std::min<int64_t>(longest, 1024);;
          context = std::min(4 * context, longest)) {
-      if (absl::Now() - start > kRecordingTime) return absl::OkStatus();
+      const kernels::TraceRange range(
+          backend_, absl::StrCat("record: ", sequences, " sequences, ", context, " positions"));
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
-      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Recording> recording,
-                              backend_.Record([&] { return RunLayers(step); }));
-      recorded_.push_back({sequences, context, std::move(recording)});
+      TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator_, RunAlone(step)));
+      const uint64_t before = free_memory();
+      auto recording = backend_.Record([&] { return RunLayers(step); });
+      recording_failure_ = parallel::AgreeOnStatus(communicator_, recording.status());
+      if (!recording_failure_.ok()) {
+        recorded_.clear();
+        return parallel::AgreeOnStatus(communicator_, backend_.status());
+      }
+      recorded_.push_back({sequences, context, *std::move(recording)});
+      const uint64_t free = free_memory();
+      recorded_bytes_ += before - std::min(free, before);
+      // A rank that replays and one that issues do not meet: padding is added up, too, and
+      // NCCL wants captured collectives from all ranks or none.
+      const bool spent = absl::Now() - start > options_.recording.time ||
+                         recorded_bytes_ > options_.recording.bytes;
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                              communicator_.AllGatherBytes(spent ? "spent" : ""));
+      if (std::any_of(all.begin(), all.end(), [](const auto& word) { return !word.empty(); })) {
+        return absl::OkStatus();
+      }
       if (context == longest) break;
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status Decoder::RunAlone(const PlacedStep& step) {
+  TANDEM_RETURN_IF_ERROR(RunLayers(step));
+  TANDEM_RETURN_IF_ERROR(communicator_.Await());
+  backend_.Synchronize();
+  return backend_.status();
 }
 
 const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const {
@@ -159,49 +198,55 @@ const Decoder::RecordedStep* Decoder::FindRecorded(const StepInput& input) const
   return nullptr;
 }
 
+void Decoder::Enter(StepPart part) {
+  EnterPart(options_.timer, part);
+  LeaveParts();
+  backend_.PushRange(StepPartName(part).data());  // a literal
+  in_part_ = true;
+}
+
+void Decoder::LeaveParts() {
+  if (in_part_) backend_.PopRange();
+  in_part_ = false;
+}
+
 absl::Status Decoder::RunLayers(const PlacedStep& step) {
   const int64_t tokens = step.tokens;
-  const int64_t hidden = config_.hidden_size;
-  const float epsilon = static_cast<float>(config_.rms_norm_eps);
   Workspace& w = workspace_;
-  parallel::StepTimer* const timer = options_.timer;
   backend_.RopeAngles(step.positions, tokens, w.inverse_frequencies, config_.head_dim / 2,
                       static_cast<float>(config_.rope.attention_factor), w.cos, w.sin);
 
-  // Each norm first adds the sub-layer before it to the residual stream.
-  const float* delta = nullptr;
-  const float* delta_bias = nullptr;
+  if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(0));
+  Enter(StepPart::kQkv);
+  backend_.AddRmsNorm(nullptr, nullptr, w.residual, layers_.front().input_norm.as<float>(),
+                      static_cast<float>(config_.rms_norm_eps), tokens, config_.hidden_size,
+                      w.normed);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i));
-    EnterPart(timer, StepPart::kQkv);
-    backend_.AddRmsNorm(delta, delta_bias, w.residual, layer.input_norm.as<float>(), epsilon,
-                        tokens, hidden, w.normed);
-    TANDEM_RETURN_IF_ERROR(Attention(layer, static_cast<int64_t>(i), step));
-    EnterPart(timer, StepPart::kFfn);
-    backend_.AddRmsNorm(w.delta, layer.output.bias(), w.residual, layer.post_norm.as<float>(),
-                        epsilon, tokens, hidden, w.normed);
-    TANDEM_RETURN_IF_ERROR(FeedForward(layer, tokens));
-    delta = w.delta;
-    delta_bias = layer.down.bias();
+    Attention(layer, static_cast<int64_t>(i), step);
+    Enter(StepPart::kFfn);
+    TANDEM_RETURN_IF_ERROR(AddAndNorm(layer.output, attention_tree_, layer.post_norm, tokens));
+    FeedForward(layer, tokens);
+    const bool last = i + 1 == layers_.size();
+    if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i + 1));
+    Enter(last ? StepPart::kHead : StepPart::kQkv);
+    TANDEM_RETURN_IF_ERROR(
+        AddAndNorm(layer.down, ffn_tree_, last ? final_norm_ : layers_[i + 1].input_norm, tokens));
   }
-  if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(layers_.size()));
-  EnterPart(timer, StepPart::kHead);
-  backend_.AddRmsNorm(delta, delta_bias, w.residual, final_norm_.as<float>(), epsilon, tokens,
-                      hidden, w.normed);
 
-  backend_.GatherRows(w.normed, step.logits_indices, step.rows, hidden, w.rows);
+  backend_.GatherRows(w.normed, step.logits_indices, step.rows, config_.hidden_size, w.rows);
   head_.Forward(backend_, w.rows, step.rows, w.logits);
+  LeaveParts();
   return absl::OkStatus();
 }
 
-absl::Status Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& step) {
+void Decoder::Attention(const Layer& layer, int64_t index, const PlacedStep& step) {
   Workspace& w = workspace_;
   const int64_t tokens = step.tokens;
   const int64_t heads = shard_.heads.size();
   const kernels::KvCacheView cache = kv_cache_.layer(index);
   layer.qkv.Forward(backend_, w.normed, tokens, w.qkv);
-  EnterPart(options_.timer, StepPart::kAttention);
+  Enter(StepPart::kAttention);
   backend_.RopeAndCache({.tokens = tokens,
                          .q_heads = heads,
                          .head_dim = config_.head_dim,
@@ -228,17 +273,30 @@ absl::Status Decoder::Attention(const Layer& layer, int64_t index, const PlacedS
                            .out = w.attention,
                            .single_tokens = step.single_tokens,
                            .single_context = step.single_context});
-  EnterPart(options_.timer, StepPart::kOutput);
-  return layer.output.Forward(backend_, communicator_, attention_tree_, w.attention, tokens,
-                              w.partials, w.delta);
+  Enter(StepPart::kOutput);
+  layer.output.Forward(backend_, w.attention, tokens, Partials());
 }
 
-absl::Status Decoder::FeedForward(const Layer& layer, int64_t tokens) {
+void Decoder::FeedForward(const Layer& layer, int64_t tokens) {
   Workspace& w = workspace_;
   layer.gate_up.Forward(backend_, w.normed, tokens, w.gate_up);
   backend_.SiluMul(w.gate_up, tokens, shard_.ffn.size(), w.activated);
-  return layer.down.Forward(backend_, communicator_, ffn_tree_, w.activated, tokens, w.partials,
-                            w.delta);
+  layer.down.Forward(backend_, w.activated, tokens, Partials());
+}
+
+absl::Status Decoder::AddAndNorm(const parallel::RowParallelLinear& product,
+                                 const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                                 int64_t tokens) {
+  const Workspace& w = workspace_;
+  return communicator_.AllReduceAddRmsNorm(backend_, tree, Partials(),
+                                           {.delta_bias = product.bias(),
+                                            .residual = w.residual,
+                                            .weight = norm.as<float>(),
+                                            .epsilon = static_cast<float>(config_.rms_norm_eps),
+                                            .tokens = tokens,
+                                            .hidden = config_.hidden_size,
+                                            .out = w.normed},
+                                           w.delta);
 }
 
 DecoderBytes Decoder::bytes() const {

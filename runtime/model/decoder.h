@@ -13,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "kernels/backend.h"
 #include "parallel/communicator.h"
 #include "parallel/linear.h"
@@ -31,6 +32,12 @@
 
 namespace tandem::model {
 
+// What recording steps may take; what is not recorded by then is issued.
+struct RecordingBudget {
+  absl::Duration time = absl::Seconds(20);
+  uint64_t bytes = 256 << 20;  // of the device
+};
+
 struct DecoderOptions {
   kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   int64_t num_blocks = 0;     // of kBlockSize tokens
@@ -38,9 +45,9 @@ struct DecoderOptions {
   int64_t max_rows = 0;       // of logits in one step
   int64_t max_sequences = 0;  // of one step; 0: max_tokens
   int64_t max_blocks = 0;     // of a sequence; 0: num_blocks
-  // Steps of one token for each of so many sequences at most are recorded while loading,
-  // where the backend can and the communicator need not run inside; 0: none.
+  // RecordSteps records steps of one token for each of so many sequences at most; 0: none.
   int64_t recorded_sequences = 0;
+  RecordingBudget recording;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
   // Weights that were packed before; outlives the decoder, or null.
@@ -78,6 +85,12 @@ class Decoder {
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
       const DecoderOptions& options);
 
+  // Records steps of one token for each sequence, where the backend can: Forward replays them.
+  // Collective, after all ranks have loaded: all of them record the same ones, until the budget
+  // of one is spent, and get the same error. What cannot be recorded is none of them
+  // (recording_failure).
+  absl::Status RecordSteps();
+
   // What Load will hold on `rank`, from config.json and the files' headers alone: with
   // the checkpoint's formats as options.weights converts them, or with those that
   // format_of names for each matrix.
@@ -107,6 +120,10 @@ class Decoder {
   // As held, by purpose; equals Plan where the plan is right.
   DecoderBytes bytes() const;
   int64_t recorded_steps() const { return static_cast<int64_t>(recorded_.size()); }
+  uint64_t recorded_bytes() const { return recorded_bytes_; }  // of the device
+  // Why nothing is recorded, where that was tried; the same on all ranks.
+  const absl::Status& recording_failure() const { return recording_failure_; }
+  int64_t replayed_steps() const { return replayed_; }
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const {
     return checkpoint_->bytes_read() +
@@ -171,12 +188,23 @@ class Decoder {
   absl::Status LoadLayer(int64_t index);
   // From the layers and the head, loaded: starts reading the first one.
   void StartStream();
-  absl::Status RecordSteps();
   const RecordedStep* FindRecorded(const StepInput& input) const;
+  // From here on work belongs to `part`: for the timer, and as a range of the backend.
+  void Enter(parallel::StepPart part);
+  void LeaveParts();  // ends that range
   // From the embedded tokens in the workspace to the rows' logits there.
   absl::Status RunLayers(const PlacedStep& step);
-  absl::Status Attention(const Layer& layer, int64_t index, const PlacedStep& step);
-  absl::Status FeedForward(const Layer& layer, int64_t tokens);
+  // The same, until it is done.
+  absl::Status RunAlone(const PlacedStep& step);
+  // Sub-layers, up to their row-parallel product's partial sums in the workspace.
+  void Attention(const Layer& layer, int64_t index, const PlacedStep& step);
+  void FeedForward(const Layer& layer, int64_t tokens);
+  // Adds up the product's partial sums, adds them to the residual stream and norms that.
+  absl::Status AddAndNorm(const parallel::RowParallelLinear& product,
+                          const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                          int64_t tokens);
+  // In a world of one they are the sum.
+  float* Partials() const { return plan_.tp == 1 ? workspace_.delta : workspace_.partials; }
 
   const loader::ModelConfig config_;
   std::unique_ptr<loader::Checkpoint> checkpoint_;
@@ -196,7 +224,11 @@ class Decoder {
   std::unique_ptr<RowSampling> sampling_;  // null: the backend surveys nothing
   int32_t step_rows_ = 0;                  // of the last step
   std::vector<int32_t> whole_rows_;        // of it
-  std::vector<RecordedStep> recorded_;     // fewer sequences first, then shorter contexts
+  std::vector<RecordedStep> recorded_;  // fewer sequences first, then shorter contexts
+  uint64_t recorded_bytes_ = 0;
+  absl::Status recording_failure_;
+  int64_t replayed_ = 0;
+  bool in_part_ = false;
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;

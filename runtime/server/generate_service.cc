@@ -191,7 +191,13 @@ absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
     planned->set_communication(ranks[i].planned.communication);
     planned->set_process(ranks[i].planned.process);
     planned->set_total(ranks[i].planned.total());
+    planned->set_scratch(ranks[i].planned.scratch);
+    planned->set_graphs(ranks[i].planned.graphs);
+    planned->set_collectives(ranks[i].planned.collectives);
+    planned->set_pinned(ranks[i].planned.pinned);
+    planned->set_card(ranks[i].planned.card());
     rank->set_measured_bytes(ranks[i].measured_bytes);
+    rank->set_card_bytes(ranks[i].card_bytes);
   }
   response.set_running(stats.running);
   response.set_waiting(stats.waiting);

@@ -41,6 +41,7 @@ struct RankInfo {
   int64_t pid = 0;
   engine::MemoryPlan planned;
   uint64_t measured_bytes = 0;  // anonymous and shared memory
+  uint64_t card_bytes = 0;      // taken of its card by all ranks that have it, beside scratch
 };
 
 struct ServedModel {

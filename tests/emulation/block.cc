@@ -58,6 +58,7 @@ struct Fiber {
   unsigned number = 0;
   State state = State::kDone;
   std::vector<std::pair<void*, const void*>> copies;  // started, not done
+  bool awaited = false;
 };
 
 struct Warp {
@@ -78,6 +79,8 @@ struct Machine {
   dim3 grid, block;
   uint3 block_index = {};
   const absl::FunctionRef<void()>* body = nullptr;
+  bool must_await = false;
+  int64_t grids = 0;
   Fiber* current = nullptr;
   void* scheduler = nullptr;  // stack pointer
 
@@ -93,6 +96,9 @@ void Yield() { TandemEmulationSwitch(&machine.current->stack_pointer, machine.sc
 void FiberMain() {
   (*machine.body)();
   if (!machine.current->copies.empty()) Fail("a thread ended before what it copies had come");
+  if (machine.must_await && !machine.current->awaited) {
+    Fail("a thread of a dependent launch ended without AwaitPrevious");
+  }
   machine.current->state = State::kDone;
   Yield();
   Fail("a thread ran after its end");
@@ -110,6 +116,7 @@ void Start(Fiber& fiber, unsigned number) {
   fiber.number = number;
   fiber.index = {number % shape.x, number / shape.x % shape.y, number / (shape.x * shape.y)};
   fiber.state = State::kReady;
+  fiber.awaited = false;
   auto** top = reinterpret_cast<void**>(machine.stacks + (number + 1) * kStackBytes - 16);
   *top = reinterpret_cast<void*>(&FiberMain);
   for (int i = 1; i <= 6; ++i) top[-i] = nullptr;
@@ -182,7 +189,8 @@ void RunBlock(unsigned threads, size_t dynamic_shared_bytes) {
 
 }  // namespace
 
-void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body) {
+void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body,
+             bool must_await) {
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads) Fail("a block has 1 to 1024 threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) Fail("a grid has no block");
@@ -196,9 +204,11 @@ void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionR
     machine.fibers.resize(kMaxThreads);
     machine.shared.resize(kSharedBytes);
   }
+  ++machine.grids;
   machine.grid = grid;
   machine.block = block;
   machine.body = &body;
+  machine.must_await = must_await;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -209,11 +219,15 @@ void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionR
   }
 }
 
+int64_t GridsRun() { return machine.grids; }
+
 const uint3& CurrentThread() { return machine.current->index; }
 const uint3& CurrentBlock() { return machine.block_index; }
 const dim3& BlockShape() { return machine.block; }
 const dim3& GridShape() { return machine.grid; }
 unsigned CurrentLane() { return machine.current->number % kWarp; }
+
+void MarkAwaited() { machine.current->awaited = true; }
 
 void SyncThreads() {
   machine.current->state = State::kAtBarrier;

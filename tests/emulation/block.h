@@ -14,8 +14,13 @@
 
 namespace tandem::emulation {
 
-// Runs body once for each thread of each block.
-void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body);
+// Runs body once for each thread of each block. must_await: a thread that ends without
+// MarkAwaited aborts the process.
+void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body,
+             bool must_await = false);
+
+// Grids that the calling thread has run.
+int64_t GridsRun();
 
 // What follows is for body.
 const uint3& CurrentThread();
@@ -23,6 +28,9 @@ const uint3& CurrentBlock();
 const dim3& BlockShape();
 const dim3& GridShape();
 unsigned CurrentLane();
+
+// The calling thread has waited for the kernel before.
+void MarkAwaited();
 
 void SyncThreads();
 // The value of lane `source` once all lanes of mask have come; poison, where it

@@ -6,7 +6,9 @@
 namespace tandem::emulation {
 
 struct Faults {
+  std::atomic<bool> graphs_refused = false;     // none can be made of what is captured
   std::atomic<bool> peer_writes_lost = false;   // another card's memory, once opened, is none
+  std::atomic<bool> ipc_refused = false;        // as between ranks of one process
   std::atomic<bool> nccl_sums_wrong = false;    // in one element
   std::atomic<bool> nccl_never_ends = false;    // its all-reduce, until it is given up
   std::atomic<bool> nccl_never_starts = false;  // its communicators

@@ -2,9 +2,11 @@
 // mpirun, which are processes, it refuses, as NCCL does where they share a card. What is
 // queued on a stream waits for the other ranks without holding its thread, so that it can be
 // given up. Values are added in the order of ranks.
+#include <cuda_runtime_api.h>
 #include <nccl.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -22,6 +24,7 @@ namespace {
 // One collective: what ranks have brought, and how many have taken the result.
 struct Round {
   std::vector<std::vector<float>> brought;
+  bool captured = false;  // into a graph: by all ranks or none
   int arrived = 0;
   int taken = 0;
 };
@@ -88,7 +91,9 @@ using Finish = std::function<void(const std::vector<std::vector<float>>& brought
 // Brings `count` floats and calls `finish` once everybody has.
 void EnqueueRound(std::shared_ptr<ncclComm> comm, const float* send, size_t count, Finish finish,
                   cudaStream_t stream) {
-  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish)] {
+  const bool captured = IsCapturing(stream);
+  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish),
+                          captured] {
     if (comm->aborted) return true;
     if (GetFaults().nccl_never_ends) return false;
     World& world = *comm->world;
@@ -97,6 +102,11 @@ void EnqueueRound(std::shared_ptr<ncclComm> comm, const float* send, size_t coun
     if (!comm->arrived) {
       round.brought.resize(world.size);
       round.brought[comm->rank].assign(send, send + count);
+      if (round.arrived > 0 && round.captured != captured) {
+        std::fprintf(stderr, "emulation: a collective of NCCL is captured by some ranks alone\n");
+        std::abort();
+      }
+      round.captured = captured;
       ++round.arrived;
       comm->arrived = true;
     }
@@ -120,14 +130,10 @@ const char* ncclGetErrorString(ncclResult_t) { return "an error of the emulated 
 const char* ncclGetLastError(ncclComm_t) { return ""; }
 
 ncclResult_t ncclMemAlloc(void** data, size_t bytes) {
-  *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  if (*data == nullptr) return ncclSystemError;
-  std::memset(*data, 0xff, bytes);
-  return ncclSuccess;
+  return cudaMalloc(data, bytes) == cudaSuccess ? ncclSuccess : ncclSystemError;
 }
 ncclResult_t ncclMemFree(void* data) {
-  std::free(data);
-  return ncclSuccess;
+  return cudaFree(data) == cudaSuccess ? ncclSuccess : ncclSystemError;
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {

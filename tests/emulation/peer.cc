@@ -36,12 +36,15 @@ cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsig
   pid_t process = 0;
   std::memcpy(&process, handle.reserved + sizeof(*memory), sizeof(process));
   if (process != getpid()) return cudaErrorPeerAccessUnsupported;
+  if (tandem::emulation::GetFaults().ipc_refused) return cudaErrorInvalidDevice;
   std::memcpy(memory, &handle, sizeof(*memory));
   if (tandem::emulation::GetFaults().peer_writes_lost) {
     *memory = std::aligned_alloc(256, (malloc_usable_size(*memory) + 255) / 256 * 256);
   }
   return cudaSuccess;
 }
+
+cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaErrorPeerAccessAlreadyEnabled; }
 
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 

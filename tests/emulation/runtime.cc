@@ -2,8 +2,10 @@
 // the host's, filled with 0xFF when allocated. The one device is of compute
 // capability 8.0.
 #include <cuda_runtime_api.h>
+#include <malloc.h>
 #include <sched.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulation/faults.h"
 #include "tests/emulation/options.h"
 #include "tests/emulation/stream.h"
 
@@ -30,6 +33,15 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   std::vector<tandem::emulation::Work> work;
 };
+
+namespace {
+
+// Of the device, taken by all threads.
+constexpr size_t kMemory = size_t{4} << 30;
+constexpr size_t kGraphMemory = size_t{1} << 20;  // of each that can be launched
+std::atomic<size_t> taken = 0;
+
+}  // namespace
 
 namespace tandem::emulation {
 namespace {
@@ -81,6 +93,8 @@ void EnqueueWaiting(cudaStream_t stream, Work work) {
   }
 }
 
+bool IsCapturing(cudaStream_t stream) { return stream->captured != nullptr; }
+
 }  // namespace tandem::emulation
 
 using tandem::emulation::Drain;
@@ -100,6 +114,11 @@ cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : Failed(cudaErrorInvalidDevice);
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return Failed(cudaErrorInvalidDevice);
   *properties = {};
@@ -107,12 +126,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->major = 8;
   properties->minor = 0;
   properties->multiProcessorCount = 4;
-  properties->totalGlobalMem = size_t{4} << 30;
+  properties->totalGlobalMem = kMemory;
   return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
-  *free_bytes = *total = size_t{4} << 30;
+  *total = kMemory;
+  *free_bytes = kMemory - taken;
   return cudaSuccess;
 }
 
@@ -120,18 +140,26 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*data == nullptr) return Failed(cudaErrorMemoryAllocation);
   std::memset(*data, 0xff, bytes);
+  taken += malloc_usable_size(*data);
   return cudaSuccess;
 }
 
 // Waits for the device's work, as a card does.
 cudaError_t cudaFree(void* data) {
+  taken -= malloc_usable_size(data);
+  return cudaFreeHost(data);
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  const cudaError_t error = cudaMalloc(data, bytes);
+  if (error == cudaSuccess) taken -= malloc_usable_size(*data);
+  return error;
+}
+cudaError_t cudaFreeHost(void* data) {
   for (CUstream_st* stream : tandem::emulation::streams) Drain(stream);
   std::free(data);
   return cudaSuccess;
 }
-
-cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return cudaMalloc(data, bytes); }
-cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
 
 cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
@@ -226,7 +254,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  if (tandem::emulation::GetFaults().graphs_refused) return Failed(cudaErrorNotSupported);
   *exec = new CUgraphExec_st{graph->work};
+  taken += kGraphMemory;
   return cudaSuccess;
 }
 
@@ -241,6 +271,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  taken -= kGraphMemory;
   delete exec;
   return cudaSuccess;
 }

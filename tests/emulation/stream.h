@@ -17,4 +17,7 @@ void Enqueue(cudaStream_t stream, std::function<void()> work);
 using Work = std::function<bool()>;
 void EnqueueWaiting(cudaStream_t stream, Work work);
 
+// Whether what is added goes to a graph.
+bool IsCapturing(cudaStream_t stream);
+
 }  // namespace tandem::emulation

@@ -53,6 +53,37 @@ class PlannerTest : public ::testing::Test {
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeCpuBackend("auto", {.threads = 1});
 };
 
+TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
+  Plan({80, 80});
+  request_.cards = true;
+  const auto plans = PlanAll(config_, request_, *backend_);
+  for (const int tp : {1, 2}) {
+    const RankPlan& rank = At(plans, Format::kBf16, tp).ranks[0];
+    const MemoryPlan& bytes = rank.bytes;
+    EXPECT_TRUE(bytes.on_card);
+    EXPECT_EQ(bytes.graphs, model::RecordingBudget().bytes);
+    // Three buffers of 64 MiB, 32 MiB of the library, 512 MiB of the driver.
+    EXPECT_EQ(bytes.scratch, uint64_t{736} << 20);
+    EXPECT_EQ(bytes.collectives,
+              tp == 1 ? 0 : (2 * (uint64_t{2} << 20)) + (2 * (uint64_t{4} << 20)) + (256 << 20));
+    EXPECT_EQ(bytes.card(), bytes.weights + bytes.kv + bytes.workspace + bytes.graphs +
+                                bytes.scratch + bytes.collectives);
+    // Two pinned buffers of 8 MiB, 64 rows of logits, partial sums on their way.
+    const uint64_t logits = uint64_t{64} * 128256 / tp * sizeof(float);
+    EXPECT_EQ(bytes.pinned, (16 << 20) + logits + (tp == 1 ? 0 : 2 * 512 * 4096 * sizeof(float)));
+    EXPECT_EQ(bytes.host(), bytes.communication + bytes.process + bytes.pinned);
+    EXPECT_EQ(rank.free(), static_cast<int64_t>(rank.device - bytes.card()));
+  }
+}
+
+TEST(RanksOnCard, CountsThoseOfTheSameHostAndCard) {
+  const std::string cards[] = {"a 1", "a 2", "b 1", "a 1"};
+  EXPECT_EQ(RanksOnCard(cards, 0), 2);
+  EXPECT_EQ(RanksOnCard(cards, 2), 1);
+  const std::string none[] = {"", ""};
+  EXPECT_EQ(RanksOnCard(none, 1), 1);
+}
+
 TEST(StorageBytes, OfTheEightBillionShape) {
   const loader::ModelConfig config = Llama8B();
   // 8,030,261,248 parameters, of which 266,240 in norms.

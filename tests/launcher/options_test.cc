@@ -27,6 +27,18 @@ TEST(OptionsTest, Serve) {
   EXPECT_EQ(serve.drain_timeout, 30);
 }
 
+TEST(OptionsTest, CardsAddUpAsAsked) {
+  EXPECT_EQ(std::get<ServeOptions>(*Parse({"serve", "m"}).command).model.card_collectives, "auto");
+  for (const char* way : {"auto", "nccl", "peer", "staged"}) {
+    const CommandLine line = Parse({"serve", "m", "--device", "cuda", "--card-collectives", way});
+    ASSERT_TRUE(line.command.has_value()) << line.output;
+    EXPECT_EQ(std::get<ServeOptions>(*line.command).model.card_collectives, way);
+  }
+  const CommandLine wrong = Parse({"serve", "m", "--card-collectives", "shm"});
+  EXPECT_EQ(wrong.exit_code, 64);
+  EXPECT_THAT(wrong.output, HasSubstr("--card-collectives"));
+}
+
 TEST(OptionsTest, RenderAndChat) {
   const CommandLine line = Parse({"render", "t.jinja", "--messages", "-"});
   ASSERT_TRUE(line.command.has_value()) << line.output;

@@ -50,6 +50,24 @@ engine::FormatPlan Plan() {
   return plan;
 }
 
+TEST(PlanJson, NamesWhatCardsHold) {
+  engine::FormatPlan plan = Plan();
+  for (engine::RankPlan& rank : plan.ranks) {
+    rank.bytes.on_card = true;
+    rank.bytes.graphs = 8;
+    rank.bytes.scratch = 9;
+    rank.bytes.collectives = 10;
+    rank.bytes.pinned = 11;
+  }
+  const auto json = nlohmann::json::parse(PlanJson({&plan, 1}))[0]["ranks"][0];
+  EXPECT_EQ(json["graphs"], 8);
+  EXPECT_EQ(json["scratch"], 9);
+  EXPECT_EQ(json["collectives"], 10);
+  EXPECT_EQ(json["pinned"], 11);
+  EXPECT_EQ(json["free"], kGib - 5 - 6 - 8 - 9 - 10);
+  EXPECT_THAT(PlanPicture({&plan, 1}, {}), ::testing::HasSubstr("graphs"));
+}
+
 TEST(PlanJson, HasExactlyTheNamedKeys) {
   const engine::FormatPlan plan = Plan();
   const auto json = nlohmann::json::parse(PlanJson({&plan, 1}));

@@ -19,13 +19,12 @@ using testing::Sequence;
 using testing::Step;
 using testing::WorldOptions;
 
-WorldOptions OnCards(int tp, bool deterministic) {
+// way: of device_communicator.h.
+WorldOptions OnCards(int tp, bool deterministic, const std::string& way) {
   WorldOptions options = {.tp = tp, .num_blocks = 64, .max_tokens = 128};
   options.make_backend = [deterministic] {
     return kernels::MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 256 << 10});
   };
-  // The same bits whichever way.
-  const std::string way = deterministic && tp == 3 ? "peer" : tp == 4 ? "nccl" : "staged";
   options.make_communicator = [deterministic, way](kernels::Backend& backend,
                                                    parallel::Communicator& host) {
     return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
@@ -35,6 +34,14 @@ WorldOptions OnCards(int tp, bool deterministic) {
                                                    .way = way});
   };
   return options;
+}
+
+// The same bits whichever way.
+WorldOptions OnCards(int tp, bool deterministic) {
+  return OnCards(tp, deterministic,
+                 deterministic && tp == 3 ? "peer"
+                 : tp == 4                ? "nccl"
+                                          : "staged");
 }
 
 testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t length,
@@ -233,19 +240,60 @@ TEST(CudaDeterministic, Float8AtLoad) {
 }
 
 // Decoding, so that products are of few tokens in both modes.
+void CheckRecorded(WorldOptions options) {
+  const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
+  const auto issued = RunAlone(folder, options, {1}, 2);
+  options.recorded_sequences = 4;
+  std::vector<float> recorded;
+  const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
+    EXPECT_EQ(rank.decoder.recorded_steps(), 3);   // of 1, 2 and 4 sequences
+    const auto logits = LastLogits(rank, {1}, 2);  // 3 sequences, one of padding
+    if (rank.index == 0) recorded = logits;
+    EXPECT_EQ(rank.decoder.replayed_steps(), kLength);
+  });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(recorded, issued);
+}
+
 TEST(CudaRecorded, RecordedStepsGiveTheSameBits) {
-  for (const bool deterministic : {false, true}) {
-    const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
-    WorldOptions options = OnCards(1, deterministic);
-    const auto issued = RunAlone(folder, options, {1}, 2);
+  for (const bool deterministic : {false, true}) CheckRecorded(OnCards(1, deterministic));
+}
+
+TEST(CudaRecorded, WorldsRecordTheirAllReduces) {
+  for (const char* way : {"staged", "peer", "nccl"}) {
+    for (const int tp : {2, 3}) {
+      SCOPED_TRACE(::testing::Message() << way << ", TP " << tp);
+      CheckRecorded(OnCards(tp, tp == 3, way));
+    }
+  }
+}
+
+// Ranks that replay would not meet those that issue: the budget of one is that of all.
+TEST(CudaRecorded, RanksStopRecordingTogether) {
+  const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
+  for (const bool time : {true, false}) {
+    WorldOptions options = OnCards(2, false, "peer");
     options.recorded_sequences = 4;
-    std::vector<float> recorded;
+    options.recording = [&](int rank) {
+      model::RecordingBudget budget;
+      if (rank == 1 && time) budget.time = absl::ZeroDuration();
+      if (rank == 1 && !time) budget.bytes = 0;
+      return budget;
+    };
+    int64_t recorded[2] = {}, replayed[2] = {};
     const absl::Status status = RunWorld(folder, options, [&](Rank& rank) {
-      EXPECT_EQ(rank.decoder.recorded_steps(), 3);  // of 1, 2 and 4 sequences
-      recorded = LastLogits(rank, {1}, 2);          // 3 sequences, one of padding
+      recorded[rank.index] = rank.decoder.recorded_steps();
+      LastLogits(rank, {1}, 0);
+      LastLogits(rank, {1}, 1);
+      replayed[rank.index] = rank.decoder.replayed_steps();
     });
-    ASSERT_TRUE(status.ok()) << status;
-    EXPECT_EQ(recorded, issued);
+    EXPECT_TRUE(status.ok()) << status;
+    // A card may have had room for more already.
+    EXPECT_GE(recorded[0], 1);
+    if (time) EXPECT_EQ(recorded[0], 1);
+    EXPECT_EQ(recorded[1], recorded[0]);
+    EXPECT_EQ(replayed[0], recorded[0] == 1 ? kLength : 2 * kLength);
+    EXPECT_EQ(replayed[1], replayed[0]);
   }
 }
 

@@ -6,11 +6,16 @@
 #include <thread>
 
 #include "absl/strings/str_join.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "parallel/device_bytes.h"
 #include "parallel/device_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "tests/emulation/block.h"
 #include "tests/emulation/faults.h"
 #include "tests/parallel/check_collectives.h"
 #include "tests/support/cuda_memory.h"
+#include "tests/support/random_values.h"
 
 namespace tandem::parallel {
 namespace {
@@ -164,6 +169,115 @@ TEST(DeviceWorld, GraphsReplayAllReduces) {
         });
 }
 
+// What a step does between two layers, on one rank: rows of `tokens` tokens are added up, added to
+// the residual stream and normed. The residual stream, then the normed rows.
+std::vector<float> AddUpAndNorm(kernels::Backend& backend, Communicator& communicator,
+                                const TreeLayout& layout, int64_t tokens, int64_t hidden,
+                                bool biased, bool in_one) {
+  const int64_t count = tokens * hidden;
+  const auto upload = [&](const std::vector<float>& values) {
+    auto buffer = *backend.Allocate(values.size() * sizeof(float) + 1);
+    backend.CopyFromHost(buffer.data(), values.data(), values.size() * sizeof(float));
+    return buffer;
+  };
+  const int rank = communicator.rank();
+  const auto mine = upload(
+      testing::RandomFloats(layout.node_count(rank) * count, 10 + static_cast<uint32_t>(rank)));
+  const auto both = upload(testing::RandomFloats(2 * count, 1));
+  const auto bias = upload(testing::RandomFloats(hidden, 2));
+  const auto weight = upload(testing::RandomFloats(hidden, 3));
+  const auto sum = upload(std::vector<float>(count));
+  const ResidualNorm norm = {.delta_bias = biased ? bias.as<float>() : nullptr,
+                             .residual = both.as<float>(),
+                             .weight = weight.as<float>(),
+                             .epsilon = 1e-5f,
+                             .tokens = tokens,
+                             .hidden = hidden,
+                             .out = both.as<float>() + count};
+  for (int round = 0; round < 3; ++round) {
+    if (in_one) {
+      EXPECT_TRUE(
+          communicator.AllReduceAddRmsNorm(backend, layout, mine.as<float>(), norm, sum.as<float>())
+              .ok());
+    } else {
+      EXPECT_TRUE(
+          communicator.AllReduceTree(layout, mine.as<float>(), count, sum.as<float>()).ok());
+      backend.AddRmsNorm(sum.as<float>(), norm.delta_bias, norm.residual, norm.weight, norm.epsilon,
+                         tokens, hidden, norm.out);
+    }
+  }
+  EXPECT_TRUE(communicator.Await().ok());
+  std::vector<float> found(2 * count);
+  backend.CopyToHost(found.data(), both.data(), found.size() * sizeof(float));
+  return found;
+}
+
+TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
+  struct Shape {
+    int64_t tokens, hidden;
+    bool biased, fits;
+  };
+  const Shape shapes[] = {{1, 1028, false, true}, {3, 2052, true, true}, {32, 64, true, true},
+                          {33, 64, false, false}, {2, 102, true, false}, {1, 4096, true, true}};
+  for (const int size : {2, 3, 4}) {
+    ThreadWorld world(size);
+    std::vector<std::thread> ranks;
+    for (int r = 0; r < size; ++r) {
+      ranks.emplace_back([&, r] {
+        const auto backend = *kernels::MakeCudaBackend({.scratch_bytes = 64 << 10});
+        const auto host = world.Make(r);
+        const auto made = MakeDeviceCommunicator(*host, {.stream = kernels::CudaStreamOf(*backend),
+                                                         .max_floats = 16 << 10,
+                                                         .max_gathered = 1,
+                                                         .deterministic = true,
+                                                         .way = "peer"});
+        ASSERT_TRUE(made.ok()) << made.status();
+        // Uneven, and one rank has none.
+        std::vector<kernels::LeafRange> owned;
+        for (int p = 0; p + 1 < size; ++p) {
+          owned.push_back({5 * p / (size - 1), 5 * (p + 1) / (size - 1)});
+        }
+        owned.push_back({5, 5});
+        const TreeLayout layout = TreeLayout::Make(5, owned);
+        for (const Shape& shape : shapes) {
+          const auto run = [&](bool in_one) {
+            return AddUpAndNorm(*backend, **made, layout, shape.tokens, shape.hidden, shape.biased,
+                                in_one);
+          };
+          const int64_t begin = emulation::GridsRun();
+          const auto two = run(false);
+          const int64_t middle = emulation::GridsRun();
+          EXPECT_EQ(run(true), two) << size << " ranks, " << shape.tokens << " x " << shape.hidden;
+          const int64_t grids = emulation::GridsRun() - middle;
+          EXPECT_EQ(grids, shape.fits ? (middle - begin) / 2 : middle - begin);
+        }
+        EXPECT_TRUE(host->Barrier().ok());
+      });
+    }
+    for (std::thread& rank : ranks) rank.join();
+  }
+}
+
+uint64_t FreeOnCard() {
+  size_t free = 0, total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  return free;
+}
+
+// All ranks are on one card here.
+TEST(DeviceWorld, HoldsOfTheCardWhatIsPlanned) {
+  const uint64_t before = FreeOnCard();
+  RunRanks(3, {}, [&](const CudaStream&, Communicator& host, Communicator&) {
+    EXPECT_TRUE(host.Barrier().ok());
+    // The trial's buffers are gone, and NCCL holds nothing of its own here.
+    const uint64_t planned = 3 * (DeviceCommunicatorBytes(3, 4096, 30000).card - kNcclOwnBytes);
+    EXPECT_GE(before - FreeOnCard(), planned);
+    EXPECT_LE(before - FreeOnCard(), planned + (64 << 10));
+    EXPECT_TRUE(host.Barrier().ok());
+  });
+  EXPECT_EQ(FreeOnCard(), before);
+}
+
 TEST(DeviceWorld, ErrorsOfQueuedAllReducesComeWithTheGather) {
   ThreadWorld world(2);
   std::vector<std::thread> ranks;
@@ -243,6 +357,13 @@ TEST(DeviceWorld, WaysThatWorkAreTried) {
     EXPECT_TRUE(verdict.status.ok()) << way << ": " << verdict.status;
     EXPECT_TRUE(verdict.usable);
   }
+}
+
+TEST(DeviceWorld, RanksOfOneProcessReachEachOther) {
+  const Fault fault(emulation::GetFaults().ipc_refused);
+  const Verdict verdict = TryFaulty("peer");
+  EXPECT_TRUE(verdict.status.ok()) << verdict.status;
+  EXPECT_TRUE(verdict.usable);
 }
 
 TEST(DeviceWorld, LostWritesBetweenCardsAreFoundInTime) {

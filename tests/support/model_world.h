@@ -72,6 +72,8 @@ struct WorldOptions {
   const loader::PackedFile* packed = nullptr;
   bool stream = false;  // layers stay in that file
   int64_t recorded_sequences = 0;
+  // Of each rank; none: the decoder's own.
+  std::function<model::RecordingBudget(int rank)> recording;
   // In place of the CPU's.
   std::function<absl::StatusOr<std::unique_ptr<kernels::Backend>>()> make_backend;
   // Of a rank whose backend's memory is not the host's, on the host's communicator.
@@ -122,18 +124,21 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
         }
         parallel::Communicator* const communicator = device ? device.get() : host.get();
         auto plan = parallel::ShardPlan::Make(model::ShapeOf(*config), options.tp);
-        auto decoder = model::Decoder::Load(*config, *std::move(checkpoint), std::move(plan),
-                                            **backend, *communicator,
-                                            {.kv_dtype = options.kv_dtype,
-                                             .num_blocks = options.num_blocks,
-                                             .max_tokens = options.max_tokens,
-                                             .max_rows = 64,
-                                             .recorded_sequences = options.recorded_sequences,
-                                             .weights = options.weights,
-                                             .packed = options.packed,
-                                             .stream = options.stream});
+        auto decoder = model::Decoder::Load(
+            *config, *std::move(checkpoint), std::move(plan), **backend, *communicator,
+            {.kv_dtype = options.kv_dtype,
+             .num_blocks = options.num_blocks,
+             .max_tokens = options.max_tokens,
+             .max_rows = 64,
+             .recorded_sequences = options.recorded_sequences,
+             .recording = options.recording ? options.recording(r) : model::RecordingBudget(),
+             .weights = options.weights,
+             .packed = options.packed,
+             .stream = options.stream});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
+        const absl::Status recorded = (*decoder)->RecordSteps();
+        if (!recorded.ok()) return recorded;
         Rank rank = {r, **decoder, *communicator};
         body(rank);
         return communicator->Barrier();

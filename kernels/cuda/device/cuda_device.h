@@ -2,9 +2,9 @@
 // and get this file on a card, or tests/emulation/include/cuda_device.h where a host
 // compiler builds the same sources against the emulation; both offer the same names.
 //
-// Rules for kernel sources: shared memory by these macros alone; launches by Launch
-// alone; PTX only in functions of this file, called by whole warps; block sizes are
-// multiples of 32; no block waits for another.
+// Rules for kernel sources: shared memory by these macros alone; launches by Launch or
+// LaunchDependent alone; PTX only in functions of this file, called by whole warps; block
+// sizes are multiples of 32; no block waits for another.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,7 +18,7 @@
 // type name[count], one for a block.
 #define TANDEM_SHARED(type, name, count) __shared__ type name[count]
 // type* name: the block's dynamic shared memory, 16-byte aligned.
-#define TANDEM_DYNAMIC_SHARED(type, name)                                 \
+#define TANDEM_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char tandem_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(tandem_dynamic_shared)
 
@@ -40,6 +40,58 @@ void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
   cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
+// Whether kernels that look like this one wait in AwaitPrevious on the thread's card: they were
+// compiled for compute capability 9.0 or later, which is less than the card's own where a build
+// lacks it.
+template <typename Kernel>
+bool WaitsForPrevious(Kernel* kernel) {
+  thread_local int known = -1;  // asking takes longer than a launch should
+  thread_local bool waits = false;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  if (device != known) {
+    cudaFuncAttributes attributes;
+    waits =
+        cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+    known = device;
+  }
+  return waits;
+}
+
+// Launch of a kernel that may start while the one before it in the stream still runs, where the
+// card can and that one has called StartNext. All its threads call AwaitPrevious before they
+// read or write what others do, and before they end: who waits for this kernel takes it that
+// all before it are done.
+template <typename... Parameters, typename... Arguments>
+void LaunchDependent(const LaunchShape& shape, void (*kernel)(Parameters...),
+                     Arguments&&... arguments) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  config.attrs = &overlap;
+  config.numAttrs = WaitsForPrevious(kernel) ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
+// Until the kernel before is done and what it wrote is seen; at once after Launch.
+__device__ inline void AwaitPrevious() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Once all blocks have called it or ended, the next kernel may start, if it was launched by
+// LaunchDependent. It waits for this one's end all the same.
+__device__ inline void StartNext() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // 16 bytes that are read once: they need not stay in the cache.

@@ -23,9 +23,9 @@
 
 #define __launch_bounds__(...)
 
-#define TANDEM_SHARED(type, name, count)  \
+#define TANDEM_SHARED(type, name, count) \
   static const char name##_identity = 0; \
-  type* const name =                      \
+  type* const name =                     \
       static_cast<type*>(::tandem::emulation::Shared(&name##_identity, sizeof(type) * (count)))
 #define TANDEM_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(::tandem::emulation::DynamicShared())
@@ -38,8 +38,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
 template <typename T>
 T TandemShuffle(unsigned mask, T value, unsigned source) {
   static_assert(sizeof(T) == 4);
-  return std::bit_cast<T>(static_cast<uint32_t>(::tandem::emulation::WarpExchange(
-      mask, std::bit_cast<uint32_t>(value), source)));
+  return std::bit_cast<T>(static_cast<uint32_t>(
+      ::tandem::emulation::WarpExchange(mask, std::bit_cast<uint32_t>(value), source)));
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes) {
@@ -83,12 +83,26 @@ struct LaunchShape {
 
 template <typename... Parameters, typename... Arguments>
 void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  emulation::Enqueue(shape.stream, [shape, kernel,
-                                    values = std::tuple<Parameters...>(arguments...)] {
-    emulation::RunGrid(shape.grid, shape.block, shape.shared_bytes,
-                       [&] { std::apply(kernel, values); });
-  });
+  emulation::Enqueue(shape.stream,
+                     [shape, kernel, values = std::tuple<Parameters...>(arguments...)] {
+                       emulation::RunGrid(shape.grid, shape.block, shape.shared_bytes,
+                                          [&] { std::apply(kernel, values); });
+                     });
 }
+
+template <typename... Parameters, typename... Arguments>
+void LaunchDependent(const LaunchShape& shape, void (*kernel)(Parameters...),
+                     Arguments&&... arguments) {
+  emulation::Enqueue(shape.stream,
+                     [shape, kernel, values = std::tuple<Parameters...>(arguments...)] {
+                       emulation::RunGrid(
+                           shape.grid, shape.block, shape.shared_bytes,
+                           [&] { std::apply(kernel, values); }, /*must_await=*/true);
+                     });
+}
+
+inline void AwaitPrevious() { emulation::MarkAwaited(); }
+inline void StartNext() {}
 
 inline uint4 LoadOnce(const void* address) { return *static_cast<const uint4*>(address); }
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
