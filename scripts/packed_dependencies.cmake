@@ -36,7 +36,7 @@ tandem_packed_library(tandem_xxhash SOURCES ${CMAKE_BINARY_DIR}/xxhash.c
   INCLUDE ${TANDEM_DEPENDENCIES}/include)
 
 file(GLOB PCRE2_SOURCES ${TANDEM_DEPENDENCIES}/pcre2/*.c)
-list(FILTER PCRE2_SOURCES EXCLUDE REGEX "jit_(match|misc)")  # included by others
+list(FILTER PCRE2_SOURCES EXCLUDE REGEX "jit_(match|misc)|ucptables")  # included by others
 tandem_packed_library(tandem_pcre2 SOURCES ${PCRE2_SOURCES} INCLUDE ${TANDEM_DEPENDENCIES}/pcre2)
 target_compile_definitions(tandem_pcre2 PUBLIC PCRE2_STATIC
   PRIVATE HAVE_CONFIG_H PCRE2_CODE_UNIT_WIDTH=8 SUPPORT_UNICODE HAVE_MEMMOVE HAVE_STRERROR)

@@ -239,8 +239,11 @@ absl::Status RunMode(const BenchOptions& options, const RandomModel& random,
 }
 
 absl::Status Run(const BenchOptions& options) {
+  // Before a model is made, whether there is a device at all.
+  TANDEM_RETURN_IF_ERROR(MakeBackend(options, 0, false).status());
   Report report(options);
-  report.Set("on", TANDEM_BENCH_DEVICE);
+  // What an emulation does is no result of a card.
+  report.Set("device", options.device + TANDEM_BENCH_NOTE);
   report.Set("kv_dtype", options.kv_dtype);
   if (options.layers > 0) report.Set("layers", options.layers);
   report.Set("ranks", options.shard > 0 ? options.shard : options.tp);
@@ -256,9 +259,9 @@ absl::Status Run(const BenchOptions& options) {
                            .dtype = format == "fp16" ? kernels::DType::kF16
                                                      : kernels::DType::kBF16,
                            .folder = options.folder}));
-    std::printf("%s%s, %s, on %s: weights made in %.1f s\n", options.shape.c_str(),
+    std::printf("%s%s, %s, on %s%s: weights made in %.1f s\n", options.shape.c_str(),
                 options.layers > 0 ? absl::StrCat(" of ", options.layers, " layers").c_str() : "",
-                format.c_str(), TANDEM_BENCH_DEVICE, Since(begin));
+                format.c_str(), options.device.c_str(), TANDEM_BENCH_NOTE, Since(begin));
     for (const std::string& mode : options.modes) {
       std::printf("-- %s, %s\n", format.c_str(), mode.c_str());
       const absl::Status status = RunMode(options, random, format, mode, report);
