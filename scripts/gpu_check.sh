@@ -102,14 +102,9 @@ stage() {
   return 1
 }
 
-# bench NAME LIMIT LEAST ARGUMENTS...: its table and its records.
+# bench NAME LIMIT LEAST ARGUMENTS...: its table, and its records, which it adds to the report itself.
 bench() {
-  local name=$1 records=$build/logs/${1// /_}.jsonl
-  rm -f "$records"
-  tell=all stage "$1" "$2" "$3" "$build/tests/bench/decoder_bench" --json "$records" "${@:4}"
-  local code=$?
-  [[ -f $records ]] && cat "$records" >> "$report"
-  return $code
+  tell=all stage "$1" "$2" "$3" "$build/tests/bench/decoder_bench" --json "$report" "${@:4}"
 }
 
 say "tandem on a card: $(date -u +%FT%TZ), commit $(version git rev-parse --short HEAD)"
