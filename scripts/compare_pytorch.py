@@ -80,8 +80,9 @@ class Decoder:
       q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
       k_cache[:, :, self.context - 1] = self.rotate(k)
       v_cache[:, :, self.context - 1] = v
-      attended = F.scaled_dot_product_attention(
-          self.rotate(q).unsqueeze(2), k_cache, v_cache, enable_gqa=True)
+      # Heads that share K and V go as if they were positions of one head: no copy is repeated.
+      grouped = self.rotate(q).view(self.batch, self.kv_heads, -1, self.d)
+      attended = F.scaled_dot_product_attention(grouped, k_cache, v_cache)
       x = x + F.linear(attended.reshape(self.batch, -1), weights["o"])
       gate, up = F.linear(
           F.rms_norm(x, (self.hidden,), weights["post_norm"]), weights["gate_up"]).chunk(2, dim=-1)
