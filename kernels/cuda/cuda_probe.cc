@@ -20,8 +20,7 @@ constexpr size_t kPinnedBytes = 32 << 20;
 
 class CudaProbe : public MachineProbe {
  public:
-  explicit CudaProbe(size_t bytes)
-      : bytes_(bytes), pinned_bytes_(std::min(bytes, kPinnedBytes)) {}
+  explicit CudaProbe(size_t bytes) : bytes_(bytes), pinned_bytes_(std::min(bytes, kPinnedBytes)) {}
   ~CudaProbe() override {
     product_.reset();
     cudaFree(from_);

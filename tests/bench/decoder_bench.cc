@@ -3,6 +3,8 @@
 //   decoder_bench --shape 8b --formats bf16,int4 --json results.jsonl
 //   decoder_bench --shape 8b --shard 1/4     a rank's share alone, for scripts/tp_model.py
 // Bandwidths are compared with copies, arithmetic with large products, both measured in this run.
+#include "tests/bench/decoder_bench.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -25,7 +27,6 @@
 #include "runtime/loader/hf_config.h"
 #include "runtime/model/model_tensors.h"
 #include "runtime/model/weight_format.h"
-#include "tests/bench/decoder_bench.h"
 #include "tests/bench/random_model.h"
 
 namespace tandem::bench {
@@ -45,8 +46,7 @@ class LoneShard : public parallel::Communicator {
   LoneShard(int size, kernels::Backend& backend) : size_(size), backend_(backend) {}
   int rank() const override { return 0; }
   int size() const override { return size_; }
-  absl::Status AllReduceTree(const parallel::TreeLayout&, const float*, int64_t,
-                             float*) override {
+  absl::Status AllReduceTree(const parallel::TreeLayout&, const float*, int64_t, float*) override {
     return absl::OkStatus();
   }
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
@@ -80,8 +80,8 @@ absl::StatusOr<Ceilings> MeasureMachine(const BenchOptions& options, std::string
   return Ceilings::Measure(**probe, DotTypeOf(format));
 }
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const BenchOptions& options,
-                                                              int rank, bool deterministic) {
+absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const BenchOptions& options, int rank,
+                                                              bool deterministic) {
   if (options.device == "cpu") return kernels::MakeCpuBackend("auto", {.threads = options.threads});
   return kernels::MakeCudaBackend({.device = rank,
                                    .deterministic = deterministic,
@@ -89,9 +89,9 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const BenchOptions
 }
 
 absl::StatusOr<std::unique_ptr<parallel::Communicator>> MakeDeviceWorld(
-    const BenchOptions& options, const loader::ModelConfig& config,
-    const parallel::ShardPlan& plan, const model::DecoderOptions& decoder,
-    kernels::Backend& backend, parallel::Communicator& host, Report* report) {
+    const BenchOptions& options, const loader::ModelConfig& config, const parallel::ShardPlan& plan,
+    const model::DecoderOptions& decoder, kernels::Backend& backend, parallel::Communicator& host,
+    Report* report) {
   const int64_t sums = backend.leaf_sums() ? std::max(plan.attention_tree.max_node_count(),
                                                       plan.ffn_tree.max_node_count())
                                            : 1;
@@ -137,7 +137,9 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
       format == options.formats.front()) {
     TANDEM_RETURN_IF_ERROR(MeasureAttention(options, config, *backend, ceilings, *report));
   }
-  if (!options.Wants("decode") && !options.Wants("prefill")) return absl::OkStatus();
+  if (!options.Wants("load") && !options.Wants("decode") && !options.Wants("prefill")) {
+    return absl::OkStatus();
+  }
 
   const int ranks = options.shard > 0 ? options.shard : options.tp;
   TANDEM_ASSIGN_OR_RETURN(const model::WeightRequests weights,
@@ -149,15 +151,14 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
   const int64_t batch = *std::max_element(options.batches.begin(), options.batches.end());
   const int64_t decoding = options.Wants("decode") ? blocks_of(options.context) : 0;
   const int64_t prefill = options.Wants("prefill") ? blocks_of(options.prefill) : 0;
-  const model::DecoderOptions decoder_options = {
-      .kv_dtype = kv_dtype,
-      .num_blocks = std::max(batch * decoding, prefill),
-      .max_tokens = std::max(options.chunk, batch),
-      .max_rows = batch,
-      .max_sequences = batch,
-      .max_blocks = std::max(decoding, prefill),
-      .recorded_sequences = mode == "graphs" ? batch : 0,
-      .weights = weights};
+  const model::DecoderOptions decoder_options = {.kv_dtype = kv_dtype,
+                                                 .num_blocks = std::max(batch * decoding, prefill),
+                                                 .max_tokens = std::max(options.chunk, batch),
+                                                 .max_rows = batch,
+                                                 .max_sequences = batch,
+                                                 .max_blocks = std::max(decoding, prefill),
+                                                 .recorded_sequences = mode == "graphs" ? batch : 0,
+                                                 .weights = weights};
   const parallel::ShardPlan plan = parallel::ShardPlan::Make(model::ShapeOf(config), ranks);
   std::unique_ptr<parallel::Communicator> own;
   if (options.shard > 0) {
@@ -176,21 +177,20 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
   const auto bytes = static_cast<double>((*decoder)->bytes_read());
   if (report != nullptr) {
     const model::DecoderBytes held = (*decoder)->bytes();
-    report->Add("load",
-                {{"seconds", seconds},
-                 {"bytes_read", bytes},
-                 {"bytes_per_s", bytes / seconds},
-                 {"of_upload", ceilings.upload > 0 ? Json(bytes / seconds / ceilings.upload)
-                                                   : Json(nullptr)},
-                 {"weight_bytes", held.weights},
-                 {"kv_bytes", held.kv},
-                 {"workspace_bytes", held.workspace},
-                 {"recorded_steps", (*decoder)->recorded_steps()}},
-                absl::StrFormat("%.2f s  %.2f GB/s  weights %.2f GB  KV %.2f GB  %d recorded steps",
-                                seconds, bytes / seconds * 1e-9,
-                                static_cast<double>(held.weights) * 1e-9,
-                                static_cast<double>(held.kv) * 1e-9,
-                                (*decoder)->recorded_steps()));
+    report->Add(
+        "load",
+        {{"seconds", seconds},
+         {"bytes_read", bytes},
+         {"bytes_per_s", bytes / seconds},
+         {"of_upload",
+          ceilings.upload > 0 ? Json(bytes / seconds / ceilings.upload) : Json(nullptr)},
+         {"weight_bytes", held.weights},
+         {"kv_bytes", held.kv},
+         {"workspace_bytes", held.workspace},
+         {"recorded_steps", (*decoder)->recorded_steps()}},
+        absl::StrFormat("%.2f s  %.2f GB/s  weights %.2f GB  KV %.2f GB  %d recorded steps",
+                        seconds, bytes / seconds * 1e-9, static_cast<double>(held.weights) * 1e-9,
+                        static_cast<double>(held.kv) * 1e-9, (*decoder)->recorded_steps()));
   }
   const DecoderUnderTest test = {.options = options,
                                  .decoder = **decoder,
@@ -210,13 +210,13 @@ absl::Status RunMode(const BenchOptions& options, const RandomModel& random,
   report.Set("mode", mode);
   TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings, MeasureMachine(options, format));
   if (ceilings.copy > 0) {
-    report.Add("machine",
-               {{"copy_bytes_per_s", ceilings.copy},
-                {"upload_bytes_per_s", ceilings.upload},
-                {"product_operations_per_s", ceilings.peak}},
-               absl::StrFormat("copy %.1f GB/s  upload %.1f GB/s  product %.1f TFLOP/s",
-                               ceilings.copy * 1e-9, ceilings.upload * 1e-9,
-                               ceilings.peak * 1e-12));
+    report.Add(
+        "machine",
+        {{"copy_bytes_per_s", ceilings.copy},
+         {"upload_bytes_per_s", ceilings.upload},
+         {"product_operations_per_s", ceilings.peak}},
+        absl::StrFormat("copy %.1f GB/s  upload %.1f GB/s  product %.1f TFLOP/s",
+                        ceilings.copy * 1e-9, ceilings.upload * 1e-9, ceilings.peak * 1e-12));
   }
   parallel::ThreadWorld world(options.tp);
   std::vector<absl::Status> statuses(options.tp);
@@ -224,8 +224,8 @@ absl::Status RunMode(const BenchOptions& options, const RandomModel& random,
   for (int r = 0; r < options.tp; ++r) {
     threads.emplace_back([&, r] {
       const std::unique_ptr<parallel::Communicator> host = world.Make(r);
-      statuses[r] = RunRank(options, random, format, mode, ceilings, *host,
-                            r == 0 ? &report : nullptr);
+      statuses[r] =
+          RunRank(options, random, format, mode, ceilings, *host, r == 0 ? &report : nullptr);
       if (!statuses[r].ok()) world.Abort();
     });
   }
@@ -256,8 +256,7 @@ absl::Status Run(const BenchOptions& options) {
         const RandomModel random,
         RandomModel::Make({.shape = options.shape,
                            .layers = options.layers,
-                           .dtype = format == "fp16" ? kernels::DType::kF16
-                                                     : kernels::DType::kBF16,
+                           .dtype = format == "fp16" ? kernels::DType::kF16 : kernels::DType::kBF16,
                            .folder = options.folder}));
     std::printf("%s%s, %s, on %s%s: weights made in %.1f s\n", options.shape.c_str(),
                 options.layers > 0 ? absl::StrCat(" of ", options.layers, " layers").c_str() : "",

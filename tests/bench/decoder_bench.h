@@ -27,12 +27,12 @@ struct BenchOptions {
   int threads = 1;  // of a rank on the CPU
   std::vector<std::string> formats = {"bf16"};
   std::string kv_dtype = "bf16";
-  int tp = 1;             // ranks, as threads
-  int shard = 0;          // > 0: one rank's share of so many, alone
+  int tp = 1;                // ranks, as threads
+  int shard = 0;             // > 0: one rank's share of so many, alone
   std::string way = "auto";  // of collectives between cards
   // graphs, issued, deterministic: each loads the model anew.
   std::vector<std::string> modes = {"graphs", "issued", "deterministic"};
-  std::vector<std::string> what = {"machine", "attention", "decode", "prefill"};
+  std::vector<std::string> what = {"machine", "attention", "load", "decode", "prefill"};
   std::vector<int64_t> batches = {1, 8, 32, 64};
   int64_t context = 1024;
   int64_t prefill = 8192;
@@ -40,10 +40,10 @@ struct BenchOptions {
   int64_t attention_batch = 32;
   int64_t attention_context = 8192;
   int repeats = 5;
-  int steps = 10;                        // of decoding in a repeat
-  int64_t probe_bytes = int64_t{1} << 30;  // of each buffer that measures memory
+  int steps = 10;                             // of decoding in a repeat
+  int64_t probe_bytes = int64_t{1} << 30;     // of each buffer that measures memory
   int64_t scratch_bytes = int64_t{64} << 20;  // as kernels::CudaOptions has them
-  std::string json;                      // a file for the records; empty: none
+  std::string json;                           // a file for the records; empty: none
 
   static absl::StatusOr<BenchOptions> Parse(int argc, char** argv);
   bool Wants(std::string_view part) const;

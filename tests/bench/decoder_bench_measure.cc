@@ -16,8 +16,7 @@ namespace {
 using model::kBlockSize;
 
 double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 int32_t BlocksOf(int64_t tokens) {
@@ -122,8 +121,8 @@ absl::Status MeasureDecode(const DecoderUnderTest& test) {
     if (test.report == nullptr) continue;
     for (int64_t i = 0; i < batch * config.vocab_size; ++i) {
       if (!std::isfinite(logits[i])) {
-        return absl::InternalError(absl::StrFormat(
-            "decode of %d: logit %d is not finite, expected numbers", batch, i));
+        return absl::InternalError(
+            absl::StrFormat("decode of %d: logit %d is not finite, expected numbers", batch, i));
       }
     }
     const Samples step_time = Samples::Of(seconds);
@@ -155,8 +154,7 @@ absl::Status MeasurePrefill(const DecoderUnderTest& test) {
   const loader::ModelConfig& config = test.decoder.config();
   std::vector<float> logits(test.rank == 0 ? config.vocab_size : 0);
   // A first chunk: plans are made, workspaces grow.
-  TANDEM_RETURN_IF_ERROR(
-      Prefill(test, std::min(options.chunk, options.prefill), logits.data()));
+  TANDEM_RETURN_IF_ERROR(Prefill(test, std::min(options.chunk, options.prefill), logits.data()));
   std::vector<double> seconds;
   for (int repeat = 0; repeat < std::min(options.repeats, 3); ++repeat) {
     const double begin = Now();
@@ -169,10 +167,9 @@ absl::Status MeasurePrefill(const DecoderUnderTest& test) {
   const double ranks = test.plan.tp;
   const double products = LayerOperations(config) * tokens / ranks;
   // Of each token with those before it and itself, scores and values.
-  const double attention = 4.0 *
-                           static_cast<double>(config.num_layers * config.num_heads *
-                                               config.head_dim) *
-                           tokens * (tokens + 1) / 2 / ranks;
+  const double attention =
+      4.0 * static_cast<double>(config.num_layers * config.num_heads * config.head_dim) * tokens *
+      (tokens + 1) / 2 / ranks;
   const double rate = (products + attention) / time.median;
   test.report->Add("prefill",
                    {{"tokens", options.prefill},
@@ -204,8 +201,7 @@ absl::StatusOr<kernels::Buffer> Upload(kernels::Backend& backend, const std::vec
 }  // namespace
 
 absl::Status MeasureAttention(const BenchOptions& options, const loader::ModelConfig& config,
-                              kernels::Backend& backend, const Ceilings& ceilings,
-                              Report& report) {
+                              kernels::Backend& backend, const Ceilings& ceilings, Report& report) {
   const int64_t batch = options.attention_batch, context = options.attention_context;
   const int32_t blocks = BlocksOf(context);
   const int64_t width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;

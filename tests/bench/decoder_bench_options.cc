@@ -68,7 +68,8 @@ absl::StatusOr<BenchOptions> BenchOptions::Parse(int argc, char** argv) {
   const auto pair = [&](const std::string& name, char between, auto& first, auto& second) {
     readers[name] = [&first, &second, name, between](const std::string& value) -> absl::Status {
       const std::vector<std::string> parts = absl::StrSplit(value, between);
-      if (parts.size() != 2) return Wrong(name, value, absl::StrCat("A", std::string(1, between), "B"));
+      if (parts.size() != 2)
+        return Wrong(name, value, absl::StrCat("A", std::string(1, between), "B"));
       TANDEM_ASSIGN_OR_RETURN(const int64_t a, Number(name, parts[0]));
       TANDEM_ASSIGN_OR_RETURN(const int64_t b, Number(name, parts[1]));
       first = static_cast<std::remove_reference_t<decltype(first)>>(a);
@@ -110,8 +111,8 @@ absl::StatusOr<BenchOptions> BenchOptions::Parse(int argc, char** argv) {
 
   for (int i = 1; i < argc; i += 2) {
     const std::string_view name(argv[i]);
-    const auto reader = name.starts_with("--") ? readers.find(std::string(name.substr(2)))
-                                               : readers.end();
+    const auto reader =
+        name.starts_with("--") ? readers.find(std::string(name.substr(2))) : readers.end();
     if (reader == readers.end() || i + 1 == argc) {
       return absl::InvalidArgumentError(absl::StrCat(
           "found '", std::string(name), "', expected pairs of an option and its value: ",
@@ -123,10 +124,9 @@ absl::StatusOr<BenchOptions> BenchOptions::Parse(int argc, char** argv) {
   }
   if (one != 1) return Wrong("shard", absl::StrCat(one), "1/N: the first rank's share");
   TANDEM_RETURN_IF_ERROR(CheckNames("device", {options.device}, {"cpu", "cuda"}));
+  TANDEM_RETURN_IF_ERROR(CheckNames("modes", options.modes, {"graphs", "issued", "deterministic"}));
   TANDEM_RETURN_IF_ERROR(
-      CheckNames("modes", options.modes, {"graphs", "issued", "deterministic"}));
-  TANDEM_RETURN_IF_ERROR(
-      CheckNames("what", options.what, {"machine", "attention", "decode", "prefill"}));
+      CheckNames("what", options.what, {"machine", "attention", "load", "decode", "prefill"}));
   TANDEM_RETURN_IF_ERROR(ParseKvDType(options.kv_dtype).status());
   const bool empty = std::min({options.tp, options.threads, options.repeats, options.steps}) < 1 ||
                      options.batches.empty() ||

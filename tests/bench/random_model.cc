@@ -113,15 +113,15 @@ class Pattern {
       // Even, with the deviation of weights as they are trained, 0.02.
       const float even = (static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f) * 0.0693f;
       const float value = i < kWeights ? even : 1 + even;
-      values_[i] = dtype == kernels::DType::kF16 ? kernels::FloatToF16(value)
-                                                 : kernels::FloatToBf16(value);
+      values_[i] =
+          dtype == kernels::DType::kF16 ? kernels::FloatToF16(value) : kernels::FloatToBf16(value);
     }
   }
   // [begin, begin + bytes) of a tensor; bytes are even.
   void Fill(const Place& place, uint64_t begin, uint64_t bytes, std::byte* dst) const {
     const uint64_t period = 2 * (place.is_norm ? kNorms : kWeights);
-    const auto* const from = reinterpret_cast<const std::byte*>(values_.data()) +
-                             (place.is_norm ? 2 * kWeights : 0);
+    const auto* const from =
+        reinterpret_cast<const std::byte*>(values_.data()) + (place.is_norm ? 2 * kWeights : 0);
     uint64_t at = (place.begin + begin) % period;
     while (bytes > 0) {
       const uint64_t n = std::min(bytes, period - at);
@@ -139,9 +139,8 @@ class Pattern {
 };
 
 absl::Status NoRoom(uint64_t bytes) {
-  return absl::ResourceExhaustedError(absl::StrCat("random model: no room for ", bytes,
-                                                   " bytes: ", std::strerror(errno),
-                                                   "; use fewer --layers"));
+  return absl::ResourceExhaustedError(absl::StrCat("random model: no room for ", bytes, " bytes: ",
+                                                   std::strerror(errno), "; use fewer --layers"));
 }
 
 absl::Status Write(int fd, const std::string& header, const std::vector<Place>& places,
@@ -149,8 +148,8 @@ absl::Status Write(int fd, const std::string& header, const std::vector<Place>& 
   const uint64_t size = header.size() + places.back().begin + places.back().bytes;
   // Who writes to a mapping that has no room is killed. Memory is not taken beforehand: one
   // thread would clear all of it.
-  const uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t memory =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   errno = ENOMEM;
   if (in_memory && size > memory) return NoRoom(size);
   if (ftruncate(fd, static_cast<off_t>(size)) != 0) return NoRoom(size);
@@ -196,9 +195,10 @@ absl::StatusOr<RandomModel> RandomModel::Make(const RandomModelOptions& options)
                           loader::ParseConfig(shape.dump(), "random model"));
   RandomModel model;
   const char* const temporary = std::getenv("TMPDIR");
-  std::string folder = absl::StrCat(
-      !options.folder.empty() ? options.folder : temporary != nullptr ? temporary : "/tmp",
-      "/tandem-random-XXXXXX");
+  std::string folder = absl::StrCat(!options.folder.empty() ? options.folder
+                                    : temporary != nullptr  ? temporary
+                                                            : "/tmp",
+                                    "/tandem-random-XXXXXX");
   if (mkdtemp(folder.data()) == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(folder, ": cannot be made: ", std::strerror(errno)));
@@ -206,19 +206,26 @@ absl::StatusOr<RandomModel> RandomModel::Make(const RandomModelOptions& options)
   model.folder_ = folder;
   std::ofstream(folder + "/config.json") << shape.dump();
   const std::string path = folder + "/model.safetensors";
-  if (options.folder.empty()) {
+  bool in_memory = options.folder.empty();
+  if (in_memory) {
     model.fd_ = memfd_create("tandem-random-model", MFD_CLOEXEC);
     const std::string at = absl::StrCat("/proc/", getpid(), "/fd/", model.fd_);
     if (model.fd_ < 0 || symlink(at.c_str(), path.c_str()) != 0) return NoRoom(0);
-  } else {
+    // Not every system opens such a link.
+    in_memory = access(path.c_str(), R_OK) == 0;
+    if (!in_memory) {
+      close(std::exchange(model.fd_, -1));
+      unlink(path.c_str());
+    }
+  }
+  if (!in_memory) {
     model.fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (model.fd_ < 0) return NoRoom(0);
   }
   std::vector<Place> places;
-  const std::string header =
-      Header(model::ExpectedTensors(config, nullptr),
-             options.dtype == kernels::DType::kF16 ? "F16" : "BF16", places);
-  TANDEM_RETURN_IF_ERROR(Write(model.fd_, header, places, options.dtype, options.folder.empty()));
+  const std::string header = Header(model::ExpectedTensors(config, nullptr),
+                                    options.dtype == kernels::DType::kF16 ? "F16" : "BF16", places);
+  TANDEM_RETURN_IF_ERROR(Write(model.fd_, header, places, options.dtype, in_memory));
   return model;
 }
 
