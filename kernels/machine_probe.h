@@ -16,6 +16,9 @@ class MachineProbe {
   // Bytes a second that the whole device moves from memory, over about `duration`.
   virtual double ReadBandwidth(std::chrono::milliseconds duration) = 0;
 
+  // Bytes a second from pinned memory of the host to the device's; 0 where they are the same.
+  virtual double UploadBandwidth(std::chrono::milliseconds) { return 0; }
+
   // Operations a second (a multiply-add is two) of the best way to that kind of dot product.
   virtual double PeakArithmetic(DotType type, std::chrono::milliseconds duration) = 0;
 

@@ -4,6 +4,8 @@
 find_path(TANDEM_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include $ENV{CUDA_HOME}/include)
 find_program(TANDEM_NVCC nvcc HINTS /usr/local/cuda/bin $ENV{CUDA_HOME}/bin)
 
+set(TANDEM_CUDA_HINTS "" CACHE STRING "Folders with include and lib, for what the toolkit lacks")
+
 set(TANDEM_CUDA_ENABLED OFF)
 if(TANDEM_CUDA STREQUAL "AUTO")
   find_program(TANDEM_NVIDIA_SMI nvidia-smi)
@@ -36,11 +38,23 @@ if(TANDEM_CUDA_ENABLED)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA_STANDARD 20)
   find_package(CUDAToolkit REQUIRED)
+  if(NOT TARGET CUDA::cublasLt)
+    # Python's packages have the library without the name that linkers look for.
+    find_path(CUBLASLT_INCLUDE cublasLt.h HINTS ${TANDEM_CUDA_HINTS} PATH_SUFFIXES include)
+    find_library(CUBLASLT_LIBRARY NAMES cublasLt libcublasLt.so.13 libcublasLt.so.12
+      HINTS ${TANDEM_CUDA_HINTS} PATH_SUFFIXES lib)
+    if(NOT CUBLASLT_INCLUDE OR NOT CUBLASLT_LIBRARY)
+      message(FATAL_ERROR "found no cuBLASLt, expected it in the CUDA toolkit; -DTANDEM_CUDA_HINTS=FOLDER names another place")
+    endif()
+    add_library(CUDA::cublasLt UNKNOWN IMPORTED)
+    set_target_properties(CUDA::cublasLt PROPERTIES IMPORTED_LOCATION ${CUBLASLT_LIBRARY}
+      INTERFACE_INCLUDE_DIRECTORIES ${CUBLASLT_INCLUDE})
+  endif()
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
 endif()
 
 set(TANDEM_EMULATION OFF)
-if(TANDEM_TESTS AND NOT TANDEM_SANITIZE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+if(TANDEM_TESTS AND TANDEM_EMULATED_TESTS AND NOT TANDEM_SANITIZE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   if(TANDEM_CUDA_INCLUDE)
     set(TANDEM_EMULATION ON)
   else()

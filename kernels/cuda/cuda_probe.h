@@ -1,5 +1,6 @@
-// The ceilings of a card: copies inside its memory (bytes read and written both count) and
-// large products by its library.
+// The ceilings of a card: copies inside its memory (bytes read and written both count), copies to
+// it from pinned memory, and large products of random values by its library: zeros would take
+// less power, and a card that has power to spare is faster.
 #pragma once
 
 #include <cstddef>

@@ -11,6 +11,7 @@ TEST(CudaProbe, MeasuresAndNamesCeilings) {
   ASSERT_TRUE(probe.ok()) << probe.status();
   const std::chrono::milliseconds moment(1);
   EXPECT_GT((*probe)->ReadBandwidth(moment), 0);
+  EXPECT_GT((*probe)->UploadBandwidth(moment), 0);
   for (const DotType type : {DotType::kInt8, DotType::kBf16, DotType::kF32}) {
     EXPECT_GT((*probe)->PeakArithmetic(type, moment), 0);
   }

@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Builds the core on a machine with a card of NVIDIA, tests it there, measures, and writes one report:
+#   scripts/gpu_check.sh [OPTIONS] [REPORT]     build/gpu/report.txt by default
+# Needs the CUDA toolkit, CMake and a C++ compiler; no MPI, no gRPC, no network. Libraries come from
+# build/dependencies/sources.tar.gz (scripts/pack_dependencies.sh, made elsewhere) where it is there,
+# else from the system.
+#   --minutes N     ends by then (9); each stage has a part of it, what has no time left is skipped
+#   --stages A,B    of: build, tests, sanitizer, bench, pytorch, formats, deterministic, ranks,
+#                   shards, more (all)
+#   --shape NAME    measured (8b)
+#   --build FOLDER  builds there (build/gpu)
+#   --arch N        compute capability to build for, such as 90 (the card's)
+#   --build-only    builds, for machines without a card (needs --arch there)
+# Every stage adds its results to the report as they come, so that a run that is cut short leaves what
+# it found; lines that begin with { are JSON records: grep '^{' REPORT. A failure does not stop the
+# rest. Exits 0 if all stages that ran did well, 1 if not, 77 where there is no card.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+started=$SECONDS
+
+minutes=9
+stages=build,tests,sanitizer,bench,pytorch,formats,deterministic,ranks,shards,more
+shape=8b
+arch=
+build=build/gpu
+build_only=false
+report=
+usage() { echo "gpu_check: found '$1', expected $2" >&2; exit 64; }
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --minutes | --stages | --shape | --arch | --build)
+      [[ $# -ge 2 ]] || usage "$1" "a value after it"
+      printf -v "${1#--}" %s "$2"
+      shift 2
+      ;;
+    --build-only) build_only=true; shift ;;
+    --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \?//'; exit 0 ;;
+    -*) usage "$1" "one of the options that --help tells" ;;
+    *) report=$1; shift ;;
+  esac
+done
+[[ $minutes =~ ^[0-9]+$ ]] || usage "--minutes $minutes" "a whole number"
+
+build=$(realpath -m "$build")
+report=$(realpath -m "${report:-$build/report.txt}")
+export PATH=$PATH:/usr/local/cuda/bin
+
+smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null | head -1; }
+card=$(smi name)
+if [[ -z $card ]]; then
+  if ! $build_only; then
+    echo "gpu_check: no card: nvidia-smi lists none (--build-only --arch 90 builds without one)" >&2
+    exit 77
+  fi
+  [[ -n $arch ]] || usage "no card" "--arch, such as 90"
+fi
+[[ -n $arch ]] || arch=$(smi compute_cap | tr -d .)
+
+mkdir -p "$build/logs" "$(dirname "$report")"
+[[ ! -s $report ]] || mv "$report" "$report.previous"
+: > "$report"
+failures=0
+say() { echo "$*" | tee -a "$report"; }
+elapsed() { echo $((SECONDS - started)); }
+left() { echo $((minutes * 60 - $(elapsed))); }
+wanted() { [[ ,$stages, == *,$1,* ]]; }
+version() { "$@" 2>/dev/null | head -1; }
+
+# stage NAME LIMIT LEAST COMMAND...: at most LIMIT seconds, and only where LEAST are left. Its output
+# is kept in logs; `tell` says what of it goes into the report.
+tell=end
+stage() {
+  local name=$1 limit=$2 least=$3 log=$build/logs/${1// /_}.log
+  shift 3
+  local rest status begin code
+  rest=$(($(left) - 5))
+  if [[ $rest -lt $least ]]; then
+    say "== $name: skipped, $rest s are left"
+    say "{\"what\":\"stage\",\"stage\":\"$name\",\"status\":\"skipped\"}"
+    return 1
+  fi
+  [[ $limit -lt $rest ]] || limit=$rest
+  say "== $name ($(elapsed) s, $limit s at most)"
+  begin=$SECONDS
+  if [[ $tell == all ]]; then
+    timeout -k 5 "$limit" "$@" 2>&1 | tee "$log" | tee -a "$report"
+    code=${PIPESTATUS[0]}
+  else
+    timeout -k 5 "$limit" "$@" > "$log" 2>&1
+    code=$?
+  fi
+  case $code in
+    0) status=passed ;;
+    77) status=skipped ;;
+    124 | 137) status="timed out" ;;
+    *) status="failed with $code" ;;
+  esac
+  [[ $tell == all ]] || tail -n "$([[ $code == 0 ]] && echo 4 || echo 60)" "$log" | tee -a "$report"
+  say "{\"what\":\"stage\",\"stage\":\"$name\",\"status\":\"$status\",\"seconds\":$((SECONDS - begin))}"
+  [[ $code == 0 || $code == 77 ]] && return 0
+  failures=$((failures + 1))
+  return 1
+}
+
+# bench NAME LIMIT LEAST ARGUMENTS...: its table, and its records, which it adds to the report itself.
+bench() {
+  tell=all stage "$1" "$2" "$3" "$build/tests/bench/decoder_bench" --json "$report" "${@:4}"
+}
+
+say "tandem on a card: $(date -u +%FT%TZ), commit $(version git rev-parse --short HEAD)"
+say "card: ${card:-none}, $(smi memory.total) MiB, driver $(smi driver_version), compute capability $(smi compute_cap), clocks $(smi clocks.max.sm)/$(smi clocks.max.mem) MHz, power limit $(smi power.limit) W"
+say "host: $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), kernel $(uname -r), $(version ldd --version)"
+say "tools: $(version nvcc --version), $(nvcc --version 2>/dev/null | sed -n 's/.*\(release [^,]*\).*/\1/p'); $(version cmake --version); $(version c++ --version); ninja $(version ninja --version); $(version python3 --version)"
+say "{\"what\":\"card\",\"card\":\"${card//\"/}\",\"memory_mib\":\"$(smi memory.total)\",\"driver\":\"$(smi driver_version)\",\"compute_capability\":\"$(smi compute_cap)\",\"arch\":\"$arch\"}"
+
+configure_and_build() {
+  local archive=build/dependencies/sources.tar.gz arguments=()
+  if [[ -f $archive ]]; then
+    if [[ ! $build/dependencies/unpacked -nt $archive ]]; then
+      rm -rf "$build/dependencies"
+      mkdir -p "$build/dependencies"
+      tar -xzf "$archive" -C "$build/dependencies" || return
+      touch "$build/dependencies/unpacked"
+    fi
+    arguments+=(-DTANDEM_DEPENDENCIES="$build/dependencies")
+  fi
+  # Python's packages may have what a small toolkit lacks.
+  local packages
+  packages=$(python3 -c 'import glob, nvidia; print(";".join(f for p in nvidia.__path__ for f in glob.glob(p + "/*")))' \
+    2>/dev/null)
+  [[ -n $packages ]] && arguments+=(-DTANDEM_CUDA_HINTS="$packages")
+  command -v ninja >/dev/null && [[ ! -f $build/Makefile ]] && arguments+=(-G Ninja)
+  cmake -S . -B "$build" -Wno-dev -DCMAKE_BUILD_TYPE=Release -DTANDEM_CORE_ONLY=ON -DTANDEM_CUDA=ON \
+    -DCMAKE_CUDA_ARCHITECTURES="$arch" -DTANDEM_EMULATED_TESTS=OFF "${arguments[@]}" || return
+  # What measures first: a test that does not compile must not stop it.
+  cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target decoder_bench || return
+  cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target gpu_tests kernels_test attention_test -- -k \
+    $([[ -f $build/build.ninja ]] && echo 0)
+}
+export -f configure_and_build
+export build arch
+
+if wanted build; then
+  # No more than two thirds of the time, unless building is all.
+  limit=$((minutes * 40))
+  $build_only && limit=$((minutes * 60))
+  stage build "$limit" 30 bash -c configure_and_build
+fi
+if $build_only; then
+  exit $((failures > 0))
+fi
+if [[ ! -x $build/tests/bench/decoder_bench ]]; then
+  say "gpu_check: $build has no decoder_bench: nothing can be measured; --stages build makes it"
+  exit 1
+fi
+
+if wanted tests; then
+  stage "tests on the card" 120 20 ctest --test-dir "$build" -L gpu -j 4 --timeout 60 --output-on-failure
+  # Of those that were built.
+  stage "tests of kernels on the host" 40 20 ctest --test-dir "$build" -L unit -j 8 --timeout 30 \
+    --output-on-failure
+fi
+wanted bench && bench "bench bf16" 100 40 --shape "$shape" --formats bf16 --modes graphs,issued
+wanted pytorch && tell=all stage "PyTorch" 60 30 python3 scripts/compare_pytorch.py --shape "$shape"
+wanted formats && bench "bench of few layers" 75 30 --shape "$shape" --layers 4 --modes graphs \
+  --formats bf16,fp16,int8,int4
+wanted deterministic && bench "bench deterministic" 50 25 --shape "$shape" --layers 4 \
+  --modes graphs,deterministic --prefill 2048
+if wanted formats; then
+  for kv_dtype in fp16 int8; do
+    bench "attention over $kv_dtype" 20 10 --shape "$shape" --layers 1 --modes graphs --what machine,attention \
+      --kv-dtype "$kv_dtype"
+  done
+fi
+# They share the card: right or not, and what the exchange costs there.
+wanted ranks && bench "two ranks on one card" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
+  --what decode --batches 1,32
+if wanted sanitizer && command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    stage "compute-sanitizer $tool" 45 25 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$build/tests/kernels/cuda_kernels_gpu_test" --gtest_brief=1
+  done
+fi
+if wanted shards; then
+  for ranks in 2 4 8; do
+    bench "a rank of $ranks alone" 40 20 --shape "$shape" --layers 8 --shard "1/$ranks" --modes graphs,issued \
+      --what machine,decode --batches 1,8
+  done
+fi
+wanted more && bench "bench int4" 120 60 --shape "$shape" --formats int4 --modes graphs
+
+say "== done after $(elapsed) s: $failures stages failed"
+echo "report: $report"
+exit $((failures > 0))
