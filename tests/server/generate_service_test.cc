@@ -162,7 +162,8 @@ class GenerateServiceTest : public ::testing::Test {
   std::unique_ptr<FakeEngine> engine_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
   std::optional<jinja::ChatTemplate> chat_template_;  // set before Start
-  GenerateService service_;
+  RequestMetrics metrics_;
+  GenerateService service_{&metrics_};
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
