@@ -184,6 +184,21 @@ TEST_F(GenerateServiceTest, StreamsTextIdsUsageAndTimings) {
   EXPECT_EQ(answer.last.timings().decode().nanos(), 750'000'000);
 }
 
+TEST_F(GenerateServiceTest, CallsAreCountedByTheirEnds) {
+  Start();
+  ASSERT_TRUE(Generate(TextRequest("abc", 2)).status.ok());
+  EXPECT_FALSE(Generate(TextRequest("", 2)).status.ok());
+  engine_->RefuseWith(absl::ResourceExhaustedError("full"));
+  EXPECT_FALSE(Generate(TextRequest("abc", 2)).status.ok());
+  EXPECT_EQ(metrics_.cut, 1);
+  EXPECT_EQ(metrics_.stopped, 0);
+  EXPECT_EQ(metrics_.failures[grpc::StatusCode::INVALID_ARGUMENT], 1);
+  EXPECT_EQ(metrics_.failures[grpc::StatusCode::RESOURCE_EXHAUSTED], 1);
+  EXPECT_EQ(metrics_.seconds.Read().count, 1);
+  EXPECT_EQ(metrics_.prompt_tokens.Read().sum, 4);
+  EXPECT_EQ(metrics_.generated_tokens.Read().sum, 2);
+}
+
 constexpr char kTemplate[] =
     "<s>{% for m in messages %}[{{ m.role }}:{{ m.content }}{% if m.tool_calls %}"
     "{{ m.tool_calls | tojson }}{% endif %}]{% endfor %}"
