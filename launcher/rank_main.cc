@@ -292,7 +292,7 @@ int RunServeRank(const ServeOptions& options) {
   parallel::StepTimer timer;  // for the metrics, which are rank 0's
   if (*trace != nullptr) {
     rank_options.timer = (*trace)->timer();
-  } else if (rank == 0 && !options.metrics_listen.empty()) {
+  } else if (rank == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
     rank_options.timer = &timer;
   }
   const auto write_trace = [&]() -> absl::Status {
