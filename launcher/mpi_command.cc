@@ -62,13 +62,13 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int
 }
 
 std::vector<std::string> ExportedVariables(const char* const* environment) {
-  std::vector<std::string> names = {kParentVariable};
+  std::vector<std::string> names = {kParentVariable, kRestartsVariable};
   for (; *environment != nullptr; ++environment) {
     const std::string name(*environment, std::strcspn(*environment, "="));
     const bool wanted = StartsWith(name, "TANDEM_") || StartsWith(name, "NCCL_") ||
                         StartsWith(name, "CUDA_") || name == "HF_HOME" || name == "HF_HUB_CACHE" ||
                         name == "XDG_CACHE_HOME" || name == "LD_LIBRARY_PATH";
-    if (wanted && name != kParentVariable) names.push_back(name);
+    if (wanted && name != kParentVariable && name != kRestartsVariable) names.push_back(name);
   }
   return names;
 }

@@ -343,6 +343,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
           "Seconds of time to first token or between tokens, 95th percentile: warning, alarm");
   serve_app->add_option("--listen", serve.listen, "HOST:PORT, [IPv6]:PORT or unix:PATH")
       ->capture_default_str();
+  serve_app->add_option("--metrics-listen", serve.metrics_listen,
+                        "HOST:PORT or [IPv6]:PORT for Prometheus, at /metrics (default: none)");
   serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
       ->capture_default_str();

@@ -49,6 +49,7 @@ struct ServeOptions {
   ModelOptions model;
   WatchLimits watch;
   std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen;  // empty: none
   int64_t max_queue = 1024;
   double drain_timeout = 30;                     // seconds
   double step_timeout = 30;                      // seconds that a rank may keep the others waiting

@@ -9,6 +9,9 @@ namespace tandem::launcher {
 // The pid that a rank of ours must have as its parent; set by RunWorld.
 inline constexpr char kParentVariable[] = "TANDEM_PARENT_PID";
 
+// How many worlds RunWorld has started before this one; set by it.
+inline constexpr char kRestartsVariable[] = "TANDEM_RESTARTS";
+
 // True in a process that RunWorld started, directly or through mpirun.
 bool StartedByLauncher();
 

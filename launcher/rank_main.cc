@@ -12,11 +12,14 @@
 #include <memory>
 #include <optional>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/build_id.h"
 #include "launcher/chat_template_file.h"
 #include "launcher/exit_code.h"
 #include "launcher/generate_front.h"
+#include "launcher/process_group.h"
 #include "launcher/rank_runtime.h"
 #include "launcher/rank_world.h"
 #include "launcher/sampling_request.h"
@@ -47,6 +50,16 @@ server::GrpcServerOptions ServerOptionsOf(const ServeOptions& options) {
   server.max_connection_age_grace = milliseconds(options.max_connection_age_grace);
   server.max_connection_idle = milliseconds(options.max_connection_idle);
   return server;
+}
+
+// As the launcher counts them; nullopt where it is not one of ours.
+std::optional<int64_t> RestartsSoFar() {
+  const char* text = std::getenv(kRestartsVariable);
+  int64_t restarts = 0;
+  if (!StartedByLauncher() || text == nullptr || !absl::SimpleAtoi(text, &restarts)) {
+    return std::nullopt;
+  }
+  return restarts;
 }
 
 // What a cautious operator wants to know before the first request.
@@ -128,6 +141,8 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
     hooks.idle_interval = HeartbeatInterval(options);
   }
   hooks.timer = runtime.timer();
+  engine::EngineMetrics metrics;
+  if (!options.metrics_listen.empty()) hooks.metrics = &metrics;
   hooks.on_failure = [&front](const absl::Status& status) { front.Fail(status); };
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
                           engine::Engine::Create(config, &runtime.runner(), hooks));
@@ -146,10 +161,16 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
                 .version = TANDEM_VERSION};
   model.defaults = DefaultsOf(runtime.generation());
   model.ranks = [&runtime] { return runtime.DescribeRanks(); };
+  model.engine_metrics = hooks.metrics;
+  // Cards compute on when a call that starts their work has returned.
+  model.step_parts = runtime.timer() != nullptr && !runtime.on_card();
   front.SetModel(std::move(model));
   spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
                options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
                runtime.max_model_len());
+  if (!options.metrics_listen.empty()) {
+    spdlog::info("metrics at {}, port {}", options.metrics_listen, front.metrics_port());
+  }
   const absl::Status status = front.WaitUntilStopped();
   // Not after Stop: the step in progress may be waiting for the rank that is lost.
   if (!status.ok()) LostWorld(world, status);
@@ -231,6 +252,9 @@ int RunServeRank(const ServeOptions& options) {
     // The port first: a second server on it should not load a model to find out.
     server::ServeFrontOptions front_options;
     front_options.server = ServerOptionsOf(options);
+    front_options.metrics_listen = options.metrics_listen;
+    front_options.info = {
+        .version = TANDEM_VERSION, .build = BuildId(), .restarts = RestartsSoFar()};
     front_options.auth_token_file = options.auth_token_file;
     // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
     front_options.sigterm_is_loss =
@@ -265,7 +289,12 @@ int RunServeRank(const ServeOptions& options) {
     front.reset();
     return AgreedError(world, trace.status());
   }
-  if (*trace != nullptr) rank_options.timer = (*trace)->timer();
+  parallel::StepTimer timer;  // for the metrics, which are rank 0's
+  if (*trace != nullptr) {
+    rank_options.timer = (*trace)->timer();
+  } else if (rank == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
+    rank_options.timer = &timer;
+  }
   const auto write_trace = [&]() -> absl::Status {
     return *trace == nullptr ? absl::OkStatus() : (*trace)->Write(*communicator);
   };

@@ -535,6 +535,7 @@ absl::Status RankRuntime::GatherRanks() {
                       .pid = places_[i].pid,
                       .planned = planned[i],
                       .measured_bytes = Unpack<uint64_t>(measured[i]),
+                      .loaded_bytes = Unpack<uint64_t>(measured[i]),
                       .card_bytes = Unpack<uint64_t>(taken[i])});
   }
   return absl::OkStatus();
@@ -560,6 +561,8 @@ std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
   for (size_t i = 0; i < ranks.size(); ++i) {
     if (places_[i].pid_namespace != places_[0].pid_namespace) continue;
     const uint64_t now = engine::ResidentBytes(places_[i].pid);
+    ranks[i].seen = true;
+    ranks[i].ended = now == 0;
     if (now > 0) ranks[i].measured_bytes = now;
   }
   return ranks;

@@ -31,13 +31,14 @@ int Fail(const std::string& what) {
 // In the child; does not return.
 [[noreturn]] void Become(const std::vector<std::string>& argv, const WorldOptions& options,
                          const OutputRelay& answers, const OutputRelay& errors, pid_t launcher,
-                         const sigset_t& mask) {
+                         int restarts, const sigset_t& mask) {
   // A group of its own: Ctrl-C in a terminal is for the launcher, who knows how to pass it on.
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != launcher) _exit(kExitInternal);
   const pid_t parent_of_ranks = options.through_mpirun ? getpid() : launcher;
   setenv(kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
+  setenv(kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
   if (!options.pass_stdin || isatty(STDIN_FILENO)) {
     const int null = open("/dev/null", O_RDONLY);
     if (null >= 0) {
@@ -142,9 +143,10 @@ WorldEnd Explain(int status, const std::optional<RankEnd>& first, const WorldOpt
   return {Fail(absl::StrCat(program, " ended with status ", code)), true};
 }
 
-// One world from its start to its end. `asked_by` is the first signal that asked us to finish.
+// One world from its start to its end, after `restarts` others. `asked_by` is the first signal that
+// asked us to finish.
 WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& options,
-                 const AwaitedSignals& signals, int* asked_by) {
+                 const AwaitedSignals& signals, int restarts, int* asked_by) {
   NoticeFilter notices;
   OutputRelay answers(STDOUT_FILENO);
   OutputRelay errors(STDERR_FILENO, &notices);
@@ -158,7 +160,7 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
   const pid_t launcher = getpid();
   const pid_t world = fork();
   if (world < 0) return {Fail(absl::StrCat("cannot start the world: ", std::strerror(errno)))};
-  if (world == 0) Become(argv, options, answers, errors, launcher, signals.before());
+  if (world == 0) Become(argv, options, answers, errors, launcher, restarts, signals.before());
   setpgid(world, world);                      // whoever comes first
   if (options.relay_stdout) answers.Start();  // their threads have the signals blocked, too
   if (options.through_mpirun) errors.Start();
@@ -232,9 +234,9 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   int asked_by = 0;
   int failures = 0;  // in a row
-  while (true) {
+  for (int restarts = 0;; ++restarts) {
     const Clock::time_point start = Clock::now();
-    const WorldEnd end = RunOnce(argv, options, signals, &asked_by);
+    const WorldEnd end = RunOnce(argv, options, signals, restarts, &asked_by);
     if (!end.failed || asked_by != 0 || options.max_restarts == 0) return end.code;
     if (Clock::now() - start >= options.stable_after) failures = 0;
     if (++failures > options.max_restarts) {

@@ -288,8 +288,11 @@ bool Engine::TakeCommands(absl::Status* failure) {
       watch_.Judge(Clock::now());
       PublishStats();
     }
-    if (ticks) *failure = hooks_.on_idle();
-    if (!failure->ok()) return false;
+    if (ticks) {
+      *failure = hooks_.on_idle();
+      if (!failure->ok()) return false;
+      Heard();
+    }
     lock.lock();
   }
   EnterPart(hooks_.timer, parallel::StepPart::kScheduling);
@@ -374,6 +377,10 @@ absl::Status Engine::Step() {
     choice.first_step_taken = true;
     choice.first_step = begin;
     work_.cached_prompt_tokens += sequence.cached_prompt_tokens;
+    work_.looked_up_prompt_tokens += sequence.num_prompt_tokens();
+    if (hooks_.metrics != nullptr) {
+      hooks_.metrics->queue.Add(Seconds(begin - requests_.at(sequence.request())->submitted));
+    }
     ++first_steps_;
   }
   PublishStats();
@@ -383,6 +390,8 @@ absl::Status Engine::Step() {
   EnterPart(hooks_.timer, parallel::StepPart::kSampling);
   TANDEM_RETURN_IF_ERROR(ChooseSurveyed());
   ++work_.steps;
+  Heard();
+  TellStep();
   scheduler_.Complete();
   const Clock::time_point now = Clock::now();
   for (const ScheduledSequence& entry : scheduler_.scheduled()) {
@@ -431,6 +440,23 @@ absl::Status Engine::ChooseSurveyed() {
   return surveys.FetchRows(fetched_, {logits_.get(), chosen_.size() * config_.vocab_size});
 }
 
+void Engine::Heard() {
+  if (hooks_.metrics != nullptr) {
+    hooks_.metrics->heard.store(Clock::now(), std::memory_order_relaxed);
+  }
+}
+
+void Engine::TellStep() {
+  if (hooks_.metrics == nullptr) return;
+  EngineMetrics& metrics = *hooks_.metrics;
+  metrics.step_tokens.Add(static_cast<double>(plan_.token_ids.size()));
+  if (hooks_.timer == nullptr) return;
+  const parallel::StepTimer::Seconds seconds = hooks_.timer->Totals();
+  for (size_t i = 0; i < seconds.size(); ++i) {
+    metrics.part_seconds[i].store(seconds[i], std::memory_order_relaxed);
+  }
+}
+
 void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
   Sequence& sequence = *entry.sequence;
   OpenRequest& open = *requests_.at(sequence.request());
@@ -452,9 +478,13 @@ void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
   sequence.Append(sample_.token_id);
   ++work_.generated_tokens;
   if (choice.token_made) {
-    watch_.AddToken(Seconds(now - choice.last_token), now);
+    const double seconds = Seconds(now - choice.last_token);
+    watch_.AddToken(seconds, now);
+    if (hooks_.metrics != nullptr) hooks_.metrics->token.Add(seconds);
   } else {
-    watch_.AddFirstToken(Seconds(now - open.submitted), now);
+    const double seconds = Seconds(now - open.submitted);
+    watch_.AddFirstToken(seconds, now);
+    if (hooks_.metrics != nullptr) hooks_.metrics->first_token.Add(seconds);
     choice.first_token = now;
   }
   choice.last_token = now;

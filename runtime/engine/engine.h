@@ -27,6 +27,7 @@
 #include "parallel/step_timer.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_config.h"
+#include "runtime/engine/engine_metrics.h"
 #include "runtime/engine/memory_watch.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/scheduler.h"
@@ -47,6 +48,8 @@ struct EngineHooks {
   std::function<void(const WatchAction&)> on_watch;
   // Told of idling, scheduling and sampling; outlives the engine. Null: off.
   parallel::StepTimer* timer = nullptr;
+  // Gets what EngineStats has not; outlives the engine. Null: nobody asks.
+  EngineMetrics* metrics = nullptr;
 };
 
 class Engine : public EngineClient {
@@ -104,6 +107,10 @@ class Engine : public EngineClient {
   void RequestSurveys();
   // Chooses from the surveys where they tell, into chosen_, and brings the other rows.
   absl::Status ChooseSurveyed();
+  // All ranks have just answered.
+  void Heard();
+  // To the metrics: the step that has just been computed.
+  void TellStep();
   void Accept(const ScheduledSequence& entry, Clock::time_point now);
   void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
   void EndAll(const absl::Status& status);

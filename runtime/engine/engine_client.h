@@ -83,6 +83,7 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens = 0;  // computed, without cached ones
   int64_t cached_prompt_tokens = 0;
+  int64_t looked_up_prompt_tokens = 0;  // in the prefix cache, by choices that began
   int64_t generated_tokens = 0;
   int64_t requests_finished = 0;
   WatchStats watch;

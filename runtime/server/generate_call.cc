@@ -22,8 +22,9 @@ void SetDuration(double seconds, google::protobuf::Duration* duration) {
 
 }  // namespace
 
-std::shared_ptr<GenerateCall> GenerateCall::Create(std::function<void(GenerateCall*)> on_done) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(std::move(on_done)));
+std::shared_ptr<GenerateCall> GenerateCall::Create(RequestMetrics* metrics,
+                                                   std::function<void(GenerateCall*)> on_done) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(metrics, std::move(on_done)));
   call->self_ = call;
   return call;
 }
@@ -139,6 +140,7 @@ void GenerateCall::FinishChoiceLocked(const engine::Event& event, Choice& choice
     message.set_stop_text(*choice.text->stopped_by());
   } else if (event.finish == engine::FinishReason::kLength) {
     message.set_finish_reason(v1::FINISH_REASON_LENGTH);
+    cut_ = true;
   } else {
     message.set_finish_reason(v1::FINISH_REASON_STOP);
     if (event.ended_by_token) message.set_stop_token_id(event.token_ids.back());
@@ -207,7 +209,20 @@ void GenerateCall::OnDone() {
 void GenerateCall::DecideLocked(grpc::Status status, bool drop_pending) {
   if (end_.has_value()) return;
   end_ = std::move(status);
+  CountLocked();
   if (drop_pending) DropPendingLocked();
+}
+
+void GenerateCall::CountLocked() {
+  if (!end_->ok()) {
+    metrics_->failures.at(end_->error_code()).fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  (cut_ ? metrics_->cut : metrics_->stopped).fetch_add(1, std::memory_order_relaxed);
+  const std::chrono::duration<double> taken = engine::Clock::now() - arrived_;
+  metrics_->seconds.Add(taken.count());
+  metrics_->prompt_tokens.Add(usage_.prompt_tokens());
+  metrics_->generated_tokens.Add(usage_.completion_tokens());
 }
 
 void GenerateCall::DropPendingLocked() {

@@ -21,6 +21,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/server/answer_text.h"
+#include "runtime/server/request_metrics.h"
 #include "tandem/v1/inference.pb.h"
 
 namespace tandem::server {
@@ -28,8 +29,10 @@ namespace tandem::server {
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // `on_done` is called once, on a gRPC thread, when gRPC is through with the call.
-  static std::shared_ptr<GenerateCall> Create(std::function<void(GenerateCall*)> on_done);
+  // `on_done` is called once, on a gRPC thread, when gRPC is through with the call. `metrics`
+  // lives until then.
+  static std::shared_ptr<GenerateCall> Create(RequestMetrics* metrics,
+                                              std::function<void(GenerateCall*)> on_done);
 
   // Hands the request to the engine; its refusal ends the stream. `engine` must live until
   // on_done, and so must `tokenizer`, which is null for a model without one (then there are no
@@ -42,8 +45,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void End(const absl::Status& status);
 
  private:
-  explicit GenerateCall(std::function<void(GenerateCall*)> on_done)
-      : on_done_(std::move(on_done)) {}
+  GenerateCall(RequestMetrics* metrics, std::function<void(GenerateCall*)> on_done)
+      : metrics_(metrics), on_done_(std::move(on_done)) {}
 
   struct Choice {
     std::optional<AnswerText> text;  // none without a tokenizer
@@ -66,6 +69,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // Sets how the stream ends, if that is not decided yet. Needs mutex_.
   void DecideLocked(grpc::Status status, bool drop_pending);
+  // Counts what was decided. Needs mutex_.
+  void CountLocked();
   void DropPendingLocked();
   // The choice whose message goes next; null where there is none. Needs mutex_.
   Choice* NextLocked();
@@ -74,6 +79,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Outside mutex_: the engine may call the sink meanwhile.
   void CancelInEngine();
 
+  RequestMetrics* const metrics_;
+  const engine::Clock::time_point arrived_ = engine::Clock::now();
   const std::function<void(GenerateCall*)> on_done_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
 
@@ -89,6 +96,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   size_t last_choice_ = 0;  // its message ends the stream
   v1::Usage usage_;
   engine::Timings timings_;
+  bool cut_ = false;                 // a choice reached its length
   bool writing_ = false;             // `buffer_` is gRPC's
   std::optional<grpc::Status> end_;  // decided; Finish may have to wait for a write
   bool finished_ = false;            // Finish was called: gRPC may be touched no more

@@ -254,7 +254,7 @@ size_t GenerateService::open_streams() const {
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes) {
   std::shared_ptr<GenerateCall> call =
-      GenerateCall::Create([this](GenerateCall* done) { Remove(done); });
+      GenerateCall::Create(metrics_, [this](GenerateCall* done) { Remove(done); });
   const auto submit = [&]() -> absl::Status {
     TANDEM_RETURN_IF_ERROR(Authorize(*context));
     TANDEM_RETURN_IF_ERROR(Admit(call));

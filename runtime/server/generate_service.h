@@ -19,6 +19,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "runtime/server/bearer_tokens.h"
 #include "runtime/server/generate_call.h"
+#include "runtime/server/request_metrics.h"
 #include "runtime/server/served_model.h"
 #include "tandem/v1/inference.grpc.pb.h"
 
@@ -36,9 +37,9 @@ using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate
 
 class GenerateService final : public internal::RawInferenceService {
  public:
-  // `tokens` may be null: then any client may call.
-  explicit GenerateService(std::unique_ptr<BearerTokens> tokens = nullptr)
-      : tokens_(std::move(tokens)) {}
+  // `metrics` outlives the service. `tokens` may be null: then any client may call.
+  explicit GenerateService(RequestMetrics* metrics, std::unique_ptr<BearerTokens> tokens = nullptr)
+      : metrics_(metrics), tokens_(std::move(tokens)) {}
   ~GenerateService() override;
 
   // Calls are served from now on. Once only.
@@ -84,6 +85,7 @@ class GenerateService final : public internal::RawInferenceService {
   absl::StatusOr<std::shared_ptr<const ServedModel>> ModelFor(
       const grpc::CallbackServerContext& context) const;
 
+  RequestMetrics* const metrics_;
   const std::unique_ptr<BearerTokens> tokens_;
   mutable std::mutex mutex_;
   std::condition_variable idle_;

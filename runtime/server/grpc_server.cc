@@ -1,91 +1,19 @@
 #include "runtime/server/grpc_server.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <string_view>
-
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/server/listen_address.h"
 
 namespace tandem::server {
-namespace {
-
-struct HostPort {
-  std::string host;
-  std::string port;
-};
-
-absl::StatusOr<HostPort> SplitAddress(const std::string& listen) {
-  const auto bad = [&] {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen address \"", listen, "\": expected HOST:PORT, [IPv6]:PORT or unix:PATH"));
-  };
-  const size_t colon = listen.rfind(':');
-  if (colon == std::string::npos || colon == 0) return bad();
-  HostPort result{listen.substr(0, colon), listen.substr(colon + 1)};
-  if (result.host.front() == '[' && result.host.back() == ']') {
-    result.host = result.host.substr(1, result.host.size() - 2);
-  } else if (result.host.find(':') != std::string::npos) {
-    return bad();
-  }
-  int port = 0;
-  if (!absl::SimpleAtoi(result.port, &port) || port < 0 || port > 65535) return bad();
-  return result;
-}
-
-// Tries the address with a socket of our own, because gRPC reports a failure to its log and not to
-// us, in its own words. The socket is closed again; in the moment between, gRPC may still lose the
-// port to another, and Start reports that less exactly.
-absl::Status ProbeAddress(const std::string& listen) {
-  if (listen.rfind("unix:", 0) == 0) return absl::OkStatus();
-  TANDEM_ASSIGN_OR_RETURN(const HostPort address, SplitAddress(listen));
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
-  if (error != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", listen, ": ", gai_strerror(error)));
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
-  int failure = 0;
-  int bound = 0;
-  for (const addrinfo* candidate = found; candidate != nullptr; candidate = candidate->ai_next) {
-    const int fd = socket(candidate->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-      failure = errno;
-      continue;
-    }
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, candidate->ai_addr, candidate->ai_addrlen) == 0 && ::listen(fd, 1) == 0) {
-      ++bound;
-    } else {
-      failure = errno;
-      if (failure == EADDRINUSE) bound = -1;  // one of a name's addresses is enough to refuse
-    }
-    close(fd);
-    if (bound < 0) break;
-  }
-  if (bound > 0) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("cannot listen on ", listen, ": ", std::strerror(failure)));
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
+  // Tried first with a socket of our own, because gRPC reports a failure to its log and not to us,
+  // in its own words. In the moment between, gRPC may still lose the port to another, and what
+  // follows reports that less exactly.
   TANDEM_RETURN_IF_ERROR(ProbeAddress(options.listen));
 
   TANDEM_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));

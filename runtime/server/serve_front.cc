@@ -25,8 +25,9 @@ ServeFront::ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> 
                        std::unique_ptr<BearerTokens> tokens)
     : options_(std::move(options)),
       signals_(std::move(signals)),
+      metrics_(options_.info),
       health_({v1::InferenceService::service_full_name()}),
-      service_(std::move(tokens)) {}
+      service_(metrics_.requests(), std::move(tokens)) {}
 
 absl::StatusOr<std::unique_ptr<ServeFront>> ServeFront::Start(
     ServeFrontOptions options, std::unique_ptr<DrainSignals> signals) {
@@ -41,6 +42,12 @@ absl::StatusOr<std::unique_ptr<ServeFront>> ServeFront::Start(
       GrpcServer::Start(front->options_.server,
                         std::vector<grpc::Service*>{&front->service_, &front->health_}));
   front->port_ = front->server_->port();
+  if (!front->options_.metrics_listen.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(
+        front->metrics_server_,
+        MetricsServer::Start(front->options_.metrics_listen,
+                             [metrics = &front->metrics_] { return metrics->Text(); }));
+  }
   front->stop_thread_ = std::thread(&ServeFront::StopWhenAsked, front.get());
   if (front->signals_ != nullptr) {
     front->signal_thread_ = std::thread(&ServeFront::WatchSignals, front.get());
@@ -61,6 +68,7 @@ ServeFront::~ServeFront() {
 }
 
 void ServeFront::SetModel(ServedModel model) {
+  metrics_.SetModel(model);
   service_.SetModel(std::move(model));
   std::lock_guard lock(mutex_);
   if (!draining_) health_.SetServing(true);
@@ -73,6 +81,7 @@ void ServeFront::RequestDrain() {
   // Here and not in the thread, so that it is true when this returns.
   health_.SetServing(false);
   service_.StopAccepting(Draining());
+  metrics_.SetDraining();
   changed_.notify_all();
 }
 
@@ -88,6 +97,7 @@ void ServeFront::Fail(const absl::Status& status) {
     if (failure_.ok()) failure_ = status;
   }
   service_.StopAccepting(status);
+  metrics_.SetLost();
   RequestDrain();
   EndStreams(status);
 }
@@ -124,6 +134,8 @@ void ServeFront::StopWhenAsked() {
   }
   health_.Shutdown();
   server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  // Last, that the drain can be watched; before the engine goes, which it asks.
+  if (metrics_server_ != nullptr) metrics_server_->Stop();
   if (options_.on_stopped) options_.on_stopped();
   std::lock_guard lock(mutex_);
   stopped_ = true;

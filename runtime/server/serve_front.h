@@ -8,7 +8,7 @@
 //   ... stop engine and ranks ...
 //
 // A signal (or RequestDrain) drains: NOT_SERVING and UNAVAILABLE for new calls at once; open
-// streams go on until they end or `drain_timeout` is over, then they get UNAVAILABLE; the port is
+// streams go on until they end or `drain_timeout` is over, then they get UNAVAILABLE; the ports are
 // closed; `on_stopped` runs. A second signal cuts the wait short.
 //
 // All methods may be called from any thread; the destructor from one, and never from on_stopped.
@@ -28,12 +28,17 @@
 #include "runtime/server/generate_service.h"
 #include "runtime/server/grpc_server.h"
 #include "runtime/server/health_service.h"
+#include "runtime/server/metrics_server.h"
+#include "runtime/server/serve_metrics.h"
 #include "runtime/server/served_model.h"
 
 namespace tandem::server {
 
 struct ServeFrontOptions {
   GrpcServerOptions server;
+  // HOST:PORT or [IPv6]:PORT for Prometheus, open from the start to the end; empty: none.
+  std::string metrics_listen;
+  ServerInfo info;
   // Of the callers; empty: anybody may call. Health and reflection are open in any case.
   std::string auth_token_file;
   std::chrono::milliseconds drain_timeout{30'000};
@@ -47,8 +52,8 @@ struct ServeFrontOptions {
 
 class ServeFront {
  public:
-  // Takes the port; errors as GrpcServer::Start. `signals` may be null: then only RequestDrain
-  // and Fail end it.
+  // Takes the ports; errors as GrpcServer::Start and MetricsServer::Start. `signals` may be null:
+  // then only RequestDrain and Fail end it.
   static absl::StatusOr<std::unique_ptr<ServeFront>> Start(ServeFrontOptions options,
                                                            std::unique_ptr<DrainSignals> signals);
 
@@ -57,6 +62,7 @@ class ServeFront {
   ~ServeFront();
 
   int port() const { return port_; }
+  int metrics_port() const { return metrics_server_ == nullptr ? 0 : metrics_server_->port(); }
 
   // Ready: SERVING, unless a drain was asked for meanwhile. Once only.
   void SetModel(ServedModel model);
@@ -83,9 +89,11 @@ class ServeFront {
 
   const ServeFrontOptions options_;
   const std::unique_ptr<DrainSignals> signals_;
+  ServeMetrics metrics_;
   HealthService health_;
   GenerateService service_;
-  std::unique_ptr<GrpcServer> server_;  // after the services: ends before them
+  std::unique_ptr<GrpcServer> server_;             // after the services: ends before them
+  std::unique_ptr<MetricsServer> metrics_server_;  // null: none
   int port_ = 0;
 
   mutable std::mutex mutex_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/engine/engine_client.h"
+#include "runtime/engine/engine_metrics.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/tokenizer/jinja/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -35,13 +36,16 @@ struct ModelInfo {
   std::string version;
 };
 
-// A rank in the answer of GetServerStatus.
+// A rank in the answer of GetServerStatus and in the metrics.
 struct RankInfo {
   std::string host;
   int64_t pid = 0;
   engine::MemoryPlan planned;
-  uint64_t measured_bytes = 0;  // anonymous and shared memory
+  uint64_t measured_bytes = 0;  // anonymous and shared memory; of one not seen, loaded_bytes
+  uint64_t loaded_bytes = 0;    // the same when the model was loaded
   uint64_t card_bytes = 0;      // taken of its card by all ranks that have it, beside scratch
+  bool seen = false;            // a process of rank 0's host: measured now
+  bool ended = false;           // seen to have
 };
 
 struct ServedModel {
@@ -50,7 +54,9 @@ struct ServedModel {
   const jinja::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
   SamplingDefaults defaults;
-  std::function<std::vector<RankInfo>()> ranks;  // any thread; empty: not told
+  std::function<std::vector<RankInfo>()> ranks;           // any thread; empty: not told
+  const engine::EngineMetrics* engine_metrics = nullptr;  // outlives the server; null: not told
+  bool step_parts = false;                                // its part_seconds are counted
   std::chrono::steady_clock::time_point ready_since = std::chrono::steady_clock::now();
 };
 

@@ -1,6 +1,7 @@
 """The files of scripts/deploy: what they say of tandem against its --help, what they say to others
 as far as it can be checked here. Slurm's are run in a Slurm of one node, PBS's with a node file."""
 
+import json
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ QUANTITY = re.compile(r"[0-9.]+(m|[KMGT]i)?$")
 PROBE = {"grpc!": {"port!": int, "service": str}, "periodSeconds": int, "timeoutSeconds": int,
          "failureThreshold": int, "initialDelaySeconds": int, "successThreshold": int}
 METADATA = {"name!": str, "labels": {"*": str}}
+POD_METADATA = {"labels!": {"*": str}, "annotations": {"*": str}}
 POD = {
     "terminationGracePeriodSeconds": int,
     "securityContext": {"runAsNonRoot": bool, "runAsUser": int},
@@ -45,7 +47,7 @@ KINDS = {
     ("apps/v1", "Deployment"): {
         "apiVersion!": str, "kind!": str, "metadata!": METADATA,
         "spec!": {"replicas": int, "selector!": {"matchLabels!": {"*": str}},
-                  "template!": {"metadata!": {"labels!": {"*": str}}, "spec!": POD}}},
+                  "template!": {"metadata!": POD_METADATA, "spec!": POD}}},
     ("v1", "Service"): {
         "apiVersion!": str, "kind!": str, "metadata!": METADATA,
         "spec!": {"selector!": {"*": str}, "clusterIP": str,
@@ -55,7 +57,12 @@ KINDS = {
         "spec!": {"slotsPerWorker": int, "mpiImplementation": str,
                   "runPolicy": {"cleanPodPolicy": str, "backoffLimit": int},
                   "mpiReplicaSpecs!": {"Launcher!": REPLICA, "Worker!": REPLICA}}},
+    ("monitoring.coreos.com/v1", "PodMonitor"): {
+        "apiVersion!": str, "kind!": str, "metadata!": METADATA,
+        "spec!": {"selector!": {"matchLabels!": {"*": str}},
+                  "podMetricsEndpoints!": [{"port!": str, "path": str, "interval": str}]}},
 }
+MANIFESTS = ("deployment.yaml", "mpijob.yaml", "podmonitor.yaml")
 
 
 def check(value, kind, where):
@@ -97,7 +104,7 @@ def commands():
   """(file, words after `tandem`) of all calls in the folder, comments included."""
   for path in sorted(DEPLOY.iterdir()):
     text = path.read_text()
-    if path.suffix == ".yaml":
+    if path.name in ("deployment.yaml", "mpijob.yaml"):
       text = ""
       for manifest in manifests(path.name):
         for _, container in containers(manifest):
@@ -164,7 +171,7 @@ class Files(unittest.TestCase):
 
   def test_images_have_the_version_of_the_program(self):
     version = worlds.run("--version").stdout.decode().split()[1]
-    for name in ("deployment.yaml", "mpijob.yaml"):
+    for name in MANIFESTS:
       for manifest in manifests(name):
         for _, container in containers(manifest):
           self.assertEqual(container["image"], f"tandem:{version}")
@@ -174,7 +181,7 @@ class Kubernetes(unittest.TestCase):
 
   def test_manifests_say_what_is_known(self):
     kinds = set()
-    for name in ("deployment.yaml", "mpijob.yaml"):
+    for name in MANIFESTS:
       for manifest in manifests(name):
         kind = (manifest["apiVersion"], manifest["kind"])
         kinds.add(kind)
@@ -218,6 +225,22 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(probe["port"], port)
         self.assertEqual(server.health(probe["service"]), 1)
 
+  def test_prometheus_finds_the_port(self):
+    deployment, _ = manifests("deployment.yaml")
+    (monitor,) = manifests("podmonitor.yaml")
+    pod = deployment["spec"]["template"]
+    container = pod["spec"]["containers"][0]
+    options = dict(word[2:].split("=") for word in container["args"] if word.startswith("--"))
+    port = options["metrics-listen"].rsplit(":")[1]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    self.assertEqual(ports["metrics"], int(port))
+    self.assertEqual(pod["metadata"]["annotations"],
+                     {"prometheus.io/scrape": "true", "prometheus.io/port": port,
+                      "prometheus.io/path": "/metrics"})
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    self.assertEqual((endpoint["port"], endpoint["path"]), ("metrics", "/metrics"))
+    self.assertEqual(monitor["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"])
+
   def test_hosts_of_the_operator(self):
     """The launcher's line, with a host file as the operator writes it."""
     script = manifests("mpijob.yaml")[0]["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"][
@@ -235,6 +258,150 @@ class Kubernetes(unittest.TestCase):
     self.assertEqual(done.stdout.splitlines()[-2:],
                      ["--hosts", "tandem-batch-worker-0.tandem-batch.default.svc:4,"
                       "tandem-batch-worker-1.tandem-batch.default.svc:4"])
+
+
+def metrics():
+  """Metric -> labels, as docs/monitoring.md tells them; of a histogram also its series."""
+  rows = re.findall(r"^\| `(tandem_\w+)(?:\{(.*?)\})?` \| (\w+) \|",
+                    (worlds.SOURCE / "docs/monitoring.md").read_text(), re.MULTILINE)
+  found = {}
+  for name, labels, kind in rows:
+    labels = {*re.findall(r"\w+", labels), "job", "instance"}
+    if kind == "histogram":
+      found.update({f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels,
+                    f"{name}_count": labels})
+    else:
+      found[name] = labels
+  return found
+
+
+class Monitoring(unittest.TestCase):
+
+  def check_expression(self, expression, known):
+    names = set(re.findall(r"\btandem_\w+", expression))
+    self.assertTrue(names or expression.startswith("up{"), expression)
+    self.assertEqual(names - set(known), set(), expression)
+    for name, matchers in re.findall(r"\b(tandem_\w+)\{(.*?)\}", expression):
+      self.assertEqual(set(re.findall(r"(\w+)=", matchers)) - known[name], set(), expression)
+    for grouped in re.findall(r"by \((.*?)\)", expression):
+      self.assertEqual(set(re.findall(r"\w+", grouped)) -
+                       set.union(*(known[name] for name in names)), set(), expression)
+
+  def rules(self):
+    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+  def test_alerts_ask_for_what_there_is(self):
+    told = (worlds.SOURCE / "docs/monitoring.md").read_text()
+    severities = {}
+    for rule in self.rules():
+      self.check_expression(rule["expr"], metrics())
+      self.assertEqual(set(rule["annotations"]), {"summary", "description"})
+      severities.setdefault(rule["alert"], []).append(rule["labels"]["severity"])
+    listed = re.findall(r"^\| `(Tandem\w+)` \| ([a-z, ]+) \|", told, re.MULTILINE)
+    self.assertEqual({name: set(which.split(", ")) for name, which in listed},
+                     {name: set(which) for name, which in severities.items()})
+
+  def test_thresholds_of_latency_are_the_options_defaults(self):
+    shown = worlds.run("serve", "--help").stdout.decode()
+    limits = re.search(r"--watch-latency .*=([\d.]+),([\d.]+)", shown).groups()
+    found = {(rule["labels"]["severity"], rule["expr"].rsplit("> ")[1]) for rule in self.rules()
+             if rule["alert"] in ("TandemFirstTokenSlow", "TandemTokensSlow")}
+    self.assertEqual(found, set(zip(("warning", "critical"), limits)))
+
+  def test_the_dashboard_shows_what_there_is(self):
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    known, shown, places, ids = metrics(), set(), set(), set()
+    for panel in board["panels"]:
+      ids.add(panel["id"])
+      place = panel["gridPos"]
+      self.assertLessEqual(place["x"] + place["w"], 24)
+      cells = {(x, y) for x in range(place["x"], place["x"] + place["w"])
+               for y in range(place["y"], place["y"] + place["h"])}
+      self.assertEqual(cells & places, set(), panel["title"])
+      places |= cells
+      for target in panel.get("targets", ()):
+        expression = target["expr"]
+        self.check_expression(expression, known)
+        self.assertEqual(expression.count("tandem_"), expression.count('instance=~"$instance"'))
+        shown |= set(re.findall(r"\btandem_\w+", expression))
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+          name = re.search(r"\btandem_\w+", expression)[0]
+          self.assertIn(label, known[name], target)
+    self.assertEqual(len(ids), len(board["panels"]))
+    # What says what is served, and sizes, need no picture.
+    missing = {re.sub("_(bucket|sum|count)$", "", name) for name in known} - {
+        re.sub("_(bucket|sum|count)$", "", name) for name in shown}
+    self.assertEqual(missing, {"tandem_build_info", "tandem_model_info", "tandem_draining",
+                               "tandem_kv_cache_blocks", "tandem_rank_memory_peak_bytes"})
+
+  def test_promtool_takes_the_rules_and_they_fire(self):
+    if not shutil.which("promtool"):
+      self.skipTest("promtool (Debian: prometheus) is not installed")
+    path = DEPLOY / "alerts.yaml"
+    done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True)
+    self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+    who = 'job="tandem", instance="a"'
+
+    def histogram(name, slow, last):
+      """Series whose tokens all take at most `slow`; `last` is the bound below."""
+      return [{"series": f'{name}_bucket{{{who}, le="{last}"}}', "values": "0x30"},
+              {"series": f'{name}_bucket{{{who}, le="{slow}"}}', "values": "0+60x30"},
+              {"series": f'{name}_bucket{{{who}, le="+Inf"}}', "values": "0+60x30"}]
+
+    cases = {
+        ("TandemDown", "critical"): [{"series": f"up{{{who}}}", "values": "0x30"}],
+        ("TandemRankDown", "critical"): [
+            {"series": f'tandem_rank_up{{{who}, rank="1", host="h"}}', "values": "0x30"}],
+        ("TandemRankSilent", "critical"): [
+            {"series": f"tandem_rank_heartbeat_age_seconds{{{who}}}", "values": "31x30"}],
+        ("TandemRestarted", "warning"): [
+            {"series": f"tandem_restarts_total{{{who}}}", "values": "0x15 1x15"}],
+        ("TandemFirstTokenSlow", "warning"):
+            histogram("tandem_time_to_first_token_seconds", 0.75, 0.5),
+        ("TandemTokensSlow", "critical"):
+            histogram("tandem_inter_token_latency_seconds", 2.5, 1),
+        ("TandemKvCacheFull", "warning"): [
+            {"series": f"tandem_kv_cache_usage_perc{{{who}}}", "values": "0.96x30"}],
+        ("TandemRequestsRefused", "warning"): [
+            {"series": f'tandem_request_failures_total{{{who}, code="RESOURCE_EXHAUSTED"}}',
+             "values": "0x15 4x15"}],
+        ("TandemInternalErrors", "critical"): [
+            {"series": f'tandem_request_failures_total{{{who}, code="INTERNAL"}}',
+             "values": "0x15 1x15"}],
+    }
+    calm = [{"series": f"up{{{who}}}", "values": "1x30"},
+            {"series": f'tandem_rank_up{{{who}, rank="1", host="h"}}', "values": "1x30"},
+            {"series": f"tandem_rank_heartbeat_age_seconds{{{who}}}", "values": "5x30"},
+            {"series": f"tandem_restarts_total{{{who}}}", "values": "3x30"},
+            {"series": f"tandem_kv_cache_usage_perc{{{who}}}", "values": "0.95x30"},
+            {"series": f'tandem_request_failures_total{{{who}, code="INTERNAL"}}',
+             "values": "7x30"},
+            *histogram("tandem_time_to_first_token_seconds", 0.5, 0.25),
+            *histogram("tandem_inter_token_latency_seconds", 0.5, 0.4)]
+
+    def promql(series, fires):
+      return {"interval": "1m", "input_series": series, "promql_expr_test": [
+          {"expr": 'count by (alertname, severity) (ALERTS{alertstate="firing"})',
+           "eval_time": "17m", "exp_samples": [
+               {"labels": f'{{alertname="{name}", severity="{severity}"}}', "value": 1}
+               for name, severity in fires]}]}
+
+    tests = [promql(calm, [])]
+    for (name, severity), series in cases.items():
+      fires = [(name, severity)]
+      if severity == "critical" and (name, "warning") in {
+          (rule["alert"], rule["labels"]["severity"]) for rule in self.rules()}:
+        fires.append((name, "warning"))
+      tests.append(promql(series, fires))
+    with tempfile.TemporaryDirectory() as folder:
+      file = pathlib.Path(folder, "tests.yaml")
+      file.write_text(yaml.safe_dump({"rule_files": [str(path)], "evaluation_interval": "1m",
+                                      "tests": tests}))
+      done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True,
+                            text=True)
+      self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+    self.assertEqual({name for name, _ in cases}, {rule["alert"] for rule in self.rules()})
 
 
 class Systemd(unittest.TestCase):

@@ -209,7 +209,8 @@ class Ends(unittest.TestCase):
       server.channel.close()
 
   def test_an_idle_world_is_quiet(self):
-    server = worlds.Server(worlds.DEMO, "--tp", 4, "--threads", 1)
+    server = worlds.Server(worlds.DEMO, "--tp", 4, "--threads", 1, "--metrics-listen",
+                           f"127.0.0.1:{worlds.free_port()}")
     with server:
       server.generate(PROMPT, temperature=0.0)
       time.sleep(1)

@@ -70,7 +70,10 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
         config.num_blocks = 256;
         config.max_num_seqs = 8;
         config.max_batched_tokens = 64;
-        auto engine = *engine::Engine::Create(config, &runner);
+        engine::EngineMetrics metrics;  // counting takes nothing either
+        engine::EngineHooks hooks;
+        hooks.metrics = &metrics;
+        auto engine = *engine::Engine::Create(config, &runner, hooks);
         engine->Start();
         // The first round is the warm-up: buffers reach the size of its largest step. 112 tokens
         // fill seven blocks a sequence: taking and publishing blocks is part of it.
@@ -110,6 +113,9 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
           finished.wait(lock, [&] { return done == 4; });
         }
         engine->Stop();
+        EXPECT_EQ(metrics.first_token.Read().count, 2 * 4);
+        EXPECT_EQ(metrics.queue.Read().count, 2 * 4);
+        EXPECT_EQ(metrics.token.Read().count, 2 * 4 * (kTokens - 1));
         EXPECT_TRUE(runner.Shutdown().ok());
       });
   EXPECT_TRUE(status.ok()) << status;

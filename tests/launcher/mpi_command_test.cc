@@ -76,11 +76,12 @@ TEST(MpirunCommandTest, OnOtherHosts) {
 }
 
 TEST(MpirunCommandTest, ExportsOurVariablesOnly) {
-  const char* environment[] = {"TANDEM_X=1", "HF_TOKEN=secret", "NCCL_DEBUG=INFO", "HOME=/",
-                               nullptr};
+  const char* environment[] = {
+      "TANDEM_X=1", "TANDEM_RESTARTS=1", "HF_TOKEN=secret", "NCCL_DEBUG=INFO", "HOME=/", nullptr};
   const auto names = ExportedVariables(environment);
   EXPECT_THAT(names, Contains("TANDEM_X"));
   EXPECT_THAT(names, Contains("TANDEM_PARENT_PID"));
+  EXPECT_THAT(names, Contains("TANDEM_RESTARTS").Times(1));
   EXPECT_THAT(names, Contains("NCCL_DEBUG"));
   EXPECT_THAT(names, Not(Contains("HF_TOKEN")));
   EXPECT_THAT(names, Not(Contains("HOME")));

@@ -160,6 +160,19 @@ TEST_F(SupervisorTest, AWorldThatLosesARankIsStartedAgain) {
   EXPECT_EQ(ExitOf(Launch(twice + "exit 70", options)), 0);
 }
 
+TEST_F(SupervisorTest, AWorldKnowsHowManyWereBefore) {
+  WorldOptions options;
+  options.max_restarts = 1;  // in a row; all of them count
+  options.first_pause = milliseconds(1);
+  options.stable_after = milliseconds(0);
+  EXPECT_EQ(ExitOf(Launch("echo $TANDEM_RESTARTS >> starts; [ $(wc -l < starts) -ge 4 ] && exit 0; "
+                          "exit 70",
+                          options)),
+            0);
+  std::ifstream file(folder_ + "/starts");
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "0\n1\n2\n3\n");
+}
+
 TEST_F(SupervisorTest, ACrashLoopGivesUp) {
   WorldOptions options;
   options.max_restarts = 2;

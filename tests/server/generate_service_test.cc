@@ -162,7 +162,8 @@ class GenerateServiceTest : public ::testing::Test {
   std::unique_ptr<FakeEngine> engine_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
   std::optional<jinja::ChatTemplate> chat_template_;  // set before Start
-  GenerateService service_;
+  RequestMetrics metrics_;
+  GenerateService service_{&metrics_};
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -181,6 +182,21 @@ TEST_F(GenerateServiceTest, StreamsTextIdsUsageAndTimings) {
   EXPECT_EQ(answer.last.timings().queue().nanos(), 250'000'000);
   EXPECT_EQ(answer.last.timings().prefill().seconds(), 1);
   EXPECT_EQ(answer.last.timings().decode().nanos(), 750'000'000);
+}
+
+TEST_F(GenerateServiceTest, CallsAreCountedByTheirEnds) {
+  Start();
+  ASSERT_TRUE(Generate(TextRequest("abc", 2)).status.ok());
+  EXPECT_FALSE(Generate(TextRequest("", 2)).status.ok());
+  engine_->RefuseWith(absl::ResourceExhaustedError("full"));
+  EXPECT_FALSE(Generate(TextRequest("abc", 2)).status.ok());
+  EXPECT_EQ(metrics_.cut, 1);
+  EXPECT_EQ(metrics_.stopped, 0);
+  EXPECT_EQ(metrics_.failures[grpc::StatusCode::INVALID_ARGUMENT], 1);
+  EXPECT_EQ(metrics_.failures[grpc::StatusCode::RESOURCE_EXHAUSTED], 1);
+  EXPECT_EQ(metrics_.seconds.Read().count, 1);
+  EXPECT_EQ(metrics_.prompt_tokens.Read().sum, 4);
+  EXPECT_EQ(metrics_.generated_tokens.Read().sum, 2);
 }
 
 constexpr char kTemplate[] =
