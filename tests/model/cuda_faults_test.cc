@@ -16,7 +16,7 @@ using testing::Step;
 
 // Logits of a token after another, of a world of two that was to record steps.
 std::vector<float> Logits(bool recorded) {
-  testing::WorldOptions options = {.tp = 2, .num_blocks = 4, .max_tokens = 8};
+  testing::WorldOptions options = {.tp = 2, .num_blocks = 64, .max_tokens = 8};
   options.recorded_sequences = 2;
   options.make_backend = [] { return kernels::MakeCudaBackend({.scratch_bytes = 256 << 10}); };
   options.make_communicator = [](kernels::Backend& backend, parallel::Communicator& host) {
