@@ -376,12 +376,26 @@ int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
                size_t scratch_bytes) {
   const int64_t passes = (tokens + kTileTokens - 1) / kTileTokens;
   const int64_t blocks = (layout.rows + kRows - 1) / kRows * passes;
+  const int64_t at_once = int64_t{BlocksOf(static_cast<int>(tokens + 7) / 8)} * multiprocessors;
   const int64_t room = static_cast<int64_t>(scratch_bytes / sizeof(float)) / (tokens * layout.rows);
-  const int64_t wanted = BlocksOf(static_cast<int>(tokens + 7) / 8) * multiprocessors / blocks;
-  const int stages = StagesOf(layout);
-  const int64_t most = std::min<int64_t>({wanted, room, kMostSplits, stages});
-  if (most <= 1) return 1;
-  const int64_t each = (stages + most - 1) / most;
+  const int64_t stages = StagesOf(layout);
+  const int64_t most = std::min<int64_t>({room, kMostSplits, stages});
+  // Estimated in times of a stage of all blocks at once: those that a block after another takes,
+  // and writing and reading the splits' sums, with a launch more.
+  const auto stage_bytes = static_cast<double>(int64_t{kRows} * StageColumns(layout.format) /
+                                               layout.chunk() * 16 * at_once);
+  const auto sum_bytes = static_cast<double>(tokens * layout.rows * int64_t{2 * sizeof(float)});
+  int64_t best = 1;
+  double least = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) {
+    const int64_t each = (stages + splits - 1) / splits;
+    double taken = static_cast<double>((blocks * splits + at_once - 1) / at_once * each);
+    if (splits > 1) taken += 1 + static_cast<double>(splits) * sum_bytes / stage_bytes;
+    if (splits > 1 && taken >= least) continue;
+    best = splits;
+    least = taken;
+  }
+  const int64_t each = (stages + best - 1) / best;
   return static_cast<int>((stages + each - 1) / each);
 }
 

@@ -125,11 +125,16 @@ TEST(CudaLinearTilesFit, Splits) {
       .dtype = DType::kBF16, .rows = 1024, .global_columns = 4096, .leaves = {0, 32}};
   const auto layout = cuda::LinearLayout::Of(spec, true);
   constexpr size_t kRoom = 64 << 20;
-  EXPECT_EQ(cuda::TileSplits(layout, 64, 4, kRoom), 1);    // rows alone fill it
+  EXPECT_EQ(cuda::TileSplits(layout, 64, 4, kRoom), 1);    // rows alone fill it, twice
   EXPECT_EQ(cuda::TileSplits(layout, 64, 32, kRoom), 4);   // 16 blocks of rows, two each
   EXPECT_EQ(cuda::TileSplits(layout, 64, 132, kRoom), 8);  // no more than that
   EXPECT_EQ(cuda::TileSplits(layout, 64, 132, 3 * 64 * 1024 * sizeof(float)), 3);
   EXPECT_EQ(cuda::TileSplits(layout, 64, 132, 0), 1);
+  // 448 blocks of rows where 396 go at once: in 4 splits they are 5 turns of a quarter, not 2.
+  const auto wide = cuda::LinearLayout::Of(
+      {.quant = QuantFormat{.bits = 4}, .rows = 28672, .global_columns = 4096, .leaves = {0, 32}},
+      true);
+  EXPECT_EQ(cuda::TileSplits(wide, 16, 132, kRoom), 4);
 }
 
 }  // namespace
