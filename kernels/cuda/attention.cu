@@ -26,6 +26,8 @@ __global__ void __launch_bounds__(kCut)
   const int kv_head = static_cast<int>(blockIdx.x) / head_tiles;
   const int first = a.first_head[kv_head] + static_cast<int>(blockIdx.x) % head_tiles * kRows;
   const int left = a.first_head[kv_head + 1] - first;
+  AwaitPrevious();
+  StartNext();
   const int64_t token = blockIdx.z;
   const int context = a.positions[token] + 1;
   if (left <= 0 || static_cast<int>(blockIdx.y) * kCut >= context) return;
@@ -61,6 +63,8 @@ __global__ void __launch_bounds__(kCut)
 
 __global__ void __launch_bounds__(kCut)
     CombineKernel(AttentionArgs a, int cuts, const float* partials) {
+  AwaitPrevious();
+  StartNext();
   const int64_t token = blockIdx.y;
   const int64_t row = token * a.q_heads + blockIdx.x;
   const int context = a.positions[token] + 1;
@@ -92,6 +96,8 @@ __global__ void __launch_bounds__(kCut)
   const int first = a.first_head[kv_head] + static_cast<int>(blockIdx.x) % head_tiles * tile_heads;
   const int left = a.first_head[kv_head + 1] - first;
   const int heads = left < tile_heads ? left : tile_heads;
+  AwaitPrevious();
+  StartNext();
   if (heads <= 0) return;
   const auto scratch =
       MakeScratch<kRows>(a.head_dim, reinterpret_cast<float*>(&weights[0]), partial, q);

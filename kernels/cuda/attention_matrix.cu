@@ -265,6 +265,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksAtOnce)
       a.first_head[kv_head] + static_cast<int>(blockIdx.x) % tiling.head_tiles * tiling.tile_heads;
   const int left = a.first_head[kv_head + 1] - first_head;
   const int heads = left < tiling.tile_heads ? left : tiling.tile_heads;
+  AwaitPrevious();
+  StartNext();
   if (heads <= 0) return;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int row_warp = warp / S::kColumnWarps, column_warp = warp % S::kColumnWarps;
@@ -314,6 +316,8 @@ __global__ void __launch_bounds__(kCombineThreads)
   TANDEM_SHARED(float, weights, kMaxSlots);
   TANDEM_SHARED(float, of_warps, 2 * kCombineThreads / 32);
   static_assert(kMaxSlots <= kCombineThreads);
+  AwaitPrevious();
+  StartNext();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   const int64_t row = static_cast<int64_t>(blockIdx.y) * a.q_heads + blockIdx.x;
   const int stride = 2 + a.head_dim;

@@ -240,20 +240,20 @@ Message MakeMessage(const PeerMemory& peers, const TreeProgram& tree, const floa
 void FinishTree(cudaStream_t stream, const TreeProgram& tree, const float* gathered,
                 int64_t rank_stride, int64_t count, float* out) {
   if (count == 0) return;
-  LaunchDependent({.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
-                   .block = dim3(kThreads),
-                   .stream = stream},
-                  &FinishTreeKernel, tree, gathered, rank_stride, count, out);
+  Launch({.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &FinishTreeKernel, tree, gathered, rank_stride, count, out);
 }
 
 void OneShotAllReduce(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                       const float* mine, int64_t count, uint64_t timeout, float* out) {
   if (count == 0) return;
   const int64_t blocks = ((count + 1) / 2 + kThreads - 1) / kThreads;
-  LaunchDependent({.grid = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
-                   .block = dim3(kThreads),
-                   .stream = stream},
-                  &OneShotKernel, peers, tree, MakeMessage(peers, tree, mine, count, timeout), out);
+  Launch({.grid = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &OneShotKernel, peers, tree, MakeMessage(peers, tree, mine, count, timeout), out);
 }
 
 bool OneShotNorms(int64_t tokens, int64_t hidden) {
@@ -263,12 +263,12 @@ bool OneShotNorms(int64_t tokens, int64_t hidden) {
 void OneShotAllReduceNorm(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                           const float* mine, uint64_t timeout, const RowNorm& norm) {
   if (norm.tokens == 0) return;
-  LaunchDependent({.grid = dim3(static_cast<unsigned>(norm.tokens)),
-                   .block = dim3(kRowThreads),
-                   .shared_bytes = norm.hidden * sizeof(float),
-                   .stream = stream},
-                  &OneShotNormKernel, peers, tree,
-                  MakeMessage(peers, tree, mine, norm.tokens * norm.hidden, timeout), norm);
+  Launch({.grid = dim3(static_cast<unsigned>(norm.tokens)),
+          .block = dim3(kRowThreads),
+          .shared_bytes = norm.hidden * sizeof(float),
+          .stream = stream},
+         &OneShotNormKernel, peers, tree,
+         MakeMessage(peers, tree, mine, norm.tokens * norm.hidden, timeout), norm);
 }
 
 }  // namespace tandem::kernels::cuda

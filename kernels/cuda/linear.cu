@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kMaxWarps = 8;
 constexpr int kIterations = 4;  // of a warp at least, where more warps could share
+constexpr int kPrefetched = 2;  // chunks of a row for each thread
 constexpr int64_t kSharedLimit = 48 << 10;
 
 struct PassArgs {
@@ -110,6 +111,20 @@ __device__ void StoreSum(const PassArgs& a, int output, int subtree, float sum) 
   a.y[(subtree * a.tokens + a.begin + t) * a.layout.rows + row] = sum;
 }
 
+// What the block reads first comes while the kernel before still runs: weights do not change.
+template <int kRows>
+__device__ void PrefetchRows(const PassArgs& a, int first_row) {
+  const LinearLayout& l = a.layout;
+  for (int r = 0; r < kRows && first_row + r < l.rows; ++r) {
+    const char* const row = static_cast<const char*>(a.weight.weight) +
+                            static_cast<int64_t>(first_row + r) * l.chunks * 16;
+    for (int i = 0; i < kPrefetched; ++i) {
+      const int chunk = static_cast<int>(threadIdx.x + i * blockDim.x);
+      if (chunk < l.chunks) PrefetchLine(row + int64_t{16} * chunk);
+    }
+  }
+}
+
 template <Format kFormat, int kRows, int kTokens>
 __global__ void __launch_bounds__(kMaxWarps * 32) LinearKernel(PassArgs a) {
   constexpr int kOutputs = kRows * kTokens;
@@ -117,6 +132,9 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearKernel(PassArgs a) {
   const int first_row = static_cast<int>(blockIdx.x) * kRows;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int threads = static_cast<int>(blockDim.x);
+  PrefetchRows<kRows>(a, first_row);
+  AwaitPrevious();
+  StartNext();
   float sums[kRows][kTokens] = {};
 #pragma unroll 2
   for (int c = static_cast<int>(threadIdx.x); c < a.layout.chunks; c += threads) {
@@ -149,6 +167,9 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
   const int lanes = a.leaf_lanes;
   const int at_once = 32 / lanes;  // leaves of a warp
   const int leaf_chunks = l.leaf_runs * l.run_chunks;
+  PrefetchRows<kRows>(a, first_row);
+  AwaitPrevious();
+  StartNext();
   for (int first = warp * at_once; first < l.leaves; first += warps * at_once) {
     const int leaf = first + lane / lanes;
     float sums[kRows][kTokens] = {};
@@ -195,6 +216,8 @@ template <Format kFormat>
 __global__ void DequantizeKernel(LinearLayout l, LinearPointers weight, int64_t row_begin,
                                  bool half, uint16_t* out) {
   using C = Chunk<kFormat>;
+  AwaitPrevious();
+  StartNext();
   const int64_t row = row_begin + blockIdx.y;
   const int chunk = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (chunk >= l.chunks) return;

@@ -284,7 +284,9 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kTiles)) LinearTilesKernel(
       next[s] = LoadSpan<kFormat, kType>(a, rows, chunk + lane % 4);
     }
   };
-  load(begin);
+  load(begin);  // weights do not change: before the kernel before has ended
+  AwaitPrevious();
+  StartNext();
   for (int stage = begin; stage < end; ++stage) {
 #pragma unroll
     for (int s = 0; s < S::kSpans; ++s) spans[s] = next[s];
@@ -325,6 +327,8 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kTiles)) LinearTilesKernel(
 
 __global__ void AddSplitsKernel(const float* partials, int splits, int64_t count, const float* bias,
                                 int rows, float* y) {
+  AwaitPrevious();
+  StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   float sum = 0;

@@ -124,11 +124,11 @@ __global__ void RopeAndCacheKernel(RopeArgs a) {
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args) {
   const int64_t heads = args.q_heads + 2 * args.cache.kv_heads;
   if (args.tokens == 0 || heads == 0) return;
-  LaunchDependent({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
-                                static_cast<unsigned>(args.tokens)),
-                   .block = dim3(kWarps * 32),
-                   .stream = stream},
-                  &RopeAndCacheKernel, args);
+  Launch({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
+                       static_cast<unsigned>(args.tokens)),
+          .block = dim3(kWarps * 32),
+          .stream = stream},
+         &RopeAndCacheKernel, args);
 }
 
 }  // namespace tandem::kernels::cuda

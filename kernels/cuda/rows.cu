@@ -126,42 +126,40 @@ void AddRmsNorm(cudaStream_t stream, const float* delta, const float* delta_bias
   if (tokens == 0 || hidden == 0) return;
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(kNormThreads), .stream = stream};
-  LaunchDependent(shape, hidden % 4 == 0 ? &AddRmsNormKernel<4> : &AddRmsNormKernel<1>, delta,
-                  delta_bias, residual, weight, epsilon, hidden, out);
+  Launch(shape, hidden % 4 == 0 ? &AddRmsNormKernel<4> : &AddRmsNormKernel<1>, delta, delta_bias,
+         residual, weight, epsilon, hidden, out);
 }
 
 void RopeAngles(cudaStream_t stream, const int32_t* positions, int64_t tokens,
                 const float* inverse_frequencies, int64_t half, float attention_factor, float* cos,
                 float* sin) {
   if (tokens == 0 || half == 0) return;
-  LaunchDependent(
-      {.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(64), .stream = stream},
-      &RopeAnglesKernel, positions, inverse_frequencies, half, attention_factor, cos, sin);
+  Launch({.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(64), .stream = stream},
+         &RopeAnglesKernel, positions, inverse_frequencies, half, attention_factor, cos, sin);
 }
 
 void SiluMul(cudaStream_t stream, const float* gate_up, int64_t tokens, int64_t columns,
              float* out) {
   if (tokens == 0 || columns == 0) return;
-  LaunchDependent({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
-                   .block = dim3(kThreads),
-                   .stream = stream},
-                  &SiluMulKernel, gate_up, columns, out);
+  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &SiluMulKernel, gate_up, columns, out);
 }
 
 void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int64_t rows,
                 int64_t columns, float* out) {
   if (rows == 0 || columns == 0) return;
-  LaunchDependent(
-      {.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
-      &GatherRowsKernel, x, indices, columns, out);
+  Launch({.grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = stream},
+         &GatherRowsKernel, x, indices, columns, out);
 }
 
 void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t columns, float* y) {
   if (tokens == 0 || columns == 0) return;
-  LaunchDependent({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
-                   .block = dim3(kThreads),
-                   .stream = stream},
-                  &AddBiasKernel, bias, columns, y);
+  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+          .block = dim3(kThreads),
+          .stream = stream},
+         &AddBiasKernel, bias, columns, y);
 }
 
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out) {
@@ -169,17 +167,15 @@ void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, 
   auto* const kernel = dtype == DType::kF32   ? &WidenKernel<DType::kF32>
                        : dtype == DType::kF16 ? &WidenKernel<DType::kF16>
                                               : &WidenKernel<DType::kBF16>;
-  LaunchDependent(
-      {.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream}, kernel,
-      values, count, out);
+  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream}, kernel,
+         values, count, out);
 }
 
 void Narrow(cudaStream_t stream, const float* values, DType dtype, int64_t count, void* out) {
   if (count == 0) return;
-  LaunchDependent(
-      {.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream},
-      dtype == DType::kF16 ? &NarrowKernel<DType::kF16> : &NarrowKernel<DType::kBF16>, values,
-      count, static_cast<uint16_t*>(out));
+  Launch({.grid = dim3(Blocks(count, kThreads)), .block = dim3(kThreads), .stream = stream},
+         dtype == DType::kF16 ? &NarrowKernel<DType::kF16> : &NarrowKernel<DType::kBF16>, values,
+         count, static_cast<uint16_t*>(out));
 }
 
 }  // namespace tandem::kernels::cuda

@@ -119,6 +119,8 @@ __device__ uint64_t Weight(float logit, double largest, const SampleRequest& req
 __global__ void __launch_bounds__(kThreads) FindLargestKernel(SamplingArgs args) {
   TANDEM_SHARED(uint64_t, largest_of, kWarps);
   TANDEM_SHARED(int, valid_of, kWarps);
+  AwaitPrevious();
+  StartNext();
   const int64_t row = blockIdx.x;
   if (args.requests[row].kind == SampleKind::kWhole) return;
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -158,6 +160,8 @@ __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2
   TANDEM_SHARED(uint64_t, list, kMaxListSize);
   TANDEM_SHARED(int, first_left_out, 1);  // bin
   TANDEM_SHARED(unsigned, listed, 1);
+  AwaitPrevious();
+  StartNext();
   const int64_t row = blockIdx.x;
   const SampleRequest request = args.requests[row];
   const bool weighs = HasWeights(request.kind), lists = HasCandidates(request.kind);
@@ -237,6 +241,8 @@ __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2
 __global__ void __launch_bounds__(kThreads) DrawKernel(SamplingArgs args, Exp2Table exp2) {
   TANDEM_SHARED(double, table, 64);
   TANDEM_SHARED(uint64_t, warps, kWarps);
+  AwaitPrevious();
+  StartNext();
   const int64_t row = blockIdx.x;
   const SampleRequest request = args.requests[row];
   if (request.kind != SampleKind::kDraw) return;

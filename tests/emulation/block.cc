@@ -79,7 +79,6 @@ struct Machine {
   dim3 grid, block;
   uint3 block_index = {};
   const absl::FunctionRef<void()>* body = nullptr;
-  bool must_await = false;
   int64_t grids = 0;
   Fiber* current = nullptr;
   void* scheduler = nullptr;  // stack pointer
@@ -96,8 +95,8 @@ void Yield() { TandemEmulationSwitch(&machine.current->stack_pointer, machine.sc
 void FiberMain() {
   (*machine.body)();
   if (!machine.current->copies.empty()) Fail("a thread ended before what it copies had come");
-  if (machine.must_await && !machine.current->awaited) {
-    Fail("a thread of a dependent launch ended without AwaitPrevious");
+  if (!machine.current->awaited) {
+    Fail("a thread ended without AwaitPrevious");
   }
   machine.current->state = State::kDone;
   Yield();
@@ -189,8 +188,7 @@ void RunBlock(unsigned threads, size_t dynamic_shared_bytes) {
 
 }  // namespace
 
-void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body,
-             bool must_await) {
+void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body) {
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads) Fail("a block has 1 to 1024 threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) Fail("a grid has no block");
@@ -208,7 +206,6 @@ void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionR
   machine.grid = grid;
   machine.block = block;
   machine.body = &body;
-  machine.must_await = must_await;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {

@@ -14,10 +14,9 @@
 
 namespace tandem::emulation {
 
-// Runs body once for each thread of each block. must_await: a thread that ends without
-// MarkAwaited aborts the process.
-void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body,
-             bool must_await = false);
+// Runs body once for each thread of each block. A thread that ends without MarkAwaited
+// aborts the process.
+void RunGrid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, absl::FunctionRef<void()> body);
 
 // Grids that the calling thread has run.
 int64_t GridsRun();

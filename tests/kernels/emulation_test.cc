@@ -15,6 +15,7 @@
 namespace tandem {
 namespace {
 
+using kernels::cuda::AwaitPrevious;
 using kernels::cuda::Launch;
 using kernels::cuda::LaunchShape;
 using testing::CudaArray;
@@ -27,6 +28,7 @@ LaunchShape OneBlock(const CudaStream& stream, unsigned threads) {
 // Each thread reads what the thread `ahead` of it wrote.
 template <bool kBarrier>
 void Neighbour(int ahead, float* out) {
+  AwaitPrevious();
   TANDEM_SHARED(float, values, 64);
   values[threadIdx.x] = static_cast<float>(threadIdx.x);
   if (kBarrier) __syncthreads();
@@ -51,6 +53,7 @@ TEST(Emulation, MissingBarriersGiveNan) {
 }
 
 void Reverse(uint32_t* out) {
+  AwaitPrevious();
   out[threadIdx.x] = __shfl_sync(0xffffffffu, threadIdx.x, static_cast<int>(31 - threadIdx.x));
 }
 
@@ -66,6 +69,7 @@ constexpr int kTileRows = 16, kTileColumns = 8, kTileDepth = 16;
 
 // a [16, 16], b [16, 8] of BF16, sum [16, 8], all row-major.
 void MultiplyMatrices(const uint16_t* a, const uint16_t* b, float* sum) {
+  AwaitPrevious();
   const int g = static_cast<int>(threadIdx.x) / 4, i = static_cast<int>(threadIdx.x) % 4;
   const auto pair = [](uint16_t low, uint16_t high) {
     return static_cast<unsigned>(high) << 16 | low;
@@ -96,8 +100,7 @@ TEST(Emulation, MatrixUnitsMultiplyTiles) {
   CudaStream stream;
   CudaArray<uint16_t> a_there(stream, a), b_there(stream, b);
   CudaArray<float> sum_there(stream, sum);
-  Launch(OneBlock(stream, 32), &MultiplyMatrices, a_there.data(), b_there.data(),
-         sum_there.data());
+  Launch(OneBlock(stream, 32), &MultiplyMatrices, a_there.data(), b_there.data(), sum_there.data());
   const auto result = sum_there.ToHost();
   for (int r = 0; r < kTileRows; ++r) {
     for (int c = 0; c < kTileColumns; ++c) {
@@ -114,6 +117,7 @@ TEST(Emulation, MatrixUnitsMultiplyTiles) {
 // Each thread copies four words; the threads read each other's.
 template <bool kWait>
 void CopyRows(const uint32_t* from, uint32_t* out) {
+  AwaitPrevious();
   TANDEM_SHARED(uint4, words, 64);
   kernels::cuda::StartCopy(&words[threadIdx.x], from + 4 * threadIdx.x);
   if (kWait) kernels::cuda::WaitCopies();
@@ -136,6 +140,7 @@ TEST(Emulation, CopiesComeWhenTheyAreWaitedFor) {
 }
 
 void Diverged() {
+  AwaitPrevious();
   if (threadIdx.x < 7) __syncwarp();
 }
 
@@ -149,13 +154,28 @@ TEST(Emulation, DivergedExchangesAreReported) {
       "thread 3: at a warp's exchange");
 }
 
+void DoesNotAwait() {}
+
+TEST(Emulation, ThreadsThatDoNotAwaitThePreviousKernelAreReported) {
+  EXPECT_DEATH(
+      {
+        CudaStream stream;
+        Launch(OneBlock(stream, 32), &DoesNotAwait);
+        cudaStreamSynchronize(stream.get());
+      },
+      "ended without AwaitPrevious");
+}
+
 TEST(Emulation, DeviceMemoryStartsPoisoned) {
   CudaStream stream;
   CudaArray<float> out(stream, 4);
   for (const float value : out.ToHost()) EXPECT_TRUE(std::isnan(value));
 }
 
-void AddOne(int* value) { *value += 1; }
+void AddOne(int* value) {
+  AwaitPrevious();
+  *value += 1;
+}
 
 TEST(Emulation, GraphsReplayWhatWasCaptured) {
   CudaStream stream;

@@ -2,9 +2,9 @@
 // and get this file on a card, or tests/emulation/include/cuda_device.h where a host
 // compiler builds the same sources against the emulation; both offer the same names.
 //
-// Rules for kernel sources: shared memory by these macros alone; launches by Launch or
-// LaunchDependent alone; PTX only in functions of this file, called by whole warps; block
-// sizes are multiples of 32; no block waits for another.
+// Rules for kernel sources: shared memory by these macros alone; launches by Launch
+// alone, kernels begin with AwaitPrevious; PTX only in functions of this folder, called by whole
+// warps; block sizes are multiples of 32; no block waits for another.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -31,17 +31,6 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// An error stays with the runtime until cudaGetLastError: looked at once a step.
-template <typename... Parameters, typename... Arguments>
-void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = shape.stream;
-  cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
-}
-
 // Whether kernels that look like this one wait in AwaitPrevious on the thread's card: they were
 // compiled for compute capability 9.0 or later, which is less than the card's own where a build
 // lacks it.
@@ -60,13 +49,13 @@ bool WaitsForPrevious(Kernel* kernel) {
   return waits;
 }
 
-// Launch of a kernel that may start while the one before it in the stream still runs, where the
+// A kernel that may start while the one before it in the stream still runs, where the
 // card can and that one has called StartNext. All its threads call AwaitPrevious before they
 // read or write what others do, and before they end: who waits for this kernel takes it that
-// all before it are done.
+// all before it are done. An error stays with the runtime until cudaGetLastError: looked at once
+// a step.
 template <typename... Parameters, typename... Arguments>
-void LaunchDependent(const LaunchShape& shape, void (*kernel)(Parameters...),
-                     Arguments&&... arguments) {
+void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -80,14 +69,14 @@ void LaunchDependent(const LaunchShape& shape, void (*kernel)(Parameters...),
   cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
 }
 
-// Until the kernel before is done and what it wrote is seen; at once after Launch.
+// Until the kernel before is done and what it wrote is seen.
 __device__ inline void AwaitPrevious() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Once all blocks have called it or ended, the next kernel may start, if it was launched by
-// LaunchDependent. It waits for this one's end all the same.
+// Once all blocks have called it or ended, the next kernel may start, if the card can. It
+// waits for this one's end all the same.
 __device__ inline void StartNext() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -97,6 +86,10 @@ __device__ inline void StartNext() {
 // 16 bytes that are read once: they need not stay in the cache.
 __device__ inline uint4 LoadOnce(const void* address) {
   return __ldcs(static_cast<const uint4*>(address));
+}
+// Asks for the line of the second cache that has the address.
+__device__ inline void PrefetchLine(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 __device__ inline float Rsqrt(float x) { return 1.0f / sqrtf(x); }
 

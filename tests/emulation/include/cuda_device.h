@@ -90,21 +90,11 @@ void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&
                      });
 }
 
-template <typename... Parameters, typename... Arguments>
-void LaunchDependent(const LaunchShape& shape, void (*kernel)(Parameters...),
-                     Arguments&&... arguments) {
-  emulation::Enqueue(shape.stream,
-                     [shape, kernel, values = std::tuple<Parameters...>(arguments...)] {
-                       emulation::RunGrid(
-                           shape.grid, shape.block, shape.shared_bytes,
-                           [&] { std::apply(kernel, values); }, /*must_await=*/true);
-                     });
-}
-
 inline void AwaitPrevious() { emulation::MarkAwaited(); }
 inline void StartNext() {}
 
 inline uint4 LoadOnce(const void* address) { return *static_cast<const uint4*>(address); }
+inline void PrefetchLine(const void*) {}
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
 
 }  // namespace tandem::kernels::cuda
