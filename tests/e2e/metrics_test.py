@@ -1,5 +1,5 @@
-"""The metrics endpoint of `tandem serve`: what Prometheus reads, against what was asked. The text is
-parsed by Prometheus' own client, and judged by promtool where that is installed."""
+"""The metrics endpoint of `tandem serve`: what Prometheus reads, against what was asked. The text
+is parsed by Prometheus' own client, and judged by promtool where that is installed."""
 
 import contextlib
 import http.client
@@ -51,8 +51,9 @@ class Scrape:
 
   def cumulative(self):
     """The values that may only grow."""
+    parts = ("_bucket", "_count", "_sum")
     return {key: value for key, value in self.values.items()
-            if self.kinds.get(key[0]) == "counter" or key[0].endswith(("_bucket", "_count", "_sum"))}
+            if self.kinds.get(key[0]) == "counter" or key[0].endswith(parts)}
 
 
 class Server(worlds.Server):
@@ -360,7 +361,8 @@ class Lifecycle(unittest.TestCase):
   def test_without_the_option_there_is_nothing(self):
     with worlds.Server(worlds.DEMO, "--tp", 1) as server:
       (rank,) = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10).ranks
-      links = [os.readlink(f"/proc/{rank.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{rank.pid}/fd")]
+      files = f"/proc/{rank.pid}/fd"
+      links = [os.readlink(f"{files}/{name}") for name in os.listdir(files)]
       inodes = {link[8:-1] for link in links if link.startswith("socket:")}
       with open("/proc/net/tcp") as four, open("/proc/net/tcp6") as six:
         listening = [line.split() for file in (four, six) for line in file]
@@ -372,7 +374,7 @@ class Lifecycle(unittest.TestCase):
       taken.listen()
       used = f"127.0.0.1:{taken.getsockname()[1]}"
       for address, code, told in ((used, 69, f"metrics: cannot listen on {used}: Address already"),
-                                  ("192.0.2.1:9464", 69, "metrics: cannot listen on 192.0.2.1:9464"),
+                                  ("192.0.2.1:9464", 69, "cannot listen on 192.0.2.1:9464"),
                                   ("9464", 65, 'metrics: listen address "9464": expected HOST:PORT '
                                                "or [IPv6]:PORT"),
                                   ("unix:/tmp/x", 65, "expected HOST:PORT or [IPv6]:PORT"),
