@@ -161,13 +161,17 @@ class Serving(unittest.TestCase):
 
     before = self.server.quiet()
     ask()
-    expected = {"INVALID_ARGUMENT": 2, "DEADLINE_EXCEEDED": 1, "CANCELLED": 1}
+    expected = {"INVALID_ARGUMENT": 2, "given up": 2}
     deadline = time.monotonic() + 10
     while True:  # a cancel is heard of later than its caller goes on
       after = self.server.quiet()
       grew = {labels["code"]: after.get("request_failures_total", **labels) -
               before.get("request_failures_total", **labels)
               for labels in after.labels("request_failures_total")}
+      # At a deadline the client's goodbye may be there before the server's clock strikes.
+      late = grew.pop("DEADLINE_EXCEEDED")
+      self.assertIn(late, (0, 1))
+      grew["given up"] = late + grew.pop("CANCELLED")
       grew = {code: count for code, count in grew.items() if count}
       if grew == expected or time.monotonic() > deadline:
         break
@@ -195,6 +199,7 @@ class Serving(unittest.TestCase):
     self.assertEqual(after.get("num_requests_running_limit"), 64)
 
   def test_values_only_grow_and_histograms_add_up(self):
+    self.server.generate(PROMPT, temperature=0.0)  # with the first step all metrics are there
     first = self.server.quiet()
     self.server.generate(PROMPT, temperature=0.0)
     second = self.server.quiet()
