@@ -14,6 +14,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/build_id.h"
 #include "launcher/chat_template_file.h"
@@ -253,8 +254,9 @@ int RunServeRank(const ServeOptions& options) {
     server::ServeFrontOptions front_options;
     front_options.server = ServerOptionsOf(options);
     front_options.metrics_listen = options.metrics_listen;
-    front_options.info = {
-        .version = TANDEM_VERSION, .build = BuildId(), .restarts = RestartsSoFar()};
+    front_options.info = {.version = TANDEM_VERSION,
+                          .build = std::string(absl::StripPrefix(BuildId(), TANDEM_VERSION " ")),
+                          .restarts = RestartsSoFar()};
     front_options.auth_token_file = options.auth_token_file;
     // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
     front_options.sigterm_is_loss =

@@ -261,12 +261,10 @@ class Kubernetes(unittest.TestCase):
 
 
 def metrics():
-  """Metric -> labels, as docs/monitoring.md tells them; of a histogram also its series."""
-  rows = re.findall(r"^\| `(tandem_\w+)(?:\{(.*?)\})?` \| (\w+) \|",
-                    (worlds.SOURCE / "docs/monitoring.md").read_text(), re.MULTILINE)
+  """Series -> labels, as docs/monitoring.md tells them."""
   found = {}
-  for name, labels, kind in rows:
-    labels = {*re.findall(r"\w+", labels), "job", "instance"}
+  for name, labels, kind in worlds.documented_metrics():
+    labels = labels | {"job", "instance"}
     if kind == "histogram":
       found.update({f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels,
                     f"{name}_count": labels})
@@ -344,7 +342,7 @@ class Monitoring(unittest.TestCase):
     who = 'job="tandem", instance="a"'
 
     def histogram(name, slow, last):
-      """Series whose tokens all take at most `slow`; `last` is the bound below."""
+      """Series of values between `last` and `slow`, two bounds beside each other."""
       return [{"series": f'{name}_bucket{{{who}, le="{last}"}}', "values": "0x30"},
               {"series": f'{name}_bucket{{{who}, le="{slow}"}}', "values": "0+60x30"},
               {"series": f'{name}_bucket{{{who}, le="+Inf"}}', "values": "0+60x30"}]

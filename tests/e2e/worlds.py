@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -58,6 +59,13 @@ def shared(path: str) -> pathlib.Path:
   if not full.exists():
     raise unittest.SkipTest(f"{path} is not beside the project")
   return full
+
+
+def documented_metrics():
+  """The table of docs/monitoring.md: (name, labels, type) of each metric."""
+  rows = re.findall(r"^\| `(tandem_\w+)(?:\{(.*?)\})?` \| (\w+) \|",
+                    (SOURCE / "docs/monitoring.md").read_text(), re.MULTILINE)
+  return [(name, set(re.findall(r"\w+", labels)), kind) for name, labels, kind in rows]
 
 
 def run(*args, timeout=120, stdin=None, env=None, binary=True):
