@@ -61,7 +61,7 @@ def main() -> int:
           problems.append(f"{relative}:{number}: {folder} may not include {target}")
       if re.match(r"\s*#\s*if(def|ndef)?\b", line) and longest(relative, IFDEF_ALLOWED) is None:
         # The processor decides what can be compiled at all; features do not.
-        if not re.search(r"__x86_64__|__aarch64__|__CUDA_ARCH__|__SANITIZE|__has_feature|__GLIBC__", line):
+        if not re.search(r"__x86_64__|__aarch64__|__SANITIZE|__has_feature|__GLIBC__", line):
           problems.append(f"{relative}:{number}: conditional compilation: {line.strip()}")
   for problem in problems:
     print(problem)
