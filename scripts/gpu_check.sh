@@ -163,7 +163,7 @@ fi
 wanted bench && bench "bench bf16" 100 40 --shape "$shape" --formats bf16 --modes graphs,issued
 wanted pytorch && tell=all stage "PyTorch" 60 30 python3 scripts/compare_pytorch.py --shape "$shape"
 wanted formats && bench "bench of few layers" 75 30 --shape "$shape" --layers 4 --modes graphs \
-  --formats bf16,fp16,int8,int4
+  --formats bf16,int8,int4,fp16
 wanted deterministic && bench "bench deterministic" 50 25 --shape "$shape" --layers 4 \
   --modes graphs,deterministic --prefill 2048
 if wanted formats; then
