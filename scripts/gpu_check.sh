@@ -5,8 +5,8 @@
 # build/dependencies/sources.tar.gz (scripts/pack_dependencies.sh, made elsewhere) where it is there,
 # else from the system.
 #   --minutes N     ends by then (9); each stage has a part of it, what has no time left is skipped
-#   --stages A,B    of: build, tests, sanitizer, bench, pytorch, formats, deterministic, ranks,
-#                   shards, more (all)
+#   --stages A,B    of: build, tests, sanitizer, bench, pytorch, formats, products, deterministic,
+#                   ranks, shards, more (all)
 #   --shape NAME    measured (8b)
 #   --build FOLDER  builds there (build/gpu)
 #   --arch N        compute capability to build for, such as 90 (the card's)
@@ -19,7 +19,7 @@ cd "$(dirname "$0")/.." || exit
 started=$SECONDS
 
 minutes=9
-stages=build,tests,sanitizer,bench,pytorch,formats,deterministic,ranks,shards,more
+stages=build,tests,sanitizer,bench,pytorch,formats,products,deterministic,ranks,shards,more
 shape=8b
 arch=
 build=build/gpu
@@ -134,11 +134,12 @@ configure_and_build() {
     -DCMAKE_CUDA_ARCHITECTURES="$arch" -DTANDEM_EMULATED_TESTS=OFF "${arguments[@]}" || return
   # What measures first: a test that does not compile must not stop it.
   cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target decoder_bench || return
-  cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target gpu_tests kernels_test attention_test -- -k \
-    $([[ -f $build/build.ninja ]] && echo 0)
+  cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target gpu_tests cuda_linear_bench \
+    kernels_test attention_test -- -k $([[ -f $build/build.ninja ]] && echo 0)
 }
 export -f configure_and_build
-export build arch
+# Loaded when first launched, a kernel of one rank could wait for one of another, on a shared card.
+export build arch CUDA_MODULE_LOADING=EAGER
 
 if wanted build; then
   # No more than two thirds of the time, unless building is all.
@@ -163,7 +164,11 @@ fi
 wanted bench && bench "bench bf16" 100 40 --shape "$shape" --formats bf16 --modes graphs,issued
 wanted pytorch && tell=all stage "PyTorch" 60 30 python3 scripts/compare_pytorch.py --shape "$shape"
 wanted formats && bench "bench of few layers" 75 30 --shape "$shape" --layers 4 --modes graphs \
-  --formats bf16,int8,int4,fp16
+  --formats bf16,int8,int4,fp8,fp16
+if wanted products && [[ -x $build/tests/bench/cuda_linear_bench ]]; then
+  tell=all stage "ways of a product" 40 20 "$build/tests/bench/cuda_linear_bench" \
+    --formats bf16,int8,int4,fp8
+fi
 wanted deterministic && bench "bench deterministic" 50 25 --shape "$shape" --layers 4 \
   --modes graphs,deterministic --prefill 2048
 if wanted formats; then

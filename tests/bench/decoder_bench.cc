@@ -174,6 +174,9 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
       config, std::move(checkpoint), plan, *backend, communicator, decoder_options);
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator, decoder.status()));
   const double seconds = Since(begin);
+  const Clock::time_point recording = Clock::now();
+  TANDEM_RETURN_IF_ERROR((*decoder)->RecordSteps());
+  const double recording_seconds = Since(recording);
   const auto bytes = static_cast<double>((*decoder)->bytes_read());
   if (report != nullptr) {
     const model::DecoderBytes held = (*decoder)->bytes();
@@ -187,10 +190,13 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
          {"weight_bytes", held.weights},
          {"kv_bytes", held.kv},
          {"workspace_bytes", held.workspace},
-         {"recorded_steps", (*decoder)->recorded_steps()}},
-        absl::StrFormat("%.2f s  %.2f GB/s  weights %.2f GB  KV %.2f GB  %d recorded steps",
-                        seconds, bytes / seconds * 1e-9, static_cast<double>(held.weights) * 1e-9,
-                        static_cast<double>(held.kv) * 1e-9, (*decoder)->recorded_steps()));
+         {"recorded_steps", (*decoder)->recorded_steps()},
+         {"recorded_bytes", (*decoder)->recorded_bytes()},
+         {"recording_seconds", recording_seconds}},
+        absl::StrFormat(
+            "%.2f s  %.2f GB/s  weights %.2f GB  KV %.2f GB  %d steps recorded in %.2f s", seconds,
+            bytes / seconds * 1e-9, static_cast<double>(held.weights) * 1e-9,
+            static_cast<double>(held.kv) * 1e-9, (*decoder)->recorded_steps(), recording_seconds));
   }
   const DecoderUnderTest test = {.options = options,
                                  .decoder = **decoder,
