@@ -28,6 +28,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/sum_tree.h"
 #include "kernels/kv_cache_view.h"
+#include "kernels/layer_stream.h"
 #include "kernels/sampling.h"
 
 namespace tandem::kernels {
@@ -267,6 +268,18 @@ class Backend {
   virtual std::string_view packed_layout() const { return {}; }
   // What PackLinear or PackQuantized will take, for plans made before loading.
   virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
+
+  // Layers that the backend's memory has no room for stay in the host's, pinned, as packed. What
+  // is packed from BeginHostLayer on is the next layer's; StreamHostLayers ends that and takes them
+  // all: the backend has room for two, and each comes there while the one before it computes. Its
+  // weights are multiplied after Enter alone, and not recorded; the backend outlives it, it
+  // outlives their use. RESOURCE_EXHAUSTED where no more can be pinned.
+  virtual absl::Status BeginHostLayer() {
+    return absl::UnimplementedError("this backend's memory is the host's");
+  }
+  virtual absl::StatusOr<std::unique_ptr<LayerStream>> StreamHostLayers() {
+    return absl::UnimplementedError("this backend's memory is the host's");
+  }
 
   // Whether weights of the format can be packed and multiplied.
   virtual bool Multiplies(const QuantFormat& format) const {

@@ -81,12 +81,12 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
   for (const BenchPoint& point : report.points) max_batch = std::max(max_batch, point.batch);
   TANDEM_ASSIGN_OR_RETURN(const auto front,
                           BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
-  const kernels::DotType type = DotTypeOf(runtime.decoder().linear_spec());
   const auto measure = [&]() -> absl::StatusOr<Ceilings> {
     TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
     TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
-    return MeasureCeilings(runtime.communicator(), probe, type);
+    return MeasureCeilings(runtime, probe);
   };
+  report.streamed = work.streamed;
   report.runs.resize(report.points.size());
   const int64_t rounds = options.warmup + options.repeats;
   for (int64_t round = 0; round < rounds; ++round) {
@@ -109,7 +109,8 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
       TANDEM_ASSIGN_OR_RETURN(BenchRun run, front->Run(report.points[i]));
       TANDEM_ASSIGN_OR_RETURN(const Ceilings after, measure());
       run.ceilings = {.read = (before.read + after.read) / 2,
-                      .peak = (before.peak + after.peak) / 2};
+                      .peak = (before.peak + after.peak) / 2,
+                      .stream = (before.stream + after.stream) / 2};
       before = after;
       if (round < options.warmup) continue;
       report.ceilings.push_back(after);
@@ -123,13 +124,12 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
 
 // Other ranks.
 absl::Status FollowRounds(RankRuntime& runtime, kernels::MachineProbe& probe) {
-  const kernels::DotType type = DotTypeOf(runtime.decoder().linear_spec());
   for (;;) {
     TANDEM_RETURN_IF_ERROR(runtime.Work());
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> wanted,
                             runtime.communicator().AllGatherBytes(""));
     if (wanted[0] == kEnd) return absl::OkStatus();
-    TANDEM_RETURN_IF_ERROR(MeasureCeilings(runtime.communicator(), probe, type).status());
+    TANDEM_RETURN_IF_ERROR(MeasureCeilings(runtime, probe).status());
   }
 }
 

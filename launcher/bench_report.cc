@@ -13,12 +13,13 @@ namespace {
 constexpr double kGiga = 1e9;
 
 Ceilings MedianCeilings(const BenchReport& report) {
-  std::vector<double> read, peak;
+  std::vector<double> read, peak, stream;
   for (const Ceilings& ceilings : report.ceilings) {
     read.push_back(ceilings.read);
     peak.push_back(ceilings.peak);
+    stream.push_back(ceilings.stream);
   }
-  return {Median(read), Median(peak)};
+  return {Median(read), Median(peak), Median(stream)};
 }
 
 double Speed(const BenchRun& run) { return static_cast<double>(run.tokens) / run.seconds; }
@@ -40,13 +41,15 @@ std::vector<BenchResult> Summarize(const BenchReport& report) {
   std::vector<BenchResult> results;
   for (size_t i = 0; i < report.points.size(); ++i) {
     std::vector<BenchRun> runs = report.runs[i];
-    std::vector<double> speeds, bytes, operations, of_reads, of_peak;
+    std::vector<double> speeds, bytes, operations, of_reads, of_peak, streamed, of_stream;
     for (const BenchRun& run : runs) {
       speeds.push_back(Speed(run));
       bytes.push_back(run.bytes / run.seconds);
       operations.push_back(run.operations / run.seconds);
       of_reads.push_back(bytes.back() / run.ceilings.read);
       of_peak.push_back(operations.back() / run.ceilings.peak);
+      streamed.push_back(report.streamed * static_cast<double>(run.steps) / run.seconds);
+      if (run.ceilings.stream > 0) of_stream.push_back(streamed.back() / run.ceilings.stream);
     }
     std::sort(runs.begin(), runs.end(),
               [](const BenchRun& a, const BenchRun& b) { return Speed(a) < Speed(b); });
@@ -56,6 +59,10 @@ std::vector<BenchResult> Summarize(const BenchReport& report) {
                        .bandwidth_fraction = Median(of_reads),
                        .gops = Median(operations) / kGiga,
                        .peak_fraction = Median(of_peak),
+                       .stream_gbps = Median(streamed) / kGiga,
+                       .stream_fraction = of_stream.size() == runs.size()
+                                              ? std::optional<double>(Median(of_stream))
+                                              : std::nullopt,
                        .median = runs[runs.size() / 2]});
   }
   return results;
@@ -102,6 +109,12 @@ std::string BenchJson(const BenchReport& report) {
                                {"runs", std::move(runs)},
                                {"runs_read_gbps", std::move(reads)},
                                {"runs_peak_gops", std::move(peaks)}});
+    if (report.streamed > 0) {
+      nlohmann::ordered_json& entry = json["results"].back();
+      entry["stream_gbps"] = result.stream_gbps;
+      entry["stream_fraction"] =
+          result.stream_fraction ? nlohmann::ordered_json(*result.stream_fraction) : nullptr;
+    }
   }
   json["read_gbps_runs"] = nlohmann::ordered_json::array();
   for (const Ceilings& measured : report.ceilings) {
@@ -153,6 +166,12 @@ std::string BenchTable(const BenchReport& report) {
         seconds += result.median.parts[static_cast<size_t>(part)];
       }
       absl::StrAppendFormat(&out, " %6.1f", seconds / result.median.seconds * 100);
+    }
+    if (report.streamed > 0) {
+      absl::StrAppendFormat(&out, "  weights streamed at %.2f GB/s", result.stream_gbps);
+      if (result.stream_fraction) {
+        absl::StrAppendFormat(&out, ", %.0f%% of copies", *result.stream_fraction * 100);
+      }
     }
     out += '\n';
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct BenchPoint {
 struct Ceilings {
   double read = 0;
   double peak = 0;
+  double stream = 0;  // of weights from the host's memory to cards; 0: none, or not measured
 };
 
 // One timed run of a point.
@@ -46,6 +48,7 @@ struct BenchReport {
   int tp = 1;
   int threads = 1;                 // a rank's
   std::vector<Ceilings> ceilings;  // before and after each timed run
+  double streamed = 0;             // bytes of weights that come in a step, to all ranks; 0: none do
   std::vector<BenchPoint> points;
   std::vector<std::vector<BenchRun>> runs;  // [points][repeats]
   struct Rank {
@@ -61,6 +64,8 @@ struct BenchResult {
   double tokens_per_s = 0;
   double gbps = 0, bandwidth_fraction = 0;
   double gops = 0, peak_fraction = 0;
+  double stream_gbps = 0;                 // of streamed weights
+  std::optional<double> stream_fraction;  // where the ceiling was measured
   BenchRun median;  // the run of the median speed
 };
 

@@ -30,6 +30,7 @@ StepWork CountStep(const ModelWork& model, const engine::StepPlan& plan) {
   for (const int32_t context : plan.context_lens) cached += context;
   const auto rows = static_cast<double>(plan.logits_indices.size());
   work.bytes = model.weights + (rows > 0 ? model.head : 0) + cached * model.kv_token;
+  work.streamed = model.streamed;
   work.operations = static_cast<double>(work.tokens) * model.linear_token +
                     seen * model.attention_position + rows * model.head_row;
   return work;
@@ -44,15 +45,18 @@ absl::Status CountingExecutor::Execute(const engine::StepPlan& plan, std::span<f
     sum->steps += step.steps;
     sum->tokens += step.tokens;
     sum->bytes += step.bytes;
+    sum->streamed += step.streamed;
     sum->operations += step.operations;
   }
   return absl::OkStatus();
 }
 
-double CountingExecutor::SecondsAt(double bytes_per_s, double operations_per_s) const {
+double CountingExecutor::SecondsAt(double bytes_per_s, double operations_per_s,
+                                   double streamed_per_s) const {
   double seconds = 0;
   for (const StepWork& sum : by_intensity_) {
-    seconds += std::max(sum.bytes / bytes_per_s, sum.operations / operations_per_s);
+    seconds += std::max({sum.bytes / bytes_per_s, sum.operations / operations_per_s,
+                         streamed_per_s > 0 ? sum.streamed / streamed_per_s : 0});
   }
   return seconds;
 }

@@ -15,6 +15,7 @@ struct ModelWork {
   // Bytes as held.
   double weights = 0;  // packed, without the head's
   double head = 0;
+  double streamed = 0;  // of these, what comes from a file or the host's memory in each step
   double kv_token = 0;  // of one token, all layers
   // Operations; a multiply-add is two.
   double linear_token = 0;        // products of the layers, a token
@@ -29,6 +30,7 @@ struct StepWork {
   int64_t steps = 0;
   int64_t tokens = 0;
   double bytes = 0;
+  double streamed = 0;  // of these
   double operations = 0;
 };
 
@@ -45,8 +47,9 @@ class CountingExecutor : public engine::StepExecutor {
   absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override;
   engine::RowSurveys* surveys() override { return inner_.surveys(); }
   const StepWork& done() const { return done_; }
-  // What all steps take at the least, each bound by the bytes a second or by the operations.
-  double SecondsAt(double bytes_per_s, double operations_per_s) const;
+  // What all steps take at the least, each bound by the bytes a second, by the operations, or by
+  // what is streamed; 0: that is not.
+  double SecondsAt(double bytes_per_s, double operations_per_s, double streamed_per_s = 0) const;
 
  private:
   engine::StepExecutor& inner_;

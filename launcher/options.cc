@@ -53,13 +53,14 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--packed-cache", options->packed_cache,
                   "Folder that keeps the weights as the kernels read them, for the next start");
-  app->add_option("--weights", options->weights,
-                  "resident, or stream: layers stay in --packed-cache's file, and the next is read "
-                  "while one computes")
+  app->add_option(
+         "--weights", options->weights,
+         "resident, or stream: layers stay in --packed-cache's file, those of cards in the "
+         "host's memory, and the next is read while one computes")
       ->check(CLI::IsMember({"resident", "stream"}))
       ->capture_default_str();
   app->callback([options] {
-    if (options->weights == "stream" && options->packed_cache.empty()) {
+    if (options->weights == "stream" && options->device == "cpu" && options->packed_cache.empty()) {
       throw CLI::ValidationError("--weights stream",
                                  "found no --packed-cache FOLDER, expected one for the file that "
                                  "weights are read from");
@@ -223,13 +224,14 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
                    "Microseconds of an all-reduce of one token")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
-  plan->add_option("--weights", options->weights, "resident, or stream: layers stay on disk (CPUs)")
+  plan->add_option("--weights", options->weights,
+                   "resident, or stream: layers stay on disk, those of cards in the host's memory")
       ->check(CLI::IsMember({"resident", "stream"}))
       ->capture_default_str();
-  plan->add_option("--disk-bandwidth", options->disk_bandwidth,
-                   "GB/s at which a rank reads streamed weights")
-      ->check(CLI::Range(0.001, 1e6))
-      ->capture_default_str();
+  plan->add_option(
+          "--stream-bandwidth", options->stream_bandwidth,
+          "GB/s at which a rank reads streamed weights (default: 2, a disk's; of cards 20)")
+      ->check(CLI::Range(0.001, 1e6));
   plan->add_option("--context", options->context,
                    "Tokens of a stream (default: 8192, or the model's where it has fewer)")
       ->check(CLI::Range(int64_t{1}, kMaxCount));

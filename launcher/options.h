@@ -169,7 +169,7 @@ struct PlanOptions {
   std::vector<double> bandwidth = {600};  // GB/s, one or one for each group of devices
   double all_reduce_us = 20;              // of one token's activations
   std::string weights = "resident";       // or stream
-  double disk_bandwidth = 2;              // GB/s of a rank
+  std::optional<double> stream_bandwidth;  // GB/s of a rank; none: a disk's, or a card's link's
   int64_t context = 0;                    // tokens of a stream; 0: 8192, or the model's if shorter
   int64_t streams = 1;
   std::string kv_dtype = "auto";

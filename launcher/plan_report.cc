@@ -125,9 +125,9 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
   if (request.stream) {
     absl::StrAppendFormat(
         &out,
-        "\nWeights are streamed at %.1f GB/s a rank: the column says what of them "
+        "\nWeights are streamed from %s at %.1f GB/s a rank: the column says what of them "
         "is present at once.\n",
-        request.disk_bandwidth / 1e9);
+        request.cards ? "the host's memory" : "disk", request.stream_bandwidth / 1e9);
   }
   absl::StrAppend(&out, "\nSizes in ", unit.name, "; ");
   if (cards) {
@@ -136,11 +136,16 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
       for (const RankPlan& rank : plan.ranks) pinned = std::max(pinned, rank.bytes.pinned);
     }
     const model::RecordingBudget recording;
-    absl::StrAppendFormat(&out,
-                          "steps are recorded at the start for %d s at most, in %d MiB at most "
-                          "(graphs). Of the host, a rank pins up to %d MiB.\n",
-                          absl::ToInt64Seconds(recording.time), recording.bytes >> 20,
-                          pinned >> 20);
+    if (request.stream) {
+      absl::StrAppend(&out, "steps are not recorded (graphs) while weights are streamed.");
+    } else {
+      absl::StrAppendFormat(&out,
+                            "steps are recorded at the start for %d s at most, in %d MiB at most "
+                            "(graphs).",
+                            absl::ToInt64Seconds(recording.time), recording.bytes >> 20);
+    }
+    absl::StrAppendFormat(&out, " Of the host, a rank pins up to %d MiB%s.\n", pinned >> 20,
+                          request.stream ? ", its streamed weights among them" : "");
   } else {
     absl::StrAppend(&out,
                     "no graphs on CPUs. FP8 as cards hold it: ranks on CPUs hold FP8 checkpoints "

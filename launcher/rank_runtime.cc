@@ -252,11 +252,6 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
 
 absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
   if (options.device == "cuda") {
-    if (options.stream_weights) {
-      return absl::InvalidArgumentError(
-          "--weights: found stream, expected resident with --device cuda, which computes from its "
-          "own memory");
-    }
     if (!options.packed_cache.empty()) {
       return absl::InvalidArgumentError(
           "--packed-cache: found a folder, expected none with --device cuda, whose weights are "
@@ -377,11 +372,12 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   decoder_options_.max_sequences = std::min(step_tokens, options.max_num_seqs);
   decoder_options_.max_blocks = sequence_blocks;
   decoder_options_.recorded_sequences = options.max_num_seqs;
-  decoder_options_.stream = options.stream_weights;
+  decoder_options_.layers = model::LayersOf(options.stream_weights, !backend_->memory_is_host());
   const model::DecoderBytes bytes =
       model::Decoder::Plan(config_, *checkpoint_, shards_, rank(), *backend_, decoder_options_);
   plan_.weights = bytes.weights;
   plan_.streamed = bytes.streamed;
+  plan_.present = bytes.present;
   plan_.workspace = bytes.workspace;
   plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = engine::ResidentBytes();
@@ -445,7 +441,7 @@ absl::Status RankRuntime::CheckMemory() {
           " together; free are ", Mebibytes(card->free), " beside the kernels' ",
           Mebibytes(card->scratch), "; use more cards, a smaller format or less --kv-memory"));
     }
-    return parallel::AgreeOnStatus(*communicator_, fits);
+    TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(*communicator_, fits));
   }
   // Measured while nobody has loaded: the first ranks' weights would count against the others.
   const uint64_t available = engine::AvailableMemory();
@@ -459,11 +455,14 @@ absl::Status RankRuntime::CheckMemory() {
   together *= static_cast<uint64_t>(host_ranks_ / local_size_);
   absl::Status status;
   if (together > available) {
-    status = absl::ResourceExhaustedError(
-        absl::StrCat("memory: this rank needs ", Mebibytes(needed), ", ", Mebibytes(plan_.kv),
-                     " of them for the KV cache, the ranks of this host ", Mebibytes(together),
-                     " together; free are ", Mebibytes(available),
-                     "; use more ranks on other hosts, a smaller format or less --kv-memory"));
+    const std::string most =
+        plan_.on_card ? absl::StrCat(" of its host, ", Mebibytes(plan_.pinned), " of them pinned")
+                      : absl::StrCat(", ", Mebibytes(plan_.kv), " of them for the KV cache");
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "memory: this rank needs ", Mebibytes(needed), most, ", the ranks of this host ",
+        Mebibytes(together), " together; free are ", Mebibytes(available),
+        "; use more ranks on other hosts",
+        plan_.on_card ? " or a smaller format" : ", a smaller format or less --kv-memory"));
   }
   return parallel::AgreeOnStatus(*communicator_, status);
 }
@@ -571,7 +570,8 @@ std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();
   // Of streamed weights the last layer and the first are present now.
-  const uint64_t file_bytes = plan_.streamed > 0 ? engine::PresentFileBytes() : 0;
+  const bool from_file = decoder_options_.layers == model::LayersIn::kFile;
+  const uint64_t file_bytes = from_file ? engine::PresentFileBytes() : 0;
   const RankReport mine = {
       .bytes_read = decoder_->bytes_read(),
       .planned_bytes = plan_.host(),

@@ -34,7 +34,7 @@ struct RankOptions {
   int64_t group_size = 0;
   std::string head_dtype = "auto";
   std::string packed_cache;       // folder of packed weights; empty: none
-  bool stream_weights = false;    // layers stay in its file
+  bool stream_weights = false;    // layers stay in its file; those of a card in the host's memory
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
@@ -84,6 +84,7 @@ class RankRuntime {
   const Binding& binding() const { return binding_; }
   int local_rank() const { return local_rank_; }
   bool on_card() const { return !backend_->memory_is_host(); }
+  model::LayersIn layers() const { return decoder_options_.layers; }
   int ranks_on_host() const { return host_ranks_; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }

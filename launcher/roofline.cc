@@ -54,34 +54,38 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
                                    kProbeBytes / static_cast<size_t>(runtime.ranks_on_host()));
 }
 
-absl::StatusOr<Ceilings> MeasureCeilings(parallel::Communicator& communicator,
-                                         kernels::MachineProbe& probe, kernels::DotType type) {
+absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe) {
+  parallel::Communicator& communicator = runtime.communicator();
   TANDEM_RETURN_IF_ERROR(communicator.Barrier());
   const double read = probe.ReadBandwidth(kProbeTime);
   TANDEM_RETURN_IF_ERROR(communicator.Barrier());
-  const double peak = probe.PeakArithmetic(type, kProbeTime);
-  using Pair = std::array<double, 2>;
-  TANDEM_ASSIGN_OR_RETURN(const Pair sum, Sum<2>(communicator, {read, peak}));
-  return Ceilings{.read = sum[0], .peak = sum[1]};
+  const double peak = probe.PeakArithmetic(DotTypeOf(runtime.decoder().linear_spec()), kProbeTime);
+  double stream = 0;
+  if (runtime.layers() == model::LayersIn::kHost) {
+    TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+    stream = probe.UploadBandwidth(kProbeTime);
+  }
+  using Triple = std::array<double, 3>;
+  TANDEM_ASSIGN_OR_RETURN(const Triple sum, Sum<3>(communicator, {read, peak, stream}));
+  return Ceilings{.read = sum[0], .peak = sum[1], .stream = sum[2]};
 }
 
 absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
   model::Decoder& decoder = runtime.decoder();
   const model::DecoderBytes bytes = decoder.bytes();
-  // Streamed weights pass through memory once a step, the head's among them.
-  const size_t weights = bytes.streamed > 0 ? bytes.streamed : bytes.weights;
-  using Triple = std::array<double, 3>;
-  TANDEM_ASSIGN_OR_RETURN(
-      const Triple sum,
-      Sum<3>(runtime.communicator(),
-             {static_cast<double>(weights - decoder.head_bytes()),
-              static_cast<double>(decoder.head_bytes()),
-              static_cast<double>(bytes.kv) /
-                  static_cast<double>(runtime.num_blocks() * model::kBlockSize)}));
+  using Four = std::array<double, 4>;
+  TANDEM_ASSIGN_OR_RETURN(const Four sum,
+                          Sum<4>(runtime.communicator(),
+                                 {static_cast<double>(bytes.read() - decoder.head_bytes()),
+                                  static_cast<double>(decoder.head_bytes()),
+                                  static_cast<double>(bytes.kv) /
+                                      static_cast<double>(runtime.num_blocks() * model::kBlockSize),
+                                  static_cast<double>(bytes.streamed)}));
   ModelWork work = OperationsOf(runtime.config());
   work.weights = sum[0];
   work.head = sum[1];
   work.kv_token = sum[2];
+  work.streamed = sum[3];
   return work;
 }
 
@@ -90,10 +94,8 @@ absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string
   parallel::Communicator& communicator = runtime.communicator();
   auto probe = MakeProbe(runtime, isa);
   if (!AgreeOnStatus(communicator, probe.status()).ok()) return 0.0;
-  TANDEM_ASSIGN_OR_RETURN(
-      const Ceilings ceilings,
-      MeasureCeilings(communicator, **probe, DotTypeOf(runtime.decoder().linear_spec())));
-  return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak);
+  TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings, MeasureCeilings(runtime, **probe));
+  return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak, ceilings.stream);
 }
 
 }  // namespace tandem::launcher

@@ -21,8 +21,7 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
                                                                  const std::string& isa);
 
 // Collective: all ranks at once, each with its threads.
-absl::StatusOr<Ceilings> MeasureCeilings(parallel::Communicator& communicator,
-                                         kernels::MachineProbe& probe, kernels::DotType type);
+absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe);
 
 // Collective: of all ranks together.
 absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime);

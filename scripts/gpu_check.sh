@@ -6,7 +6,7 @@
 # else from the system.
 #   --minutes N     ends by then (9); each stage has a part of it, what has no time left is skipped
 #   --stages A,B    of: build, tests, sanitizer, bench, pytorch, formats, products, deterministic,
-#                   ranks, shards, more (all)
+#                   streamed, ranks, shards, more (all)
 #   --shape NAME    measured (8b)
 #   --build FOLDER  builds there (build/gpu)
 #   --arch N        compute capability to build for, such as 90 (the card's)
@@ -19,7 +19,7 @@ cd "$(dirname "$0")/.." || exit
 started=$SECONDS
 
 minutes=9
-stages=build,tests,sanitizer,bench,pytorch,formats,products,deterministic,ranks,shards,more
+stages=build,tests,sanitizer,bench,pytorch,formats,products,deterministic,streamed,ranks,shards,more
 shape=8b
 arch=
 build=build/gpu
@@ -177,6 +177,8 @@ if wanted formats; then
       --kv-dtype "$kv_dtype"
   done
 fi
+wanted streamed && bench "bench of streamed weights" 45 20 --shape "$shape" --layers 4 --modes streamed \
+  --what machine,load,decode --batches 1,64
 # They share the card: right or not, and what the exchange costs there.
 wanted ranks && bench "two ranks on one card" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
   --what decode --batches 1,32

@@ -15,6 +15,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/host_layers.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_tiles.h"
@@ -71,6 +72,7 @@ class CudaBackend : public Backend {
   ~CudaBackend() override {
     if (stream_ == nullptr) return;
     cudaStreamSynchronize(stream_);
+    host_layers_.reset();
     upload_.reset();
     product_.reset();
     cudaStreamDestroy(stream_);
@@ -198,33 +200,32 @@ class CudaBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
-    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<CudaLinearWeight> weight, MakeWeight(spec));
-    const LinearLayout& layout = weight->layout;
-    if (weight->bytes() == 0) return weight;
+    TANDEM_ASSIGN_OR_RETURN(Packing packing, MakeWeight(spec));
+    const LinearLayout& layout = packing.weight->layout;
     const int64_t plain_bytes = layout.columns * static_cast<int64_t>(DTypeSize(spec.dtype));
     const bool to_half = spec.dtype == DType::kBF16 && !has_bf16_;
     const bool as_read = plain_bytes == layout.row_bytes() && !to_half;
     std::vector<std::byte> rows;
-    TANDEM_RETURN_IF_ERROR(UploadRows(*weight, [&](int64_t begin, int64_t end, std::byte* dst) {
+    TANDEM_RETURN_IF_ERROR(PackRows(packing, [&](int64_t begin, int64_t end, std::byte* dst) {
       if (as_read) return read_rows(begin, end, dst);
       rows.resize((end - begin) * plain_bytes);
       TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows.data()));
       cuda::LayOutRows(layout, rows.data(), end - begin, to_half, dst);
       return absl::OkStatus();
     }));
-    return weight;
+    return std::move(packing.weight);
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
       const LinearSpec& spec, QuantizedRowReader read_rows) override {
-    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<CudaLinearWeight> weight, MakeWeight(spec));
-    const LinearLayout& layout = weight->layout;
-    if (weight->bytes() == 0) return weight;
+    TANDEM_ASSIGN_OR_RETURN(Packing packing, MakeWeight(spec));
+    const LinearLayout& layout = packing.weight->layout;
+    if (packing.weight->places.bytes == 0) return std::move(packing.weight);
     const int64_t groups = layout.groups;
     std::vector<int8_t> codes;
     std::vector<float> scales(layout.rows * groups);
     std::vector<uint8_t> zeros(layout.zero_points ? layout.rows * groups : 0);
-    TANDEM_RETURN_IF_ERROR(UploadRows(*weight, [&](int64_t begin, int64_t end, std::byte* dst) {
+    TANDEM_RETURN_IF_ERROR(PackRows(packing, [&](int64_t begin, int64_t end, std::byte* dst) {
       codes.resize((end - begin) * layout.columns);
       TANDEM_RETURN_IF_ERROR(
           read_rows(begin, end,
@@ -234,21 +235,41 @@ class CudaBackend : public Backend {
       cuda::LayOutCodes(layout, codes.data(), end - begin, dst);
       return absl::OkStatus();
     }));
-    auto* const base =
-        const_cast<std::byte*>(static_cast<const std::byte*>(weight->pointers.weight));
+    const cuda::WeightPlaces& places = packing.weight->places;
     if (layout.scale_dtype == DType::kF32) {
-      CopyFromHost(base + weight->places.scales, scales.data(), layout.scale_bytes());
+      Put(packing, places.scales, scales.data(), layout.scale_bytes());
     } else {
       std::vector<uint16_t> narrow;
       for (const float scale : scales) {
         narrow.push_back(layout.scale_dtype == DType::kF16 ? FloatToF16(scale)
                                                            : FloatToBf16(scale));
       }
-      CopyFromHost(base + weight->places.scales, narrow.data(), layout.scale_bytes());
+      Put(packing, places.scales, narrow.data(), layout.scale_bytes());
     }
-    CopyFromHost(base + weight->places.zeros, zeros.data(), zeros.size());
+    Put(packing, places.zeros, zeros.data(), zeros.size());
     TANDEM_RETURN_IF_ERROR(error_);
-    return weight;
+    return std::move(packing.weight);
+  }
+
+  absl::Status BeginHostLayer() override {
+    Enter();
+    if (host_layers_ == nullptr) {
+      host_layers_ = std::make_unique<cuda::HostLayers>(device_, stream_);
+      TANDEM_RETURN_IF_ERROR(host_layers_->Create());
+    }
+    host_layers_->BeginLayer();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<LayerStream>> StreamHostLayers() override {
+    TANDEM_CHECK(host_layers_ != nullptr);
+    std::unique_ptr<cuda::HostLayers> layers = std::move(host_layers_);
+    std::array<Buffer, 2> slots;
+    for (Buffer& slot : slots) {
+      TANDEM_ASSIGN_OR_RETURN(slot, Allocate(layers->slot_bytes()));
+    }
+    TANDEM_RETURN_IF_ERROR(layers->Start(std::move(slots)));
+    return layers;
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
@@ -273,7 +294,7 @@ class CudaBackend : public Backend {
       if (Multipliable(layout)) return MultiplyMany(weight, x, tokens, bias, y);
     }
     for (int64_t t = 0; t < tokens; t += cuda::kPassTokens) {
-      cuda::LinearPass(stream_, layout, weight.pointers, x, tokens, t,
+      cuda::LinearPass(stream_, layout, weight.pointers(), x, tokens, t,
                        std::min<int64_t>(cuda::kPassTokens, tokens - t), bias, y);
     }
   }
@@ -393,34 +414,62 @@ class CudaBackend : public Backend {
     if (error != cudaSuccess && error_.ok()) error_ = CudaStatus(error, what);
   }
 
-  absl::StatusOr<std::unique_ptr<CudaLinearWeight>> MakeWeight(const LinearSpec& spec) {
-    TANDEM_ASSIGN_OR_RETURN(Buffer data, Allocate(PackedBytes(spec)));
-    auto weight = std::make_unique<CudaLinearWeight>(spec, LinearLayout::Of(spec, has_bf16_),
-                                                     options_.deterministic, std::move(data));
-    if (weight->pointers.tree != nullptr) {
+  // A weight that is being packed.
+  struct Packing {
+    std::unique_ptr<CudaLinearWeight> weight;
+    std::byte* host = nullptr;  // where it lies; null: on the card
+  };
+
+  absl::StatusOr<Packing> MakeWeight(const LinearSpec& spec) {
+    const LinearLayout layout = LinearLayout::Of(spec, has_bf16_);
+    Packing packing;
+    if (host_layers_ != nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(const cuda::HostLayers::Home home,
+                              host_layers_->Add(PackedBytes(spec)));
+      packing.weight = std::make_unique<CudaLinearWeight>(spec, layout, options_.deterministic,
+                                                          host_layers_->slot(), home.offset);
+      packing.host = home.host;
+    } else {
+      TANDEM_ASSIGN_OR_RETURN(Buffer data, Allocate(PackedBytes(spec)));
+      packing.weight =
+          std::make_unique<CudaLinearWeight>(spec, layout, options_.deterministic, std::move(data));
+    }
+    if (options_.deterministic && packing.weight->places.bytes > 0) {
       std::vector<int32_t> steps;
-      for (const LeafStep& step : weight->schedule.steps) {
+      for (const LeafStep& step : packing.weight->schedule.steps) {
         steps.push_back(2 * step.merges + (step.emit ? 1 : 0));
       }
-      CopyFromHost(const_cast<int32_t*>(weight->pointers.tree), steps.data(),
-                   steps.size() * sizeof(int32_t));
+      Put(packing, packing.weight->places.tree, steps.data(), steps.size() * sizeof(int32_t));
     }
-    return weight;
+    return packing;
+  }
+
+  // Bytes of the weight, from `offset` on.
+  void Put(const Packing& packing, size_t offset, const void* src, size_t bytes) {
+    if (packing.host == nullptr) {
+      CopyFromHost(packing.weight->data() + offset, src, bytes);
+    } else if (bytes > 0) {
+      std::memcpy(packing.host + offset, src, bytes);
+    }
   }
 
   // fill(begin, end, dst) makes rows as they lie on the card.
   template <typename Fill>
-  absl::Status UploadRows(const CudaLinearWeight& weight, const Fill& fill) {
-    const LinearLayout& layout = weight.layout;
+  absl::Status PackRows(const Packing& packing, const Fill& fill) {
+    if (packing.weight->places.bytes == 0) return absl::OkStatus();
+    const LinearLayout& layout = packing.weight->layout;
     const int64_t row_bytes = layout.row_bytes();
     const int64_t at_once = static_cast<int64_t>(cuda::PinnedUpload::kBytes) / row_bytes;
     TANDEM_CHECK(at_once > 0);
-    auto* const base =
-        const_cast<std::byte*>(static_cast<const std::byte*>(weight.pointers.weight));
     for (int64_t row = 0; row < layout.rows; row += at_once) {
       const int64_t end = std::min<int64_t>(row + at_once, layout.rows);
+      if (packing.host != nullptr) {
+        TANDEM_RETURN_IF_ERROR(fill(row, end, packing.host + row * row_bytes));
+        continue;
+      }
       TANDEM_RETURN_IF_ERROR(fill(row, end, upload_->Acquire()));
-      Check(upload_->Submit(base + row * row_bytes, (end - row) * row_bytes), "copy to it");
+      Check(upload_->Submit(packing.weight->data() + row * row_bytes, (end - row) * row_bytes),
+            "copy to it");
     }
     return error_;
   }
@@ -450,7 +499,7 @@ class CudaBackend : public Backend {
     for (int64_t t = 0; t < tokens; t += fit) {
       const int64_t n = std::min(fit, tokens - t);
       cuda::Narrow(stream_, x + t * layout.columns, dtype, n * layout.columns, narrow_.data());
-      cuda::LinearTiles(stream_, layout, weight.pointers, dtype, narrow_.data(), n, bias,
+      cuda::LinearTiles(stream_, layout, weight.pointers(), dtype, narrow_.data(), n, bias,
                         cuda::TileSplits(layout, n, multiprocessors_, partials_.bytes()),
                         partials_.as<float>(), y + t * layout.rows);
     }
@@ -476,10 +525,10 @@ class CudaBackend : public Backend {
       }
       for (int64_t row = 0; row < layout.rows; row += rows_at_once) {
         const int64_t end = std::min<int64_t>(row + rows_at_once, layout.rows);
-        const void* w = weight.pointers.weight;
+        const void* w = weight.pointers().weight;
         int64_t stride = layout.row_bytes() / static_cast<int64_t>(DTypeSize(dtype));
         if (layout.quantized()) {
-          cuda::Dequantize(stream_, layout, weight.pointers, row, end, dtype, widened_.data());
+          cuda::Dequantize(stream_, layout, weight.pointers(), row, end, dtype, widened_.data());
           w = widened_.data();
           stride = columns;
         }
@@ -506,6 +555,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<cuda::PinnedUpload> upload_;
   std::unique_ptr<cuda::MatrixProduct> product_;
   std::unique_ptr<cuda::CudaSampling> sampling_;
+  std::unique_ptr<cuda::HostLayers> host_layers_;  // while they are packed
   // Of options.scratch_bytes each.
   Buffer partials_;  // attention's cuts; LinearTiles' splits
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored

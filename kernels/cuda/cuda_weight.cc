@@ -36,13 +36,25 @@ CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& l
     : LinearWeight(spec),
       layout(layout),
       places(WeightPlaces::Of(layout, with_tree)),
-      data_(std::move(data)) {
-  if (data_.data() == nullptr) return;
-  const auto* base = data_.as<std::byte>();
-  pointers = {.weight = base,
-              .scales = base + places.scales,
-              .zeros = reinterpret_cast<const uint8_t*>(base + places.zeros),
-              .tree = with_tree ? reinterpret_cast<const int32_t*>(base + places.tree) : nullptr};
+      with_tree_(with_tree),
+      data_(std::move(data)) {}
+
+CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout,
+                                   bool with_tree, std::byte* const* slot, size_t offset)
+    : LinearWeight(spec),
+      layout(layout),
+      places(WeightPlaces::Of(layout, with_tree)),
+      with_tree_(with_tree),
+      slot_(slot),
+      offset_(offset) {}
+
+LinearPointers CudaLinearWeight::pointers() const {
+  if (places.bytes == 0) return {};
+  const std::byte* const base = slot_ != nullptr ? *slot_ + offset_ : data();
+  return {.weight = base,
+          .scales = base + places.scales,
+          .zeros = reinterpret_cast<const uint8_t*>(base + places.zeros),
+          .tree = with_tree_ ? reinterpret_cast<const int32_t*>(base + places.tree) : nullptr};
 }
 
 void LayOutRows(const LinearLayout& layout, const std::byte* rows, int64_t count, bool to_half,

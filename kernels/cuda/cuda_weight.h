@@ -19,14 +19,23 @@ struct WeightPlaces {
 class CudaLinearWeight : public LinearWeight {
  public:
   CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout, bool with_tree, Buffer data);
+  // Of a layer that is streamed (host_layers.h): at `offset` of the slot, which outlives it.
+  CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout, bool with_tree,
+                   std::byte* const* slot, size_t offset);
   size_t bytes() const override { return data_.bytes(); }
+  std::byte* data() const { return data_.as<std::byte>(); }  // its own; null where it is streamed
+
+  // For operations that are issued before another layer is entered.
+  LinearPointers pointers() const;
 
   const LinearLayout layout;
   const WeightPlaces places;
-  LinearPointers pointers;
 
  private:
+  const bool with_tree_;
   Buffer data_;
+  std::byte* const* const slot_ = nullptr;
+  const size_t offset_ = 0;
 };
 
 // Rows as the layout has them, from row-major ones of `columns` elements; dst is

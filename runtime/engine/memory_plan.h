@@ -17,9 +17,12 @@ struct MemoryPlan {
   uint64_t workspace = 0;      // scratch of a step
   uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
   uint64_t process = 0;        // the process itself: libraries, MPI, gRPC, tokenizer
-  // Weights that stay in a file and are read in each step; `weights` has what of them is
-  // present at once, and total() no more than that.
+  // Weights that stay in a file, or in the host's memory while the rank computes on a card, and are
+  // read in each step; `weights` has the `present` bytes that they take at once where the rank
+  // computes.
   uint64_t streamed = 0;
+  uint64_t present = 0;
+  uint64_t read() const { return weights - present + streamed; }  // of weights, in each step
 
   // Where the rank computes on a card, weights, KV cache and workspace are of the card, and so
   // are
@@ -27,7 +30,7 @@ struct MemoryPlan {
   uint64_t scratch = 0;      // of kernels, libraries and the driver
   uint64_t graphs = 0;       // recorded steps, at most
   uint64_t collectives = 0;  // those between cards
-  // while this is of the host, for copies.
+  // while this is of the host: for copies, and all that is streamed.
   uint64_t pinned = 0;
 
   uint64_t card() const {

@@ -50,10 +50,14 @@ model::DecoderBytes PlanDecoder(const loader::ModelConfig& config, Format format
   };
   if (format != Format::kFp8) return plan(format, format);
   model::DecoderBytes bytes = plan(Format::kBf16, Format::kBf16);
-  const size_t elements =
-      (plan(Format::kFp32, Format::kBf16).weights - bytes.weights) / (sizeof(float) / 2);
-  bytes.weights -= elements;
-  bytes.weights += elements / kFp8Block * sizeof(float);
+  const model::DecoderBytes wide = plan(Format::kFp32, Format::kBf16);
+  for (size_t model::DecoderBytes::*part :
+       {&model::DecoderBytes::weights, &model::DecoderBytes::streamed,
+        &model::DecoderBytes::present}) {
+    const size_t elements = (wide.*part - bytes.*part) / (sizeof(float) / 2);
+    bytes.*part -= elements;
+    bytes.*part += elements / kFp8Block * sizeof(float);
+  }
   return bytes;
 }
 
@@ -75,11 +79,10 @@ double DecodeSeconds(const loader::ModelConfig& config, const PlanRequest& reque
     const uint64_t kv = Ceil(request.context, model::kBlockSize) *
                         KvBlockBytes(config, shards, r, request.kv_dtype);
     const MemoryPlan& bytes = plan.ranks[r].bytes;
-    const uint64_t weights = request.stream ? bytes.streamed : bytes.weights;
-    double seconds = static_cast<double>(weights + kv) / devices[r].bandwidth;
-    // The disk and the products work side by side.
+    double seconds = static_cast<double>(bytes.read() + kv) / devices[r].bandwidth;
+    // The stream and the products work side by side.
     if (request.stream) {
-      seconds = std::max(seconds, static_cast<double>(weights) / request.disk_bandwidth);
+      seconds = std::max(seconds, static_cast<double>(bytes.streamed) / request.stream_bandwidth);
     }
     read = std::max(read, seconds);
   }
@@ -102,7 +105,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
       .max_tokens = request.max_batched_tokens,
       .max_rows = std::max(request.max_num_seqs, request.streams),
       .recorded_sequences = request.cards ? request.max_num_seqs : 0,
-      .stream = request.stream};
+      .layers = model::LayersOf(request.stream, request.cards)};
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < tp; ++r) {
@@ -111,6 +114,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     rank.device = devices[r].memory;
     rank.bytes.weights = bytes.weights;
     rank.bytes.streamed = bytes.streamed;
+    rank.bytes.present = bytes.present;
     rank.bytes.kv = bytes.kv;
     rank.bytes.workspace = bytes.workspace;
     rank.bytes.communication = CommunicationBytes(shards, r, options);
@@ -189,9 +193,9 @@ void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& 
       parallel::DeviceCommunicatorBytes(plan.tp, messages.max_floats, messages.max_gathered);
   bytes->on_card = true;
   bytes->scratch = scratch;
-  bytes->graphs = options.recorded_sequences > 0 ? options.recording.bytes : 0;
+  bytes->graphs = options.records() ? options.recording.bytes : 0;
   bytes->collectives = collectives.card;
-  bytes->pinned = collectives.pinned + kernels::kCudaPinnedBytes;
+  bytes->pinned = collectives.pinned + kernels::kCudaPinnedBytes + bytes->streamed;
 }
 
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
@@ -275,8 +279,8 @@ std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanReq
                                 const kernels::Backend& backend) {
   std::vector<FormatPlan> plans;
   for (const Format format : kFormats) {
-    // Cards hold FP8, and they do not stream.
-    if (request.stream && format == Format::kFp8) continue;
+    // Cards hold FP8; CPUs do not, and its packed file would be another format's.
+    if (request.stream && !request.cards && format == Format::kFp8) continue;
     for (int tp = 1; tp <= static_cast<int>(request.devices.size()); ++tp) {
       plans.push_back(PlanOne(config, request, format, tp, backend));
     }

@@ -31,7 +31,8 @@ DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
                                 const model::DecoderOptions& options, bool leaf_sums);
 
 // Adds what a rank on a card takes beside weights, KV cache and workspace: its kernels' scratch,
-// recorded steps, collectives between cards, pinned memory of the host.
+// recorded steps, collectives between cards, pinned memory of the host. `bytes` has what is
+// streamed.
 void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
                   bool leaf_sums, uint64_t scratch, MemoryPlan* bytes);
 
@@ -69,8 +70,8 @@ struct PlanRequest {
   Format stored = Format::kBf16;      // nothing more precise is recommended
   double all_reduce_seconds = 20e-6;  // of one token's activations
   bool cards = false;                 // devices are cards (layouts are taken to be the CPUs')
-  bool stream = false;                // weights stay on disk
-  double disk_bandwidth = 0;          // bytes a second and rank, where they do
+  bool stream = false;                // weights stay on disk, those of cards in the host's memory
+  double stream_bandwidth = 0;        // bytes a second and rank from there, where they do
   uint64_t process_bytes = 0;         // of a rank, before the model
 };
 

@@ -134,7 +134,7 @@ absl::Status Decoder::GatherRows(std::span<const int32_t> rows, float* logits) {
 }
 
 absl::Status Decoder::RecordSteps() {
-  if (options_.recorded_sequences == 0 || backend_.memory_is_host()) return absl::OkStatus();
+  if (!options_.records() || backend_.memory_is_host()) return absl::OkStatus();
   const StepLimits limits = options_.step_limits();
   const int64_t most =
       std::min({options_.recorded_sequences, limits.tokens, limits.sequences, limits.rows});
@@ -303,7 +303,8 @@ DecoderBytes Decoder::bytes() const {
   return {.weights = weight_bytes_ + (stream_ == nullptr ? 0 : stream_->present_bytes()),
           .kv = kv_cache_.bytes(),
           .workspace = workspace_.memory.bytes(),
-          .streamed = stream_ == nullptr ? 0 : stream_->layer_bytes()};
+          .streamed = stream_ == nullptr ? 0 : stream_->layer_bytes(),
+          .present = stream_ == nullptr ? 0 : stream_->present_bytes()};
 }
 
 }  // namespace tandem::model

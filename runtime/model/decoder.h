@@ -38,6 +38,19 @@ struct RecordingBudget {
   uint64_t bytes = 256 << 20;  // of the device
 };
 
+// Where the weights of layers lie that are not at work.
+enum class LayersIn {
+  kMemory,  // the backend's
+  kFile,    // DecoderOptions::packed, the head too (WeightStream)
+  kHost,    // pinned memory of the host, while the backend's is another (kernels::LayerStream)
+};
+
+// --weights stream or resident, on cards or CPUs.
+constexpr LayersIn LayersOf(bool stream, bool on_card) {
+  if (!stream) return LayersIn::kMemory;
+  return on_card ? LayersIn::kHost : LayersIn::kFile;
+}
+
 struct DecoderOptions {
   kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   int64_t num_blocks = 0;     // of kBlockSize tokens
@@ -45,17 +58,18 @@ struct DecoderOptions {
   int64_t max_rows = 0;       // of logits in one step
   int64_t max_sequences = 0;  // of one step; 0: max_tokens
   int64_t max_blocks = 0;     // of a sequence; 0: num_blocks
-  // RecordSteps records steps of one token for each of so many sequences at most; 0: none.
+  // RecordSteps records steps of one token for each of so many sequences at most; 0: none, as where
+  // layers come from the host.
   int64_t recorded_sequences = 0;
   RecordingBudget recording;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
   // Weights that were packed before; outlives the decoder, or null.
   const loader::PackedFile* packed = nullptr;
-  // Layers stay in that file, and only those at work are in memory (WeightStream), whose
-  // thread runs on these CPUs (empty: on the caller's).
-  bool stream = false;
-  std::vector<int> stream_cpus;
+  LayersIn layers = LayersIn::kMemory;
+  std::vector<int> stream_cpus;  // of WeightStream's thread; empty: the caller's
+
+  bool records() const { return recorded_sequences > 0 && layers != LayersIn::kHost; }
 
   StepLimits step_limits() const {
     return {.tokens = max_tokens,
@@ -70,8 +84,10 @@ struct DecoderBytes {
   size_t weights = 0;  // where they are streamed, the most that is present at once
   size_t kv = 0;
   size_t workspace = 0;
-  size_t streamed = 0;  // of the packed file, read in each step; not in total()
+  size_t streamed = 0;  // of the packed file or the host, in each step; not in total()
+  size_t present = 0;   // of `weights`, what streamed ones take
   size_t total() const { return weights + kv + workspace; }
+  size_t read() const { return weights - present + streamed; }  // of weights, in each step
 };
 
 class Decoder {
@@ -186,8 +202,8 @@ class Decoder {
                                    const kernels::Backend& backend, const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
-  // From the layers and the head, loaded: starts reading the first one.
-  void StartStream();
+  // From the layers and the head, loaded: starts reading the first one from the file.
+  void StartFileStream();
   const RecordedStep* FindRecorded(const StepInput& input) const;
   // From here on work belongs to `part`: for the timer, and as a range of the backend.
   void Enter(parallel::StepPart part);
@@ -233,7 +249,7 @@ class Decoder {
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;
   size_t weight_bytes_ = 0;               // in memory for good
-  std::unique_ptr<WeightStream> stream_;  // null: all are
+  std::unique_ptr<kernels::LayerStream> stream_;  // null: all are
 };
 
 }  // namespace tandem::model

@@ -27,8 +27,8 @@ absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
                                           const DecoderOptions& options) {
   Projection projection;
   TANDEM_ASSIGN_OR_RETURN(StoredMatrix weight, TakeMatrix(config, checkpoint, module));
-  projection.weight =
-      std::make_unique<MatrixSource>(std::move(weight), format, options.packed, options.stream);
+  projection.weight = std::make_unique<MatrixSource>(std::move(weight), format, options.packed,
+                                                     options.layers == LayersIn::kFile);
   if (HasBias(config, checkpoint, module)) {
     TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor bias,
                             checkpoint.Take(module.name + ".bias", {module.rows}));
@@ -54,7 +54,14 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_RETURN_IF_ERROR(embedding_->CheckRows(shard_.vocab));
 
   layers_.resize(config_.num_layers);
-  for (int64_t i = 0; i < config_.num_layers; ++i) TANDEM_RETURN_IF_ERROR(LoadLayer(i));
+  const bool in_host = options_.layers == LayersIn::kHost;
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    if (in_host) TANDEM_RETURN_IF_ERROR(backend_.BeginHostLayer());
+    TANDEM_RETURN_IF_ERROR(LoadLayer(i));
+  }
+  if (in_host) {
+    TANDEM_ASSIGN_OR_RETURN(stream_, backend_.StreamHostLayers());
+  }
 
   TANDEM_ASSIGN_OR_RETURN(loader::CheckpointTensor norm,
                           checkpoint_->Take(kFinalNorm, {config_.hidden_size}));
@@ -64,8 +71,8 @@ absl::Status Decoder::LoadWeights() {
       HeldFormat(config_, *checkpoint_, {&head_module}, options_.weights.head, backend_);
   Projection head;
   if (config_.tie_word_embeddings) {
-    head.weight =
-        std::make_unique<MatrixSource>(embedding, head_format, options_.packed, options_.stream);
+    head.weight = std::make_unique<MatrixSource>(embedding, head_format, options_.packed,
+                                                 options_.layers == LayersIn::kFile);
   } else {
     TANDEM_ASSIGN_OR_RETURN(
         head, TakeProjection(config_, *checkpoint_, head_module, head_format, options_));
@@ -73,7 +80,7 @@ absl::Status Decoder::LoadWeights() {
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
   weight_bytes_ += final_norm_.bytes() + head_.bytes();
-  if (options_.stream) StartStream();
+  if (options_.layers == LayersIn::kFile) StartFileStream();
   const bool kv_scales = config_.quantization && config_.quantization->has_kv_scales();
   return checkpoint_->CheckAllUsed([this, kv_scales](std::string_view name) {
     return loader::IsHarmlessLeftover(name, config_.tie_word_embeddings) ||
@@ -139,7 +146,7 @@ absl::Status Decoder::LoadLayer(int64_t index) {
   return absl::OkStatus();
 }
 
-void Decoder::StartStream() {
+void Decoder::StartFileStream() {
   const loader::MappedFile& file = options_.packed->mapping();
   std::vector<std::vector<FileRange>> layers;
   const auto add = [&](std::span<const std::span<const std::byte>> pieces) {
@@ -227,8 +234,9 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
       spec.rows += part.rows.size();
     }
     if (matrix.has_bias) bytes.weights += spec.rows * sizeof(float);
-    if (!options.stream) {
-      bytes.weights += backend.PackedBytes(spec);
+    if (options.layers != LayersIn::kFile) {
+      (options.layers == LayersIn::kHost ? layers.back() : bytes.weights) +=
+          backend.PackedBytes(spec);
       return;
     }
     const kernels::MappedView view = backend.ViewPacked(spec, rows);
@@ -261,8 +269,15 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
   const Module head = HeadModule(config);
   layers.push_back(0);
   add({{&head, shard.vocab}}, plan_matrix({&head}), column_leaf, all_columns);
+  if (options.layers == LayersIn::kHost) {
+    bytes.weights += layers.back();
+    layers.pop_back();
+    bytes.present = 2 * *std::max_element(layers.begin(), layers.end());
+  } else {
+    bytes.present = LargestPair(layers);
+  }
+  bytes.weights += bytes.present;
   bytes.streamed = std::accumulate(layers.begin(), layers.end(), uint64_t{0});
-  bytes.weights += LargestPair(layers);
   bytes.kv = options.num_blocks * KvCache::BlockBytes({.layers = config.num_layers,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/layer_stream.h"
 #include "runtime/loader/mapped_file.h"
 
 namespace tandem::model {
@@ -34,21 +35,21 @@ std::vector<FileRange> WholePages(std::vector<FileRange> ranges);
 // Of layers of these bytes, the most that one and its successor take; the first follows the last.
 uint64_t LargestPair(std::span<const uint64_t> layer_bytes);
 
-class WeightStream {
+class WeightStream : public kernels::LayerStream {
  public:
   // Layers are ranges of the file, which outlives this. The thread starts to read the first one; it
   // runs on `cpus`, or where the caller may if there are none.
   WeightStream(const loader::MappedFile& file, const std::vector<std::vector<FileRange>>& layers,
                std::vector<int> cpus);
-  ~WeightStream();
+  ~WeightStream() override;
 
-  // The layer is about to compute, the one before it has done so: waits until it is present. Layers
-  // come in order, from the first again after the last. An error is final.
-  absl::Status Enter(size_t layer);
+  // The layer before this one has computed: waits until this one is present.
+  absl::Status Enter(size_t layer) override;
 
-  uint64_t layer_bytes() const { return layer_bytes_; }      // of all layers, in whole pages
-  uint64_t present_bytes() const { return present_bytes_; }  // at most at once
-  uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  // In whole pages.
+  uint64_t layer_bytes() const override { return layer_bytes_; }
+  uint64_t present_bytes() const override { return present_bytes_; }
+  uint64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
 
  private:
   void Run();

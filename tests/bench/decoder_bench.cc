@@ -151,14 +151,15 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
   const int64_t batch = *std::max_element(options.batches.begin(), options.batches.end());
   const int64_t decoding = options.Wants("decode") ? blocks_of(options.context) : 0;
   const int64_t prefill = options.Wants("prefill") ? blocks_of(options.prefill) : 0;
-  const model::DecoderOptions decoder_options = {.kv_dtype = kv_dtype,
-                                                 .num_blocks = std::max(batch * decoding, prefill),
-                                                 .max_tokens = std::max(options.chunk, batch),
-                                                 .max_rows = batch,
-                                                 .max_sequences = batch,
-                                                 .max_blocks = std::max(decoding, prefill),
-                                                 .recorded_sequences = mode == "graphs" ? batch : 0,
-                                                 .weights = weights};
+  model::DecoderOptions decoder_options = {.kv_dtype = kv_dtype,
+                                           .num_blocks = std::max(batch * decoding, prefill),
+                                           .max_tokens = std::max(options.chunk, batch),
+                                           .max_rows = batch,
+                                           .max_sequences = batch,
+                                           .max_blocks = std::max(decoding, prefill),
+                                           .recorded_sequences = mode == "graphs" ? batch : 0,
+                                           .weights = weights};
+  if (mode == "streamed") decoder_options.layers = model::LayersIn::kHost;
   const parallel::ShardPlan plan = parallel::ShardPlan::Make(model::ShapeOf(config), ranks);
   std::unique_ptr<parallel::Communicator> own;
   if (options.shard > 0) {
@@ -188,6 +189,7 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
          {"of_upload",
           ceilings.upload > 0 ? Json(bytes / seconds / ceilings.upload) : Json(nullptr)},
          {"weight_bytes", held.weights},
+         {"streamed_bytes", held.streamed},
          {"kv_bytes", held.kv},
          {"workspace_bytes", held.workspace},
          {"recorded_steps", (*decoder)->recorded_steps()},

@@ -30,7 +30,8 @@ struct BenchOptions {
   int tp = 1;                // ranks, as threads
   int shard = 0;             // > 0: one rank's share of so many, alone
   std::string way = "auto";  // of collectives between cards
-  // graphs, issued, deterministic: each loads the model anew.
+  // graphs, issued, deterministic, streamed (issued, layers in the host's memory): each loads the
+  // model anew.
   std::vector<std::string> modes = {"graphs", "issued", "deterministic"};
   std::vector<std::string> what = {"machine", "attention", "load", "decode", "prefill"};
   std::vector<int64_t> batches = {1, 8, 32, 64};

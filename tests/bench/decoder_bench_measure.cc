@@ -127,8 +127,10 @@ absl::Status MeasureDecode(const DecoderUnderTest& test) {
     }
     const Samples step_time = Samples::Of(seconds);
     const double kv = token_bytes * static_cast<double>(batch * options.context);
-    const double bytes = static_cast<double>(test.decoder.bytes().weights) + kv;
+    const model::DecoderBytes held = test.decoder.bytes();
+    const double bytes = static_cast<double>(held.read()) + kv;
     const double rate = bytes / step_time.median;
+    const double streamed = static_cast<double>(held.streamed) / step_time.median;
     const double tokens = static_cast<double>(batch) / step_time.median;
     test.report->Add(
         "decode",
@@ -139,12 +141,19 @@ absl::Status MeasureDecode(const DecoderUnderTest& test) {
          {"bytes", bytes},
          {"kv_bytes", kv},
          {"bytes_per_s", rate},
-         {"of_copy", Fraction(rate, test.ceilings.copy)}},
-        absl::StrFormat("batch %3d  context %5d  %9.1f us (%.1f to %.1f)  %8.1f tokens/s  "
-                        "%7.1f GB/s  %s of copy",
-                        batch, options.context, step_time.median * 1e6, step_time.min * 1e6,
-                        step_time.max * 1e6, tokens, rate * 1e-9,
-                        Percent(rate, test.ceilings.copy)));
+         {"of_copy", Fraction(rate, test.ceilings.copy)},
+         {"streamed_bytes_per_s", streamed},
+         {"of_upload",
+          held.streamed > 0 ? Fraction(streamed, test.ceilings.upload) : Json(nullptr)}},
+        absl::StrFormat(
+            "batch %3d  context %5d  %9.1f us (%.1f to %.1f)  %8.1f tokens/s  "
+            "%7.1f GB/s  %s of copy%s",
+            batch, options.context, step_time.median * 1e6, step_time.min * 1e6,
+            step_time.max * 1e6, tokens, rate * 1e-9, Percent(rate, test.ceilings.copy),
+            held.streamed == 0
+                ? ""
+                : absl::StrFormat("  %.1f GB/s streamed, %s of uploads", streamed * 1e-9,
+                                  Percent(streamed, test.ceilings.upload))));
   }
   return absl::OkStatus();
 }

@@ -124,7 +124,7 @@ absl::StatusOr<BenchOptions> BenchOptions::Parse(int argc, char** argv) {
   }
   if (one != 1) return Wrong("shard", absl::StrCat(one), "1/N: the first rank's share");
   TANDEM_RETURN_IF_ERROR(CheckNames("device", {options.device}, {"cpu", "cuda"}));
-  TANDEM_RETURN_IF_ERROR(CheckNames("modes", options.modes, {"graphs", "issued", "deterministic"}));
+  TANDEM_RETURN_IF_ERROR(CheckNames("modes", options.modes, {"graphs", "issued", "deterministic", "streamed"}));
   TANDEM_RETURN_IF_ERROR(
       CheckNames("what", options.what, {"machine", "attention", "load", "decode", "prefill"}));
   TANDEM_RETURN_IF_ERROR(ParseKvDType(options.kv_dtype).status());

@@ -91,6 +91,28 @@ class Commands(unittest.TestCase):
     found = json.loads(done.stdout)
     self.assertEqual([row["phase"] for row in found["results"]], ["prefill", "decode"])
 
+  def test_weights_streamed_from_the_host_give_the_same_bits(self):
+    for tp in (1, 2):
+      args = (worlds.DEMO, prompt(), "--temperature", "0", "--max-tokens", 8, "--tp", tp,
+              "--deterministic", *CUDA[:4])
+      resident = worlds.generate(*args)
+      stream = worlds.generate(*args, "--weights", "stream")
+      self.assertEqual(stream["logits_hash"], resident["logits_hash"])
+      for rank in range(tp):
+        of = {name: (resident["ranks"][rank][name], stream["ranks"][rank][name])
+              for name in ("planned_bytes", "planned_card")}
+        self.assertGreater(of["planned_bytes"][1], of["planned_bytes"][0])
+        self.assertLess(of["planned_card"][1], of["planned_card"][0])
+
+  def test_bench_tells_the_rate_of_streamed_weights(self):
+    done = worlds.run("bench", worlds.DEMO, "--device", "cuda", "--weights", "stream", "--json",
+                      "--repeats", "1", "--warmup", "0", "--decode-tokens", "2", "--cells",
+                      "decode:1:16")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    row = json.loads(done.stdout)["results"][0]
+    self.assertGreater(row["stream_gbps"], 0)
+    self.assertGreater(row["stream_fraction"], 0)
+
   def test_doctor_tells_of_ways_that_do_not_work(self):
     done = worlds.run("doctor", "--tp", 2, "--device", "cuda", "--json")
     found = json.loads(done.stdout)
@@ -100,13 +122,11 @@ class Commands(unittest.TestCase):
     self.assertIn("error", ways["nccl"])
 
   def test_what_cards_do_not_offer_is_one_line(self):
-    for args, words in ((["--weights", "stream"], "--weights"),
-                        (["--packed-cache", "/tmp"], "--packed-cache")):
-      done = worlds.run("generate", worlds.DEMO, prompt(), "--device", "cuda", *args)
-      self.assertNotEqual(done.returncode, 0)
-      lines = done.stderr.decode().strip().splitlines()
-      self.assertEqual(len(lines), 1, lines)
-      self.assertIn(words, lines[0])
+    done = worlds.run("generate", worlds.DEMO, prompt(), "--device", "cuda", "--packed-cache", "/tmp")
+    self.assertNotEqual(done.returncode, 0)
+    lines = done.stderr.decode().strip().splitlines()
+    self.assertEqual(len(lines), 1, lines)
+    self.assertIn("--packed-cache", lines[0])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class WeightStream(unittest.TestCase):
   def test_plan(self):
     args = ("plan", worlds.DEMO, "--devices", "1x1GiB", "--format", "bf16", "--json")
     resident = json.loads(worlds.run(*args).stdout)[0]
-    stream = json.loads(worlds.run(*args, "--weights", "stream", "--disk-bandwidth", "1").stdout)[0]
+    stream = json.loads(worlds.run(*args, "--weights", "stream", "--stream-bandwidth", "1").stdout)[0]
     self.assertNotIn("streamed", resident["ranks"][0])
     self.assertLess(stream["ranks"][0]["weights"], stream["ranks"][0]["streamed"])
     self.assertLess(stream["decode_tokens_per_s"], resident["decode_tokens_per_s"])

@@ -10,10 +10,13 @@ struct Options {
   // Work of a stream, copies among it, is done when it is enqueued; otherwise when
   // somebody waits for it, as late as CUDA allows. So are a kernel's copies to shared memory.
   bool early = false;
+  // Before work of a stream that is waited for, the thread's other streams do all that they may:
+  // a stream that lacks a wait for this one is early, this one late.
+  bool ahead = false;
 };
 
 // From the environment: TANDEM_EMULATION_THREADS=forward|reverse and
-// TANDEM_EMULATION_STREAMS=late|early; others abort.
+// TANDEM_EMULATION_STREAMS=late|early|ahead; others abort.
 const Options& GetOptions();
 
 }  // namespace tandem::emulation

@@ -25,7 +25,7 @@ struct CUstream_st {
 };
 struct CUevent_st {
   CUstream_st* stream = nullptr;
-  bool reached = true;
+  std::shared_ptr<bool> reached = std::make_shared<bool>(true);  // the last record's
 };
 struct CUgraph_st {
   std::vector<tandem::emulation::Work> work;
@@ -54,9 +54,23 @@ cudaError_t Failed(cudaError_t error) {
   return error;
 }
 
-// False where the next work waits for other ranks. It stays in front meanwhile; work itself
-// enqueues nothing.
+// While streams run ahead of one that is looked at, their waits leave that one alone.
+thread_local bool ahead = false;
+
+void RunAhead(CUstream_st* looked_at) {
+  ahead = true;
+  for (CUstream_st* stream : streams) {
+    while (stream != looked_at && !stream->queue.empty() && stream->queue.front()()) {
+      stream->queue.pop_front();
+    }
+  }
+  ahead = false;
+}
+
+// False where the next work waits for other ranks or another stream. It stays in front meanwhile;
+// work itself enqueues nothing.
 bool RunNext(CUstream_st* stream) {
+  if (GetOptions().ahead && !ahead) RunAhead(stream);
   if (!stream->queue.front()()) {
     sched_yield();
     return false;
@@ -225,18 +239,23 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = stream;
-  event->reached = false;
-  Enqueue(stream, [event] { event->reached = true; });
+  event->reached = std::make_shared<bool>(false);
+  Enqueue(stream, [reached = event->reached] { *reached = true; });
   return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  while (!event->reached) RunNext(event->stream);
+  const std::shared_ptr<bool> reached = event->reached;
+  while (!*reached) RunNext(event->stream);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  Enqueue(stream, [event] { cudaEventSynchronize(event); });
+  // For the last record before now, whatever follows.
+  EnqueueWaiting(stream, [reached = event->reached, recorded_on = event->stream] {
+    if (!*reached && !tandem::emulation::ahead) RunNext(recorded_on);
+    return *reached;
+  });
   return cudaSuccess;
 }
 

@@ -76,6 +76,32 @@ TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
   }
 }
 
+TEST_F(PlannerTest, CardsHoldTwoStreamedLayers) {
+  Plan({8, 8});
+  request_.cards = true;
+  const auto resident = PlanAll(config_, request_, *backend_);
+  request_.stream = true;
+  request_.stream_bandwidth = 20e9;
+  const auto streamed = PlanAll(config_, request_, *backend_);
+  for (const Format format : {Format::kBf16, Format::kInt4, Format::kFp8}) {
+    for (const int tp : {1, 2}) {
+      const FormatPlan& plan = At(streamed, format, tp);
+      const MemoryPlan& bytes = plan.ranks[0].bytes;
+      const MemoryPlan& whole = At(resident, format, tp).ranks[0].bytes;
+      EXPECT_EQ(bytes.present, 2 * bytes.streamed / config_.num_layers);
+      // Head and norms stay on the card.
+      EXPECT_EQ(bytes.read(), whole.weights);
+      EXPECT_LT(bytes.weights, whole.weights / 4);
+      EXPECT_EQ(bytes.pinned, whole.pinned + bytes.streamed);
+      EXPECT_EQ(bytes.card(), whole.card() - whole.weights + bytes.weights - whole.graphs);
+      EXPECT_TRUE(plan.fits);
+      const double seconds = static_cast<double>(bytes.streamed) / request_.stream_bandwidth;
+      EXPECT_NEAR(plan.decode_tokens_per_s * seconds, 1, 0.1);
+    }
+  }
+  EXPECT_FALSE(At(resident, Format::kBf16, 1).fits);
+}
+
 TEST(RanksOnCard, CountsThoseOfTheSameHostAndCard) {
   const std::string cards[] = {"a 1", "a 2", "b 1", "a 1"};
   EXPECT_EQ(RanksOnCard(cards, 0), 2);

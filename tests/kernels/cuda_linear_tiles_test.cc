@@ -62,7 +62,7 @@ void CheckTiles(Backend& backend, const LinearCase& c, int64_t rows, int64_t col
       const DeviceArray<float> partials(backend, std::vector<float>(splits * tokens * rows, NAN));
       const DeviceArray<float> dy(backend, std::vector<float>(tokens * rows, NAN));
       cuda::LinearTiles(static_cast<cudaStream_t>(CudaStreamOf(backend)), packed.layout,
-                        packed.pointers, dtype, dx.data(), tokens, db.data(), splits,
+                        packed.pointers(), dtype, dx.data(), tokens, db.data(), splits,
                         splits == 1 ? nullptr : partials.data(), dy.data());
       const auto y = dy.ToHost();
       ASSERT_TRUE(backend.status().ok()) << backend.status();

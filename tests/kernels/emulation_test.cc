@@ -213,5 +213,25 @@ TEST(Emulation, EventsOrderStreams) {
   ASSERT_EQ(cudaEventDestroy(done), cudaSuccess);
 }
 
+// A wait is for what was recorded before it, also where the event is recorded again.
+TEST(Emulation, EventsAreRecordedAgain) {
+  CudaStream first, second;
+  CudaArray<int> value(first, std::vector<int>{1});
+  cudaEvent_t done = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), cudaSuccess);
+  int found[3] = {};
+  for (int& copy : found) {
+    Launch(OneBlock(first, 1), &AddOne, value.data());
+    ASSERT_EQ(cudaEventRecord(done, first.get()), cudaSuccess);
+    ASSERT_EQ(cudaStreamWaitEvent(second.get(), done, 0), cudaSuccess);
+    ASSERT_EQ(
+        cudaMemcpyAsync(&copy, value.data(), sizeof(copy), cudaMemcpyDeviceToHost, second.get()),
+        cudaSuccess);
+  }
+  ASSERT_EQ(cudaEventDestroy(done), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(second.get()), cudaSuccess);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(found[i], i + 2);
+}
+
 }  // namespace
 }  // namespace tandem

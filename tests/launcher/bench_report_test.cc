@@ -69,6 +69,20 @@ TEST(BenchReport, FractionsAreOfARunsOwnCeilings) {
   EXPECT_DOUBLE_EQ(Summarize(report)[0].bandwidth_fraction, 0.75);  // of 0.5 and 1
 }
 
+TEST(BenchReport, StreamedWeightsHaveTheirOwnRate) {
+  BenchReport report = Report();
+  EXPECT_FALSE(
+      nlohmann::json::parse(BenchJson(report)).at("results").at(0).contains("stream_gbps"));
+  report.streamed = 4e9;  // in each of two steps
+  const auto unmeasured = nlohmann::json::parse(BenchJson(report)).at("results").at(0);
+  EXPECT_DOUBLE_EQ(unmeasured.at("stream_gbps"), 4);
+  EXPECT_TRUE(unmeasured.at("stream_fraction").is_null());
+  for (BenchRun& run : report.runs[0]) run.ceilings.stream = 10e9 / run.seconds;
+  EXPECT_DOUBLE_EQ(
+      nlohmann::json::parse(BenchJson(report)).at("results").at(0).at("stream_fraction"), 0.8);
+  EXPECT_THAT(BenchTable(report), HasSubstr("weights streamed at 4.00 GB/s, 80% of copies"));
+}
+
 TEST(BenchReport, TheTableShowsFractionsNextToSpeeds) {
   const std::string table = BenchTable(Report());
   EXPECT_THAT(table, HasSubstr("16.0"));
@@ -142,6 +156,12 @@ TEST(BenchWork, StepsAreBoundOneByOne) {
   ASSERT_TRUE(executor.Execute(prefill, {}).ok());
   // A step of one token: 1 s of reading, 0.1 s of arithmetic; of 64: 6.4 s of arithmetic.
   EXPECT_DOUBLE_EQ(executor.SecondsAt(1000, 20000), 3 * 1.0 + 6.4);
+  // All weights streamed at half that rate: 2 s a step.
+  model.streamed = 1000;
+  CountingExecutor streaming(nothing, model);
+  ASSERT_TRUE(streaming.Execute(decode, {}).ok());
+  ASSERT_TRUE(streaming.Execute(prefill, {}).ok());
+  EXPECT_DOUBLE_EQ(streaming.SecondsAt(1000, 20000, 500), 2.0 + 6.4);
 }
 
 }  // namespace

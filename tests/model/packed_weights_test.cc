@@ -22,8 +22,11 @@ Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
   Loaded loaded;
   loaded.bytes_read.resize(tp);
   loaded.bytes.resize(tp);
-  const testing::WorldOptions options = {
-      .tp = tp, .threads = 2, .weights = weights, .packed = packed, .stream = stream};
+  const testing::WorldOptions options = {.tp = tp,
+                                         .threads = 2,
+                                         .weights = weights,
+                                         .packed = packed,
+                                         .layers = stream ? LayersIn::kFile : LayersIn::kMemory};
   const uint64_t before = packed == nullptr ? 0 : packed->bytes_read();
   const absl::Status status = testing::RunWorld(folder, options, [&](testing::Rank& rank) {
     testing::Sequence sequence;
@@ -77,11 +80,13 @@ TEST_P(PackedWeights, ServeEveryDegree) {
       size_t streamed_bytes = 0;  // a rank of many may have none
       const auto shards = parallel::ShardPlan::Make(ShapeOf(*config), std::vector<int64_t>(tp, 1));
       for (int rank = 0; rank < tp; ++rank) {
-        DecoderOptions options = {.weights = *weights, .packed = packed->get(), .stream = true};
+        DecoderOptions options = {
+            .weights = *weights, .packed = packed->get(), .layers = LayersIn::kFile};
         options.max_tokens = options.max_rows = 1;
         const DecoderBytes planned =
             Decoder::Plan(*config, *checkpoint, shards, rank, *backend, options);
         EXPECT_EQ(streamed.bytes[rank].weights, planned.weights) << model << " at TP " << tp;
+        EXPECT_EQ(streamed.bytes[rank].present, planned.present) << model << " at TP " << tp;
         EXPECT_EQ(streamed.bytes[rank].streamed, planned.streamed) << model << " at TP " << tp;
         streamed_bytes += planned.streamed;
       }

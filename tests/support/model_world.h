@@ -70,7 +70,7 @@ struct WorldOptions {
   int64_t max_tokens = 1024;
   model::WeightRequests weights;
   const loader::PackedFile* packed = nullptr;
-  bool stream = false;  // layers stay in that file
+  model::LayersIn layers = model::LayersIn::kMemory;
   int64_t recorded_sequences = 0;
   // Of each rank; none: the decoder's own.
   std::function<model::RecordingBudget(int rank)> recording;
@@ -134,7 +134,7 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
              .recording = options.recording ? options.recording(r) : model::RecordingBudget(),
              .weights = options.weights,
              .packed = options.packed,
-             .stream = options.stream});
+             .layers = options.layers});
         const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
         if (!agreed.ok()) return agreed;
         const absl::Status recorded = (*decoder)->RecordSteps();
