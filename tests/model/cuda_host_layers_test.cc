@@ -56,7 +56,7 @@ Outcome RunSteps(const std::string& folder, testing::WorldOptions options, Layer
     }
     std::vector<float> all;
     const auto forward = [&](std::initializer_list<std::pair<Sequence*, int32_t>> takes) {
-      Step step;
+      Step step = {.max_blocks = 2};
       for (const auto& [sequence, take] : takes) step.Add(*sequence, take);
       const std::vector<float> logits = rank.Forward(step);
       all.insert(all.end(), logits.begin(), logits.end());
