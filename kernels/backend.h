@@ -127,7 +127,7 @@ class LinearWeight {
 };
 
 // Fills dst with rows [row_begin, row_end) of a weight, row-major
-// [rows, local columns] in the spec's dtype.
+// [rows, local columns] in the spec's dtype; may run on many threads at once.
 using RowReader =
     absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, std::byte* dst)>;
 
@@ -138,7 +138,7 @@ struct QuantizedRows {
   uint8_t* zeros = nullptr;  // [rows, local groups], where the format has zero points
 };
 
-// Fills dst with rows [row_begin, row_end).
+// Fills dst with rows [row_begin, row_end), likewise.
 using QuantizedRowReader =
     absl::FunctionRef<absl::Status(int64_t row_begin, int64_t row_end, QuantizedRows dst)>;
 

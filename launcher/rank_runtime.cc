@@ -257,9 +257,11 @@ absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
           "--packed-cache: found a folder, expected none with --device cuda, whose weights are "
           "not kept; leave it out");
     }
-    TANDEM_ASSIGN_OR_RETURN(
-        backend_,
-        kernels::MakeCudaBackend({.device = local_rank_, .deterministic = options.deterministic}));
+    TANDEM_ASSIGN_OR_RETURN(backend_,
+                            kernels::MakeCudaBackend({.device = local_rank_,
+                                                      .deterministic = options.deterministic,
+                                                      .load_threads = binding_.threads,
+                                                      .load_cpus = binding_.cpus}));
     return absl::OkStatus();
   }
   auto backend = kernels::MakeCpuBackend(

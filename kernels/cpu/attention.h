@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/linear_kernels.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace tandem::kernels::cpu {
 

@@ -8,12 +8,12 @@
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/packed_copy.h"
 #include "kernels/cpu/packed_view.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/ref/ref_backend.h"
 

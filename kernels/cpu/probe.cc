@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "kernels/base/status_macros.h"
+#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/probe_kernels.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 
 namespace tandem::kernels {

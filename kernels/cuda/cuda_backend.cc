@@ -13,6 +13,7 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/host_layers.h"
@@ -22,11 +23,13 @@
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/pinned_upload.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/weight_packer.h"
 
 namespace tandem::kernels {
 namespace {
 
 using cuda::CudaLinearWeight;
+using cuda::CudaStatus;
 using cuda::LinearLayout;
 
 // Up to how many tokens LinearPass multiplies, from there LinearTiles; more go to cuBLASLt.
@@ -42,15 +45,6 @@ struct TokenLimits {
 TokenLimits LimitsOf(bool quantized, bool tiles) {
   if (quantized) return tiles ? TokenLimits{4, 256} : TokenLimits{32, 32};
   return tiles ? TokenLimits{8, 64} : TokenLimits{16, 16};
-}
-
-absl::Status CudaStatus(cudaError_t error, std::string_view what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const std::string message =
-      absl::StrCat("card: ", std::string(what), ": ", cudaGetErrorString(error));
-  cudaGetLastError();  // what is told is done with
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
-                                            : absl::InternalError(message);
 }
 
 void FreeDevice(void* data, size_t) { cudaFree(data); }
@@ -73,6 +67,7 @@ class CudaBackend : public Backend {
     if (stream_ == nullptr) return;
     cudaStreamSynchronize(stream_);
     host_layers_.reset();
+    packer_.reset();
     upload_.reset();
     product_.reset();
     cudaStreamDestroy(stream_);
@@ -100,6 +95,8 @@ class CudaBackend : public Backend {
         CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"));
     upload_ = std::make_unique<cuda::PinnedUpload>(stream_);
     TANDEM_RETURN_IF_ERROR(upload_->Create());
+    packer_ =
+        std::make_unique<cuda::WeightPacker>(*upload_, options_.load_threads, options_.load_cpus);
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
     sampling_ = std::make_unique<cuda::CudaSampling>(stream_);
     for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
@@ -121,13 +118,7 @@ class CudaBackend : public Backend {
 
   void CopyFromHost(void* dst, const void* src, size_t bytes) override {
     Enter();
-    const auto* from = static_cast<const std::byte*>(src);
-    for (size_t done = 0; done < bytes;) {
-      const size_t n = std::min(bytes - done, cuda::PinnedUpload::kBytes);
-      std::memcpy(upload_->Acquire(), from + done, n);
-      Check(upload_->Submit(static_cast<std::byte*>(dst) + done, n), "copy to it");
-      done += n;
-    }
+    Keep(packer_->Copy(static_cast<std::byte*>(dst), src, bytes));
   }
 
   void CopyToHost(void* dst, const void* src, size_t bytes) override {
@@ -201,53 +192,19 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
     TANDEM_ASSIGN_OR_RETURN(Packing packing, MakeWeight(spec));
-    const LinearLayout& layout = packing.weight->layout;
-    const int64_t plain_bytes = layout.columns * static_cast<int64_t>(DTypeSize(spec.dtype));
-    const bool to_half = spec.dtype == DType::kBF16 && !has_bf16_;
-    const bool as_read = plain_bytes == layout.row_bytes() && !to_half;
-    std::vector<std::byte> rows;
-    TANDEM_RETURN_IF_ERROR(PackRows(packing, [&](int64_t begin, int64_t end, std::byte* dst) {
-      if (as_read) return read_rows(begin, end, dst);
-      rows.resize((end - begin) * plain_bytes);
-      TANDEM_RETURN_IF_ERROR(read_rows(begin, end, rows.data()));
-      cuda::LayOutRows(layout, rows.data(), end - begin, to_half, dst);
-      return absl::OkStatus();
-    }));
+    if (packing.weight->places.bytes > 0) {
+      const bool to_half = spec.dtype == DType::kBF16 && !has_bf16_;
+      TANDEM_RETURN_IF_ERROR(packer_->Pack(*packing.weight, packing.place, to_half, read_rows));
+    }
     return std::move(packing.weight);
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackQuantized(
       const LinearSpec& spec, QuantizedRowReader read_rows) override {
     TANDEM_ASSIGN_OR_RETURN(Packing packing, MakeWeight(spec));
-    const LinearLayout& layout = packing.weight->layout;
-    if (packing.weight->places.bytes == 0) return std::move(packing.weight);
-    const int64_t groups = layout.groups;
-    std::vector<int8_t> codes;
-    std::vector<float> scales(layout.rows * groups);
-    std::vector<uint8_t> zeros(layout.zero_points ? layout.rows * groups : 0);
-    TANDEM_RETURN_IF_ERROR(PackRows(packing, [&](int64_t begin, int64_t end, std::byte* dst) {
-      codes.resize((end - begin) * layout.columns);
-      TANDEM_RETURN_IF_ERROR(
-          read_rows(begin, end,
-                    {.codes = codes.data(),
-                     .scales = scales.data() + begin * groups,
-                     .zeros = layout.zero_points ? zeros.data() + begin * groups : nullptr}));
-      cuda::LayOutCodes(layout, codes.data(), end - begin, dst);
-      return absl::OkStatus();
-    }));
-    const cuda::WeightPlaces& places = packing.weight->places;
-    if (layout.scale_dtype == DType::kF32) {
-      Put(packing, places.scales, scales.data(), layout.scale_bytes());
-    } else {
-      std::vector<uint16_t> narrow;
-      for (const float scale : scales) {
-        narrow.push_back(layout.scale_dtype == DType::kF16 ? FloatToF16(scale)
-                                                           : FloatToBf16(scale));
-      }
-      Put(packing, places.scales, narrow.data(), layout.scale_bytes());
+    if (packing.weight->places.bytes > 0) {
+      TANDEM_RETURN_IF_ERROR(packer_->PackQuantized(*packing.weight, packing.place, read_rows));
     }
-    Put(packing, places.zeros, zeros.data(), zeros.size());
-    TANDEM_RETURN_IF_ERROR(error_);
     return std::move(packing.weight);
   }
 
@@ -410,14 +367,17 @@ class CudaBackend : public Backend {
   // A thread of the host has a current card; steps may come from another than loading.
   void Enter() const { cudaSetDevice(device_); }
 
+  void Keep(const absl::Status& status) {
+    if (error_.ok()) error_ = status;
+  }
   void Check(cudaError_t error, std::string_view what) {
-    if (error != cudaSuccess && error_.ok()) error_ = CudaStatus(error, what);
+    if (error != cudaSuccess) Keep(CudaStatus(error, what));
   }
 
   // A weight that is being packed.
   struct Packing {
     std::unique_ptr<CudaLinearWeight> weight;
-    std::byte* host = nullptr;  // where it lies; null: on the card
+    cuda::WeightPacker::Place place;
   };
 
   absl::StatusOr<Packing> MakeWeight(const LinearSpec& spec) {
@@ -428,50 +388,17 @@ class CudaBackend : public Backend {
                               host_layers_->Add(PackedBytes(spec)));
       packing.weight = std::make_unique<CudaLinearWeight>(spec, layout, options_.deterministic,
                                                           host_layers_->slot(), home.offset);
-      packing.host = home.host;
+      packing.place.host = home.host;
     } else {
       TANDEM_ASSIGN_OR_RETURN(Buffer data, Allocate(PackedBytes(spec)));
       packing.weight =
           std::make_unique<CudaLinearWeight>(spec, layout, options_.deterministic, std::move(data));
+      packing.place.card = packing.weight->data();
     }
     if (options_.deterministic && packing.weight->places.bytes > 0) {
-      std::vector<int32_t> steps;
-      for (const LeafStep& step : packing.weight->schedule.steps) {
-        steps.push_back(2 * step.merges + (step.emit ? 1 : 0));
-      }
-      Put(packing, packing.weight->places.tree, steps.data(), steps.size() * sizeof(int32_t));
+      TANDEM_RETURN_IF_ERROR(packer_->PackTree(*packing.weight, packing.place));
     }
     return packing;
-  }
-
-  // Bytes of the weight, from `offset` on.
-  void Put(const Packing& packing, size_t offset, const void* src, size_t bytes) {
-    if (packing.host == nullptr) {
-      CopyFromHost(packing.weight->data() + offset, src, bytes);
-    } else if (bytes > 0) {
-      std::memcpy(packing.host + offset, src, bytes);
-    }
-  }
-
-  // fill(begin, end, dst) makes rows as they lie on the card.
-  template <typename Fill>
-  absl::Status PackRows(const Packing& packing, const Fill& fill) {
-    if (packing.weight->places.bytes == 0) return absl::OkStatus();
-    const LinearLayout& layout = packing.weight->layout;
-    const int64_t row_bytes = layout.row_bytes();
-    const int64_t at_once = static_cast<int64_t>(cuda::PinnedUpload::kBytes) / row_bytes;
-    TANDEM_CHECK(at_once > 0);
-    for (int64_t row = 0; row < layout.rows; row += at_once) {
-      const int64_t end = std::min<int64_t>(row + at_once, layout.rows);
-      if (packing.host != nullptr) {
-        TANDEM_RETURN_IF_ERROR(fill(row, end, packing.host + row * row_bytes));
-        continue;
-      }
-      TANDEM_RETURN_IF_ERROR(fill(row, end, upload_->Acquire()));
-      Check(upload_->Submit(packing.weight->data() + row * row_bytes, (end - row) * row_bytes),
-            "copy to it");
-    }
-    return error_;
   }
 
   // Of activations as the matrix units get them.
@@ -532,15 +459,13 @@ class CudaBackend : public Backend {
           w = widened_.data();
           stride = columns;
         }
-        const absl::Status multiplied =
-            product_->Multiply({.dtype = dtype,
-                                .rows = end - row,
-                                .columns = columns,
-                                .tokens = n,
-                                .w_stride = stride,
-                                .y_stride = layout.rows},
-                               w, activations, y + t * layout.rows + row);
-        if (!multiplied.ok() && error_.ok()) error_ = multiplied;
+        Keep(product_->Multiply({.dtype = dtype,
+                                 .rows = end - row,
+                                 .columns = columns,
+                                 .tokens = n,
+                                 .w_stride = stride,
+                                 .y_stride = layout.rows},
+                                w, activations, y + t * layout.rows + row));
       }
     }
     if (bias != nullptr) cuda::AddBias(stream_, bias, tokens, layout.rows, y);
@@ -553,6 +478,7 @@ class CudaBackend : public Backend {
   std::string id_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<cuda::PinnedUpload> upload_;
+  std::unique_ptr<cuda::WeightPacker> packer_;
   std::unique_ptr<cuda::MatrixProduct> product_;
   std::unique_ptr<cuda::CudaSampling> sampling_;
   std::unique_ptr<cuda::HostLayers> host_layers_;  // while they are packed

@@ -22,6 +22,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -34,6 +35,10 @@ struct CudaOptions {
   // Of each of three buffers on the card that operations work in; larger ones are
   // worked on in parts.
   size_t scratch_bytes = 64 << 20;
+  // That read and lay out weights, the caller's included; and a CPU for each to be bound to, or
+  // none.
+  int load_threads = 1;
+  std::vector<int> load_cpus = {};
 };
 
 // What a backend holds besides buffers and weights: cuBLASLt's workspace and those three; of the

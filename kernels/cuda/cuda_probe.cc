@@ -81,11 +81,12 @@ class CudaProbe : public MachineProbe {
   // Products of quantized weights are done in BF16.
   double PeakArithmetic(DotType type, std::chrono::milliseconds duration) override {
     const DType dtype = type == DotType::kF32 ? DType::kF32 : DType::kBF16;
-    const auto fits = [&](int64_t side) {  // two factors in one buffer, the fp32 result in the other
-      const auto bytes = static_cast<int64_t>(bytes_);
-      return 2 * side * side * static_cast<int64_t>(DTypeSize(dtype)) <= bytes &&
-             side * side * 4 <= bytes;
-    };
+    const auto fits =
+        [&](int64_t side) {  // two factors in one buffer, the fp32 result in the other
+          const auto bytes = static_cast<int64_t>(bytes_);
+          return 2 * side * side * static_cast<int64_t>(DTypeSize(dtype)) <= bytes &&
+                 side * side * 4 <= bytes;
+        };
     int64_t side = kSmallestSide;
     while (!fits(side)) side /= 2;
     while (2 * side <= kLargestSide && fits(2 * side) &&

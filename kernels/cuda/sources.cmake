@@ -3,4 +3,4 @@
 set(TANDEM_CUDA_KERNELS attention.cu attention_matrix.cu collective.cu linear.cu linear_tiles.cu
   rope.cu rows.cu sampling.cu)
 set(TANDEM_CUDA_HOST cuda_backend.cc cuda_probe.cc cuda_weight.cc host_layers.cc linear_layout.cc
-  pinned_upload.cc)
+  pinned_upload.cc weight_packer.cc)

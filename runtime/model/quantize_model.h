@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/base/thread_pool.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/checkpoint_writer.h"
 #include "runtime/loader/model_config.h"

@@ -12,9 +12,9 @@
 #include <random>
 #include <vector>
 
+#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/probe.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace tandem::kernels {
 namespace {

@@ -83,9 +83,11 @@ absl::StatusOr<Ceilings> MeasureMachine(const BenchOptions& options, std::string
 absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const BenchOptions& options, int rank,
                                                               bool deterministic) {
   if (options.device == "cpu") return kernels::MakeCpuBackend("auto", {.threads = options.threads});
+  const int cpus = static_cast<int>(std::thread::hardware_concurrency());
   return kernels::MakeCudaBackend({.device = rank,
                                    .deterministic = deterministic,
-                                   .scratch_bytes = static_cast<size_t>(options.scratch_bytes)});
+                                   .scratch_bytes = static_cast<size_t>(options.scratch_bytes),
+                                   .load_threads = std::max(1, cpus / options.tp)});
 }
 
 absl::StatusOr<std::unique_ptr<parallel::Communicator>> MakeDeviceWorld(

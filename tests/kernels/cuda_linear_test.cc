@@ -21,7 +21,8 @@ using testing::RandomFloats;
 
 std::unique_ptr<Backend> MakeBackend(bool deterministic) {
   // Scratch so small that products of many tokens go in parts.
-  return *MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 8 << 10});
+  return *MakeCudaBackend(
+      {.deterministic = deterministic, .scratch_bytes = 8 << 10, .load_threads = 3});
 }
 
 class CudaLinear : public ::testing::TestWithParam<LinearCase> {};

@@ -1,5 +1,5 @@
 // Regions of the thread pool: everything runs once, whatever the threads do.
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/base/thread_pool.h"
 
 #include <gtest/gtest.h>
 #include <time.h>

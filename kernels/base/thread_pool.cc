@@ -1,4 +1,4 @@
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/base/thread_pool.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
