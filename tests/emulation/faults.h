@@ -7,6 +7,7 @@ namespace tandem::emulation {
 
 struct Faults {
   std::atomic<bool> graphs_refused = false;     // none can be made of what is captured
+  std::atomic<bool> pinning_refused = false;    // of the host's memory
   std::atomic<bool> peer_writes_lost = false;   // another card's memory, once opened, is none
   std::atomic<bool> ipc_refused = false;        // as between ranks of one process
   std::atomic<bool> nccl_sums_wrong = false;    // in one element

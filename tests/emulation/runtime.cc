@@ -165,6 +165,7 @@ cudaError_t cudaFree(void* data) {
 }
 
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  if (tandem::emulation::GetFaults().pinning_refused) return Failed(cudaErrorMemoryAllocation);
   const cudaError_t error = cudaMalloc(data, bytes);
   if (error == cudaSuccess) taken -= malloc_usable_size(*data);
   return error;

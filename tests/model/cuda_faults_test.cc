@@ -50,5 +50,23 @@ TEST(CudaFaults, StepsThatCannotBeRecordedAreIssued) {
   emulation::GetFaults().graphs_refused = false;
 }
 
+TEST(CudaFaults, LayersThatCannotBePinnedAreToldOfInOneLine) {
+  const auto backend = *kernels::MakeCudaBackend({.scratch_bytes = 256 << 10});
+  const kernels::LinearSpec spec = {.rows = 4, .global_columns = 128, .leaves = {0, 1}};
+  const auto pack = [&] {
+    return backend->PackLinear(spec, [](int64_t, int64_t, std::byte*) { return absl::OkStatus(); })
+        .status();
+  };
+  ASSERT_TRUE(backend->BeginHostLayer().ok());
+  ASSERT_TRUE(pack().ok());
+  ASSERT_TRUE(backend->BeginHostLayer().ok());
+  emulation::GetFaults().pinning_refused = true;
+  const absl::Status status = pack();
+  emulation::GetFaults().pinning_refused = false;
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(status.message().find("--weights stream: "), std::string::npos) << status;
+  EXPECT_NE(status.message().find("more in layer 1; "), std::string::npos) << status;
+}
+
 }  // namespace
 }  // namespace tandem
