@@ -372,7 +372,7 @@ TEST(Linear, PackedOnceServesEveryRank) {
           std::vector<float> there(size), here(size);
           backend->Linear(*expected, x.data(), tokens, nullptr, there.data());
           backend->Linear(**in_place, x.data(), tokens, nullptr, here.data());
-          EXPECT_EQ(std::memcmp(here.data(), there.data(), size * sizeof(float)), 0)
+          EXPECT_TRUE(SameBits(here, there))
               << format.name << " in place, leaf " << leaf << " leaves " << leaves.begin << ".."
               << leaves.end << " rows " << cut.first_begin << ".." << cut.first_end;
         }
