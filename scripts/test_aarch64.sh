@@ -27,7 +27,7 @@ cxx=(aarch64-linux-gnu-g++ -std=c++20 -O2 -march=armv8-a+crypto -ffp-contract=of
   '-DHWY_DISABLED_TARGETS=(HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)'
   -I. -I/usr/src/googletest/googletest/include -I/usr/src/googletest/googletest
   -I/usr/src/googletest/googlemock/include -isystem "$root/usr/include")
-sources=(kernels/host_memory.cc kernels/base/sum_tree.cc kernels/ref/*.cc kernels/cpu/*.cc
+sources=(kernels/host_memory.cc kernels/base/{sum_tree,thread_pool}.cc kernels/ref/*.cc kernels/cpu/*.cc
   tests/kernels/{attention,linear,math,ops,sum_tree,thread_pool}_test.cc
   /usr/src/googletest/googletest/src/gtest-all.cc /usr/src/googletest/googletest/src/gtest_main.cc)
 objects=()
