@@ -301,9 +301,11 @@ class Replicas(Case):
     while any(pathlib.Path(f"/proc/{pid}").exists() for pid in family):
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.05)
+    lines = self.lines("out.jsonl")
     process = self.start(self.source, "out.jsonl", "--replicas", 2, "--tp", 2, "--threads", 1,
                          "--max-num-seqs", 2)
-    self.wait_for_lines(process, 20)
+    # New ones: that it has begun.
+    self.wait_for_lines(process, lines + 5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     self.assertEqual(process.returncode, 75, errors)
