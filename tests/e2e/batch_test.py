@@ -324,7 +324,8 @@ class Progress(Case):
 
   def setUp(self):
     super().setUp()
-    items = [dict(row, max_tokens=200) for row in rows(80, long=True)]
+    # Seconds of work, of which a bar is drawn twice.
+    items = [dict(row, max_tokens=450) for row in rows(80, long=True)]
     self.source = write(self.folder / "in.jsonl", items)
 
   def on_terminal(self, output, *args):
