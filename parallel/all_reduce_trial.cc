@@ -40,9 +40,7 @@ absl::StatusOr<AllReduceTrial> TryAllReduce(Communicator& host, std::string way,
                                             int repeats, AllReduceRun run) {
   AllReduceTrial trial = {.way = std::move(way), .count = count};
   const int size = host.size();
-  std::vector<kernels::LeafRange> owned;
-  for (int r = 0; r < size; ++r) owned.push_back({r, r + 1});
-  const TreeLayout layout = TreeLayout::Make(size, owned);
+  const TreeLayout layout = TreeLayout::OfRanks(size);
   double seconds = 0;
   for (const auto& [round, times] : {std::pair(1, 1), std::pair(2, repeats)}) {
     const absl::StatusOr<double> mine = Round(host, layout, count, round, times, run);

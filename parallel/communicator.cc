@@ -35,6 +35,12 @@ int GroupNodes(LeafRange node, std::span<const LeafRange> nodes, std::span<const
 
 }  // namespace
 
+TreeLayout TreeLayout::OfRanks(int ranks) {
+  std::vector<LeafRange> owned;
+  for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
+  return Make(ranks, owned);
+}
+
 TreeLayout TreeLayout::Make(int64_t leaves, std::span<const LeafRange> owned) {
   TreeLayout layout;
   layout.leaves = leaves;
@@ -95,7 +101,7 @@ void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t
 }
 
 absl::Status Communicator::AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
-                                               const float* mine, const ResidualNorm& norm,
+                                               const float* mine, const kernels::ResidualNorm& norm,
                                                float* sum) {
   if (size() > 1 || layout.nodes.empty()) {
     TANDEM_RETURN_IF_ERROR(AllReduceTree(layout, mine, norm.tokens * norm.hidden, sum));

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/base/sum_tree.h"
+#include "kernels/residual_norm.h"
 
 namespace tandem::parallel {
 
@@ -33,6 +34,8 @@ struct TreeLayout {
 
   // owned[r] are rank r's leaves; together they cover [0, leaves) in order.
   static TreeLayout Make(int64_t leaves, std::span<const kernels::LeafRange> owned);
+  // Of one leaf a rank.
+  static TreeLayout OfRanks(int ranks);
 
   // The same where all ranks of a group add up what they can before: groups
   // take the place of ranks. group_of[rank] is in [0, groups).
@@ -49,17 +52,6 @@ struct TreeLayout {
 void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t count,
                  std::vector<const float*>& values);
 
-// Backend::AddRmsNorm's arguments beside delta.
-struct ResidualNorm {
-  const float* delta_bias = nullptr;
-  float* residual = nullptr;
-  const float* weight = nullptr;
-  float epsilon = 0;
-  int64_t tokens = 0;
-  int64_t hidden = 0;
-  float* out = nullptr;
-};
-
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -74,7 +66,8 @@ class Communicator {
   // The same of [tokens, hidden], then Backend::AddRmsNorm with the root as delta, in the same bits
   // as one after the other. sum, [tokens, hidden], is scratch; it may be `mine` in a world of one.
   virtual absl::Status AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
-                                           const float* mine, const ResidualNorm& norm, float* sum);
+                                           const float* mine, const kernels::ResidualNorm& norm,
+                                           float* sum);
 
   // Rank 0 gets [rows, sum of widths]: rank r's columns come from its mine,
   // [rows, widths[r]]. out is used on rank 0 alone.

@@ -30,7 +30,7 @@ class DeviceAllReduce {
   // The same with Communicator::AllReduceAddRmsNorm's norm in one kernel; false, and nothing
   // queued, where there is none for the shape, which all ranks find alike.
   virtual absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout&, const float*,
-                                                 const ResidualNorm&) {
+                                                 const kernels::ResidualNorm&) {
     return false;
   }
 

@@ -123,7 +123,7 @@ class DeviceCommunicator : public Communicator {
   }
 
   absl::Status AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
-                                   const float* mine, const ResidualNorm& norm,
+                                   const float* mine, const kernels::ResidualNorm& norm,
                                    float* sum) override {
     TANDEM_RETURN_IF_ERROR(failure_);
     const int64_t count = norm.tokens * norm.hidden;

@@ -63,19 +63,12 @@ class PeerAllReduce : public DeviceAllReduce {
   }
 
   absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout& layout, const float* mine,
-                                         const ResidualNorm& norm) override {
+                                         const kernels::ResidualNorm& norm) override {
     if (!kernels::cuda::OneShotNorms(norm.tokens, norm.hidden)) return false;
     TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
     const auto timeout = std::chrono::nanoseconds(timeout_).count();
     kernels::cuda::OneShotAllReduceNorm(stream_, peers_, program, mine,
-                                        static_cast<uint64_t>(timeout),
-                                        {.delta_bias = norm.delta_bias,
-                                         .residual = norm.residual,
-                                         .weight = norm.weight,
-                                         .epsilon = norm.epsilon,
-                                         .tokens = norm.tokens,
-                                         .hidden = norm.hidden,
-                                         .out = norm.out});
+                                        static_cast<uint64_t>(timeout), norm);
     return true;
   }
 

@@ -181,7 +181,7 @@ __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message messag
 
 // A block a token: its row is whole before its norm, and no block waits for another of the card.
 __global__ void __launch_bounds__(kRowThreads)
-    OneShotNormKernel(PeerMemory peers, TreeProgram tree, Message message, RowNorm norm) {
+    OneShotNormKernel(PeerMemory peers, TreeProgram tree, Message message, ResidualNorm norm) {
   TANDEM_DYNAMIC_SHARED(float, row);  // [hidden], as added to the residual stream
   TANDEM_SHARED(float, sums, kNormWarps);
   AwaitPrevious();
@@ -261,7 +261,7 @@ bool OneShotNorms(int64_t tokens, int64_t hidden) {
 }
 
 void OneShotAllReduceNorm(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
-                          const float* mine, uint64_t timeout, const RowNorm& norm) {
+                          const float* mine, uint64_t timeout, const ResidualNorm& norm) {
   if (norm.tokens == 0) return;
   Launch({.grid = dim3(static_cast<unsigned>(norm.tokens)),
           .block = dim3(kRowThreads),

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernels/residual_norm.h"
+
 namespace tandem::kernels::cuda {
 
 constexpr int kMaxPeers = 16;
@@ -47,23 +49,12 @@ constexpr int kPeerStateWords = 3;
 void OneShotAllReduce(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                       const float* mine, int64_t count, uint64_t timeout, float* out);
 
-// Backend::AddRmsNorm's arguments beside delta.
-struct RowNorm {
-  const float* delta_bias = nullptr;
-  float* residual = nullptr;
-  const float* weight = nullptr;
-  float epsilon = 0;
-  int64_t tokens = 0;
-  int64_t hidden = 0;
-  float* out = nullptr;
-};
-
 // Whether there is a kernel for rows of the shape: few, and whole in shared memory.
 bool OneShotNorms(int64_t tokens, int64_t hidden);
 
 // OneShotAllReduce of [tokens, hidden] and AddRmsNorm of its sum in one kernel, with the bits of
 // the two.
 void OneShotAllReduceNorm(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
-                          const float* mine, uint64_t timeout, const RowNorm& norm);
+                          const float* mine, uint64_t timeout, const ResidualNorm& norm);
 
 }  // namespace tandem::kernels::cuda

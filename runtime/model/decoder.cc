@@ -17,13 +17,6 @@ using parallel::StepPart;
 
 namespace {
 
-// A product's tree with a leaf for each rank.
-parallel::TreeLayout TreeOfRanks(int ranks) {
-  std::vector<kernels::LeafRange> owned;
-  for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
-  return parallel::TreeLayout::Make(ranks, owned);
-}
-
 // "step: 3 sequences decode, 500 tokens of 2 prefill".
 std::string Describe(const StepInput& input) {
   int32_t decoding = 0;
@@ -47,7 +40,8 @@ Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Chec
       backend_(backend),
       communicator_(communicator),
       options_(options) {
-  attention_tree_ = backend.leaf_sums() ? plan_.attention_tree : TreeOfRanks(plan_.tp);
+  attention_tree_ =
+      backend.leaf_sums() ? plan_.attention_tree : parallel::TreeLayout::OfRanks(plan_.tp);
   ffn_tree_ = backend.leaf_sums() ? plan_.ffn_tree : attention_tree_;
 }
 

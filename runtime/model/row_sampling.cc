@@ -37,12 +37,6 @@ struct Places {
   }
 };
 
-parallel::TreeLayout TreeOfRanks(int ranks) {
-  std::vector<kernels::LeafRange> owned;
-  for (int r = 0; r < ranks; ++r) owned.push_back({r, r + 1});
-  return parallel::TreeLayout::Make(ranks, owned);
-}
-
 }  // namespace
 
 int32_t RowSampling::ListSize(const parallel::ShardPlan& plan) {
@@ -65,7 +59,7 @@ RowSampling::RowSampling(kernels::Backend& backend, parallel::Communicator& comm
     : backend_(backend),
       communicator_(communicator),
       plan_(plan),
-      tree_(TreeOfRanks(plan.tp)),
+      tree_(parallel::TreeLayout::OfRanks(plan.tp)),
       max_rows_(max_rows),
       list_size_(ListSize(plan)) {
   const Places places(plan, max_rows);

@@ -364,7 +364,9 @@ TEST(Linear, PackedOnceServesEveryRank) {
             EXPECT_EQ((*in_place)->mapped()[i].size(), piece.bytes);
           }
           const bool aligned = cut.first_begin % 64 == 0;
-          if (spec.columns() > 0) EXPECT_EQ(view.copied_bytes == 0, aligned);
+          if (spec.columns() > 0) {
+            EXPECT_EQ(view.copied_bytes == 0, aligned);
+          }
           const int64_t tokens = 3;
           std::vector<float> x(tokens * spec.columns());
           for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));

@@ -187,7 +187,7 @@ std::vector<float> AddUpAndNorm(kernels::Backend& backend, Communicator& communi
   const auto bias = upload(testing::RandomFloats(hidden, 2));
   const auto weight = upload(testing::RandomFloats(hidden, 3));
   const auto sum = upload(std::vector<float>(count));
-  const ResidualNorm norm = {.delta_bias = biased ? bias.as<float>() : nullptr,
+  const kernels::ResidualNorm norm = {.delta_bias = biased ? bias.as<float>() : nullptr,
                              .residual = both.as<float>(),
                              .weight = weight.as<float>(),
                              .epsilon = 1e-5f,
