@@ -74,7 +74,7 @@ absl::Status WeightStream::Enter(size_t layer) {
   ++entered_;
   changed_.notify_all();
   changed_.wait(lock, [this] { return read_ >= entered_ || !status_.ok(); });
-  return status_;
+  return read_ >= entered_ ? absl::OkStatus() : status_;
 }
 
 void WeightStream::Run() {
@@ -102,7 +102,7 @@ void WeightStream::Run() {
     const absl::Status status = Read(layers_[next % layers_.size()]);
     {
       const std::lock_guard lock(mutex_);
-      ++read_;
+      if (status.ok()) ++read_;
       status_ = status;
     }
     changed_.notify_all();

@@ -43,7 +43,8 @@ class WeightStream : public kernels::LayerStream {
                std::vector<int> cpus);
   ~WeightStream() override;
 
-  // The layer before this one has computed: waits until this one is present.
+  // The layer before this one has computed: waits until this one is present. DataLoss where it
+  // could not be read, and for every layer after it.
   absl::Status Enter(size_t layer) override;
 
   // In whole pages.
