@@ -287,7 +287,7 @@ TEST_F(EngineTest, DeadlinesEndQueuedAndRunningRequests) {
   Request running = Prompt(20, {.max_tokens = 100, .ignore_eos = true});
   Request queued = Prompt(21);
   Request late = Prompt(22);
-  const auto soon = Clock::now() + std::chrono::milliseconds(300);
+  const auto soon = Clock::now() + std::chrono::milliseconds(1500);
   running.deadline = soon;
   queued.deadline = soon;
   late.deadline = Clock::now() + std::chrono::hours(1);
@@ -512,10 +512,14 @@ TEST_F(EngineTest, AnIdleEngineUsesNoCpu) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
   };
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  const double before = cpu();
-  std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  EXPECT_LT(cpu() - before, 0.01);
+  double used = 1;
+  for (int i = 0; i < 3 && used >= 0.01; ++i) {  // a busy machine may put off the way to sleep
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const double before = cpu();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    used = cpu() - before;
+  }
+  EXPECT_LT(used, 0.01);
 }
 
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {

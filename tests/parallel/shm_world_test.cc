@@ -103,7 +103,7 @@ TEST(ShmWorld, AMissingRankIsNamedInTime) {
     if (rank == 1) return;
     const auto before = std::chrono::steady_clock::now();
     found[rank] = communicator->Barrier();
-    EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(2000));
+    EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(10000));
   });
   for (const int rank : {0, 2}) {
     EXPECT_EQ(found[rank].code(), absl::StatusCode::kUnavailable);
@@ -167,7 +167,7 @@ TEST(ShmWorld, AProcessThatDiesOrStopsIsNamed) {
     const auto before = std::chrono::steady_clock::now();
     while ((*host)->Await(*flag, flag->value.load() + 1, milliseconds(300))) {
     }
-    EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(3000));
+    EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(10000));
     kill(child, SIGKILL);
     EXPECT_EQ(waitpid(child, nullptr, 0), child);
   }

@@ -347,8 +347,8 @@ TEST_F(GenerateServiceTest, ManyCancelsLeaveNothing) {
 TEST_F(GenerateServiceTest, TheDeadlineReachesTheEngine) {
   Start(/*allowed_steps=*/1);
   grpc::ClientContext context;
-  const auto deadline = engine::Clock::now() + milliseconds(300);
-  context.set_deadline(std::chrono::system_clock::now() + milliseconds(300));
+  const auto deadline = engine::Clock::now() + seconds(2);
+  context.set_deadline(std::chrono::system_clock::now() + seconds(2));
   auto reader = stub_->Generate(&context, TextRequest("abc", 1000));
   const Answer answer = Read(reader.get());
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -357,7 +357,7 @@ TEST_F(GenerateServiceTest, TheDeadlineReachesTheEngine) {
   ASSERT_EQ(engine_->submitted().size(), 1u);
   const auto seen = engine_->submitted()[0].deadline;
   ASSERT_TRUE(seen.has_value());
-  EXPECT_LT(std::chrono::abs(*seen - deadline), milliseconds(200));
+  EXPECT_LT(std::chrono::abs(*seen - deadline), seconds(1));
 }
 
 TEST_F(GenerateServiceTest, NoDeadlineIsNone) {

@@ -92,7 +92,7 @@ TEST_F(ServeMetricsTest, TheAddressIsTheServersAloneAndItStopsAtOnce) {
   const auto begin = std::chrono::steady_clock::now();
   (*server)->Stop();
   (*server)->Stop();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
 }
 
 }  // namespace
