@@ -2,13 +2,15 @@
 """Prints the storage table of docs/quantization.md: what each format of a model
 takes and what it loses.
 
-  scripts/quantization_table.py [--work DIR]
+  scripts/quantization_table.py [--work DIR] [--speed-model MODEL]
 
 For the demo model and every format: bytes of the matrices in the folder that
 `tandem quantize` writes (or, of 16 and 32 bits, in the source's elements), loss on
 the held-out text by `tandem eval` against the model as stored, and the share of
 the 500 held-out tasks that are answered to the letter, greedily, through gRPC.
-Beside it stand the same formats' sizes for Llama-3.1-8B, from its shapes.
+Beside it stand the same formats' sizes for Llama-3.1-8B, from its shapes, and with
+--speed-model (a folder that scripts/make_synthetic_model.py wrote) what `tandem bench` measures
+of each: decode after 512 tokens and prefill of 512, one sequence. Keep the machine idle then.
 Needs the stubs that the build makes (TANDEM_PYTHON_STUBS names another place).
 """
 
@@ -75,6 +77,36 @@ def accuracy(model, *arguments):
       tasks)
 
 
+class Speeds:
+  """What formats of a model run at; each is measured once, since methods differ in values alone."""
+
+  def __init__(self, model, work):
+    self.model, self.work, self.known = model, work, {}
+
+  def cells(self, how, zero_points=False):
+    if self.model is None:
+      return ""
+    key = (*how, zero_points)
+    if key not in self.known:
+      if zero_points:  # only a folder can hold them
+        folder = self.work / "speed"
+        subprocess.run([worlds.BINARY, "quantize", self.model, folder, "--method", "rtn",
+                        "--zero-points", *how], check=True, stdout=subprocess.DEVNULL)
+        self.known[key] = self.measure(folder, [])
+        shutil.rmtree(folder)
+      else:
+        self.known[key] = self.measure(self.model, how)
+    return self.known[key]
+
+  def measure(self, model, how):
+    done = subprocess.run(
+        [worlds.BINARY, "bench", model, "--json", "--cells", "decode:1:512,prefill:1:512",
+         "--repeats", "5", *how], capture_output=True, text=True, check=True)
+    decode, prefill = json.loads(done.stdout)["results"]
+    return (f" {decode['tokens_per_s']:.1f} | {100 * decode['bandwidth_fraction']:.0f} % | "
+            f"{prefill['tokens_per_s']:.0f} | {100 * prefill['peak_fraction']:.0f} % |")
+
+
 def tensor_bytes(folder):
   total = 0
   for path in folder.glob("*.safetensors"):
@@ -88,16 +120,19 @@ def tensor_bytes(folder):
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--work", type=pathlib.Path)
+  parser.add_argument("--speed-model", type=pathlib.Path)
   args = parser.parse_args()
   work = args.work or pathlib.Path(tempfile.mkdtemp(prefix="tandem_table_"))
   work.mkdir(exist_ok=True)
   reference = work / "reference.bin"
   stored_bytes = tensor_bytes(worlds.DEMO)
   print("| Format | Bytes of the demo model | of BF16 | KL divergence, mean | 99 % below | "
-        "same top token | perplexity | tasks right | Llama-3.1-8B, GiB |")
-  print("|---|---|---|---|---|---|---|---|---|")
+        "same top token | perplexity | tasks right | Llama-3.1-8B, GiB |" +
+        (" decode tok/s | of reads | prefill tok/s | of peak |" if args.speed_model else ""))
+  print("|---" * (13 if args.speed_model else 9) + "|")
+  speeds = Speeds(args.speed_model, work)
 
-  def row(name, model, size, size_8b, *arguments):
+  def row(name, model, size, size_8b, speed, *arguments):
     against = ([] if not reference.exists() else ["--reference-logits", reference])
     found = evaluate(model, *arguments,
                      *(against or ["--logits", reference, "--reference", worlds.DEMO]))
@@ -105,11 +140,14 @@ def main() -> None:
     print(f"| {name} | {size:,} | {size / stored_bytes:.3f} | {compared['kl_divergence']:.2e} | "
           f"{compared['kl_divergence_p99']:.2e} | {100 * compared['same_top_token']:.1f} % | "
           f"{found['perplexity']:.1f} | {100 * accuracy(model, *arguments):.1f} % | "
-          f"{size_8b / 2**30:.2f} |", flush=True)
+          f"{size_8b / 2**30:.2f} |{speed}", flush=True)
 
-  row("BF16, as stored", worlds.DEMO, stored_bytes, LLAMA_8B.stored(2))
-  row("FP16", worlds.DEMO, stored_bytes, LLAMA_8B.stored(2), "--dtype", "fp16")
-  row("FP32", worlds.DEMO, 2 * stored_bytes, LLAMA_8B.stored(4), "--dtype", "fp32")
+  row("BF16, as stored", worlds.DEMO, stored_bytes, LLAMA_8B.stored(2),
+      speeds.cells(["--dtype", "bf16"]))
+  for name, bytes_each in (("fp16", 2), ("fp32", 4)):
+    how = ["--dtype", name]
+    row(name.upper(), worlds.DEMO, bytes_each * stored_bytes // 2, LLAMA_8B.stored(bytes_each),
+        speeds.cells(how), *how)
   for dtype, bits in (("int8", 8), ("int4", 4)):
     for group in (32, 64, 128):
       variants = [("search", [])] if bits == 8 else [
@@ -118,11 +156,12 @@ def main() -> None:
       for method, zeros in variants:
         out = work / f"{dtype}_{group}_{method}{'_zeros' if zeros else ''}"
         calibration = ["--calibration", CALIBRATION] if method == "gptq" else []
-        subprocess.run([worlds.BINARY, "quantize", worlds.DEMO, out, "--dtype", dtype,
-                        "--group-size", str(group), "--method", method, *zeros, *calibration],
-                       check=True, stdout=subprocess.DEVNULL)
+        how = ["--dtype", dtype, "--group-size", str(group)]
+        subprocess.run([worlds.BINARY, "quantize", worlds.DEMO, out, *how, "--method", method,
+                        *zeros, *calibration], check=True, stdout=subprocess.DEVNULL)
         name = f"{dtype.upper()}, {group}, {method}{', zero points' if zeros else ''}"
-        row(name, out, tensor_bytes(out), LLAMA_8B.quantized(bits, group, bool(zeros)))
+        row(name, out, tensor_bytes(out), LLAMA_8B.quantized(bits, group, bool(zeros)),
+            speeds.cells(how, bool(zeros)))
         shutil.rmtree(out)
   reference.unlink()
   if args.work is None:
