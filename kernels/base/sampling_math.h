@@ -12,8 +12,10 @@ namespace tandem::kernels {
 // Signed integers in the order of the floats (minus zero equal to zero): their
 // comparisons vectorize, those of floats do not because of NaN. NaN lies beyond
 // the infinities, on the side of its sign bit.
+// Integers alone, since arithmetic changes the bits of a NaN, in each device's own way.
 constexpr int32_t OrderedKey(float x) {
-  const auto bits = std::bit_cast<int32_t>(x + 0.0f);
+  auto bits = std::bit_cast<int32_t>(x);
+  bits = bits == INT32_MIN ? 0 : bits;
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 

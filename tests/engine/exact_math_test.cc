@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "kernels/base/sampling_math.h"
 #include "runtime/engine/philox.h"
 
 namespace tandem::engine {
@@ -50,6 +51,15 @@ TEST(ExactMathTest, BitsAreFixed) {
     sum = sum * 31 + std::bit_cast<uint64_t>(ExactLog(1.0 + i * 1.7));
   }
   EXPECT_EQ(sum, 7586112878475282212u);
+}
+
+// An addition would change them, as each device likes.
+TEST(OrderedKeyTest, KeepsTheBitsOfNan) {
+  for (const int32_t bits : {0x7f800001, 0x7fc00000, 0x7fffffff}) {
+    EXPECT_EQ(kernels::OrderedKey(std::bit_cast<float>(bits)), bits);
+    EXPECT_EQ(kernels::OrderedKey(std::bit_cast<float>(bits | INT32_MIN)), ~bits);
+  }
+  EXPECT_EQ(kernels::OrderedKey(-0.0f), kernels::OrderedKey(0.0f));
 }
 
 // The known-answer vectors that the authors publish with their library
