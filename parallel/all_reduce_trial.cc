@@ -41,15 +41,15 @@ absl::StatusOr<AllReduceTrial> TryAllReduce(Communicator& host, std::string way,
   AllReduceTrial trial = {.way = std::move(way), .count = count};
   const int size = host.size();
   const TreeLayout layout = TreeLayout::OfRanks(size);
-  double seconds = 0;
   for (const auto& [round, times] : {std::pair(1, 1), std::pair(2, repeats)}) {
     const absl::StatusOr<double> mine = Round(host, layout, count, round, times, run);
-    if (mine.ok()) seconds = *mine;
-    // Everybody's, in one go: an error, else the time.
-    const std::string told = mine.ok() ? absl::StrCat("+", seconds)
+    // Everybody's, in one go: an error, else the time. All ranks, this one too, go by what was
+    // told: a time with other digits might be faster than another way's here alone.
+    const std::string told = mine.ok() ? absl::StrCat("+", *mine)
                                        : absl::StrCat(static_cast<int>(mine.status().code()), " ",
                                                       std::string(mine.status().message()));
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, host.AllGatherBytes(told));
+    double seconds = 0;
     for (int r = 0; r < size && trial.status.ok(); ++r) {
       if (all[r][0] == '+') {
         seconds = std::max(seconds, std::stod(all[r].substr(1)));

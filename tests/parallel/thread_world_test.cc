@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernels/ref/ref_backend.h"
+#include "parallel/all_reduce_trial.h"
 #include "parallel/linear.h"
 #include "parallel/step_channel.h"
 #include "parallel/thread_communicator.h"
@@ -97,6 +98,31 @@ TEST(ThreadWorld, StatusIsAgreedOn) {
   for (const absl::Status& status : agreed) {
     EXPECT_EQ(status, absl::NotFoundError("rank 1: no such file"));
   }
+}
+
+// A rank that went by its own time, with all digits, might choose another way than the others.
+TEST(AllReduceTrial, RanksGoByTheSameTimes) {
+  ThreadWorld world(3);
+  double microseconds[3] = {};
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      const auto host = world.Make(rank);
+      const auto trial = TryAllReduce(*host, "way", 4, 1,
+                                      [&](const TreeLayout& layout, const std::vector<float>& mine,
+                                          int, std::vector<float>& sum) -> absl::StatusOr<double> {
+                                        const absl::Status status =
+                                            host->AllReduceTree(layout, mine.data(), 4, sum.data());
+                                        if (!status.ok()) return status;
+                                        return rank == 1 ? 0.123456789 : 0.1;
+                                      });
+      ASSERT_TRUE(trial.ok() && trial->status.ok());
+      microseconds[rank] = trial->microseconds;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(microseconds[1], microseconds[0]);
+  EXPECT_EQ(microseconds[2], microseconds[0]);
 }
 
 TEST(ThreadWorld, AbortEndsEveryWait) {
