@@ -37,6 +37,12 @@ class CudaProbe : public MachineProbe {
       cudaGetLastError();
       return absl::UnavailableError("device cuda: found no card, expected one; see nvidia-smi");
     }
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, device % count) != cudaSuccess) {
+      cudaGetLastError();
+      return absl::InternalError("card: its properties cannot be read");
+    }
+    if (properties.major < 8) half_ = DType::kF16;
     if (cudaSetDevice(device % count) != cudaSuccess ||
         cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess ||
         cudaMalloc(&from_, bytes_) != cudaSuccess || cudaMalloc(&to_, bytes_) != cudaSuccess) {
@@ -47,7 +53,7 @@ class CudaProbe : public MachineProbe {
       cudaGetLastError();
       return absl::ResourceExhaustedError("the system has no memory to pin: see ulimit -l");
     }
-    // Whether taken as FP32 or as BF16: of either sign, from 1 to 2.
+    // Whether taken as FP32, BF16 or FP16: of either sign, from 1 to 2.
     std::mt19937 random(1);
     for (size_t i = 0; i < pinned_bytes_ / 4; ++i) {
       static_cast<uint32_t*>(pinned_)[i] =
@@ -78,9 +84,9 @@ class CudaProbe : public MachineProbe {
     });
   }
 
-  // Products of quantized weights are done in BF16.
+  // Products of quantized weights are done in 16 bits, too.
   double PeakArithmetic(DotType type, std::chrono::milliseconds duration) override {
-    const DType dtype = type == DotType::kF32 ? DType::kF32 : DType::kBF16;
+    const DType dtype = type == DotType::kF32 ? DType::kF32 : half_;
     const auto fits =
         [&](int64_t side) {  // two factors in one buffer, the fp32 result in the other
           const auto bytes = static_cast<int64_t>(bytes_);
@@ -101,7 +107,8 @@ class CudaProbe : public MachineProbe {
   }
 
   std::string DotInstruction(DotType type) const override {
-    return type == DotType::kF32 ? "cuBLASLt FP32" : "cuBLASLt BF16";
+    if (type == DotType::kF32) return "cuBLASLt FP32";
+    return half_ == DType::kF16 ? "cuBLASLt FP16" : "cuBLASLt BF16";
   }
 
  private:
@@ -146,6 +153,7 @@ class CudaProbe : public MachineProbe {
 
   const size_t bytes_;
   const size_t pinned_bytes_;
+  DType half_ = DType::kBF16;  // what the card computes with, as CudaBackend does
   void* pinned_ = nullptr;
   void* from_ = nullptr;
   void* to_ = nullptr;

@@ -1,5 +1,6 @@
 // Products on matrix units against exact ones in double precision: activations are of 16 bits
 // beforehand, so that only fp32 sums are left to differ.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -38,8 +39,15 @@ Activations RandomActivations(int64_t count, DType dtype) {
   return x;
 }
 
-// The layout's types of activations: a card without BF16 has codes too.
+bool HasBf16() {
+  cudaDeviceProp properties;
+  EXPECT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+  return properties.major >= 8;
+}
+
+// The layout's types of activations: a card without BF16 has codes too, and no other type.
 std::vector<DType> TypesOf(const LinearCase& c) {
+  if (!HasBf16()) return {DType::kF16};
   if (c.quant) return {DType::kBF16, DType::kF16};
   return {c.dtype};
 }
