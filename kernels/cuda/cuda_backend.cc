@@ -47,6 +47,9 @@ TokenLimits LimitsOf(bool quantized, bool tiles) {
   return tiles ? TokenLimits{8, 64} : TokenLimits{16, 16};
 }
 
+// Attention counts tokens in a grid's y and z, which have so many blocks.
+constexpr int64_t kMostTokensAtOnce = 65535;
+
 void FreeDevice(void* data, size_t) { cudaFree(data); }
 
 class CudaRecording : public Recording {
@@ -331,8 +334,10 @@ class CudaBackend : public Backend {
     };
     if (!options_.deterministic && cuda::MatrixAttentionTakes(args.cache, has_bf16_)) {
       const auto attend = [&](int64_t begin, int64_t end, bool single) {
-        cuda::MatrixAttention(stream_, some(begin, end), single, multiprocessors_,
-                              partials_.as<float>(), partials_.bytes());
+        for (int64_t t = begin; t < end; t += kMostTokensAtOnce) {
+          cuda::MatrixAttention(stream_, some(t, std::min(t + kMostTokensAtOnce, end)), single,
+                                multiprocessors_, partials_.as<float>(), partials_.bytes());
+        }
       };
       attend(0, args.single_tokens, true);
       attend(args.single_tokens, args.tokens, false);
@@ -342,14 +347,18 @@ class CudaBackend : public Backend {
     const int cuts = static_cast<int>((args.single_context + cuda::kCut - 1) / cuda::kCut);
     const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, cuts);
     const int64_t at_once =
-        token_bytes == 0 ? 0 : static_cast<int64_t>(partials_.bytes()) / token_bytes;
+        token_bytes == 0
+            ? 0
+            : std::min(kMostTokensAtOnce, static_cast<int64_t>(partials_.bytes()) / token_bytes);
     while (at_once > 0 && done < args.single_tokens) {
       const int64_t end = std::min(done + at_once, args.single_tokens);
       cuda::DecodeAttention(stream_, some(done, end), cuts, multiprocessors_,
                             partials_.as<float>());
       done = end;
     }
-    if (done < args.tokens) cuda::PrefillAttention(stream_, some(done, args.tokens));
+    for (; done < args.tokens; done += kMostTokensAtOnce) {
+      cuda::PrefillAttention(stream_, some(done, std::min(done + kMostTokensAtOnce, args.tokens)));
+    }
   }
 
   void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {

@@ -32,7 +32,7 @@ void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t col
 // out[i] = values[i] widened to fp32.
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out);
 
-// out[i] = values[i] rounded to a 16-bit type.
+// out[i] = values[i] rounded to a 16-bit type; what is beyond FP16's range is its largest number.
 void Narrow(cudaStream_t stream, const float* values, DType dtype, int64_t count, void* out);
 
 }  // namespace tandem::kernels::cuda

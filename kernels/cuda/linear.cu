@@ -214,12 +214,13 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
 
 template <Format kFormat>
 __global__ void DequantizeKernel(LinearLayout l, LinearPointers weight, int64_t row_begin,
-                                 bool half, uint16_t* out) {
+                                 unsigned blocks, bool half, uint16_t* out) {
   using C = Chunk<kFormat>;
   AwaitPrevious();
   StartNext();
-  const int64_t row = row_begin + blockIdx.y;
-  const int chunk = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int64_t out_row = blockIdx.x / blocks;
+  const int64_t row = row_begin + out_row;
+  const int chunk = static_cast<int>(blockIdx.x % blocks * blockDim.x + threadIdx.x);
   if (chunk >= l.chunks) return;
   const uint4 raw =
       LoadOnce(static_cast<const char*>(weight.weight) + (row * l.chunks + chunk) * 16);
@@ -227,7 +228,7 @@ __global__ void DequantizeKernel(LinearLayout l, LinearPointers weight, int64_t 
   const int64_t index = row * l.groups + place.group;
   const float scale = ScaleAt(l, weight.scales, index);
   const float zero = ZeroAt(l, weight.zeros, index) + static_cast<float>(C::kOffset);
-  uint16_t* to = out + static_cast<int64_t>(blockIdx.y) * l.columns + place.column;
+  uint16_t* to = out + out_row * l.columns + place.column;
   for (int piece = 0; piece < C::kSize / C::kPiece; ++piece) {
     float w[C::kPiece];
     C::Widen(raw, piece, w);
@@ -313,15 +314,16 @@ void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPoi
 void Dequantize(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
                 int64_t row_begin, int64_t row_end, DType dtype, void* out) {
   if (row_begin == row_end || layout.chunks == 0) return;
-  const LaunchShape shape = {
-      .grid = dim3((layout.chunks + 127) / 128, static_cast<unsigned>(row_end - row_begin)),
-      .block = dim3(128),
-      .stream = stream};
+  // Not in y, which has 65535 blocks at most.
+  const unsigned blocks = (layout.chunks + 127) / 128;  // of a row
+  const LaunchShape shape = {.grid = dim3(blocks * static_cast<unsigned>(row_end - row_begin)),
+                             .block = dim3(128),
+                             .stream = stream};
   Launch(shape,
          layout.format == Format::kI8   ? &DequantizeKernel<Format::kI8>
          : layout.format == Format::kF8 ? &DequantizeKernel<Format::kF8>
                                         : &DequantizeKernel<Format::kI4>,
-         layout, weight, row_begin, dtype == DType::kF16, static_cast<uint16_t*>(out));
+         layout, weight, row_begin, blocks, dtype == DType::kF16, static_cast<uint16_t*>(out));
 }
 
 }  // namespace tandem::kernels::cuda

@@ -62,16 +62,17 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
   }
 }
 
-__global__ void RopeAndCacheKernel(RopeArgs a) {
+__global__ void RopeAndCacheKernel(RopeArgs a, unsigned blocks) {
   AwaitPrevious();
   StartNext();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int kv_heads = static_cast<int>(a.cache.kv_heads);
   const int heads = a.q_heads + 2 * kv_heads;
-  const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const int head =
+      static_cast<int>(blockIdx.x % blocks) * kWarps + static_cast<int>(threadIdx.x) / 32;
   if (head >= heads) return;  // the whole warp
   const int d = static_cast<int>(a.cache.head_dim), half = d / 2;
-  const int64_t t = blockIdx.y;
+  const int64_t t = blockIdx.x / blocks;
   float* const x = a.qkv + (t * heads + head) * d;
   const bool is_query = head < a.q_heads;
   const bool is_value = head >= a.q_heads + kv_heads;
@@ -124,11 +125,12 @@ __global__ void RopeAndCacheKernel(RopeArgs a) {
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args) {
   const int64_t heads = args.q_heads + 2 * args.cache.kv_heads;
   if (args.tokens == 0 || heads == 0) return;
-  Launch({.grid = dim3(static_cast<unsigned>((heads + kWarps - 1) / kWarps),
-                       static_cast<unsigned>(args.tokens)),
+  // Not in y, which has 65535 blocks at most.
+  const auto blocks = static_cast<unsigned>((heads + kWarps - 1) / kWarps);  // of a token
+  Launch({.grid = dim3(blocks * static_cast<unsigned>(args.tokens)),
           .block = dim3(kWarps * 32),
           .stream = stream},
-         &RopeAndCacheKernel, args);
+         &RopeAndCacheKernel, args, blocks);
 }
 
 }  // namespace tandem::kernels::cuda

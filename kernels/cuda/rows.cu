@@ -1,5 +1,6 @@
 // Operations on rows: norms, rotary angles, gates, gathers, conversions. All are bound
-// by memory; threads of a warp take neighbouring elements.
+// by memory; threads of a warp take neighbouring elements. Rows are never counted in a grid's y
+// or z, which have 65535 blocks at most.
 #include <cuda_device.h>
 
 #include "kernels/cuda/device_math.h"
@@ -73,21 +74,28 @@ __global__ void RopeAnglesKernel(const int32_t* positions, const float* inverse_
   }
 }
 
-__global__ void SiluMulKernel(const float* gate_up, int64_t columns, float* out) {
+// The element of a block that has kThreads of one of the rows; `blocks` a row.
+struct Place {
+  int64_t row, column;
+};
+__device__ Place PlaceOf(unsigned blocks) {
+  return {blockIdx.x / blocks, static_cast<int64_t>(blockIdx.x % blocks) * kThreads + threadIdx.x};
+}
+
+__global__ void SiluMulKernel(const float* gate_up, int64_t columns, unsigned blocks, float* out) {
   AwaitPrevious();
   StartNext();
-  const int64_t t = blockIdx.y;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const auto [t, i] = PlaceOf(blocks);
   if (i >= columns) return;
   const float g = gate_up[t * 2 * columns + i];
   out[t * columns + i] = g / (1.0f + expf(-g)) * gate_up[(t * 2 + 1) * columns + i];
 }
 
-__global__ void AddBiasKernel(const float* bias, int64_t columns, float* y) {
+__global__ void AddBiasKernel(const float* bias, int64_t columns, unsigned blocks, float* y) {
   AwaitPrevious();
   StartNext();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < columns) y[blockIdx.y * columns + i] += bias[i];
+  const auto [t, i] = PlaceOf(blocks);
+  if (i < columns) y[t * columns + i] += bias[i];
 }
 
 __global__ void GatherRowsKernel(const float* x, const int32_t* indices, int64_t columns,
@@ -107,12 +115,18 @@ __global__ void WidenKernel(const void* values, int64_t count, float* out) {
   if (i < count) out[i] = Element<kType>(values, i);
 }
 
+// FP16's largest in place of what it has not: an infinity would become NaN in the product.
+__device__ uint16_t SaturatedF16Bits(float value) {
+  constexpr float kMost = 65504;
+  return F16Bits(value > kMost ? kMost : value < -kMost ? -kMost : value);  // NaN stays
+}
+
 template <DType kType>
 __global__ void NarrowKernel(const float* values, int64_t count, uint16_t* out) {
   AwaitPrevious();
   StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) out[i] = kType == DType::kF16 ? F16Bits(values[i]) : Bf16Bits(values[i]);
+  if (i < count) out[i] = kType == DType::kF16 ? SaturatedF16Bits(values[i]) : Bf16Bits(values[i]);
 }
 
 unsigned Blocks(int64_t count, int64_t per_block) {
@@ -141,10 +155,11 @@ void RopeAngles(cudaStream_t stream, const int32_t* positions, int64_t tokens,
 void SiluMul(cudaStream_t stream, const float* gate_up, int64_t tokens, int64_t columns,
              float* out) {
   if (tokens == 0 || columns == 0) return;
-  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+  const unsigned blocks = Blocks(columns, kThreads);
+  Launch({.grid = dim3(blocks * static_cast<unsigned>(tokens)),
           .block = dim3(kThreads),
           .stream = stream},
-         &SiluMulKernel, gate_up, columns, out);
+         &SiluMulKernel, gate_up, columns, blocks, out);
 }
 
 void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int64_t rows,
@@ -156,10 +171,11 @@ void GatherRows(cudaStream_t stream, const float* x, const int32_t* indices, int
 
 void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t columns, float* y) {
   if (tokens == 0 || columns == 0) return;
-  Launch({.grid = dim3(Blocks(columns, kThreads), static_cast<unsigned>(tokens)),
+  const unsigned blocks = Blocks(columns, kThreads);
+  Launch({.grid = dim3(blocks * static_cast<unsigned>(tokens)),
           .block = dim3(kThreads),
           .stream = stream},
-         &AddBiasKernel, bias, columns, y);
+         &AddBiasKernel, bias, columns, blocks, y);
 }
 
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out) {

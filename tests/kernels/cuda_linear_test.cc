@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/cuda_weight.h"
 #include "tests/support/device_array.h"
 #include "tests/support/linear_layer.h"
 #include "tests/support/random_values.h"
@@ -119,6 +121,23 @@ TEST_P(CudaLinear, TreesGiveTheSameBitsAtAnyCut) {
     EXPECT_EQ(product({0, leaves}, one, 1),
               std::vector<float>(&whole[t * rows], &whole[t * rows] + rows));
   }
+}
+
+// A grid has no more blocks in y and z.
+TEST(CudaDequantize, MayBeMoreThan65535Rows) {
+  constexpr int64_t kRows = 65537, kColumns = 32;
+  const auto backend = MakeBackend(false);
+  const LinearLayer layer({.quant = QuantFormat{.bits = 4, .group_size = 32}}, kRows, kColumns);
+  const auto weight = layer.Pack(*backend, kColumns, {0, 1});
+  const auto& packed = static_cast<const cuda::CudaLinearWeight&>(*weight);
+  const auto rows = [&](int64_t begin, int64_t end) {
+    const DeviceArray<uint16_t> out(*backend, (end - begin) * kColumns);
+    cuda::Dequantize(static_cast<cudaStream_t>(CudaStreamOf(*backend)), packed.layout,
+                     packed.pointers(), begin, end, DType::kF16, out.data());
+    return out.ToHost();
+  };
+  const auto all = rows(0, kRows);
+  EXPECT_EQ(std::vector<uint16_t>(all.end() - kColumns, all.end()), rows(kRows - 1, kRows));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaLinear, ::testing::ValuesIn(testing::LinearCases()),

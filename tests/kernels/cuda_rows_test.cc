@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/math.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/ref/ref_backend.h"
 #include "tests/support/cuda_memory.h"
@@ -109,6 +110,57 @@ TEST(CudaRows, GathersAndConversionsAreExact) {
       EXPECT_EQ(bits[i], half ? FloatToF16(values[i]) : FloatToBf16(values[i]));
       EXPECT_EQ(back[i], half ? F16ToFloat(bits[i]) : Bf16ToFloat(bits[i]));
     }
+  }
+}
+
+// Infinities would become NaN in a product.
+TEST(CudaRows, WhatIsBeyondFp16BecomesItsLargest) {
+  CudaStream stream;
+  const std::vector<float> values = {65504,  65519.99f, 65520, 1e30f,   INFINITY,
+                                     -65520, -INFINITY, NAN,   0x1p-24f};
+  const std::vector<float> expected = {65504,  65504,  65504, 65504,   65504,
+                                       -65504, -65504, NAN,   0x1p-24f};
+  const CudaArray<float> x(stream, values);
+  CudaArray<uint16_t> narrow(stream, values.size());
+  cuda::Narrow(stream.get(), x.data(), DType::kF16, values.size(), narrow.data());
+  const auto bits = narrow.ToHost();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float found = F16ToFloat(bits[i]);
+    EXPECT_TRUE(found == expected[i] || (std::isnan(found) && std::isnan(expected[i])))
+        << values[i] << ": " << found;
+  }
+}
+
+// A grid has no more blocks in y and z.
+TEST(CudaRows, MayBeMoreThan65535) {
+  CudaStream stream;
+  constexpr int64_t kRows = 65537;
+  const auto gate_up = RandomFloats(2 * kRows, 1);
+  const CudaArray<float> x(stream, gate_up), one(stream, std::vector<float>{1});
+  CudaArray<float> y(stream, kRows);
+  cuda::SiluMul(stream.get(), x.data(), kRows, 1, y.data());
+  const auto products = y.ToHost();
+  cuda::AddBias(stream.get(), one.data(), kRows, 1, y.data());
+  const auto sums = y.ToHost();
+  for (const int64_t row : {int64_t{0}, int64_t{65535}, kRows - 1}) {
+    const float g = gate_up[2 * row];
+    const float expected = g / (1.0f + std::exp(-g)) * gate_up[2 * row + 1];
+    EXPECT_NEAR(products[row], expected, 16 * kRounding * std::fabs(expected)) << row;
+    EXPECT_EQ(sums[row], products[row] + 1.0f) << row;
+  }
+  // A quarter turn of two dimensions.
+  const CudaArray<float> cos(stream, std::vector<float>(kRows)),
+      sin(stream, std::vector<float>(kRows, 1));
+  cuda::RopeAndCache(stream.get(), {.tokens = kRows,
+                                    .q_heads = 1,
+                                    .qkv = x.data(),
+                                    .cos = cos.data(),
+                                    .sin = sin.data(),
+                                    .cache = {.head_dim = 2}});
+  const auto turned = x.ToHost();
+  for (const int64_t row : {int64_t{0}, int64_t{65535}, kRows - 1}) {
+    EXPECT_EQ(turned[2 * row], -gate_up[2 * row + 1]) << row;
+    EXPECT_EQ(turned[2 * row + 1], gate_up[2 * row]) << row;
   }
 }
 
