@@ -10,6 +10,7 @@ namespace tandem::parallel {
 absl::Status FromCuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
   const auto message = absl::StrCat(what, ": ", cudaGetErrorString(error));
+  cudaGetLastError();  // it is told here, and not of what comes next
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
                                             : absl::UnavailableError(message);
 }

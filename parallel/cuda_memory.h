@@ -9,7 +9,7 @@
 
 namespace tandem::parallel {
 
-// An error of the CUDA runtime as a Status, `what` in front of its text.
+// An error of the CUDA runtime as a Status, `what` in front of its text. The runtime forgets it.
 absl::Status FromCuda(cudaError_t error, const char* what);
 
 // Of the host, for copies that do not wait; the card sees it at the same address.

@@ -37,30 +37,39 @@ class DeviceAllReduce {
   // What has gone wrong so far in what was queued. Does not wait.
   virtual absl::Status Poll() = 0;
 
-  // Gives up what is queued, so that the stream comes to an end if it can.
+  // Gives up what is queued, so that the stream comes to an end if it can. Does not wait.
   virtual void Abort() = 0;
+
+  // Lets go of other ranks' memory once nothing of it is queued: all ranks do before one of them
+  // frees its own.
+  virtual void Close() {}
 
   // How long a rank may keep others waiting from now on; zero: for ever. Ways whose waits are
   // their communicator's ignore it.
   virtual void SetTimeout(std::chrono::milliseconds) {}
 };
 
-// Through pinned memory of the host and its communicator: works wherever copies do, ranks may
+// Through pinned memory of the host and its communicator: works wherever copies do, processes may
 // share a card. The communicator is used on a thread of CUDA's while the stream runs, and must
-// outlive it.
+// outlive it. UNIMPLEMENTED where ranks of one process share a card: the driver may have one such
+// thread for all of their streams, and one rank's work waits for the other's. Collective, the same
+// error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
                                                                      Communicator& host,
                                                                      int64_t max_floats);
 
 // One kernel in which ranks write into each other's memory (CUDA IPC), for few tokens: ranks of
-// one host whose cards reach each other, or one card. Collective; the same error on all ranks.
-absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(cudaStream_t stream,
-                                                                   Communicator& host);
+// one host whose cards reach each other, or one card. `timeout` is SetTimeout's first. Collective;
+// the same error on all ranks.
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(
+    cudaStream_t stream, Communicator& host, std::chrono::milliseconds timeout);
 
 // NCCL's all-reduce, or where `deterministic` its all-gather, then the tree's additions; a card
-// for each rank. No start or end of it takes longer than `timeout`. Collective; the same error on
-// all ranks.
+// for each rank. Its start takes no longer than `start_timeout`, nor, until SetTimeout, does what
+// it makes ready when a message is the first of its size; its end takes 5 s at most. Collective;
+// the same error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(
-    cudaStream_t stream, Communicator& host, bool deterministic, std::chrono::milliseconds timeout);
+    cudaStream_t stream, Communicator& host, bool deterministic,
+    std::chrono::milliseconds start_timeout);
 
 }  // namespace tandem::parallel

@@ -239,24 +239,29 @@ class WaysMaker {
         trials_(trials) {}
 
   absl::StatusOr<DeviceWays> Make() {
-    // Ways that take messages of any size last: they are for what is left over, too.
-    if (Wanted("peer")) AddOrTell("peer", MakePeerAllReduce(stream_, host_));
-    if (Wanted("nccl")) {
-      AddOrTell("nccl", MakeNcclAllReduce(stream_, host_, options_.deterministic, kTrialTimeout));
+    absl::StatusOr<Way> staged = MakeStagedAllReduce(stream_, host_, options_.max_floats);
+    // Ways that take messages of any size last: they are for what is left over, too. The staged
+    // way is for others' failures, and where it is not there, the peer way is.
+    if (Wanted("peer") || !staged.ok()) {
+      AddOrTell("peer", MakePeerAllReduce(stream_, host_, kTrialTimeout / 2));
     }
-    auto staged = MakeStagedAllReduce(stream_, host_, options_.max_floats);
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host_, staged.status()));
-    ways_.Add(*std::move(staged));
+    if (Wanted("nccl")) {
+      AddOrTell("nccl", MakeNcclAllReduce(stream_, host_, options_.deterministic,
+                                          options_.nccl_start_timeout));
+    }
+    AddOrTell("staged", std::move(staged));
 
     const int64_t most = std::min(options_.max_floats, most_count());
     const auto memory = AllocateOnCard(2 * most * sizeof(float), stream_);
     TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host_, memory.status()));
     auto* const mine = memory->as<float>();
-    for (const Way& way : ways_.all()) way->SetTimeout(kTrialTimeout / 2);
     for (const int64_t tried : kTriedCounts) {
       const int64_t count = std::min(tried, options_.max_floats);
       TANDEM_RETURN_IF_ERROR(ChooseFor(count, mine, mine + most));
       if (count == options_.max_floats) break;
+    }
+    if (ways_.For(options_.max_floats, options_.max_floats) == nullptr) {
+      return NoneWorks(options_.max_floats);
     }
     for (const Way& way : ways_.all()) way->SetTimeout(options_.step_timeout * 8 / 10);
     return std::move(ways_);
@@ -288,7 +293,9 @@ class WaysMaker {
                               Try(host_, stream_, **way, count, mine, sum));
       trials_.push_back(trial);
       if (!trial.status.ok()) {
-        TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host_, GiveUp(stream_, **way)));
+        const absl::Status given_up = GiveUp(stream_, **way);
+        if (given_up.ok()) (*way)->Close();
+        TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host_, given_up));
         ways_.Drop(way);  // and the next is at its place
         continue;
       }
@@ -300,13 +307,20 @@ class WaysMaker {
       }
       ++way;
     }
-    if (best == nullptr) {
-      return absl::UnavailableError(
-          absl::StrCat("collectives between cards: none works; the last one: ",
-                       std::string(trials_.back().status.message())));
-    }
+    if (best == nullptr) return NoneWorks(count);
     ways_.Choose(count, best);
     return absl::OkStatus();
+  }
+
+  // The same on all ranks.
+  absl::Status NoneWorks(int64_t floats) const {
+    std::string message =
+        absl::StrCat("collectives between cards: no way takes sums of ", floats, " floats");
+    for (const AllReduceTrial& trial : trials_) {
+      if (trial.status.ok()) continue;
+      absl::StrAppend(&message, "; ", trial.way, ": ", std::string(trial.status.message()));
+    }
+    return absl::UnavailableError(message);
   }
 
   Communicator& host_;

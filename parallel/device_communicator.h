@@ -20,6 +20,8 @@ struct DeviceCommunicatorOptions {
   int64_t max_floats = 0;    // partial sums of a rank in one all-reduce: [nodes, tokens, hidden]
   int64_t max_gathered = 0;  // floats of a rank in one GatherColumns: [rows, width]
   std::chrono::milliseconds step_timeout{0};  // that a rank may keep others waiting; zero: for ever
+  // That NCCL may take to start. Eight cards whose kernels load for the first time took it 55 s.
+  std::chrono::milliseconds nccl_start_timeout{120000};
   // The sums of every way are those of the tree, whichever is taken for a size. Otherwise NCCL
   // adds in its own order.
   bool deterministic = false;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,9 +22,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::chrono::milliseconds kEndTimeout{5000};
+
 absl::Status FromNccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return absl::OkStatus();
   const char* const detail = comm == nullptr ? nullptr : ncclGetLastError(comm);
+  cudaGetLastError();  // what of the runtime's made NCCL fail, if anything, is told here
   return absl::UnavailableError(
       absl::StrCat("NCCL: ", what, ": ", ncclGetErrorString(result),
                    detail == nullptr || *detail == '\0' ? "" : absl::StrCat(" (", detail, ")")));
@@ -32,9 +36,9 @@ absl::Status FromNccl(ncclResult_t result, ncclComm_t comm, const char* what) {
 // A communicator of NCCL's that nothing waits for without a deadline.
 class NcclWorld {
  public:
-  static absl::StatusOr<std::unique_ptr<NcclWorld>> Make(cudaStream_t stream, Communicator& host,
-                                                         std::chrono::milliseconds timeout) {
-    std::unique_ptr<NcclWorld> made(new NcclWorld(timeout));
+  static absl::StatusOr<std::unique_ptr<NcclWorld>> Make(Communicator& host,
+                                                         std::chrono::milliseconds start_timeout) {
+    std::unique_ptr<NcclWorld> made(new NcclWorld(start_timeout));
     ncclUniqueId id = {};
     absl::Status mine;
     if (host.rank() == 0) mine = FromNccl(ncclGetUniqueId(&id), nullptr, "unique id");
@@ -46,22 +50,24 @@ class NcclWorld {
                                 : std::string()));
     std::memcpy(&id, ids[0].data(), sizeof(id));
     TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Join(host, id)));
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->OpenWindow(host.size(), stream)));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->OpenWindow(host.size())));
     return made;
   }
 
   ~NcclWorld() {
-    if (comm_ != nullptr) {
-      // Not where the world goes down: that is Abort's.
-      if (handle_ != nullptr) ncclCommWindowDeregister(comm_, handle_);
-      if (FromNccl(ncclCommFinalize(comm_), comm_, "end").ok() && Settle("end").ok()) {
-        ncclCommDestroy(comm_);
-      } else {
-        Abort();
-      }
+    if (comm_ == nullptr) return;  // given up, its window with it
+    if (handle_ != nullptr) ncclCommWindowDeregister(comm_, handle_);
+    timeout_ = kEndTimeout;
+    if (!FromNccl(ncclCommFinalize(comm_), comm_, "end").ok() || !Settle("end").ok()) {
+      Abort();
+      return;
     }
+    ncclCommDestroy(comm_);
     if (window_ != nullptr) ncclMemFree(window_);
   }
+
+  // Of what is called from now on; zero: for ever.
+  void SetTimeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }
 
   ncclComm_t comm() const { return comm_; }
   float* window() const { return window_; }  // [size, kNcclWindowFloats]
@@ -88,13 +94,16 @@ class NcclWorld {
     return FromNccl(state, comm_, "all-reduce");
   }
 
-  // Ends kernels that wait for other ranks.
+  // Ends kernels that wait for other ranks. NCCL returns from it only when no graph that has its
+  // calls is left, and the caller may hold some: so a thread of its own waits, maybe until the
+  // process ends. Until it does, NCCL may use the window, which is left to it.
   void Abort() {
-    if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
+    if (comm_ == nullptr) return;
+    std::thread([comm = std::exchange(comm_, nullptr)] { ncclCommAbort(comm); }).detach();
   }
 
  private:
-  explicit NcclWorld(std::chrono::milliseconds timeout) : timeout_(timeout) {}
+  explicit NcclWorld(std::chrono::milliseconds start_timeout) : timeout_(start_timeout) {}
 
   absl::Status Join(const Communicator& host, const ncclUniqueId& id) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -107,7 +116,7 @@ class NcclWorld {
   }
 
   // Memory at the same place on all ranks, so that NCCL may use its symmetric kernels.
-  absl::Status OpenWindow(int size, cudaStream_t) {
+  absl::Status OpenWindow(int size) {
     const size_t bytes = size * kNcclWindowFloats * sizeof(float);
     void* memory = nullptr;
     TANDEM_RETURN_IF_ERROR(FromNccl(ncclMemAlloc(&memory, bytes), comm_, "memory"));
@@ -118,7 +127,7 @@ class NcclWorld {
     return Settle("symmetric memory");
   }
 
-  const std::chrono::milliseconds timeout_;
+  std::chrono::milliseconds timeout_;
   ncclComm_t comm_ = nullptr;
   float* window_ = nullptr;
   ncclWindow_t handle_ = nullptr;  // null where the hardware has no symmetric memory
@@ -151,6 +160,7 @@ class NcclAllReduce : public DeviceAllReduce {
 
   absl::Status Poll() override { return world_->Poll(); }
   void Abort() override { world_->Abort(); }
+  void SetTimeout(std::chrono::milliseconds timeout) override { world_->SetTimeout(timeout); }
 
  private:
   static absl::StatusOr<kernels::cuda::TreeProgram> OwnProgram(int64_t nodes) {
@@ -207,8 +217,8 @@ class NcclAllReduce : public DeviceAllReduce {
 
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(
     cudaStream_t stream, Communicator& host, bool deterministic,
-    std::chrono::milliseconds timeout) {
-  TANDEM_ASSIGN_OR_RETURN(auto world, NcclWorld::Make(stream, host, timeout));
+    std::chrono::milliseconds start_timeout) {
+  TANDEM_ASSIGN_OR_RETURN(auto world, NcclWorld::Make(host, start_timeout));
   return std::make_unique<NcclAllReduce>(stream, host.rank(), deterministic, std::move(world));
 }
 

@@ -1,8 +1,8 @@
 #include <cuda_runtime_api.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
-#include <fstream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,6 +12,7 @@
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
 #include "parallel/device_bytes.h"
+#include "parallel/process_id.h"
 #include "parallel/timeouts.h"
 #include "parallel/tree_program.h"
 
@@ -20,20 +21,12 @@ namespace {
 
 using kernels::cuda::PeerMemory;
 
-// The same for all threads of a process, and no other's on any host.
-std::string ThisProcess() {
-  std::string boot;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  char space[64] = {};  // of process ids
-  const ssize_t length = readlink("/proc/self/ns/pid", space, sizeof(space));
-  return absl::StrCat(boot, " ", std::string(space, length > 0 ? length : 0), " ", getpid());
-}
-
 class PeerAllReduce : public DeviceAllReduce {
  public:
   static absl::StatusOr<std::unique_ptr<DeviceAllReduce>> Make(cudaStream_t stream,
-                                                               Communicator& host) {
-    std::unique_ptr<PeerAllReduce> made(new PeerAllReduce(stream));
+                                                               Communicator& host,
+                                                               std::chrono::milliseconds timeout) {
+    std::unique_ptr<PeerAllReduce> made(new PeerAllReduce(stream, timeout));
     // All ranks open what others have, or nobody does.
     Offer mine;
     TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Allocate(host, &mine)));
@@ -42,13 +35,15 @@ class PeerAllReduce : public DeviceAllReduce {
         const std::vector<std::string> offers,
         host.AllGatherBytes(std::string(reinterpret_cast<const char*>(&mine), sizeof(mine)) +
                             process));
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Open(offers, process)));
+    if (absl::Status opened = AgreeOnStatus(host, made->Open(offers, process)); !opened.ok()) {
+      made->Close();
+      TANDEM_RETURN_IF_ERROR(host.Barrier());
+      return opened;
+    }
     return made;
   }
 
-  ~PeerAllReduce() override {
-    for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
-  }
+  ~PeerAllReduce() override { Close(); }
 
   std::string_view name() const override { return "peer"; }
   int64_t max_floats() const override { return kPeerFloats; }
@@ -64,7 +59,7 @@ class PeerAllReduce : public DeviceAllReduce {
 
   absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout& layout, const float* mine,
                                          const kernels::ResidualNorm& norm) override {
-    if (!kernels::cuda::OneShotNorms(norm.tokens, norm.hidden)) return false;
+    if (!kernels::cuda::OneShotNorms(peers_, norm.tokens, norm.hidden)) return false;
     TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
     const auto timeout = std::chrono::nanoseconds(timeout_).count();
     kernels::cuda::OneShotAllReduceNorm(stream_, peers_, program, mine,
@@ -80,16 +75,23 @@ class PeerAllReduce : public DeviceAllReduce {
   }
 
   void Abort() override {}  // kernels end at their deadline
+  void Close() override {
+    for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
+    opened_.clear();
+  }
   void SetTimeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
 
  private:
-  explicit PeerAllReduce(cudaStream_t stream) : stream_(stream) {}
+  PeerAllReduce(cudaStream_t stream, std::chrono::milliseconds timeout)
+      : stream_(stream), timeout_(timeout) {}
 
   // A rank's inbox for the others.
   struct Offer {
     cudaIpcMemHandle_t handle = {};
     void* memory = nullptr;  // and its card, for ranks of the same process
     int device = 0;
+    cudaUUID_t card = {};
+    int multiprocessors = 0;
   };
 
   absl::Status Allocate(const Communicator& host, Offer* offer) {
@@ -112,15 +114,42 @@ class PeerAllReduce : public DeviceAllReduce {
     peers_.late = late_.as<unsigned>();
     offer->memory = inbox_.data();
     TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDevice(&offer->device), "memory shared between cards"));
+    cudaDeviceProp properties;
+    TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDeviceProperties(&properties, offer->device),
+                                    "memory shared between cards"));
+    offer->card = properties.uuid;
+    offer->multiprocessors = properties.multiProcessorCount;
     return FromCuda(cudaIpcGetMemHandle(&offer->handle, inbox_.data()),
                     "memory shared between cards");
   }
 
+  static Offer OfferOf(const std::string& bytes) {
+    Offer offer;
+    std::memcpy(&offer, bytes.data(), sizeof(offer));
+    return offer;
+  }
+
+  // Blocks that each rank may have, the same for all, so that those of all ranks on a card find
+  // room there at once: a multiprocessor has room for one.
+  static int BlocksAtOnce(const std::vector<std::string>& offers) {
+    int blocks = std::numeric_limits<int>::max();
+    for (const std::string& mine : offers) {
+      const Offer offer = OfferOf(mine);
+      const auto ranks = std::count_if(offers.begin(), offers.end(), [&](const std::string& bytes) {
+        const Offer other = OfferOf(bytes);
+        return std::memcmp(&offer.card, &other.card, sizeof(offer.card)) == 0;
+      });
+      if (ranks == 1) continue;  // its blocks wait for those of the same number alone
+      blocks = std::min(blocks, std::max(1, offer.multiprocessors / static_cast<int>(ranks)));
+    }
+    return blocks;
+  }
+
   absl::Status Open(const std::vector<std::string>& offers, const std::string& process) {
+    peers_.max_blocks = BlocksAtOnce(offers);
     for (int r = 0; r < peers_.size; ++r) {
       if (r == peers_.rank) continue;
-      Offer offer;
-      std::memcpy(&offer, offers[r].data(), sizeof(offer));
+      const Offer offer = OfferOf(offers[r]);
       void* memory = nullptr;
       cudaError_t error =
           cudaIpcOpenMemHandle(&memory, offer.handle, cudaIpcMemLazyEnablePeerAccess);
@@ -158,14 +187,14 @@ class PeerAllReduce : public DeviceAllReduce {
   PeerMemory peers_;
   kernels::Buffer inbox_, state_, late_;
   std::vector<void*> opened_;
-  std::chrono::milliseconds timeout_{0};
+  std::chrono::milliseconds timeout_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(cudaStream_t stream,
-                                                                   Communicator& host) {
-  return PeerAllReduce::Make(stream, host);
+absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(
+    cudaStream_t stream, Communicator& host, std::chrono::milliseconds timeout) {
+  return PeerAllReduce::Make(stream, host, timeout);
 }
 
 }  // namespace tandem::parallel

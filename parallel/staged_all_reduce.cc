@@ -2,12 +2,15 @@
 
 #include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
+#include "parallel/process_id.h"
 
 namespace tandem::parallel {
 namespace {
@@ -97,16 +100,35 @@ class StagedAllReduce : public DeviceAllReduce {
   absl::Status status_;
 };
 
+// Fails on all ranks where two of one process have the same card.
+absl::Status CheckCards(Communicator& host) {
+  int device = 0;
+  TANDEM_RETURN_IF_ERROR(
+      AgreeOnStatus(host, FromCuda(cudaGetDevice(&device), "staged all-reduce")));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> cards,
+                          host.AllGatherBytes(absl::StrCat(ThisProcess(), " ", device)));
+  std::map<std::string, int> rank_of;
+  for (int r = 0; r < host.size(); ++r) {
+    const auto [first, is_new] = rank_of.try_emplace(cards[r], r);
+    if (is_new) continue;
+    return absl::UnimplementedError(
+        absl::StrCat("ranks ", first->second, " and ", r,
+                     " are threads of one process on one card, expected a process or a card each"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
                                                                      Communicator& host,
                                                                      int64_t max_floats) {
+  TANDEM_RETURN_IF_ERROR(CheckCards(host));
   const size_t bytes = static_cast<size_t>(max_floats) * sizeof(float);
-  TANDEM_ASSIGN_OR_RETURN(kernels::Buffer mine, AllocatePinned(bytes));
-  TANDEM_ASSIGN_OR_RETURN(kernels::Buffer sum, AllocatePinned(bytes));
-  return std::make_unique<StagedAllReduce>(stream, host, max_floats, std::move(mine),
-                                           std::move(sum));
+  absl::StatusOr<kernels::Buffer> mine = AllocatePinned(bytes), sum = AllocatePinned(bytes);
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, mine.ok() ? sum.status() : mine.status()));
+  return std::make_unique<StagedAllReduce>(stream, host, max_floats, *std::move(mine),
+                                           *std::move(sum));
 }
 
 }  // namespace tandem::parallel

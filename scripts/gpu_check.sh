@@ -139,7 +139,7 @@ configure_and_build() {
 }
 export -f configure_and_build
 # Loaded when first launched, a kernel of one rank could wait for one of another, on a shared card.
-export build arch CUDA_MODULE_LOADING=EAGER
+export build arch CUDA_MODULE_LOADING=EAGER CUDA_MODULE_DATA_LOADING=EAGER
 
 if wanted build; then
   # No more than two thirds of the time, unless building is all.
@@ -179,9 +179,10 @@ if wanted formats; then
 fi
 wanted streamed && bench "bench of streamed weights" 45 20 --shape "$shape" --layers 4 --modes streamed \
   --what machine,load,decode --batches 1,64
-# They share the card: right or not, and what the exchange costs there.
+# They share the card: right or not, and what the exchange costs there. They are threads, so that
+# the peer way alone is there, which takes steps of 16 tokens of any shape.
 wanted ranks && bench "two ranks on one card" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
-  --what decode --batches 1,32
+  --what decode --batches 1,16 --chunk 16
 if wanted sanitizer && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     stage "compute-sanitizer $tool" 45 25 compute-sanitizer --tool "$tool" --error-exitcode 9 \

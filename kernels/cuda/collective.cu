@@ -15,8 +15,9 @@ namespace tandem::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A block waits for the same one of other ranks, so all of them must run at once. The next kernel
-// may not start before: its blocks might take the place of those of another rank on the card.
+// A block waits for the same one of other ranks, so all of them must run at once: no more than
+// PeerMemory::max_blocks either. The next kernel may not start before: its blocks might take the
+// place of those of another rank on the card.
 constexpr int64_t kMaxBlocks = 64;
 // Where rows are normed, too: a block has one, in shared memory.
 constexpr int kRowThreads = 1024;
@@ -249,15 +250,17 @@ void FinishTree(cudaStream_t stream, const TreeProgram& tree, const float* gathe
 void OneShotAllReduce(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                       const float* mine, int64_t count, uint64_t timeout, float* out) {
   if (count == 0) return;
+  const int64_t most = peers.max_blocks < kMaxBlocks ? peers.max_blocks : kMaxBlocks;
   const int64_t blocks = ((count + 1) / 2 + kThreads - 1) / kThreads;
-  Launch({.grid = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
+  Launch({.grid = dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
           .block = dim3(kThreads),
           .stream = stream},
          &OneShotKernel, peers, tree, MakeMessage(peers, tree, mine, count, timeout), out);
 }
 
-bool OneShotNorms(int64_t tokens, int64_t hidden) {
-  return tokens <= kMaxRows && hidden % 4 == 0 && hidden > 0 && hidden <= kMaxRowFloats;
+bool OneShotNorms(const PeerMemory& peers, int64_t tokens, int64_t hidden) {
+  return tokens <= kMaxRows && tokens <= peers.max_blocks && hidden % 4 == 0 && hidden > 0 &&
+         hidden <= kMaxRowFloats;
 }
 
 void OneShotAllReduceNorm(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,

@@ -36,6 +36,7 @@ struct PeerMemory {
   int rank = 0;
   int size = 0;
   int64_t slot = 0;              // pairs of floats that a rank may send in one call
+  int max_blocks = 1;            // of a rank, that run at once with those of the others on its card
   uint4* inbox[kMaxPeers] = {};  // rank's memory, opened here: [2, size, slot]; zeros at first
   unsigned* state = nullptr;     // own: calls so far, blocks that have ended, 1 + late rank
   unsigned* late = nullptr;      // pinned memory of the host: 1 + the rank that was late
@@ -50,7 +51,7 @@ void OneShotAllReduce(cudaStream_t stream, const PeerMemory& peers, const TreePr
                       const float* mine, int64_t count, uint64_t timeout, float* out);
 
 // Whether there is a kernel for rows of the shape: few, and whole in shared memory.
-bool OneShotNorms(int64_t tokens, int64_t hidden);
+bool OneShotNorms(const PeerMemory& peers, int64_t tokens, int64_t hidden);
 
 // OneShotAllReduce of [tokens, hidden] and AddRmsNorm of its sum in one kernel, with the bits of
 // the two.

@@ -1,9 +1,11 @@
 // NCCL's functions for ranks as threads of a process, as far as parallel/ uses them; ranks of
 // mpirun, which are processes, it refuses, as NCCL does where they share a card. What is
 // queued on a stream waits for the other ranks without holding its thread, so that it can be
-// given up. Values are added in the order of ranks.
+// given up. As NCCL's, a communicator does not end before the graphs that have its calls are gone:
+// ncclCommAbort waits for that. Values are added in the order of ranks.
 #include <cuda_runtime_api.h>
 #include <nccl.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cstdio>
@@ -42,8 +44,9 @@ struct Worlds {
   std::map<uint64_t, std::shared_ptr<World>> by_id;
 };
 
+// Never destroyed: a thread that waits to give a communicator up may outlive main.
 Worlds& GetWorlds() {
-  static Worlds worlds;
+  static Worlds& worlds = *new Worlds;
   return worlds;
 }
 
@@ -56,6 +59,8 @@ struct ncclComm {
   uint64_t rounds = 0;  // that this rank has ended
   bool arrived = false;
   std::atomic<bool> aborted = false;
+  std::atomic<bool> finalized = false;
+  std::atomic<int> recorded = 0;  // calls that graphs have
 };
 
 namespace tandem::emulation {
@@ -68,7 +73,7 @@ struct Handles {
 };
 
 Handles& GetHandles() {
-  static Handles handles;
+  static Handles& handles = *new Handles;
   return handles;
 }
 
@@ -86,14 +91,21 @@ void Forget(ncclComm_t comm) {
   handles.live.erase(comm);
 }
 
+// One of comm->recorded, as long as a copy of it is there.
+std::shared_ptr<void> Recorded(const std::shared_ptr<ncclComm>& comm) {
+  ++comm->recorded;
+  return {nullptr, [comm](void*) { --comm->recorded; }};
+}
+
 using Finish = std::function<void(const std::vector<std::vector<float>>& brought)>;
 
 // Brings `count` floats and calls `finish` once everybody has.
 void EnqueueRound(std::shared_ptr<ncclComm> comm, const float* send, size_t count, Finish finish,
                   cudaStream_t stream) {
   const bool captured = IsCapturing(stream);
-  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish),
-                          captured] {
+  const std::shared_ptr<void> recorded = captured ? Recorded(comm) : nullptr;
+  EnqueueWaiting(stream, [comm = std::move(comm), send, count, finish = std::move(finish), captured,
+                          recorded] {
     if (comm->aborted) return true;
     if (GetFaults().nccl_never_ends) return false;
     World& world = *comm->world;
@@ -173,7 +185,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   const std::lock_guard lock(comm->world->mutex);
   const bool started = comm->world->joined == comm->world->size && !GetFaults().nccl_never_starts;
-  *state = started ? ncclSuccess : ncclInProgress;
+  const bool ending = comm->finalized && comm->recorded > 0;
+  *state = started && !ending ? ncclSuccess : ncclInProgress;
   return ncclSuccess;
 }
 
@@ -187,13 +200,18 @@ ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t window) {
   return window == reinterpret_cast<ncclWindow_t>(comm) ? ncclSuccess : ncclInvalidUsage;
 }
 
-ncclResult_t ncclCommFinalize(ncclComm_t) { return ncclSuccess; }
+ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+  comm->finalized = true;
+  return ncclInProgress;
+}
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   Forget(comm);
   return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  const std::shared_ptr<ncclComm> kept = Find(comm);
   comm->aborted = true;
+  while (comm->recorded > 0) sched_yield();
   Forget(comm);
   return ncclSuccess;
 }

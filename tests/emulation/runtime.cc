@@ -1,6 +1,6 @@
 // The calls of the CUDA runtime that the product makes, emulated. Device memory is
 // the host's, filled with 0xFF when allocated. The one device is of compute
-// capability 8.0.
+// capability 8.0; to collectives, ranks that are threads have one each, with a number of its own.
 #include <cuda_runtime_api.h>
 #include <malloc.h>
 #include <sched.h>
@@ -15,7 +15,9 @@
 #include <vector>
 
 #include "tests/emulation/faults.h"
+#include "tests/emulation/last_error.h"
 #include "tests/emulation/options.h"
+#include "tests/emulation/peer.h"
 #include "tests/emulation/stream.h"
 
 // Opaque to callers.
@@ -49,10 +51,8 @@ namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::vector<CUstream_st*> streams;  // that this thread made
 
-cudaError_t Failed(cudaError_t error) {
-  last_error = error;
-  return error;
-}
+std::atomic<int> cards = 0;
+thread_local const int own_card = cards++;
 
 // While streams run ahead of one that is looked at, their waits leave that one alone.
 thread_local bool ahead = false;
@@ -84,6 +84,11 @@ void Drain(CUstream_st* stream) {
 }
 
 }  // namespace
+
+cudaError_t Failed(cudaError_t error) {
+  last_error = error;
+  return error;
+}
 
 void Enqueue(cudaStream_t stream, std::function<void()> work) {
   EnqueueWaiting(stream, [work = std::move(work)] {
@@ -129,13 +134,14 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = tandem::emulation::GetFaults().one_card ? 0 : tandem::emulation::own_card;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return Failed(cudaErrorInvalidDevice);
+  if (device < 0 || device > tandem::emulation::cards) return Failed(cudaErrorInvalidDevice);
   *properties = {};
+  std::memcpy(properties->uuid.bytes, &device, sizeof(device));
   std::strcpy(properties->name, "emulation");
   properties->major = 8;
   properties->minor = 0;
@@ -160,6 +166,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 
 // Waits for the device's work, as a card does.
 cudaError_t cudaFree(void* data) {
+  tandem::emulation::NoteFree(data);
   taken -= malloc_usable_size(data);
   return cudaFreeHost(data);
 }

@@ -14,6 +14,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/model_runner.h"
 #include "tests/support/model_world.h"
+#include "tests/support/warm_products.h"
 
 namespace tandem {
 namespace {
@@ -111,9 +112,11 @@ Tokens Serve(const Setting& setting) {
     return kernels::MakeCudaBackend({.deterministic = true, .scratch_bytes = 256 << 10});
   };
   options.make_communicator = [&](kernels::Backend& backend, parallel::Communicator& host) {
+    testing::WarmProducts(backend);
     return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
                                                    .max_floats = 128 << 10,
                                                    .max_gathered = 128 << 10,
+                                                   .step_timeout = std::chrono::minutes(1),
                                                    .deterministic = true,
                                                    .way = setting.way});
   };

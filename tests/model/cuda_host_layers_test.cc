@@ -10,6 +10,7 @@
 #include "parallel/device_communicator.h"
 #include "tests/bench/random_model.h"
 #include "tests/support/model_world.h"
+#include "tests/support/warm_products.h"
 
 namespace tandem {
 namespace {
@@ -28,9 +29,11 @@ testing::WorldOptions OnCards(int tp, bool deterministic, const char* dtype) {
   };
   options.make_communicator = [deterministic](kernels::Backend& backend,
                                               parallel::Communicator& host) {
+    testing::WarmProducts(backend);
     return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
                                                    .max_floats = 128 << 10,
                                                    .max_gathered = 128 << 10,
+                                                   .step_timeout = std::chrono::minutes(1),
                                                    .deterministic = deterministic,
                                                    .way = deterministic ? "peer" : "staged"});
   };

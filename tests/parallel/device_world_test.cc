@@ -169,6 +169,31 @@ TEST(DeviceWorld, GraphsReplayAllReduces) {
         });
 }
 
+// NCCL's own end waits for the graphs that have its calls, and who awaits a step holds them.
+TEST(DeviceWorld, HangsInAGraphAreToldWhileItIsThere) {
+  RunRanks(2, {.step_timeout = std::chrono::milliseconds(300), .way = "nccl"},
+           [&](const CudaStream& stream, Communicator& host, Communicator& communicator) {
+             const int64_t count = 96;
+             const CudaArray<float> mine(stream, count), sum(stream, count);
+             ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+                       cudaSuccess);
+             EXPECT_TRUE(
+                 communicator.AllReduceTree(TreeLayout::OfRanks(2), mine.data(), count, sum.data())
+                     .ok());
+             cudaGraph_t graph;
+             ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+             cudaGraphExec_t exec;
+             ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+             EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+             EXPECT_TRUE(host.Barrier().ok());  // nobody is in a trial
+             emulation::GetFaults().nccl_never_ends = true;
+             ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
+             EXPECT_EQ(communicator.Await().code(), absl::StatusCode::kUnavailable);
+             EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+           });
+  emulation::GetFaults().nccl_never_ends = false;
+}
+
 // What a step does between two layers, on one rank: rows of `tokens` tokens are added up, added to
 // the residual stream and normed. The residual stream, then the normed rows.
 std::vector<float> AddUpAndNorm(kernels::Backend& backend, Communicator& communicator,
@@ -188,12 +213,12 @@ std::vector<float> AddUpAndNorm(kernels::Backend& backend, Communicator& communi
   const auto weight = upload(testing::RandomFloats(hidden, 3));
   const auto sum = upload(std::vector<float>(count));
   const kernels::ResidualNorm norm = {.delta_bias = biased ? bias.as<float>() : nullptr,
-                             .residual = both.as<float>(),
-                             .weight = weight.as<float>(),
-                             .epsilon = 1e-5f,
-                             .tokens = tokens,
-                             .hidden = hidden,
-                             .out = both.as<float>() + count};
+                                      .residual = both.as<float>(),
+                                      .weight = weight.as<float>(),
+                                      .epsilon = 1e-5f,
+                                      .tokens = tokens,
+                                      .hidden = hidden,
+                                      .out = both.as<float>() + count};
   for (int round = 0; round < 3; ++round) {
     if (in_one) {
       EXPECT_TRUE(
@@ -219,11 +244,13 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
   };
   const Shape shapes[] = {{1, 1028, false, true}, {3, 2052, true, true}, {32, 64, true, true},
                           {33, 64, false, false}, {2, 102, true, false}, {1, 4096, true, true}};
-  for (const int size : {2, 3, 4}) {
+  // On one card, which has four multiprocessors here, each has a part of them for its blocks.
+  for (const auto& [size, one_card] : {std::pair(2, false), {3, false}, {4, false}, {2, true}}) {
+    emulation::GetFaults().one_card = one_card;
     ThreadWorld world(size);
     std::vector<std::thread> ranks;
     for (int r = 0; r < size; ++r) {
-      ranks.emplace_back([&, r] {
+      ranks.emplace_back([&, r, size, one_card] {
         const auto backend = *kernels::MakeCudaBackend({.scratch_bytes = 64 << 10});
         const auto host = world.Make(r);
         const auto made = MakeDeviceCommunicator(*host, {.stream = kernels::CudaStreamOf(*backend),
@@ -249,13 +276,15 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
           const int64_t middle = emulation::GridsRun();
           EXPECT_EQ(run(true), two) << size << " ranks, " << shape.tokens << " x " << shape.hidden;
           const int64_t grids = emulation::GridsRun() - middle;
-          EXPECT_EQ(grids, shape.fits ? (middle - begin) / 2 : middle - begin);
+          const bool fits = shape.fits && (!one_card || shape.tokens <= 4 / size);
+          EXPECT_EQ(grids, fits ? (middle - begin) / 2 : middle - begin);
         }
         EXPECT_TRUE(host->Barrier().ok());
       });
     }
     for (std::thread& rank : ranks) rank.join();
   }
+  emulation::GetFaults().one_card = false;
 }
 
 uint64_t FreeOnCard() {
@@ -314,21 +343,23 @@ struct Verdict {
   bool usable = false;  // the world, in spite of it
 };
 
-Verdict TryFaulty(const std::string& way) {
+Verdict TryFaulty(const std::string& way, DeviceCommunicatorOptions options = {}) {
+  options.max_floats = 2048;
+  options.max_gathered = 1;
   Verdict verdicts[2];
   ThreadWorld world(2);
   std::vector<std::thread> ranks;
   for (int r = 0; r < 2; ++r) {
-    ranks.emplace_back([&, r] {
+    ranks.emplace_back([&, r, options]() mutable {
       const CudaStream stream;
+      options.stream = stream.get();
       const auto host = world.Make(r);
       std::vector<AllReduceTrial> trials;
-      const auto made = MakeDeviceCommunicator(
-          *host, {.stream = stream.get(), .max_floats = 2048, .max_gathered = 1}, &trials);
+      const auto made = MakeDeviceCommunicator(*host, options, &trials);
       ASSERT_TRUE(made.ok()) << made.status();
       for (const AllReduceTrial& trial : trials) {
         if (trial.way == way) verdicts[r].status = trial.status;
-        EXPECT_TRUE(trial.way != "staged" || trial.status.ok()) << trial.status;
+        EXPECT_TRUE(trial.way == way || trial.way != "staged" || trial.status.ok()) << trial.status;
       }
       FromHostMemory adapted(stream, **made);
       std::vector<float> one = {static_cast<float>(r + 1)}, sum(1);
@@ -366,13 +397,57 @@ TEST(DeviceWorld, RanksOfOneProcessReachEachOther) {
   EXPECT_TRUE(verdict.usable);
 }
 
+// What is left of its error with the runtime is not the next one's.
+TEST(DeviceWorld, WaysAreTriedAfterOneThatIsNotThere) {
+  const Fault fault(emulation::GetFaults().ipc_unsupported);
+  EXPECT_EQ(TryFaulty("peer").status.code(), absl::StatusCode::kUnavailable);
+  const Verdict verdict = TryFaulty("nccl");
+  EXPECT_TRUE(verdict.status.ok()) << verdict.status;
+  EXPECT_TRUE(verdict.usable);
+}
+
+// Where the driver may run what the staged way does on the host for one rank after the other.
+TEST(DeviceWorld, ThreadsOnOneCardTakeThePeerWayForTheStagedOne) {
+  const Fault fault(emulation::GetFaults().one_card);
+  const Verdict verdict = TryFaulty("staged", {.way = "staged"});
+  EXPECT_EQ(verdict.status.code(), absl::StatusCode::kUnimplemented) << verdict.status;
+  EXPECT_NE(verdict.status.message().find("ranks 0 and 1 are threads of one process on one card"),
+            std::string_view::npos)
+      << verdict.status;
+  EXPECT_TRUE(verdict.usable);
+}
+
+TEST(DeviceWorld, MessagesThatNoWayTakesAreToldAtTheStart) {
+  const Fault fault(emulation::GetFaults().one_card);
+  ThreadWorld world(2);
+  std::vector<std::thread> ranks;
+  for (int r = 0; r < 2; ++r) {
+    ranks.emplace_back([&, r] {
+      const CudaStream stream;
+      const auto host = world.Make(r);
+      const absl::Status status =
+          MakeDeviceCommunicator(
+              *host, {.stream = stream.get(), .max_floats = kPeerFloats + 1, .way = "staged"})
+              .status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+      EXPECT_NE(status.message().find("no way takes sums of 131073 floats; staged: "),
+                std::string_view::npos)
+          << status;
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+}
+
 TEST(DeviceWorld, LostWritesBetweenCardsAreFoundInTime) {
   const Fault fault(emulation::GetFaults().peer_writes_lost);
+  const int freed = emulation::FreedWhileOpen();
   const Verdict verdict = TryFaulty("peer");
   EXPECT_EQ(verdict.status.code(), absl::StatusCode::kUnavailable) << verdict.status;
   EXPECT_NE(verdict.status.message().find("rank 1 has not answered rank 0"), std::string_view::npos)
       << verdict.status;
   EXPECT_TRUE(verdict.usable);
+  // Ranks let go of each other's memory before it is freed.
+  EXPECT_EQ(emulation::FreedWhileOpen(), freed);
 }
 
 TEST(DeviceWorld, WrongSumsAreFound) {
@@ -383,13 +458,17 @@ TEST(DeviceWorld, WrongSumsAreFound) {
 }
 
 TEST(DeviceWorld, HangsAreGivenUp) {
-  for (std::atomic<bool>* flag :
-       {&emulation::GetFaults().nccl_never_ends, &emulation::GetFaults().nccl_never_starts}) {
-    const Fault fault(*flag);
-    const Verdict verdict = TryFaulty("nccl");
-    EXPECT_FALSE(verdict.status.ok());
-    EXPECT_TRUE(verdict.usable);
-  }
+  const Fault fault(emulation::GetFaults().nccl_never_ends);
+  const Verdict verdict = TryFaulty("nccl");
+  EXPECT_FALSE(verdict.status.ok());
+  EXPECT_TRUE(verdict.usable);
+}
+
+TEST(DeviceWorld, AStartThatHangsIsGivenUp) {
+  const Fault fault(emulation::GetFaults().nccl_never_starts);
+  const Verdict verdict = TryFaulty("nccl", {.nccl_start_timeout = std::chrono::milliseconds(200)});
+  EXPECT_EQ(verdict.status.message(), "NCCL: start: not done after 200 ms");
+  EXPECT_TRUE(verdict.usable);
 }
 
 }  // namespace
