@@ -326,7 +326,8 @@ int RunBatchRank(const BatchOptions& options) {
   // Before MPI starts threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return ReportError(signals.status());
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* all_world = started->world.get();
   parallel::Communicator& all = *started->communicator;
@@ -350,7 +351,9 @@ int RunBatchRank(const BatchOptions& options) {
   Start start;
   absl::Status opened;
   if (all.rank() == 0) {
-    stop.emplace(*std::move(signals), options.time_limit);
+    // Ranks of a foreign mpirun or srun end together.
+    const bool may_leave = all_world == nullptr || StartedByLauncher();
+    stop.emplace(*std::move(signals), options.time_limit, may_leave);
   } else {
     server::IgnoreDrainSignals();
   }
@@ -392,6 +395,8 @@ int RunBatchRank(const BatchOptions& options) {
 
   const absl::StatusOr<ModelWork> work = WorkOf(**runtime);
   if (!work.ok()) return LoneError(all_world, work.status());
+  if (all_world != nullptr) all_world->SetPatience(kStepTimeout);  // nothing is left that takes long
+  if (stop.has_value()) stop->RowsBegin();
   std::optional<CountingExecutor> executor;
   absl::StatusOr<int> code = 0;
   if (rank == 0) {

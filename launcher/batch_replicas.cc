@@ -203,7 +203,7 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
     // Forks: before any thread.
     TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
     ReplicaLinks links(*listener, coordinator, job->context, summary.replicas);
-    const BatchStop stop(std::move(signals), options.time_limit);
+    const BatchStop stop(std::move(signals), options.time_limit, /*leaves_early=*/false);
     BatchProgress progress(options.progress_interval);
     Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
     absl::Status status;

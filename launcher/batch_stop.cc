@@ -1,6 +1,9 @@
 #include "launcher/batch_stop.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -8,6 +11,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "launcher/exit_code.h"
 
 namespace tandem::launcher {
 namespace {
@@ -17,7 +21,8 @@ constexpr std::chrono::seconds kEndMargin{30};
 
 }  // namespace
 
-BatchStop::BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_limit)
+BatchStop::BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_limit,
+                     bool leaves_early)
     : signals_(std::move(signals)) {
   if (time_limit > 0) EndIn(std::chrono::duration<double>(time_limit));
   const char* slurm_end = std::getenv("SLURM_JOB_END_TIME");
@@ -25,8 +30,14 @@ BatchStop::BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_
   if (slurm_end != nullptr && absl::SimpleAtoi(slurm_end, &end)) {
     EndIn(std::chrono::seconds(end - std::time(nullptr)) - kEndMargin);
   }
-  thread_ = std::thread([this] {
-    if (const int signal = signals_->Wait(); signal != 0) signal_ = signal;
+  thread_ = std::thread([this, leaves_early] {
+    const int signal = signals_->Wait();
+    if (signal == 0) return;
+    signal_ = signal;
+    if (!leaves_early || rows_begun_) return;
+    std::fprintf(stderr, "tandem: stopping, %s, before a row has begun: run the same line again\n",
+                 Reason().c_str());
+    _exit(kExitRequeue);
   });
 }
 

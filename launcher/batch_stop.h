@@ -14,10 +14,15 @@ namespace tandem::launcher {
 class BatchStop {
  public:
   // `time_limit` in seconds from now; 0: none. In a Slurm job its end counts too. Starts a thread.
-  BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_limit);
+  // With `leaves_early` a signal before RowsBegin ends this process at once, with kExitRequeue:
+  // nothing that it does is worth the wait for a model.
+  BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_limit, bool leaves_early);
   ~BatchStop();
   BatchStop(const BatchStop&) = delete;
   BatchStop& operator=(const BatchStop&) = delete;
+
+  // The model is loaded.
+  void RowsBegin() { rows_begun_ = true; }
 
   // Empty: go on.
   std::string Reason() const;
@@ -28,6 +33,7 @@ class BatchStop {
 
   const std::unique_ptr<server::DrainSignals> signals_;
   std::atomic<int> signal_{0};
+  std::atomic<bool> rows_begun_{false};
   Clock::time_point end_ = Clock::time_point::max();
   std::thread thread_;
 };

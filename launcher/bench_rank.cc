@@ -156,7 +156,8 @@ absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
 }  // namespace
 
 int RunBenchRank(const BenchOptions& options) {
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();

@@ -124,7 +124,8 @@ void PrintJson(const std::vector<AllReduceTrial>& trials, int ranks) {
 }  // namespace
 
 int RunDoctorRank(const DoctorOptions& options) {
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* const world = started->world.get();
   parallel::Communicator& start = *started->communicator;

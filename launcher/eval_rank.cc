@@ -116,7 +116,8 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
 }  // namespace
 
 int RunEvalRank(const EvalOptions& options) {
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();

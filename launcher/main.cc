@@ -104,7 +104,7 @@ absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
   world.pass_stdin = options.input == "-";
   world.relay_stdout = true;
   world.drains = true;
-  world.unheard_code = kExitRequeue;
+  world.resumable = true;
   if (const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess()) {
     model.hosts = role->hosts;
   } else {

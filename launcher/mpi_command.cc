@@ -62,7 +62,7 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int
 }
 
 std::vector<std::string> ExportedVariables(const char* const* environment) {
-  std::vector<std::string> names = {kParentVariable, kRestartsVariable};
+  std::vector<std::string> names = {kParentVariable, kRestartsVariable, kDataStoreVariable};
   for (; *environment != nullptr; ++environment) {
     const std::string name(*environment, std::strcspn(*environment, "="));
     const bool wanted = StartsWith(name, "TANDEM_") || StartsWith(name, "NCCL_") ||

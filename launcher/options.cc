@@ -89,6 +89,10 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
   app->add_option("--max-batched-tokens", options->max_batched_tokens, "Tokens of one step")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
       ->capture_default_str();
+  app->add_option("--start-timeout", options->start_timeout,
+                  "Seconds that a rank may keep the others waiting while it starts and loads")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
   app->add_option("--trace", options->trace_file,
                   "File for what each rank did when, as Perfetto opens it");
   app->add_option_function<std::string>(

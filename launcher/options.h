@@ -31,6 +31,7 @@ struct ModelOptions {
   uint64_t kv_memory = 0;       // bytes a rank; 0: what is left
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
+  double start_timeout = 1800;            // seconds that a rank may keep others waiting before steps
   std::string trace_file;                 // empty: none
   std::string collectives = "auto";       // auto, shm, mpi
   std::string card_collectives = "auto";  // auto, nccl, peer, staged

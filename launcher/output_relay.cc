@@ -1,6 +1,8 @@
 #include "launcher/output_relay.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -35,6 +37,10 @@ absl::Status OutputRelay::Open() {
   }
   read_end_ = ends[0];
   write_end_ = ends[1];
+  abandoned_ = eventfd(0, EFD_CLOEXEC);
+  if (abandoned_ < 0) {
+    return absl::InternalError(absl::StrCat("cannot make an eventfd: ", std::strerror(errno)));
+  }
   return absl::OkStatus();
 }
 
@@ -48,10 +54,14 @@ void OutputRelay::Start() {
 
 void OutputRelay::Finish() {
   if (thread_.joinable()) thread_.join();
-  for (int* end : {&read_end_, &write_end_}) {
+  for (int* end : {&read_end_, &write_end_, &abandoned_}) {
     if (*end >= 0) close(*end);
     *end = -1;
   }
+}
+
+void OutputRelay::Abandon() {
+  if (abandoned_ >= 0) eventfd_write(abandoned_, 1);
 }
 
 void OutputRelay::Copy() {
@@ -63,6 +73,9 @@ void OutputRelay::Copy() {
   pthread_sigmask(SIG_BLOCK, &pipe_signal, nullptr);
   char buffer[1 << 16];
   while (true) {
+    pollfd ready[] = {{read_end_, POLLIN, 0}, {abandoned_, POLLIN, 0}};
+    if (poll(ready, 2, -1) < 0) continue;  // EINTR
+    if (ready[0].revents == 0) break;
     const ssize_t count = read(read_end_, buffer, sizeof(buffer));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) break;

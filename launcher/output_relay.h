@@ -31,6 +31,8 @@ class OutputRelay {
   bool failed() const { return failed_; }
   // After the child and all that it started: when the last byte is copied.
   void Finish();
+  // Before Finish: what is in the pipe is the last, though somebody may hold it open.
+  void Abandon();
 
  private:
   void Copy();
@@ -40,6 +42,7 @@ class OutputRelay {
   NoticeFilter* const filter_;
   int read_end_ = -1;
   int write_end_ = -1;
+  int abandoned_ = -1;  // an eventfd
   std::atomic<bool> failed_{false};
   std::thread thread_;
 };

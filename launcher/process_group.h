@@ -12,6 +12,9 @@ inline constexpr char kParentVariable[] = "TANDEM_PARENT_PID";
 // How many worlds RunWorld has started before this one; set by it.
 inline constexpr char kRestartsVariable[] = "TANDEM_RESTARTS";
 
+// How PMIx keeps what ranks tell each other; set by RunWorld where the user has not.
+inline constexpr char kDataStoreVariable[] = "PMIX_MCA_gds";
+
 // True in a process that RunWorld started, directly or through mpirun.
 bool StartedByLauncher();
 

@@ -183,7 +183,8 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
 }  // namespace
 
 int RunGenerateRank(const GenerateOptions& options) {
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::warn);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
@@ -239,7 +240,8 @@ int RunServeRank(const ServeOptions& options) {
   // Before MPI and gRPC start threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return ReportError(signals.status());
-  const absl::StatusOr<StartedRank> started = StartRank(spdlog::level::info);
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::info, options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
@@ -261,6 +263,7 @@ int RunServeRank(const ServeOptions& options) {
     // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
     front_options.sigterm_is_loss =
         communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+    front_options.dies_while_loading = StartedByLauncher();
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     opened = [&]() -> absl::Status {
@@ -305,6 +308,7 @@ int RunServeRank(const ServeOptions& options) {
     front.reset();
     return AgreedError(world, runtime.status());
   }
+  if (world != nullptr) world->SetPatience(step_timeout);  // nothing is left that takes long
   if (rank != 0) {
     if (absl::Status status = (*runtime)->Work(); !status.ok()) return LostWorld(world, status);
     if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);

@@ -134,7 +134,7 @@ class RankRuntime {
   int local_size_ = 1;                             // ranks of this world on this host
   int local_rank_ = 0;                             // among all of the host, other worlds included
   int host_ranks_ = 1;                             // with those of other worlds, all alike
-  std::unique_ptr<parallel::Communicator> start_;  // without deadlines
+  std::unique_ptr<parallel::Communicator> start_;  // with the world's patience
   parallel::Collectives collectives_;              // of steps; empty in a world of one
   parallel::Communicator* communicator_ = nullptr;
   parallel::Communicator* untimed_ = nullptr;  // the same without a timer; null at TP = 1

@@ -3,6 +3,9 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <unistd.h>
+
+#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -23,15 +26,26 @@ void StartLog(int rank, spdlog::level::level_enum level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+// A rank that waits in MPI's own start or end.
+void GiveUp(const absl::Status& status) {
+  const char* rank = std::getenv("PMIX_RANK");
+  ReportError(absl::InternalError(absl::StrCat("rank ", rank == nullptr ? "?" : rank, ": ",
+                                               std::string(status.message()))));
+  _exit(kExitInternal);
+}
+
 }  // namespace
 
-absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level) {
+absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level, double start_timeout) {
   TANDEM_ASSIGN_OR_RETURN(
       const std::optional<int> size,
       FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
   StartedRank started;
   if (size.has_value()) {
-    TANDEM_ASSIGN_OR_RETURN(started.world, parallel::MpiWorld::Start());
+    TANDEM_ASSIGN_OR_RETURN(started.world,
+                            parallel::MpiWorld::Start(
+                                std::chrono::milliseconds(static_cast<int64_t>(start_timeout * 1e3)),
+                                &GiveUp));
     started.communicator = started.world->MakeCommunicator();
   } else {
     started.communicator = std::make_unique<parallel::SelfCommunicator>();
@@ -47,11 +61,13 @@ absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& co
 }
 
 int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {
+  if (absl::IsDeadlineExceeded(status)) return LostWorld(world, status);
   if (world != nullptr && world->rank() != 0) return ExitCode(status);
   return ReportError(status);
 }
 
 int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
+  if (absl::IsDeadlineExceeded(status)) return LostWorld(world, status);
   const int code = ReportError(
       world == nullptr ? status
                        : absl::Status(status.code(), absl::StrCat("rank ", world->rank(), ": ",

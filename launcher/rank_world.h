@@ -21,14 +21,16 @@ struct StartedRank {
 };
 
 // Joins the world that this process was started in, and starts the log, which goes to stderr:
-// stdout belongs to answers. Before any thread that is to have other signals blocked.
-absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level);
+// stdout belongs to answers. Before any thread that is to have other signals blocked. Where another
+// rank does not come within start_timeout seconds, ends this one with kExitInternal.
+absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level, double start_timeout);
 
 // Collective. Null without --trace.
 absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& communicator,
                                                       const ModelOptions& model);
 
-// An error that all ranks have agreed on: rank 0 says it, all end with its code.
+// An error that all ranks have agreed on: rank 0 says it, all end with its code. DEADLINE_EXCEEDED
+// is none: a rank did not come to agree, and the world is lost.
 int AgreedError(parallel::MpiWorld* world, const absl::Status& status);
 
 // An error of this rank alone, others may be waiting for it: the world ends.

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -12,9 +13,11 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "launcher/exit_code.h"
+#include "launcher/local_ranks.h"
 #include "launcher/output_relay.h"
 #include "launcher/process_group.h"
 
@@ -22,6 +25,9 @@ namespace tandem::launcher {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// For killed processes to be gone.
+constexpr std::chrono::seconds kOrphansEnd{10};
 
 int Fail(const std::string& what) {
   std::fprintf(stderr, "tandem: %s\n", what.c_str());
@@ -39,6 +45,8 @@ int Fail(const std::string& what) {
   const pid_t parent_of_ranks = options.through_mpirun ? getpid() : launcher;
   setenv(kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
   setenv(kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
+  // PMIx's default has locks in shared memory: a rank that is killed holding one hangs mpirun.
+  setenv(kDataStoreVariable, "hash", 0);
   if (!options.pass_stdin || isatty(STDIN_FILENO)) {
     const int null = open("/dev/null", O_RDONLY);
     if (null >= 0) {
@@ -57,15 +65,26 @@ int Fail(const std::string& what) {
   _exit(kExitUnavailable);
 }
 
-// Ranks whose mpirun is gone come to us, their subreaper. They are dying already; make sure.
-void EndOrphans() {
+// Ranks whose mpirun is gone come to us, their subreaper. They are dying already; make sure. False
+// where one does not die, as in a system call that does not return.
+bool EndOrphans() {
+  const Clock::time_point until = Clock::now() + kOrphansEnd;
+  std::string left;
   while (true) {
+    left.clear();
     std::ifstream children(absl::StrCat("/proc/self/task/", getpid(), "/children"));
-    pid_t child = 0;
-    while (children >> child) kill(child, SIGKILL);
-    const pid_t reaped = waitpid(-1, nullptr, 0);
-    if (reaped < 0 && errno != EINTR) return;
+    for (pid_t child = 0; children >> child;) {
+      kill(child, SIGKILL);
+      absl::StrAppend(&left, " ", child);
+    }
+    const pid_t reaped = waitpid(-1, nullptr, WNOHANG);
+    if (reaped < 0 && errno != EINTR) return true;
+    if (reaped != 0) continue;
+    if (Clock::now() >= until) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  Fail(absl::StrCat("processes of the world do not end, even by SIGKILL:", left));
+  return false;
 }
 
 std::string SignalName(int signal) {
@@ -96,10 +115,11 @@ class AwaitedSignals {
   // The mask that a child is to have.
   const sigset_t& before() const { return before_; }
 
-  // The next signal, or -1 when the time is over.
-  int Wait(Clock::duration longest) const {
+  // The next signal, or -1 at this time or an hour later.
+  int Wait(Clock::time_point until) const {
     const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
-        std::max(Clock::duration::zero(), longest));
+        std::clamp<Clock::duration>(until - Clock::now(), Clock::duration::zero(),
+                                    std::chrono::hours(1)));
     const timespec wait{left.count() / 1'000'000'000, left.count() % 1'000'000'000};
     return sigtimedwait(&set_, nullptr, &wait);
   }
@@ -166,6 +186,8 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
   if (options.through_mpirun) errors.Start();
 
   bool insisted = false;  // a second signal came
+  bool lost = false;      // a rank has gone, and mpirun lives on
+  bool unheard = false;   // the request to finish came before any rank of this host
   int force = 0;          // how often force was used: SIGTERM, then SIGKILL
   std::optional<Clock::time_point> next_force;
   const auto use_force = [&] {
@@ -173,6 +195,7 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
     ++force;
     next_force = Clock::now() + options.grace;
   };
+  LocalRanks ranks(world);
 
   int status = 0;
   while (true) {
@@ -187,13 +210,29 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
     if (ended) break;
     // An answer that nobody gets need not be made.
     if (answers.failed() && force == 0) use_force();
+    if (options.through_mpirun && Clock::now() >= ranks.next_look()) {
+      ranks.Look();
+      if (unheard && ranks.any_seen()) {
+        unheard = false;
+        kill(world, SIGUSR1);
+      }
+      if (force == 0 && ranks.missing_for() >= options.lost_grace) {
+        lost = true;
+        Fail(absl::StrCat("a rank has gone and mpirun has not ended the world within ",
+                          options.lost_grace.count() / 1000, " s: ending it by force"));
+        use_force();
+      }
+    }
 
-    const int signal =
-        signals.Wait(next_force.has_value() ? *next_force - Clock::now() : std::chrono::hours(1));
+    Clock::time_point until = options.through_mpirun ? ranks.next_look() : Clock::time_point::max();
+    if (next_force.has_value()) until = std::min(until, *next_force);
+    const int signal = signals.Wait(until);
     if (AsksToFinish(signal)) {
       if (*asked_by == 0) {
         *asked_by = signal;
         if (options.drains) {
+          if (options.through_mpirun) ranks.Look();
+          unheard = options.through_mpirun && !ranks.any_seen();
           kill(world, SIGUSR1);
           next_force = Clock::now() + options.drain_timeout + options.grace;
         } else {
@@ -207,9 +246,11 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
       use_force();
     }
   }
-  EndOrphans();
-  answers.Finish();
-  errors.Finish();
+  const bool all_gone = EndOrphans();
+  for (OutputRelay* relay : {&answers, &errors}) {
+    if (!all_gone) relay->Abandon();
+    relay->Finish();
+  }
 
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (answers.failed() && *asked_by == 0 && (code == 0 || force > 0)) {
@@ -218,12 +259,17 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
   if (*asked_by != 0) {
     if (!options.drains) return {128 + *asked_by};
     if (force > 0) {
-      return {Fail(insisted ? "a second signal ended the world before it had drained"
-                            : "the world did not end within the drain timeout")};
+      if (!lost) {
+        Fail(insisted ? "a second signal ended the world before it had drained"
+                      : "the world did not end within the drain timeout");
+      }
+      return {options.resumable ? kExitRequeue : kExitInternal};
     }
     // Nobody was there yet to take the request: nothing was being done either.
-    if (code == 128 + SIGUSR1) return {options.unheard_code};
+    if (code == 128 + SIGUSR1) return {options.resumable ? kExitRequeue : 0};
   }
+  if (!all_gone) return {kExitInternal};  // what they hold, a new world would lack
+  if (lost) return {kExitInternal, true};
   return Explain(status, notices.rank_end(), options, argv[0]);
 }
 
@@ -237,7 +283,9 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
   for (int restarts = 0;; ++restarts) {
     const Clock::time_point start = Clock::now();
     const WorldEnd end = RunOnce(argv, options, signals, restarts, &asked_by);
-    if (!end.failed || asked_by != 0 || options.max_restarts == 0) return end.code;
+    if (!end.failed || asked_by != 0 || options.max_restarts == 0) {
+      return end.failed && options.resumable ? kExitInternal : end.code;
+    }
     if (Clock::now() - start >= options.stable_after) failures = 0;
     if (++failures > options.max_restarts) {
       return Fail(absl::StrCat("giving up: ", failures, " worlds in a row failed within ",
@@ -248,7 +296,7 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
     std::fprintf(stderr, "tandem: starting the world again in %.1f s (%d of %d)\n",
                  std::chrono::duration<double>(pause).count(), failures, options.max_restarts);
     for (const Clock::time_point until = Clock::now() + pause; Clock::now() < until;) {
-      if (AsksToFinish(signals.Wait(until - Clock::now()))) return 0;  // nothing is being served
+      if (AsksToFinish(signals.Wait(until))) return 0;  // nothing is being served
     }
   }
 }

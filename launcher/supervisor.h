@@ -6,6 +6,9 @@
 // when it is not over within the drain timeout and some seconds, or at a second signal, it is ended
 // by force. A world that does not drain is ended at once.
 //
+// mpirun ends a world that has lost a rank, and where it hangs itself we do: it gets lost_grace from
+// the moment that a rank of this host is gone.
+//
 // A world that loses a rank, or that ends itself because one stalls, is started again after a
 // pause that doubles, as often as allowed. An end that a new world would meet too (a bad model, a
 // port in use) is final.
@@ -23,9 +26,12 @@ struct WorldOptions {
   bool through_mpirun = true;  // else argv is the one rank itself
   bool drains = false;
   std::chrono::milliseconds drain_timeout{30'000};
-  int unheard_code = 0;  // for a drain that came before the ranks could hear of it
+  // A job that the same command line goes on with: 75 for a drain, forced or too early, and 70
+  // where a rank was lost, whatever it died of.
+  bool resumable = false;
   // Between the end of the drain timeout and force, and between one force and the next.
   std::chrono::milliseconds grace{5'000};
+  std::chrono::milliseconds lost_grace{20'000};
   bool relay_stdout = false;  // to know that it cannot be written (output_relay.h)
   bool pass_stdin = false;    // to the world; never a terminal, which it could not read
 
@@ -37,8 +43,8 @@ struct WorldOptions {
 
 // argv[0] is a path. stdout and stderr pass through, but for mpirun's notices of a world's end
 // (notice_filter.h). Returns the exit code: what the world's first
-// failing rank ended with (exit_code.h); 0 for a drain, unheard_code for one that came before the
-// ranks could take it; 70 for a drain that had to be forced and for worlds that keep failing; 74
+// failing rank ended with (exit_code.h); 0 for a drain, and for one that came before the ranks could
+// take it; 70 for a drain that had to be forced, for worlds that keep failing and where mpirun hung; 74
 // where a relayed stdout could not be written, which ends the world; 128 + N after signal N to a
 // world that does not drain, and where a rank died of signal N and no new world is allowed. An end
 // that no rank has explained gets one line on stderr, which names rank, host and signal where

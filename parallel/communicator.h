@@ -78,7 +78,8 @@ class Communicator {
   // step; their error. Not collective.
   virtual absl::Status Await() { return absl::OkStatus(); }
 
-  // Everybody's bytes, by rank. For start and end, not for steps.
+  // Everybody's bytes, by rank. For start and end, not for steps. DEADLINE_EXCEEDED where a rank
+  // does not come within the world's patience (mpi_world.h): the world is lost.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) = 0;
 
   virtual absl::Status Barrier() = 0;

@@ -31,6 +31,7 @@ constexpr int kStepTag = 2;
 constexpr int kSliceTag = 3;
 constexpr int kGatherTag = 4;
 constexpr int kBarrierTag = 5;
+constexpr int kBytesTag = 6;
 
 // Up to this many bytes of result an all-reduce sends all partial sums to all
 // ranks in one round; above, each rank finishes a slice and the slices are
@@ -63,12 +64,12 @@ class Requests {
  public:
   Requests(const MpiGroup& group, std::vector<int> members, int world_rank,
            std::chrono::milliseconds timeout)
-      : communicator_(group.communicator),
+      : group_(group),
         members_(std::move(members)),
         world_rank_(world_rank),
         timeout_(timeout) {}
 
-  MPI_Comm communicator() const { return communicator_; }
+  MPI_Comm communicator() const { return group_.communicator; }
 
   int size() const { return static_cast<int>(members_.size()); }
   int rank() const {
@@ -84,45 +85,57 @@ class Requests {
   }
   void Receive(void* to, int64_t count, MPI_Datatype type, int peer, int tag) {
     peers_.push_back(peer);
-    MPI_Irecv(to, static_cast<int>(count), type, members_[peer], tag, communicator_,
+    MPI_Irecv(to, static_cast<int>(count), type, members_[peer], tag, communicator(),
               &requests_.emplace_back());
   }
   void Send(const void* from, int64_t count, MPI_Datatype type, int peer, int tag) {
     peers_.push_back(peer);
-    MPI_Isend(from, static_cast<int>(count), type, members_[peer], tag, communicator_,
+    MPI_Isend(from, static_cast<int>(count), type, members_[peer], tag, communicator(),
               &requests_.emplace_back());
   }
 
   // Until all are done, or the time is over: UNAVAILABLE then, naming the ranks that keep us
   // waiting.
   absl::Status Wait(const char* what) {
+    // The partners of a step are busy with the same step: longer sleeps would delay it.
+    TANDEM_ASSIGN_OR_RETURN(const int late, Await(timeout_, std::chrono::microseconds(100), what));
+    return late < 0 ? absl::OkStatus() : NotAnswered(late, world_rank_, timeout_, what);
+  }
+
+  // The same with the world's patience: DEADLINE_EXCEEDED.
+  absl::Status WaitOutsideOfSteps(const char* what) {
+    const std::chrono::milliseconds patience = group_.patience;
+    TANDEM_ASSIGN_OR_RETURN(const int late, Await(patience, std::chrono::milliseconds(5), what));
+    return late < 0 ? absl::OkStatus() : NotCome(late, world_rank_, patience, what);
+  }
+
+ private:
+  // A rank that is late; -1: all came.
+  absl::StatusOr<int> Await(std::chrono::milliseconds timeout,
+                            std::chrono::microseconds longest_pause, const char* what) {
     Backoff backoff;
     for (;;) {
       int done = 0;
       TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Testall(static_cast<int>(requests_.size()),
                                                  requests_.data(), &done, MPI_STATUSES_IGNORE),
                                      what));
-      if (done) return absl::OkStatus();
-      if (timeout_.count() > 0 && backoff.waited() > timeout_) return Late(what);
-      backoff.Pause(kLongestPause);
+      if (done) return -1;
+      if (timeout.count() > 0 && backoff.waited() > timeout) return Late(what);
+      backoff.Pause(longest_pause);
     }
   }
 
- private:
-  // The partners of a step are busy with the same step: longer sleeps would delay it.
-  static constexpr std::chrono::microseconds kLongestPause{100};
-
-  absl::Status Late(const char* what) {
+  absl::StatusOr<int> Late(const char* what) {
     for (size_t i = 0; i < requests_.size(); ++i) {
       int done = 0;
       if (requests_[i] == MPI_REQUEST_NULL) continue;
       MPI_Request_get_status(requests_[i], &done, MPI_STATUS_IGNORE);
-      if (!done) return NotAnswered(members_[peers_[i]], world_rank_, timeout_, what);
+      if (!done) return members_[peers_[i]];
     }
     return absl::InternalError(absl::StrCat(what, ": the time is over and nothing is missing"));
   }
 
-  const MPI_Comm communicator_;
+  const MpiGroup& group_;
   const std::vector<int> members_;
   const int world_rank_;
   const std::chrono::milliseconds timeout_;
@@ -174,29 +187,32 @@ class MpiCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
-  // Ranks load at their own pace: no deadline here.
+  // Each to each, as in a barrier: MPI's own would spin, for ever.
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
     int world_size = 0;
-    const MPI_Comm world = requests_.communicator();
-    MPI_Comm_size(world, &world_size);
+    MPI_Comm_size(requests_.communicator(), &world_size);
     TANDEM_CHECK(world_size == size_);
-    const int length = static_cast<int>(mine.size());
-    std::vector<int> lengths(size_), offsets(size_);
-    TANDEM_RETURN_IF_ERROR(
-        FromMpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, world),
-                "gathering lengths"));
-    int total = 0;
-    for (int r = 0; r < size_; ++r) {
-      offsets[r] = total;
-      total += lengths[r];
+    TANDEM_CHECK(mine.size() <= INT_MAX);
+    const auto length = static_cast<int64_t>(mine.size());
+    lengths_.assign(size_, 0);
+    requests_.Clear();
+    for (int step = 1; step < size_; ++step) {
+      const int r = (rank_ + step) % size_;
+      requests_.Receive(&lengths_[r], 1, MPI_INT64_T, r, kBytesTag);
+      requests_.Send(&length, 1, MPI_INT64_T, r, kBytesTag);
     }
-    std::string all(total, '\0');
-    TANDEM_RETURN_IF_ERROR(FromMpi(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(),
-                                                  lengths.data(), offsets.data(), MPI_BYTE, world),
-                                   "gathering bytes"));
-    std::vector<std::string> out;
-    for (int r = 0; r < size_; ++r) out.push_back(all.substr(offsets[r], lengths[r]));
-    return out;
+    TANDEM_RETURN_IF_ERROR(requests_.WaitOutsideOfSteps("what all ranks tell each other"));
+    told_.assign(size_, "");
+    told_[rank_] = mine;
+    requests_.Clear();
+    for (int step = 1; step < size_; ++step) {
+      const int r = (rank_ + step) % size_;
+      told_[r].resize(lengths_[r]);
+      if (lengths_[r] > 0) requests_.Receive(told_[r].data(), lengths_[r], MPI_BYTE, r, kBytesTag);
+      if (length > 0) requests_.Send(mine.data(), length, MPI_BYTE, r, kBytesTag);
+    }
+    TANDEM_RETURN_IF_ERROR(requests_.WaitOutsideOfSteps("what all ranks tell each other"));
+    return std::move(told_);
   }
 
   absl::Status Barrier() override {
@@ -282,6 +298,9 @@ class MpiCommunicator : public Communicator {
   // Reused by every call; they reach their largest size in the first large step.
   std::vector<float> gathered_;
   std::vector<const float*> values_;
+  // Here, since messages may come after we have given up waiting for them.
+  std::vector<int64_t> lengths_;
+  std::vector<std::string> told_;
 };
 
 class MpiStepChannel : public StepChannel {

@@ -3,10 +3,16 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
 #include <map>
+#include <mutex>
 #include <numeric>
+#include <thread>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 
 #include "kernels/base/status_macros.h"
 #include "parallel/mpi_communicator.h"
@@ -25,11 +31,43 @@ std::vector<int> NumberHosts(const std::vector<int>& hosts) {
   return numbers;
 }
 
+// While it lives MPI waits for other ranks, as it does without a deadline.
+class Watchdog {
+ public:
+  Watchdog(std::chrono::milliseconds limit, const MpiWorld::GiveUp& give_up, const char* what) {
+    if (limit.count() == 0) return;
+    thread_ = std::thread([this, limit, &give_up, what] {
+      std::unique_lock lock(mutex_);
+      if (changed_.wait_for(lock, limit, [this] { return over_; })) return;
+      give_up(absl::DeadlineExceededError(
+          absl::StrCat(what, ": a rank has not come within ",
+                       absl::FormatDuration(absl::FromChrono(limit)))));
+    });
+  }
+  ~Watchdog() {
+    if (!thread_.joinable()) return;
+    {
+      std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
 }  // namespace
 
 MpiWorld::MpiWorld() : group_(std::make_unique<MpiGroup>()) {}
 
-absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
+absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(std::chrono::milliseconds patience,
+                                                          GiveUp give_up) {
+  const Watchdog watchdog(patience, give_up, "MPI start");
   int provided = 0;
   TANDEM_RETURN_IF_ERROR(
       FromMpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI start"));
@@ -40,6 +78,8 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
   // Errors come back as codes, so that they can be told in one line.
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   std::unique_ptr<MpiWorld> world(new MpiWorld);
+  world->group_->patience = world->limit_ = patience;
+  world->give_up_ = give_up;
   MPI_Comm_rank(MPI_COMM_WORLD, &world->rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &world->size_);
   MPI_Comm host;
@@ -54,7 +94,9 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start() {
 }
 
 std::unique_ptr<MpiWorld> MpiWorld::Split(const std::vector<int>& part_of) const {
+  const Watchdog watchdog(limit_, give_up_, "MPI parts");
   std::unique_ptr<MpiWorld> part(new MpiWorld);
+  part->group_->patience = group_->patience;
   MPI_Comm_split(group_->communicator, part_of[rank_], rank_, &part->group_->communicator);
   MPI_Comm_set_errhandler(part->group_->communicator, MPI_ERRORS_RETURN);
   std::vector<int> hosts;
@@ -70,6 +112,7 @@ std::unique_ptr<MpiWorld> MpiWorld::Split(const std::vector<int>& part_of) const
 
 MpiWorld::~MpiWorld() {
   if (group_->communicator == MPI_COMM_WORLD) {
+    const Watchdog watchdog(limit_, give_up_, "MPI end");
     MPI_Finalize();
   } else {
     MPI_Comm_free(&group_->communicator);
@@ -84,8 +127,10 @@ std::unique_ptr<Communicator> MpiWorld::MakeCommunicator() const {
   if (size_ == 1) return std::make_unique<SelfCommunicator>();
   std::vector<int> all(size_);
   std::iota(all.begin(), all.end(), 0);
-  return MakeMpiCommunicator(*group_, std::move(all), rank_, std::chrono::milliseconds(0));
+  return MakeMpiCommunicator(*group_, std::move(all), rank_, group_->patience);
 }
+
+void MpiWorld::SetPatience(std::chrono::milliseconds patience) { group_->patience = patience; }
 
 void MpiWorld::Abort(int exit_code) {
   MPI_Abort(MPI_COMM_WORLD, exit_code);

@@ -4,9 +4,12 @@
 // the main thread while loading, the engine's thread while serving.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
 
@@ -16,8 +19,14 @@ struct MpiGroup;
 
 class MpiWorld {
  public:
-  // Initialises MPI. Once a process, before threads of gRPC exist.
-  static absl::StatusOr<std::unique_ptr<MpiWorld>> Start();
+  // Ends the process, on a thread of its own.
+  using GiveUp = std::function<void(const absl::Status&)>;
+
+  // Initialises MPI. Once a process, before threads of gRPC exist. `patience` is for ranks that keep
+  // this one waiting outside of steps; zero: for ever. Where MPI itself waits, at its start and its
+  // end, `give_up` is called then.
+  static absl::StatusOr<std::unique_ptr<MpiWorld>> Start(
+      std::chrono::milliseconds patience = std::chrono::milliseconds(0), GiveUp give_up = {});
 
   // Cuts this world, which outlives its parts: ranks with the same part_of (by rank) make a world,
   // in their order here. Collective, and so are the ends of the parts.
@@ -32,8 +41,12 @@ class MpiWorld {
   const std::vector<int>& host_of() const { return host_of_; }
   int local_size() const;  // ranks on this host
 
-  // All ranks, over MPI, without deadlines: for start and end.
+  // All ranks, over MPI, with this patience for all: for start and end.
   std::unique_ptr<Communicator> MakeCommunicator() const;
+
+  // From now on, for AllGatherBytes of communicators that are there already too; not for MPI's own
+  // end.
+  void SetPatience(std::chrono::milliseconds patience);
 
   const MpiGroup& group() const { return *group_; }
 
@@ -43,6 +56,8 @@ class MpiWorld {
  private:
   MpiWorld();
   std::unique_ptr<MpiGroup> group_;
+  std::chrono::milliseconds limit_{0};  // of MPI's own waits
+  GiveUp give_up_;
   int rank_ = 0;
   int size_ = 1;
   std::vector<int> host_of_;

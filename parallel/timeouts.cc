@@ -18,6 +18,11 @@ absl::Status NotAnswered(int late, int waiting, std::chrono::milliseconds timeou
                                              " for ", Seconds(timeout), " (", what, ")"));
 }
 
+absl::Status NotCome(int late, int waiting, std::chrono::milliseconds timeout, const char* what) {
+  return absl::DeadlineExceededError(
+      std::string(NotAnswered(late, waiting, timeout, what).message()));
+}
+
 absl::Status Silent(int late, std::chrono::milliseconds timeout) {
   return absl::UnavailableError(
       absl::StrCat("rank ", late, " has been silent for ", Seconds(timeout), " (awaiting a plan)"));

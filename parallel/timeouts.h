@@ -17,6 +17,9 @@ struct Timeouts {
 absl::Status NotAnswered(int late, int waiting, std::chrono::milliseconds timeout,
                          const char* what);
 
+// DEADLINE_EXCEEDED: the same outside of steps, where the world is started anew for nothing else.
+absl::Status NotCome(int late, int waiting, std::chrono::milliseconds timeout, const char* what);
+
 // UNAVAILABLE: no plan came from `late`.
 absl::Status Silent(int late, std::chrono::milliseconds timeout);
 

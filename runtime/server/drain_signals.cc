@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -56,6 +57,16 @@ void DrainSignals::Wake() {
   const uint64_t one = 1;
   // Fails only when the counter is full, and then Wait has been woken already.
   [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof(one));
+}
+
+void DieUnheard() {
+  std::signal(SIGUSR1, SIG_DFL);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  std::raise(SIGUSR1);
+  std::abort();  // raise does not return
 }
 
 void IgnoreDrainSignals() {

@@ -33,6 +33,9 @@ class DrainSignals {
   const int wake_fd_;
 };
 
+// Ends this process as SIGUSR1 would have before Block.
+[[noreturn]] void DieUnheard();
+
 // For ranks other than the front: whoever signals the whole world means the front, which ends the
 // others when the streams are done.
 void IgnoreDrainSignals();

@@ -71,6 +71,7 @@ void ServeFront::SetModel(ServedModel model) {
   metrics_.SetModel(model);
   service_.SetModel(std::move(model));
   std::lock_guard lock(mutex_);
+  loading_ = false;
   if (!draining_) health_.SetServing(true);
 }
 
@@ -88,6 +89,11 @@ void ServeFront::RequestDrain() {
 bool ServeFront::drain_requested() const {
   std::lock_guard lock(mutex_);
   return draining_;
+}
+
+bool ServeFront::loading() const {
+  std::lock_guard lock(mutex_);
+  return loading_;
 }
 
 void ServeFront::Fail(const absl::Status& status) {
@@ -117,6 +123,7 @@ void ServeFront::WatchSignals() {
           "the ranks are being ended, one was lost; retry when the server is ready again"));
       continue;
     }
+    if (options_.dies_while_loading && loading()) DieUnheard();
     const bool again = drain_requested();
     RequestDrain();
     if (again) EndStreams(CutShort());

@@ -45,6 +45,9 @@ struct ServeFrontOptions {
   // SIGTERM says that the world is being ended now (mpirun does so when a rank is lost): open
   // streams get UNAVAILABLE while there is time. Else it drains.
   bool sigterm_is_loss = false;
+  // A signal before SetModel ends this process by SIGUSR1, as it would have before Start: for a
+  // launcher that knows it for a request that nobody heard. Else it drains when the model is there.
+  bool dies_while_loading = false;
   // Called once on a thread of the front when no call is open any more and the port is closed. The
   // place to tell an engine loop that runs on the main thread to end. May be empty.
   std::function<void()> on_stopped;
@@ -83,6 +86,7 @@ class ServeFront {
   ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> signals,
              std::unique_ptr<BearerTokens> tokens);
 
+  bool loading() const;
   void WatchSignals();   // a thread
   void StopWhenAsked();  // a thread
   void EndStreams(const absl::Status& status);
@@ -98,6 +102,7 @@ class ServeFront {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  bool loading_ = true;
   bool draining_ = false;
   bool stopped_ = false;
   absl::Status failure_;
