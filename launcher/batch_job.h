@@ -2,6 +2,7 @@
 // what it says. What it finds wrong needs no model to be found.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,12 @@
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
+
+// A rank that keeps the others waiting for longer counts as lost, and a replica whose steps do. A
+// step's prefill may be long.
+inline constexpr std::chrono::seconds kStepTimeout{120};
+// Between two signs of life.
+inline constexpr std::chrono::seconds kHeartbeat{5};
 
 // What rows are read with; a replica's leader needs the same.
 struct BatchModel {

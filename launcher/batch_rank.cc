@@ -42,9 +42,6 @@ using Clock = std::chrono::steady_clock;
 // Results are written when the last writing is so long ago, tokens of unfinished rows when this.
 constexpr std::chrono::milliseconds kResultInterval{50};
 constexpr std::chrono::milliseconds kTokenInterval{1000};
-// A rank that keeps the others waiting for longer counts as lost. A step's prefill may be long.
-constexpr std::chrono::seconds kStepTimeout{120};
-constexpr std::chrono::seconds kHeartbeat{5};
 
 // Rank 0's word to all: whether to load the model, the context that its rows need, and where other
 // replicas of this world find the coordinator.
@@ -138,6 +135,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   std::optional<BatchProgress> progress;  // a replica's is its coordinator's business
   if (source.job != nullptr) progress.emplace(options.progress_interval);
   Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
+  Clock::time_point next_beat = next_results;
   absl::Status status;
   std::string reason;
   while (status.ok() && !feed.all_done()) {
@@ -152,7 +150,13 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
       status = absl::InternalError(std::string(failure.message()));
       break;
     }
-    if (source.link != nullptr) source.link->KeepAhead(window);
+    if (source.link != nullptr) {
+      source.link->KeepAhead(window);
+      if (Clock::now() >= next_beat) {
+        source.link->TellSteps(executor.steps());
+        next_beat = Clock::now() + kHeartbeat;
+      }
+    }
     int64_t most = window;
     if (source.others != nullptr) {
       source.others->HandOut();
@@ -194,8 +198,10 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     if (source.job != nullptr) {
       std::fprintf(stderr, "tandem: finished rows are safe; run the same line again to go on\n");
     }
-    // Not after Stop: the step in progress may be waiting for the rank that is lost.
+    // Not after Stop: the step in progress may be waiting for the rank that is lost. In a world of
+    // one, which is still here, the engine ends before what its requests' sinks belong to.
     LostWorld(world, status);
+    engine->Stop();
     return status;
   }
   peers.reset();
@@ -305,7 +311,8 @@ absl::Status OpenSource(const BatchOptions& options, const Parts& parts,
   if (parts.replicas > 1 && start.run) {
     TANDEM_ASSIGN_OR_RETURN(source.listener, server::LinkListener::Open(parts.several_hosts));
     source.others = std::make_unique<ReplicaLinks>(*source.listener, *source.job->coordinator,
-                                                   source.job->context, parts.replicas);
+                                                   source.job->context, parts.replicas,
+                                                   kStepTimeout + 2 * kHeartbeat);
     start.coordinator = source.listener->coordinator();
   }
   return absl::OkStatus();
@@ -395,7 +402,8 @@ int RunBatchRank(const BatchOptions& options) {
 
   const absl::StatusOr<ModelWork> work = WorkOf(**runtime);
   if (!work.ok()) return LoneError(all_world, work.status());
-  if (all_world != nullptr) all_world->SetPatience(kStepTimeout);  // nothing is left that takes long
+  if (all_world != nullptr)
+    all_world->SetPatience(kStepTimeout);  // nothing is left that takes long
   if (stop.has_value()) stop->RowsBegin();
   std::optional<CountingExecutor> executor;
   absl::StatusOr<int> code = 0;

@@ -107,6 +107,12 @@ class ReplicaGroup {
     return running;
   }
 
+  void Kill(int replica) {
+    for (const Process& process : processes_) {
+      if (process.index == replica && process.exit_code < 0) kill(process.pid, SIGKILL);
+    }
+  }
+
   // Waits for all to end.
   void AwaitEnd(ReplicaLinks& links, std::chrono::seconds grace) {
     ending_ = true;
@@ -202,7 +208,8 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
     ReplicaGroup group;
     // Forks: before any thread.
     TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
-    ReplicaLinks links(*listener, coordinator, job->context, summary.replicas);
+    ReplicaLinks links(*listener, coordinator, job->context, summary.replicas,
+                       kStepTimeout + 2 * kHeartbeat);
     const BatchStop stop(std::move(signals), options.time_limit, /*leaves_early=*/false);
     BatchProgress progress(options.progress_interval);
     Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
@@ -212,6 +219,7 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
       reason = stop.Reason();
       if (!reason.empty()) break;
       links.HandOut();
+      for (const int replica : links.TakeStalled()) group.Kill(replica);
       if (group.Turn(links) == 0) {
         status = absl::InternalError("no replica is left; the same line again goes on");
         break;
@@ -240,8 +248,10 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
                                       : nlohmann::json{{"stop", true}});
     group.AwaitEnd(links, kEndGrace);
     if (!status.ok()) {
-      // What the replicas died of says more than that they did.
-      if (absl::IsInternal(status) && group.first_failure() >= 64 && group.first_failure() <= 78) {
+      // What the replicas died of says more than that they did, where the first had it from the
+      // start: such as a model that is not there.
+      if (absl::IsInternal(status) && summary.counts.finished == 0 && group.first_failure() >= 64 &&
+          group.first_failure() <= 78) {
         return group.first_failure();
       }
       return status;

@@ -38,6 +38,7 @@ StepWork CountStep(const ModelWork& model, const engine::StepPlan& plan) {
 
 absl::Status CountingExecutor::Execute(const engine::StepPlan& plan, std::span<float> logits) {
   TANDEM_RETURN_IF_ERROR(inner_.Execute(plan, logits));
+  ++steps_;
   const StepWork step = CountStep(model_, plan);
   const double octaves = std::log2(step.operations / step.bytes);
   const auto place = static_cast<size_t>(std::clamp(octaves * 8 + 32, 0.0, 127.0));

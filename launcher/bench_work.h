@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <span>
 
 #include "absl/status/status.h"
@@ -47,6 +49,8 @@ class CountingExecutor : public engine::StepExecutor {
   absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override;
   engine::RowSurveys* surveys() override { return inner_.surveys(); }
   const StepWork& done() const { return done_; }
+  // So far; any thread.
+  int64_t steps() const { return steps_; }
   // What all steps take at the least, each bound by the bytes a second, by the operations, or by
   // what is streamed; 0: that is not.
   double SecondsAt(double bytes_per_s, double operations_per_s, double streamed_per_s = 0) const;
@@ -55,6 +59,7 @@ class CountingExecutor : public engine::StepExecutor {
   engine::StepExecutor& inner_;
   const ModelWork model_;
   StepWork done_;
+  std::atomic<int64_t> steps_{0};
   // Sums of steps of about the same operations a byte: those are bound alike.
   std::array<StepWork, 128> by_intensity_;
 };

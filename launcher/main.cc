@@ -92,8 +92,8 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
   options.through_mpirun = ranks > 1 || !hosts.empty();
   if (options.through_mpirun) {
     TANDEM_RETURN_IF_ERROR(mpirun.status());
-    command =
-        MpirunCommand(*mpirun, geteuid() == 0, ranks, hosts, ExportedVariables(environ), command);
+    command = MpirunCommand(*mpirun, geteuid() == 0, ranks, hosts, ExportedVariables(environ),
+                            command, Environment);
   }
   return RunWorld(command, options);
 }

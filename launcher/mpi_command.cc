@@ -42,7 +42,8 @@ absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
 std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
                                        const std::vector<HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
-                                       const std::vector<std::string>& program) {
+                                       const std::vector<std::string>& program,
+                                       const GetEnv& get_env) {
   std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
   if (root) argv.push_back("--allow-run-as-root");
   if (!hosts.empty()) argv.insert(argv.end(), {"--host", FormatHosts(hosts), "--map-by", "slot"});
@@ -56,6 +57,15 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_time", "2"});
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_intvl", "1"});
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_probes", "3"});
+  bool own_way = false;  // to other hosts
+  for (const char* name : {"OMPI_MCA_plm_rsh_args", "OMPI_MCA_plm_rsh_agent",
+                           "OMPI_MCA_orte_rsh_agent", "OMPI_MCA_pls_rsh_agent"}) {
+    own_way = own_way || get_env(name) != nullptr;
+  }
+  if (!hosts.empty() && !own_way) {
+    // A question would wait for an answer for ever, and a dead host for minutes.
+    argv.insert(argv.end(), {"--mca", "plm_rsh_args", "-o BatchMode=yes -o ConnectTimeout=10"});
+  }
   for (const std::string& name : exported) argv.insert(argv.end(), {"-x", name});
   argv.insert(argv.end(), program.begin(), program.end());
   return argv;

@@ -21,12 +21,14 @@ using GetEnv = std::function<const char*(const char*)>;
 absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env);
 
 // mpirun (Open MPI 4.1) with `ranks` copies of `program` on `hosts`, or where that is empty on this
-// one. Ranks are bound to nothing: they share out the
-// cores among themselves, which respects what this process may use, as mpirun would not.
+// one. Ranks are bound to nothing: they share out the cores among themselves, which respects what
+// this process may use, as mpirun would not. ssh is not to ask anything, unless the environment
+// says how hosts are reached.
 std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
                                        const std::vector<HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
-                                       const std::vector<std::string>& program);
+                                       const std::vector<std::string>& program,
+                                       const GetEnv& get_env);
 
 // Names of this process's variables that ranks on other hosts need too.
 std::vector<std::string> ExportedVariables(const char* const* environment);

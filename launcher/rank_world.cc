@@ -2,7 +2,6 @@
 
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
-
 #include <unistd.h>
 
 #include <chrono>
@@ -29,8 +28,8 @@ void StartLog(int rank, spdlog::level::level_enum level) {
 // A rank that waits in MPI's own start or end.
 void GiveUp(const absl::Status& status) {
   const char* rank = std::getenv("PMIX_RANK");
-  ReportError(absl::InternalError(absl::StrCat("rank ", rank == nullptr ? "?" : rank, ": ",
-                                               std::string(status.message()))));
+  ReportError(absl::InternalError(
+      absl::StrCat("rank ", rank == nullptr ? "?" : rank, ": ", std::string(status.message()))));
   _exit(kExitInternal);
 }
 
@@ -42,10 +41,10 @@ absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level, doubl
       FindWorld([](const char* name) -> const char* { return std::getenv(name); }));
   StartedRank started;
   if (size.has_value()) {
-    TANDEM_ASSIGN_OR_RETURN(started.world,
-                            parallel::MpiWorld::Start(
-                                std::chrono::milliseconds(static_cast<int64_t>(start_timeout * 1e3)),
-                                &GiveUp));
+    TANDEM_ASSIGN_OR_RETURN(
+        started.world,
+        parallel::MpiWorld::Start(
+            std::chrono::milliseconds(static_cast<int64_t>(start_timeout * 1e3)), &GiveUp));
     started.communicator = started.world->MakeCommunicator();
   } else {
     started.communicator = std::make_unique<parallel::SelfCommunicator>();

@@ -11,8 +11,13 @@
 namespace tandem::launcher {
 
 ReplicaLinks::ReplicaLinks(const server::LinkListener& listener,
-                           server::BatchCoordinator& coordinator, int64_t context, int replicas)
-    : listener_(listener), coordinator_(coordinator), context_(context), replicas_(replicas) {
+                           server::BatchCoordinator& coordinator, int64_t context, int replicas,
+                           std::chrono::milliseconds stall)
+    : listener_(listener),
+      coordinator_(coordinator),
+      context_(context),
+      replicas_(replicas),
+      stall_(stall) {
   thread_ = std::thread([this] { Accept(); });
 }
 
@@ -41,7 +46,7 @@ void ReplicaLinks::Listen(Link& link) {
   if (!replica.has_value() || !link.socket->Send({{"context", context_}}).ok()) {
     link.socket->Shutdown();
     std::lock_guard lock(mutex_);
-    link.gone = link.over = true;
+    link.gone = true;
     return;
   }
   nlohmann::json last_word;
@@ -55,6 +60,12 @@ void ReplicaLinks::Listen(Link& link) {
     if (message->contains("want")) {
       std::lock_guard lock(mutex_);
       link.wanted += message->value("want", int64_t{0});
+    } else if (message->contains("steps")) {
+      std::lock_guard lock(mutex_);
+      const int64_t steps = message->value("steps", int64_t{0});
+      if (steps != link.steps) link.moved = Clock::now();
+      link.steps = steps;
+      continue;
     } else if (message->contains("t")) {
       coordinator_.AddTokens(message->value("k", uint64_t{0}), message->value("c", 0),
                              (*message)["t"].get<std::vector<int32_t>>());
@@ -76,27 +87,47 @@ void ReplicaLinks::Listen(Link& link) {
 
 void ReplicaLinks::HandOut() {
   const int64_t most = FairShare();
-  std::lock_guard lock(mutex_);
-  for (Link& link : links_) {
-    if (link.gone) {
-      if (link.over) continue;
-      link.over = true;
-      for (const uint64_t key : link.rows) coordinator_.Return(key);
-      link.rows.clear();
-      CountLoss(link.replica);
-      continue;
-    }
-    while (link.wanted > 0 && static_cast<int64_t>(link.rows.size()) < most) {
-      std::optional<server::Assignment> next = coordinator_.Next();
-      if (!next.has_value()) break;
-      --link.wanted;
-      link.rows.insert(next->row.key);
-      // Where it fails the link is seen as gone next time, and the row comes back.
-      (void)link.socket->Send(
-          {{"line", next->row.line}, {"text", next->row.text}, {"tokens", next->tokens}});
+  std::list<Link> over;
+  std::vector<std::pair<server::LineSocket*, nlohmann::json>> rows;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto next = links_.begin(); next != links_.end();) {
+      const auto link = next++;
+      if (link->gone) {
+        for (const uint64_t key : link->rows) coordinator_.Return(key);
+        if (link->replica >= 0) CountLoss(link->replica);  // else a stranger
+        over.splice(over.end(), links_, link);
+        continue;
+      }
+      if (!link->rows.empty() && Clock::now() - link->moved > stall_) {
+        TellLine(absl::StrCat("tandem: replica ", link->replica,
+                              " has rows and has made no step for ",
+                              std::chrono::duration_cast<std::chrono::seconds>(stall_).count(),
+                              " s: it has stalled"));
+        stalled_.push_back(link->replica);
+        link->moved = Clock::now();  // told once
+        link->socket->Shutdown();    // it is gone next time, and its rows come back
+        continue;
+      }
+      while (link->wanted > 0 && static_cast<int64_t>(link->rows.size()) < most) {
+        std::optional<server::Assignment> row = coordinator_.Next();
+        if (!row.has_value()) break;
+        --link->wanted;
+        if (link->rows.empty()) link->moved = Clock::now();
+        link->rows.insert(row->row.key);
+        rows.emplace_back(link->socket.get(), nlohmann::json{{"line", row->row.line},
+                                                             {"text", row->row.text},
+                                                             {"tokens", row->tokens}});
+      }
     }
   }
+  // Outside of the lock: a replica that does not read keeps nobody but us waiting. Where it fails
+  // the link is seen as gone next time, and the row comes back.
+  for (const auto& [socket, row] : rows) (void)socket->Send(row);
+  for (Link& link : over) link.thread.join();
 }
+
+std::vector<int> ReplicaLinks::TakeStalled() { return std::exchange(stalled_, {}); }
 
 int64_t ReplicaLinks::FairShare() const {
   const int64_t left = coordinator_.counts().left();

@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_probe.h"
+#include "runtime/engine/memory_plan.h"
 
 namespace tandem::launcher {
 namespace {
@@ -31,6 +32,13 @@ absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
     for (size_t i = 0; i < n; ++i) sum[i] += theirs[i];
   }
   return sum;
+}
+
+// Whether all ranks are OK; what keeps them from telling each other is an error.
+absl::StatusOr<bool> AllAgree(parallel::Communicator& communicator, const absl::Status& mine) {
+  const absl::Status agreed = AgreeOnStatus(communicator, mine);
+  if (absl::IsDeadlineExceeded(agreed)) return agreed;
+  return agreed.ok();
 }
 
 }  // namespace
@@ -92,8 +100,16 @@ absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
                                          const CountingExecutor* done) {
   parallel::Communicator& communicator = runtime.communicator();
+  // Nothing has planned the probe's memory: where it is scarce a job that is done is not to end so.
+  absl::Status room;
+  if (!runtime.on_card() && engine::AvailableMemory() < 2 * kProbeBytes) {
+    room = absl::ResourceExhaustedError("memory for the probe");
+  }
+  TANDEM_ASSIGN_OR_RETURN(const bool has_room, AllAgree(communicator, room));
+  if (!has_room) return 0.0;
   auto probe = MakeProbe(runtime, isa);
-  if (!AgreeOnStatus(communicator, probe.status()).ok()) return 0.0;
+  TANDEM_ASSIGN_OR_RETURN(const bool has_probe, AllAgree(communicator, probe.status()));
+  if (!has_probe) return 0.0;
   TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings, MeasureCeilings(runtime, **probe));
   return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak, ceilings.stream);
 }

@@ -117,9 +117,9 @@ class AwaitedSignals {
 
   // The next signal, or -1 at this time or an hour later.
   int Wait(Clock::time_point until) const {
-    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
-        std::clamp<Clock::duration>(until - Clock::now(), Clock::duration::zero(),
-                                    std::chrono::hours(1)));
+    const auto left =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::clamp<Clock::duration>(
+            until - Clock::now(), Clock::duration::zero(), std::chrono::hours(1)));
     const timespec wait{left.count() / 1'000'000'000, left.count() % 1'000'000'000};
     return sigtimedwait(&set_, nullptr, &wait);
   }

@@ -6,8 +6,8 @@
 // when it is not over within the drain timeout and some seconds, or at a second signal, it is ended
 // by force. A world that does not drain is ended at once.
 //
-// mpirun ends a world that has lost a rank, and where it hangs itself we do: it gets lost_grace from
-// the moment that a rank of this host is gone.
+// mpirun ends a world that has lost a rank, and where it hangs itself we do: it gets lost_grace
+// from the moment that a rank of this host is gone.
 //
 // A world that loses a rank, or that ends itself because one stalls, is started again after a
 // pause that doubles, as often as allowed. An end that a new world would meet too (a bad model, a
@@ -43,12 +43,12 @@ struct WorldOptions {
 
 // argv[0] is a path. stdout and stderr pass through, but for mpirun's notices of a world's end
 // (notice_filter.h). Returns the exit code: what the world's first
-// failing rank ended with (exit_code.h); 0 for a drain, and for one that came before the ranks could
-// take it; 70 for a drain that had to be forced, for worlds that keep failing and where mpirun hung; 74
-// where a relayed stdout could not be written, which ends the world; 128 + N after signal N to a
-// world that does not drain, and where a rank died of signal N and no new world is allowed. An end
-// that no rank has explained gets one line on stderr, which names rank, host and signal where
-// mpirun tells them.
+// failing rank ended with (exit_code.h); 0 for a drain, and for one that came before the ranks
+// could take it; 70 for a drain that had to be forced, for worlds that keep failing and where
+// mpirun hung; 74 where a relayed stdout could not be written, which ends the world; 128 + N after
+// signal N to a world that does not drain, and where a rank died of signal N and no new world is
+// allowed. An end that no rank has explained gets one line on stderr, which names rank, host and
+// signal where mpirun tells them.
 int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options);
 
 }  // namespace tandem::launcher

@@ -64,10 +64,7 @@ class Requests {
  public:
   Requests(const MpiGroup& group, std::vector<int> members, int world_rank,
            std::chrono::milliseconds timeout)
-      : group_(group),
-        members_(std::move(members)),
-        world_rank_(world_rank),
-        timeout_(timeout) {}
+      : group_(group), members_(std::move(members)), world_rank_(world_rank), timeout_(timeout) {}
 
   MPI_Comm communicator() const { return group_.communicator; }
 

@@ -15,8 +15,8 @@ namespace tandem::parallel {
 struct MpiGroup;  // the ranks of a world (mpi_group.h)
 
 // Between `members`, ranks of the group in ascending order with the caller's among them; a member's
-// rank is its place. The group outlives what is made of it. At most one communicator of all and one of some may be in use, and
-// AllGatherBytes works among all only.
+// rank is its place. The group outlives what is made of it. At most one communicator of all and one
+// of some may be in use, and AllGatherBytes works among all only.
 std::unique_ptr<Communicator> MakeMpiCommunicator(const MpiGroup& group, std::vector<int> members,
                                                   int world_rank,
                                                   std::chrono::milliseconds step_timeout);

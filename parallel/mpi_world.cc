@@ -13,7 +13,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-
 #include "kernels/base/status_macros.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_group.h"
@@ -39,9 +38,8 @@ class Watchdog {
     thread_ = std::thread([this, limit, &give_up, what] {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, limit, [this] { return over_; })) return;
-      give_up(absl::DeadlineExceededError(
-          absl::StrCat(what, ": a rank has not come within ",
-                       absl::FormatDuration(absl::FromChrono(limit)))));
+      give_up(absl::DeadlineExceededError(absl::StrCat(
+          what, ": a rank has not come within ", absl::FormatDuration(absl::FromChrono(limit)))));
     });
   }
   ~Watchdog() {

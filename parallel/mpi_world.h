@@ -22,9 +22,9 @@ class MpiWorld {
   // Ends the process, on a thread of its own.
   using GiveUp = std::function<void(const absl::Status&)>;
 
-  // Initialises MPI. Once a process, before threads of gRPC exist. `patience` is for ranks that keep
-  // this one waiting outside of steps; zero: for ever. Where MPI itself waits, at its start and its
-  // end, `give_up` is called then.
+  // Initialises MPI. Once a process, before threads of gRPC exist. `patience` is for ranks that
+  // keep this one waiting outside of steps; zero: for ever. Where MPI itself waits, at its start
+  // and its end, `give_up` is called then.
   static absl::StatusOr<std::unique_ptr<MpiWorld>> Start(
       std::chrono::milliseconds patience = std::chrono::milliseconds(0), GiveUp give_up = {});
 

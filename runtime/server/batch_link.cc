@@ -306,6 +306,11 @@ void LinkFeed::KeepAhead(int64_t rows) {
   outbox_.push_back({{"want", more}});
 }
 
+void LinkFeed::TellSteps(int64_t steps) {
+  std::lock_guard lock(mutex_);
+  outbox_.push_back({{"steps", steps}});
+}
+
 std::optional<Assignment> LinkFeed::Next() {
   std::lock_guard lock(mutex_);
   if (rows_.empty()) return std::nullopt;

@@ -3,6 +3,7 @@
 //
 //   to the coordinator  {"secret": S, "replica": K}           first
 //                       {"want": N}                           so many rows more
+//                       {"steps": N}                          made so far, every few seconds
 //                       {"k": KEY, "c": CHOICE, "t": [ids]}   new tokens
 //                       {"k": KEY, "failed": BOOL, "line": LINE}    a row is over
 //   to the leader       {"context": N}                        first: tokens of the longest row
@@ -92,6 +93,8 @@ class LinkFeed : public BatchFeed {
   int64_t context() const { return context_; }
   // Asks for rows until so many are there or on their way.
   void KeepAhead(int64_t rows);
+  // That the engine has made so many: while it has rows, a number that stands still is a stall.
+  void TellSteps(int64_t steps);
 
   std::optional<Assignment> Next() override;
   void AddTokens(uint64_t key, int32_t choice, const std::vector<int32_t>& tokens) override;

@@ -109,6 +109,22 @@ class FourHosts(unittest.TestCase):
     self.assertEqual(done.returncode, 78, done.stderr.decode())
     self.assertIn(b"--tp: is needed to cut hosts of 2 and 1 ranks into replicas", done.stderr)
 
+  def test_ssh_is_not_to_ask(self):
+    ssh = self.hosts.folder / "bin/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {self.hosts.folder}/asked\n'
+                   'while [ "$1" = -o ] || [ "$1" = -x ]; do [ "$1" = -o ] && shift; shift; done\n'
+                   f'exec {self.hosts.agent} "$@"\n')
+    ssh.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{ssh.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        self.hosts.on(self.hosts.names[0], worlds.BINARY, "generate", worlds.DEMO, "Add 1 and 2.",
+                      "--temperature", "0", "--hosts", ",".join(self.hosts.names[:3])),
+        env=environment, capture_output=True, timeout=60)
+    self.assertEqual(done.returncode, 0, done.stderr.decode())
+    for line in (self.hosts.folder / "asked").read_text().splitlines():
+      self.assertIn("-o BatchMode=yes -o ConnectTimeout=10", line)
+
   def test_other_commands_run_on_hosts_too(self):
     prompt = ("generate", worlds.DEMO, "Add 12 and 30.", "--temperature", "0", "--json")
     done = subprocess.run(

@@ -73,11 +73,11 @@ class Case(unittest.TestCase):
     done.summary = json.loads(done.stdout) if done.stdout else None
     return done
 
-  def start(self, source, output, *args):
+  def start(self, source, output, *args, **kwargs):
     return subprocess.Popen(
         [worlds.BINARY, "batch", str(worlds.DEMO), "--input", str(source), "--output",
          str(self.folder / output), *map(str, args)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
   def lines(self, output="out.jsonl"):
     path = self.folder / output
@@ -575,6 +575,22 @@ class Kills(Case):
                       env={"SLURM_JOB_END_TIME": str(int(time.time()) + 20)})
     self.assertEqual(done.returncode, 75, done.stderr)
     self.finish("out.jsonl")
+
+  def test_a_stop_before_a_row_has_begun(self):
+    for tp in (1, 2):
+      process = self.start("-", "out.jsonl", "--tp", tp, "--threads", 1, stdin=subprocess.PIPE)
+      blocked = 0  # from when on it knows what to do with signals
+      while not blocked >> signal.SIGTERM - 1 & 1:
+        with open(f"/proc/{process.pid}/status") as status:
+          blocked = int(next(line for line in status if line.startswith("SigBlk")).split()[1], 16)
+      time.sleep(tp - 1)  # any time will do
+      process.send_signal(signal.SIGTERM)
+      process.wait(60)
+      errors = process.stderr.read()
+      process.stdin.close()
+      process.stdout.close()
+      process.stderr.close()
+      self.assertEqual(process.returncode, 75, errors)
 
   def test_one_job_at_a_time(self):
     slow = self.start(self.source, "out.jsonl", "--max-num-seqs", 1)

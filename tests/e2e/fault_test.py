@@ -97,6 +97,54 @@ def wait_serving(server, but_not=(), seconds=30):
   raise AssertionError("the world did not come back")
 
 
+class Loading(unittest.TestCase):
+
+  def stopped(self, *args):
+    """A server of two ranks, the second of which is stopped while it loads, and its pid."""
+    for _ in range(10):
+      server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, *args, ready=False)
+      deadline = time.monotonic() + 60
+      pids = None
+      while time.monotonic() < deadline:
+        try:
+          pids = pids or rank_pids(server, 2)
+          host, port = server.address.split(":")
+          socket.create_connection((host, int(port)), 1).close()
+          break
+        except (AssertionError, OSError):
+          time.sleep(0.001)
+      os.kill(pids[1], signal.SIGSTOP)
+      time.sleep(0.5)
+      if server.health() != SERVING:
+        return server, pids
+      os.kill(pids[1], signal.SIGCONT)  # too late
+      server.stop()
+      server.__exit__()
+    self.fail("it loads too fast")
+
+  def test_a_rank_stopped_while_loading(self):
+    server, pids = self.stopped("--start-timeout", 8)
+    with server:
+      errors = Errors(server)
+      errors.wait_for("rank 1 has not answered rank 0 for 8s", 60)
+      errors.wait_for("starting the world again", 60)
+      deadline = time.monotonic() + 60
+      while time.monotonic() < deadline:
+        try:
+          if server.health() == SERVING and not set(rank_pids(server, 2)) & set(pids):
+            break
+        except (grpc.RpcError, AssertionError):
+          time.sleep(0.1)
+      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
+
+  def test_a_stop_while_loading_waits_for_nothing(self):
+    server, _ = self.stopped("--drain-timeout", 600)
+    with server:
+      server.process.send_signal(signal.SIGTERM)
+      _, errors = server.process.communicate(timeout=120)
+      self.assertEqual(server.process.returncode, 0, errors)
+
+
 class LostRanks(unittest.TestCase):
 
   def lose(self, server, errors, rank, with_signal, bound):

@@ -50,10 +50,11 @@ TEST(FindWorldTest, SrunWithoutPmixIsRefused) {
   EXPECT_THAT(std::string(world.status().message()), HasSubstr("--mpi=pmix"));
 }
 
-std::string Joined(bool root, int ranks, const std::vector<HostSlots>& hosts = {}) {
+std::string Joined(bool root, int ranks, const std::vector<HostSlots>& hosts = {},
+                   const std::map<std::string, std::string>& variables = {}) {
   std::string line;
-  for (const std::string& word :
-       MpirunCommand("/usr/bin/mpirun", root, ranks, hosts, {"A", "B"}, {"/bin/tandem", "serve"})) {
+  for (const std::string& word : MpirunCommand("/usr/bin/mpirun", root, ranks, hosts, {"A", "B"},
+                                               {"/bin/tandem", "serve"}, Env(variables))) {
     line += word + " ";
   }
   return line;
@@ -75,6 +76,17 @@ TEST(MpirunCommandTest, OnOtherHosts) {
   EXPECT_THAT(line, HasSubstr("-np 3 --host node1:2,node2:1 --map-by slot --oversubscribe "));
 }
 
+TEST(MpirunCommandTest, SshDoesNotAsk) {
+  const std::vector<HostSlots> hosts = {{"node1", 1}};
+  EXPECT_THAT(Joined(false, 1, hosts),
+              HasSubstr("--mca plm_rsh_args -o BatchMode=yes -o ConnectTimeout=10 "));
+  EXPECT_THAT(Joined(false, 1), Not(HasSubstr("plm_rsh_args")));
+  for (const char* own :
+       {"OMPI_MCA_plm_rsh_args", "OMPI_MCA_plm_rsh_agent", "OMPI_MCA_orte_rsh_agent"}) {
+    EXPECT_THAT(Joined(false, 1, hosts, {{own, "x"}}), Not(HasSubstr("plm_rsh_args")));
+  }
+}
+
 TEST(MpirunCommandTest, ExportsOurVariablesOnly) {
   const char* environment[] = {
       "TANDEM_X=1", "TANDEM_RESTARTS=1", "HF_TOKEN=secret", "NCCL_DEBUG=INFO", "HOME=/", nullptr};
@@ -82,6 +94,7 @@ TEST(MpirunCommandTest, ExportsOurVariablesOnly) {
   EXPECT_THAT(names, Contains("TANDEM_X"));
   EXPECT_THAT(names, Contains("TANDEM_PARENT_PID"));
   EXPECT_THAT(names, Contains("TANDEM_RESTARTS").Times(1));
+  EXPECT_THAT(names, Contains("PMIX_MCA_gds"));
   EXPECT_THAT(names, Contains("NCCL_DEBUG"));
   EXPECT_THAT(names, Not(Contains("HF_TOKEN")));
   EXPECT_THAT(names, Not(Contains("HOME")));

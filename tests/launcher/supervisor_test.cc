@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "launcher/local_ranks.h"
 
 namespace tandem::launcher {
 namespace {
@@ -113,6 +114,78 @@ TEST_F(SupervisorTest, ADrainThatDoesNotEndIsForced) {
   kill(launcher, SIGTERM);
   EXPECT_EQ(ExitOf(launcher), 70);
   EXPECT_TRUE(IsGone(world));
+}
+
+TEST_F(SupervisorTest, ADrainThatOnlyMpirunHasHeardIsToldToTheRanks) {
+  // Passes signals on to its rank, as mpirun does: when there is one.
+  const pid_t launcher = Launch(
+      "trap 'echo 1 > heard; [ -e rank ] && kill -USR1 $(cat rank)' USR1; echo $$ > ready; "
+      "while [ ! -e go ]; do sleep 0.01; done; "
+      "OMPI_COMM_WORLD_LOCAL_SIZE=1 sleep 100 & echo $! > new; mv new rank; wait $!; exit 138",
+      Draining(milliseconds(60'000), milliseconds(1000)));
+  ASSERT_NE(ReadPid("ready"), 0);
+  kill(launcher, SIGTERM);
+  ASSERT_EQ(ReadPid("heard"), 1);
+  std::ofstream(folder_ + "/go").close();
+  EXPECT_EQ(ExitOf(launcher), 0);
+}
+
+TEST_F(SupervisorTest, WhatAResumableJobEndsWith) {
+  WorldOptions options = Draining(milliseconds(50), milliseconds(50));
+  options.resumable = true;
+  EXPECT_EQ(ExitOf(Launch("exit 65", options)), 65);
+  EXPECT_EQ(ExitOf(Launch("exit 137", options)), 70);
+  EXPECT_EQ(ExitOf(Launch("kill -9 $$", options)), 70);
+  for (const char* script : {"trap '' USR1 TERM; echo $$ > ready; while :; do sleep 0.01; done",
+                             "echo $$ > ready; exec sleep 20"}) {
+    const pid_t launcher = Launch(script, options);
+    ASSERT_NE(ReadPid("ready"), 0);
+    kill(launcher, SIGTERM);
+    EXPECT_EQ(ExitOf(launcher), 75) << script;
+    std::filesystem::remove(folder_ + "/ready");
+  }
+}
+
+TEST_F(SupervisorTest, AnMpirunThatHangsAfterALossIsEndedAndStartedAgain) {
+  WorldOptions options;
+  options.max_restarts = 1;
+  options.first_pause = milliseconds(1);
+  options.lost_grace = milliseconds(200);
+  options.grace = milliseconds(50);
+  const pid_t launcher = Launch(
+      "[ -e world ] && exit 65; trap '' TERM; echo $$ > world; "
+      "OMPI_COMM_WORLD_LOCAL_SIZE=2 sleep 100 & echo $! > rank; "
+      "OMPI_COMM_WORLD_LOCAL_SIZE=2 sleep 0.3 & while :; do sleep 0.05; done",
+      options);
+  const pid_t world = ReadPid("world"), rank = ReadPid("rank");
+  ASSERT_NE(rank, 0);
+  EXPECT_EQ(ExitOf(launcher), 65);
+  EXPECT_TRUE(IsGone(world));
+  EXPECT_TRUE(IsGone(rank));
+}
+
+TEST_F(SupervisorTest, RanksAreSeenAndMissed) {
+  LocalRanks ranks(getpid());
+  ranks.Look();
+  EXPECT_FALSE(ranks.any_seen());
+  const pid_t other = fork();  // such as ssh
+  if (other == 0) execlp("sleep", "sleep", "100", nullptr);
+  const pid_t rank = fork();
+  if (rank == 0) {
+    execlp("env", "env", "OMPI_COMM_WORLD_LOCAL_SIZE=1", "sleep", "100", nullptr);
+  }
+  while (!ranks.any_seen()) ranks.Look();
+  kill(other, SIGKILL);
+  waitpid(other, nullptr, 0);
+  ranks.Look();
+  EXPECT_EQ(ranks.missing_for().count(), 0);
+  kill(rank, SIGKILL);
+  siginfo_t info;
+  waitid(P_PID, rank, &info, WEXITED | WNOWAIT);  // a zombie, as a hung mpirun leaves them
+  ranks.Look();
+  std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_GT(ranks.missing_for().count(), 0);
+  waitpid(rank, nullptr, 0);
 }
 
 TEST_F(SupervisorTest, ASecondSignalForces) {

@@ -228,6 +228,21 @@ TEST_F(ServeFrontTest, ADrainBeforeTheModelIsReadyEndsAtOnce) {
   SetModel();  // the loader did not look: harmless
 }
 
+TEST(ServeFrontDeathTest, ASignalWhileLoadingEndsTheProcessWhereTheLauncherKnowsIt) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        ServeFrontOptions options;
+        options.server.listen = "127.0.0.1:0";
+        options.dies_while_loading = true;
+        auto front = ServeFront::Start(options, *DrainSignals::Block());
+        kill(getpid(), SIGTERM);
+        (void)(*front)->WaitUntilStopped();
+        _exit(0);
+      },
+      ::testing::KilledBySignal(SIGUSR1), "");
+}
+
 TEST_F(ServeFrontTest, AFailureEndsStreamsWithItsStatus) {
   Start();
   SetModel();
