@@ -402,8 +402,10 @@ int RunBatchRank(const BatchOptions& options) {
 
   const absl::StatusOr<ModelWork> work = WorkOf(**runtime);
   if (!work.ok()) return LoneError(all_world, work.status());
-  if (all_world != nullptr)
-    all_world->SetPatience(kStepTimeout);  // nothing is left that takes long
+  if (all_world != nullptr) {
+    // Nothing is left that takes long, but for other replicas the end of the job.
+    all_world->SetPatience(parts.replica == 0 ? kStepTimeout : std::chrono::seconds(0));
+  }
   if (stop.has_value()) stop->RowsBegin();
   std::optional<CountingExecutor> executor;
   absl::StatusOr<int> code = 0;

@@ -31,9 +31,10 @@ struct ModelOptions {
   uint64_t kv_memory = 0;       // bytes a rank; 0: what is left
   int64_t max_num_seqs = 64;
   int64_t max_batched_tokens = 512;
-  double start_timeout = 1800;       // seconds that a rank may keep others waiting before steps
-  std::string trace_file;            // empty: none
-  std::string collectives = "auto";  // auto, shm, mpi
+  // Seconds that a rank may keep the others waiting while it starts and loads.
+  double start_timeout = 1800;
+  std::string trace_file;                 // empty: none
+  std::string collectives = "auto";       // auto, shm, mpi
   std::string card_collectives = "auto";  // auto, nccl, peer, staged
   bool bind = true;                       // threads to cores
 };
@@ -165,13 +166,13 @@ struct BatchOptions {
 
 struct PlanOptions {
   std::string model;
-  std::string device = "cpu";              // or cuda: what the devices are
-  std::string devices;                     // device_list.h
-  std::vector<double> bandwidth = {600};   // GB/s, one or one for each group of devices
-  double all_reduce_us = 20;               // of one token's activations
-  std::string weights = "resident";        // or stream
+  std::string device = "cpu";             // or cuda: what the devices are
+  std::string devices;                    // device_list.h
+  std::vector<double> bandwidth = {600};  // GB/s, one or one for each group of devices
+  double all_reduce_us = 20;              // of one token's activations
+  std::string weights = "resident";       // or stream
   std::optional<double> stream_bandwidth;  // GB/s of a rank; none: a disk's, or a card's link's
-  int64_t context = 0;                     // tokens of a stream; 0: 8192, or the model's if shorter
+  int64_t context = 0;                    // tokens of a stream; 0: 8192, or the model's if shorter
   int64_t streams = 1;
   std::string kv_dtype = "auto";
   std::string format;  // only this one; empty: all
