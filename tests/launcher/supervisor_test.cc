@@ -16,6 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "launcher/local_ranks.h"
+#include "launcher/output_relay.h"
 
 namespace tandem::launcher {
 namespace {
@@ -186,6 +187,21 @@ TEST_F(SupervisorTest, RanksAreSeenAndMissed) {
   std::this_thread::sleep_for(milliseconds(1));
   EXPECT_GT(ranks.missing_for().count(), 0);
   waitpid(rank, nullptr, 0);
+}
+
+TEST_F(SupervisorTest, ARelayThatIsAbandonedDoesNotWaitForWhoeverHoldsThePipe) {
+  OutputRelay relay(STDERR_FILENO);
+  ASSERT_TRUE(relay.Open().ok());
+  const pid_t holder = fork();
+  if (holder == 0) {
+    relay.Become();
+    pause();
+  }
+  relay.Start();
+  relay.Abandon();
+  relay.Finish();
+  kill(holder, SIGKILL);
+  waitpid(holder, nullptr, 0);
 }
 
 TEST_F(SupervisorTest, ASecondSignalForces) {
