@@ -216,10 +216,31 @@ struct DeviceMemory {
   std::string id;        // the same for all ranks on it, on one host
 };
 
-class Backend {
+// What a kind of device holds of a model: all that a plan needs to know, so that one can be made
+// where there is no such device.
+class DeviceLayout {
  public:
-  virtual ~Backend() = default;
+  virtual ~DeviceLayout() = default;
 
+  // Whether the host may read and write the device's memory.
+  virtual bool memory_is_host() const { return true; }
+  // Whether Linear keeps to the tree of leaves. If not, it gives a single partial sum
+  // of the owned leaves, zeros where there are none, in an order of its own.
+  virtual bool leaf_sums() const { return true; }
+  // Whether weights of the format can be packed and multiplied.
+  virtual bool Multiplies(const QuantFormat& format) const {
+    return format.code_type == CodeType::kInteger;
+  }
+  // Whether rows of logits are surveyed where they lie (Backend::sampling).
+  virtual bool surveys() const { return false; }
+  // What PackLinear or PackQuantized will take.
+  virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
+  // What MapPacked will do: of the rows, `whole` and the range count.
+  virtual MappedView ViewPacked(const LinearSpec&, std::span<const PackedRows>) const { return {}; }
+};
+
+class Backend : public DeviceLayout {
+ public:
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void CopyFromHost(void* dst, const void* src, size_t bytes) = 0;
   virtual void CopyToHost(void* dst, const void* src, size_t bytes) = 0;
@@ -228,8 +249,6 @@ class Backend {
   virtual void Synchronize() = 0;
   // The device's first error, known after Synchronize; final.
   virtual absl::Status status() const { return absl::OkStatus(); }
-  // Whether the host may read and write the backend's memory.
-  virtual bool memory_is_host() const { return true; }
   // Of the device, where its memory is not the host's.
   virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
 
@@ -262,12 +281,8 @@ class Backend {
                                                                   std::span<const PackedRows>) {
     return absl::UnimplementedError("this backend reads weights in its own memory alone");
   }
-  // What MapPacked will do, for plans: of the rows, `whole` and the range count.
-  virtual MappedView ViewPacked(const LinearSpec&, std::span<const PackedRows>) const { return {}; }
   // Names the form of packed() and its version, for who keeps it; empty: none.
   virtual std::string_view packed_layout() const { return {}; }
-  // What PackLinear or PackQuantized will take, for plans made before loading.
-  virtual size_t PackedBytes(const LinearSpec& spec) const = 0;
 
   // Layers that the backend's memory has no room for stay in the host's, pinned, as packed. What
   // is packed from BeginHostLayer on is the next layer's; StreamHostLayers ends that and takes them
@@ -280,15 +295,6 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<LayerStream>> StreamHostLayers() {
     return absl::UnimplementedError("this backend's memory is the host's");
   }
-
-  // Whether weights of the format can be packed and multiplied.
-  virtual bool Multiplies(const QuantFormat& format) const {
-    return format.code_type == CodeType::kInteger;
-  }
-
-  // Whether Linear keeps to the tree of leaves. If not, it gives a single partial sum
-  // of the owned leaves, zeros where there are none, in an order of its own.
-  virtual bool leaf_sums() const { return true; }
 
   // Partial sums y[subtree, tokens, rows] = W x over the owned leaves, subtrees
   // in order; x is [tokens, columns]. With all leaves owned there is one subtree,
@@ -360,6 +366,7 @@ class Backend {
 
   // What of choosing tokens is done in the backend's memory; null: logits go to the host.
   virtual const SamplingOps* sampling() const { return nullptr; }
+  bool surveys() const final { return sampling() != nullptr; }
 };
 
 }  // namespace tandem::kernels

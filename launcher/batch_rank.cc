@@ -334,7 +334,8 @@ int RunBatchRank(const BatchOptions& options) {
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return ReportError(signals.status());
   const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::warn, options.model.start_timeout);
+      StartRank(BarColumns() > 0 ? spdlog::level::warn : spdlog::level::info,
+                options.model.start_timeout);
   if (!started.ok()) return ReportError(started.status());
   parallel::MpiWorld* all_world = started->world.get();
   parallel::Communicator& all = *started->communicator;

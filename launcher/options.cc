@@ -21,7 +21,10 @@ void AddModel(CLI::App* app, std::string* model) {
 
 void AddModelOptions(CLI::App* app, ModelOptions* options) {
   AddModel(app, &options->model);
-  app->add_option("--tp", options->tp, "TP degree: ranks the model is cut over (default 1)")
+  app->add_option(
+         "--tp", options->tp,
+         "TP degree: ranks the model is cut over (default: the given world's, or one for each "
+         "socket)")
       ->check(CLI::Range(1, 4096));
   app->add_option("--hosts", options->hosts,
                   "Hosts to start ranks on, with room for so many: node1:2,node2:2 (default: this)")

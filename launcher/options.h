@@ -14,7 +14,7 @@ namespace tandem::launcher {
 // Of every command that runs a model.
 struct ModelOptions {
   std::string model;  // folder or name in the hub's cache
-  int tp = 0;         // ranks; 0: the given world's size, or 1
+  int tp = 0;         // ranks; 0: the given world's size, or one for each socket
   std::string hosts;  // to start ranks on (host_list.h); empty: this one
   int threads = 0;    // a rank's; 0: its share of the cores
   std::string isa = "auto";

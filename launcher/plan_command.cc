@@ -1,6 +1,7 @@
 #include "launcher/plan_command.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "launcher/device_list.h"
 #include "launcher/exit_code.h"
 #include "launcher/plan_report.h"
@@ -32,6 +34,9 @@ constexpr int64_t kDefaultContext = 8192;
 // GB/s a rank at which weights are streamed: of a card from pinned memory over PCIe 4, from a disk.
 constexpr double kHostBandwidth = 20, kDiskBandwidth = 2;
 
+// 256 devices of 2^50 bytes have no more (device_list.h).
+constexpr double kMostCacheBytes = 0x1p58;
+
 absl::Status WritePicture(const std::string& path, const std::string& svg) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   if (!(file << svg) || !file.flush()) {
@@ -40,15 +45,29 @@ absl::Status WritePicture(const std::string& path, const std::string& svg) {
   return absl::OkStatus();
 }
 
+// Sums of bytes are of 64 bits: a cache beyond all devices must not wrap around into one that fits.
+absl::Status CheckCache(const loader::ModelConfig& config, const engine::PlanRequest& request) {
+  const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config), 1);
+  const double blocks = std::ceil(static_cast<double>(request.context) / model::kBlockSize) *
+                        static_cast<double>(request.streams);
+  if (blocks * static_cast<double>(engine::KvBlockBytes(config, shards, 0, request.kv_dtype)) <=
+      kMostCacheBytes) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--context, --streams: found ", request.streams, " streams of ", request.context,
+      " tokens, whose KV cache takes over 2^58 bytes, more than any --devices have; expected "
+      "less"));
+}
+
 }  // namespace
 
 absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   engine::PlanRequest request;
   TANDEM_ASSIGN_OR_RETURN(request.devices, ParseDevices(options.devices, options.bandwidth));
-  std::optional<engine::Format> only;
   if (!options.format.empty()) {
-    only = engine::FormatByName(options.format);
-    if (!only.has_value()) {
+    request.only = engine::FormatByName(options.format);
+    if (!request.only.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat("--format: found '", options.format,
                                                      "', expected fp32, bf16, int8, int4 or fp8"));
     }
@@ -68,7 +87,9 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
       checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
   const model::WeightFormat stored =
       model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
-  if (stored.quant && stored.quant->code_type == kernels::CodeType::kInteger) {
+  if (stored.quant && stored.quant->code_type == kernels::CodeType::kFloat8) {
+    request.stored = engine::Format::kFp8;
+  } else if (stored.quant) {
     request.stored = stored.quant->bits == 4 ? engine::Format::kInt4 : engine::Format::kInt8;
   } else {
     request.stored =
@@ -90,15 +111,18 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   request.all_reduce_seconds = options.all_reduce_us * 1e-6;
   request.process_bytes = kProcessBytes;
   request.stream = options.weights == "stream";
-  request.cards = options.device == "cuda";
+  const bool cards = options.device == "cuda";
   request.stream_bandwidth =
-      options.stream_bandwidth.value_or(request.cards ? kHostBandwidth : kDiskBandwidth) * 1e9;
+      options.stream_bandwidth.value_or(cards ? kHostBandwidth : kDiskBandwidth) * 1e9;
+  TANDEM_RETURN_IF_ERROR(CheckCache(config, request));
 
-  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
-                          kernels::MakeCpuBackend("auto", {.threads = 1}));
-  std::vector<engine::FormatPlan> plans = engine::PlanAll(config, request, *backend);
+  std::unique_ptr<kernels::DeviceLayout> device = kernels::MakeCudaLayout();
+  if (!cards) {
+    TANDEM_ASSIGN_OR_RETURN(device, kernels::MakeCpuBackend("auto", {.threads = 1}));
+  }
+  std::vector<engine::FormatPlan> plans = engine::PlanAll(config, request, *device);
   std::erase_if(plans, [&](const engine::FormatPlan& plan) {
-    return (only.has_value() && plan.format != *only) || (options.tp > 0 && plan.tp != options.tp);
+    return options.tp > 0 && plan.tp != options.tp;
   });
   const engine::Recommendation recommendation = engine::Recommend(plans, request);
   if (!options.plot.empty()) {
@@ -110,9 +134,7 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
     out << PlanTable(config, request, plans, recommendation);
   }
   if (!out.flush()) return OutputError("stdout: cannot be written");
-  const bool fits = std::any_of(plans.begin(), plans.end(),
-                                [](const engine::FormatPlan& plan) { return plan.fits; });
-  return fits ? 0 : kExitUnavailable;
+  return recommendation.choice.has_value() ? 0 : kExitUnavailable;
 }
 
 }  // namespace tandem::launcher

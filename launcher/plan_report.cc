@@ -127,7 +127,7 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
         &out,
         "\nWeights are streamed from %s at %.1f GB/s a rank: the column says what of them "
         "is present at once.\n",
-        request.cards ? "the host's memory" : "disk", request.stream_bandwidth / 1e9);
+        cards ? "the host's memory" : "disk", request.stream_bandwidth / 1e9);
   }
   absl::StrAppend(&out, "\nSizes in ", unit.name, "; ");
   if (cards) {
@@ -147,9 +147,7 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
     absl::StrAppendFormat(&out, " Of the host, a rank pins up to %d MiB%s.\n", pinned >> 20,
                           request.stream ? ", its streamed weights among them" : "");
   } else {
-    absl::StrAppend(&out,
-                    "no graphs on CPUs. FP8 as cards hold it: ranks on CPUs hold FP8 checkpoints "
-                    "as the bf16 line says.\n");
+    absl::StrAppend(&out, "no graphs on CPUs, which hold FP8 checkpoints in 16 bits.\n");
   }
   absl::StrAppend(&out, recommendation.choice.has_value() ? "Recommended: " : "Not possible: ",
                   recommendation.reason, ".\n");

@@ -33,9 +33,6 @@ constexpr double kCardKvShare = 0.9;
 // Planned and measured bytes may be so far apart, as a part of the plan.
 constexpr double kPlanTolerance = 0.05;
 
-// Ranks whose free memory differs by less are taken for equals: it is never quite the same.
-constexpr double kSameMemory = 1.1;
-
 // Weights that --shards names; ones for "even" and, until it is known, for "auto".
 absl::StatusOr<std::vector<int64_t>> ShardWeights(const std::string& shards, int tp) {
   std::vector<int64_t> weights(tp, 1);
@@ -320,13 +317,13 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
 absl::Status RankRuntime::CutShards(const RankOptions& options) {
   if (options.shards == "auto") {
     // Of the host's free memory, its ranks have equal parts.
-    const int64_t mine = static_cast<int64_t>(FreeMemory() >> 20);
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                            communicator_->AllGatherBytes(Pack(std::max<int64_t>(1, mine))));
-    for (size_t r = 0; r < all.size(); ++r) shard_weights_[r] = Unpack<int64_t>(all[r]);
-    const auto [least, most] = std::minmax_element(shard_weights_.begin(), shard_weights_.end());
-    if (*most <= *least * kSameMemory) std::fill(shard_weights_.begin(), shard_weights_.end(), 1);
+                            communicator_->AllGatherBytes(Pack(FreeMemory())));
+    std::vector<uint64_t> memory;
+    for (const std::string& theirs : all) memory.push_back(Unpack<uint64_t>(theirs));
+    shard_weights_ = engine::SharesByMemory(memory);
     if (rank() == 0) {
+      const auto [least, most] = std::minmax_element(shard_weights_.begin(), shard_weights_.end());
       spdlog::info("shards in proportion to free memory: {}",
                    *most == *least ? "all alike" : absl::StrJoin(shard_weights_, " : ") + " MiB");
     }
@@ -365,7 +362,9 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
           : options.max_batched_tokens;
   decoder_options_.kv_dtype = kv_dtype_;
   decoder_options_.max_tokens = step_tokens;
-  decoder_options_.max_rows = options.max_rows > 0 ? options.max_rows : options.max_num_seqs;
+  // No more than tokens in a step.
+  decoder_options_.max_rows =
+      std::min(step_tokens, options.max_rows > 0 ? options.max_rows : options.max_num_seqs);
   decoder_options_.timer = options.timer;
   int64_t context =
       options.max_model_len > 0 ? options.max_model_len : config_.max_position_embeddings;

@@ -53,4 +53,7 @@ inline constexpr size_t kCudaPinnedBytes = 2 * (8 << 20);
 // UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no card.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 
+// What that backend says of cards, unless `deterministic`, in every build.
+std::unique_ptr<DeviceLayout> MakeCudaLayout();
+
 }  // namespace tandem::kernels

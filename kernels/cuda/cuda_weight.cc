@@ -20,17 +20,6 @@ void ForEachRun(const LinearLayout& layout, const Copy& copy) {
 
 }  // namespace
 
-WeightPlaces WeightPlaces::Of(const LinearLayout& layout, bool with_tree) {
-  const auto align = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
-  WeightPlaces places;
-  places.scales = align(layout.rows * layout.row_bytes());
-  places.zeros = places.scales + align(layout.scale_bytes());
-  places.tree = places.zeros + align(layout.zero_bytes());
-  const bool empty = layout.rows == 0 || layout.columns == 0;
-  places.bytes = empty ? 0 : places.tree + (with_tree ? align(layout.leaves * sizeof(int32_t)) : 0);
-  return places;
-}
-
 CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout,
                                    bool with_tree, Buffer data)
     : LinearWeight(spec),

@@ -6,16 +6,6 @@
 
 namespace tandem::kernels::cuda {
 
-// Where the parts of a weight lie in its buffer.
-struct WeightPlaces {
-  size_t scales = 0;
-  size_t zeros = 0;
-  size_t tree = 0;
-  size_t bytes = 0;
-
-  static WeightPlaces Of(const LinearLayout& layout, bool with_tree);
-};
-
 class CudaLinearWeight : public LinearWeight {
  public:
   CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout, bool with_tree, Buffer data);

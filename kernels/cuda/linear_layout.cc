@@ -1,8 +1,10 @@
+#include "kernels/cuda/linear_layout.h"
+
 #include <bit>
 #include <numeric>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace tandem::kernels::cuda {
 
@@ -36,4 +38,37 @@ LinearLayout LinearLayout::Of(const LinearSpec& spec, bool has_bf16) {
   return layout;
 }
 
+WeightPlaces WeightPlaces::Of(const LinearLayout& layout, bool with_tree) {
+  const auto align = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
+  WeightPlaces places;
+  places.scales = align(layout.rows * layout.row_bytes());
+  places.zeros = places.scales + align(layout.scale_bytes());
+  places.tree = places.zeros + align(layout.zero_bytes());
+  const bool empty = layout.rows == 0 || layout.columns == 0;
+  places.bytes = empty ? 0 : places.tree + (with_tree ? align(layout.leaves * sizeof(int32_t)) : 0);
+  return places;
+}
+
 }  // namespace tandem::kernels::cuda
+
+namespace tandem::kernels {
+namespace {
+
+class CudaLayout : public DeviceLayout {
+ public:
+  bool memory_is_host() const override { return false; }
+  bool leaf_sums() const override { return false; }
+  bool Multiplies(const QuantFormat&) const override { return true; }
+  bool surveys() const override { return true; }
+  size_t PackedBytes(const LinearSpec& spec) const override {
+    // FP16 in place of BF16 takes as much.
+    const auto layout = cuda::LinearLayout::Of(spec, /*has_bf16=*/true);
+    return cuda::WeightPlaces::Of(layout, /*with_tree=*/false).bytes;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceLayout> MakeCudaLayout() { return std::make_unique<CudaLayout>(); }
+
+}  // namespace tandem::kernels

@@ -13,6 +13,9 @@
 namespace tandem::engine {
 namespace {
 
+// Ranks whose memory differs by less share a model evenly.
+constexpr double kSameMemory = 1.1;
+
 // Value in bytes of a "Key:  123 kB" line.
 uint64_t KilobyteField(const std::string& path, const std::vector<std::string>& keys) {
   std::ifstream file(path);
@@ -72,6 +75,18 @@ std::vector<std::string> GroupFolders(const std::string& root, const std::string
 }
 
 }  // namespace
+
+std::vector<int64_t> SharesByMemory(std::span<const uint64_t> memory) {
+  std::vector<int64_t> shares;
+  for (const uint64_t bytes : memory) {
+    shares.push_back(std::max<int64_t>(1, static_cast<int64_t>(bytes >> 20)));
+  }
+  const auto [least, most] = std::minmax_element(shares.begin(), shares.end());
+  if (static_cast<double>(*most) <= kSameMemory * static_cast<double>(*least)) {
+    std::fill(shares.begin(), shares.end(), 1);
+  }
+  return shares;
+}
 
 int RanksOnCard(std::span<const std::string> cards, int rank) {
   if (cards[rank].empty()) return 1;

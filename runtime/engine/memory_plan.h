@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -41,6 +42,11 @@ struct MemoryPlan {
   }
   uint64_t total() const { return host() + card(); }
 };
+
+// Weights by which ranks that have so much memory share a model (parallel::ShardPlan): in
+// proportion, or all alike where they differ by no more than a tenth, as the free memory of equal
+// hosts does.
+std::vector<int64_t> SharesByMemory(std::span<const uint64_t> memory);
 
 // How many ranks have the card of `rank`, itself among them. cards[r] names rank r's, and its
 // host; empty: none.

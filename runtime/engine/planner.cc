@@ -32,33 +32,16 @@ constexpr int64_t kFp8Block = 128;
 
 int64_t Ceil(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
-// Decoder::Plan with every matrix of the format. An FP8 element is a byte: half
-// of what BF16 adds to FP32's difference, with the head left in 16 bits; each row has an
-// FP32 scale for 128 columns.
+// Decoder::Plan with every matrix of the format.
 model::DecoderBytes PlanDecoder(const loader::ModelConfig& config, Format format,
                                 const parallel::ShardPlan& shards, int rank,
-                                const kernels::Backend& backend,
+                                const kernels::DeviceLayout& device,
                                 const model::DecoderOptions& options) {
   const std::string head = model::HeadModule(config).name;
-  const auto plan = [&](Format body, Format head_format) {
-    return model::Decoder::Plan(
-        config,
-        [&](const model::Module& module) {
-          return module.name == head ? *HeldAs(head_format, true) : *HeldAs(body, false);
-        },
-        shards, rank, backend, options);
-  };
-  if (format != Format::kFp8) return plan(format, format);
-  model::DecoderBytes bytes = plan(Format::kBf16, Format::kBf16);
-  const model::DecoderBytes wide = plan(Format::kFp32, Format::kBf16);
-  for (size_t model::DecoderBytes::*part :
-       {&model::DecoderBytes::weights, &model::DecoderBytes::streamed,
-        &model::DecoderBytes::present}) {
-    const size_t elements = (wide.*part - bytes.*part) / (sizeof(float) / 2);
-    bytes.*part -= elements;
-    bytes.*part += elements / kFp8Block * sizeof(float);
-  }
-  return bytes;
+  return model::Decoder::Plan(
+      config,
+      [&](const model::Module& module) { return HeldAs(format, module.name == head, device); },
+      shards, rank, device, options);
 }
 
 // Devices of the ranks at a TP degree: the largest.
@@ -91,25 +74,29 @@ double DecodeSeconds(const loader::ModelConfig& config, const PlanRequest& reque
 }
 
 FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request, Format format,
-                   int tp, const kernels::Backend& backend) {
+                   int tp, const kernels::DeviceLayout& device) {
   const std::vector<PlanDevice> devices = Largest(request.devices, tp);
-  std::vector<int64_t> weights;
-  for (const PlanDevice& device : devices) {
-    weights.push_back(std::max<int64_t>(1, static_cast<int64_t>(device.memory >> 20)));
-  }
-  const parallel::ShardPlan shards = parallel::ShardPlan::Make(model::ShapeOf(config), weights);
+  std::vector<uint64_t> memory;
+  for (const PlanDevice& each : devices) memory.push_back(each.memory);
+  const parallel::ShardPlan shards =
+      parallel::ShardPlan::Make(model::ShapeOf(config), SharesByMemory(memory));
+  const bool cards = !device.memory_is_host();
   const int64_t sequence_blocks = Ceil(request.context, model::kBlockSize);
-  const model::DecoderOptions options = {
-      .kv_dtype = request.kv_dtype,
-      .num_blocks = sequence_blocks * request.streams,
-      .max_tokens = request.max_batched_tokens,
-      .max_rows = std::max(request.max_num_seqs, request.streams),
-      .recorded_sequences = request.cards ? request.max_num_seqs : 0,
-      .layers = model::LayersOf(request.stream, request.cards)};
+  // A row or a sequence of a step has a token of it at least.
+  const int64_t sequences =
+      std::min(request.max_batched_tokens, std::max(request.max_num_seqs, request.streams));
+  const model::DecoderOptions options = {.kv_dtype = request.kv_dtype,
+                                         .num_blocks = sequence_blocks * request.streams,
+                                         .max_tokens = request.max_batched_tokens,
+                                         .max_rows = sequences,
+                                         .max_sequences = sequences,
+                                         .max_blocks = sequence_blocks,
+                                         .recorded_sequences = cards ? request.max_num_seqs : 0,
+                                         .layers = model::LayersOf(request.stream, cards)};
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < tp; ++r) {
-    const model::DecoderBytes bytes = PlanDecoder(config, format, shards, r, backend, options);
+    const model::DecoderBytes bytes = PlanDecoder(config, format, shards, r, device, options);
     RankPlan rank;
     rank.device = devices[r].memory;
     rank.bytes.weights = bytes.weights;
@@ -119,8 +106,8 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     rank.bytes.workspace = bytes.workspace;
     rank.bytes.communication = CommunicationBytes(shards, r, options);
     rank.bytes.process = request.process_bytes;
-    if (request.cards) {
-      AddCardBytes(shards, options, /*leaf_sums=*/false,
+    if (cards) {
+      AddCardBytes(shards, options, device.leaf_sums(),
                    kernels::CudaScratchBytes({}) + kCardDriverBytes, &rank.bytes);
     }
     plan.fits = plan.fits && rank.free() >= 0;
@@ -140,7 +127,20 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
 }
 
 std::string Names(const FormatPlan& plan) {
-  return absl::StrCat(FormatName(plan.format), " at TP = ", plan.tp);
+  const bool unpacked = plan.format == Format::kFp8 && !plan.ranks[0].bytes.on_card;
+  return absl::StrCat(FormatName(plan.format), unpacked ? " (held in 16 bits on CPUs)" : "",
+                      " at TP = ", plan.tp);
+}
+
+// What may be recommended, the most precise first.
+std::vector<Format> Candidates(const PlanRequest& request) {
+  if (request.only) return {*request.only};
+  if (request.stored == Format::kFp8) return {Format::kFp8, Format::kInt8, Format::kInt4};
+  std::vector<Format> formats;
+  for (const Format format : {Format::kFp32, Format::kBf16, Format::kInt8, Format::kInt4}) {
+    if (format >= request.stored) formats.push_back(format);
+  }
+  return formats;
 }
 
 // Shared slots that a rank sees (parallel/shm_host.h), as far as all-reduces of so many floats fill
@@ -229,7 +229,7 @@ std::optional<Format> FormatByName(const std::string& name) {
   return std::nullopt;
 }
 
-std::optional<model::WeightFormat> HeldAs(Format format, bool is_head) {
+model::WeightFormat HeldAs(Format format, bool is_head, const kernels::DeviceLayout& device) {
   using kernels::DType;
   const auto quantized = [](int bits) {
     return model::WeightFormat{
@@ -245,8 +245,14 @@ std::optional<model::WeightFormat> HeldAs(Format format, bool is_head) {
       return quantized(8);
     case Format::kInt4:
       return quantized(is_head ? 8 : 4);
-    case Format::kFp8:
-      return std::nullopt;
+    case Format::kFp8: {
+      const kernels::QuantFormat floats = {.bits = 8,
+                                           .group_size = kFp8Block,
+                                           .scale_dtype = DType::kF32,
+                                           .code_type = kernels::CodeType::kFloat8};
+      if (is_head || !device.Multiplies(floats)) return model::WeightFormat{DType::kBF16};
+      return model::WeightFormat{DType::kBF16, floats};
+    }
   }
   TANDEM_CHECK(false);
 }
@@ -276,13 +282,12 @@ uint64_t StorageBytes(const loader::ModelConfig& config, Format format) {
 }
 
 std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanRequest& request,
-                                const kernels::Backend& backend) {
+                                const kernels::DeviceLayout& device) {
   std::vector<FormatPlan> plans;
   for (const Format format : kFormats) {
-    // Cards hold FP8; CPUs do not, and its packed file would be another format's.
-    if (request.stream && !request.cards && format == Format::kFp8) continue;
+    if (request.only.value_or(format) != format) continue;
     for (int tp = 1; tp <= static_cast<int>(request.devices.size()); ++tp) {
-      plans.push_back(PlanOne(config, request, format, tp, backend));
+      plans.push_back(PlanOne(config, request, format, tp, device));
     }
   }
   return plans;
@@ -290,8 +295,7 @@ std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanReq
 
 Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& request) {
   std::string passed_over;  // more precise formats that fit nowhere
-  for (const Format format : {Format::kFp32, Format::kBf16, Format::kInt8, Format::kInt4}) {
-    if (format < request.stored) continue;
+  for (const Format format : Candidates(request)) {
     const FormatPlan* chosen = nullptr;
     const FormatPlan* slower = nullptr;   // a smaller degree that fits too
     const FormatPlan* no_gain = nullptr;  // the first larger one that is refused
@@ -308,9 +312,6 @@ Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& r
       }
     }
     if (chosen == nullptr) {
-      const bool asked = std::any_of(plans.begin(), plans.end(),
-                                     [&](const FormatPlan& plan) { return plan.format == format; });
-      if (!asked) continue;
       absl::StrAppend(&passed_over, passed_over.empty() ? "" : ", ", FormatName(format));
       continue;
     }
@@ -341,7 +342,6 @@ Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& r
   int64_t least = std::numeric_limits<int64_t>::max();
   const FormatPlan* nearest = nullptr;
   for (const FormatPlan& plan : plans) {
-    if (plan.format == Format::kFp8) continue;
     int64_t lacking = 0;
     for (const RankPlan& rank : plan.ranks) lacking = std::max(lacking, -rank.free());
     if (lacking < least) {
@@ -349,6 +349,7 @@ Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& r
       nearest = &plan;
     }
   }
+  if (nearest == nullptr) return {std::nullopt, "nothing was planned"};
   return {std::nullopt,
           absl::StrFormat("nothing fits: the nearest, %s, lacks %.2f GiB on its fullest rank; "
                           "take a shorter context, fewer streams or more memory",

@@ -1,6 +1,6 @@
 // What each rank would need, by purpose, for every format and TP degree on given
 // devices, and which of them to take; before anything is loaded. The same
-// arithmetic as loading uses (Decoder::Plan, the backend's PackedBytes).
+// arithmetic as loading uses (Decoder::Plan with what a kind of device holds).
 #pragma once
 
 #include <cstdint>
@@ -46,9 +46,10 @@ inline constexpr Format kFormats[] = {Format::kFp32, Format::kBf16, Format::kInt
 const char* FormatName(Format format);
 std::optional<Format> FormatByName(const std::string& name);
 
-// How a matrix is held in a format: INT8 and INT4 in groups of 32 with 16-bit
-// scales, the head in 8 bits then. FP8 has no layout on CPUs: nullopt.
-std::optional<model::WeightFormat> HeldAs(Format format, bool is_head);
+// How a matrix is held in a format: INT8 and INT4 in groups of 32 with 16-bit scales, the head in 8
+// bits then; FP8 in groups of 128 with FP32 scales, the head in 16 bits. Devices that do not
+// multiply FP8 hold it in 16 bits.
+model::WeightFormat HeldAs(Format format, bool is_head, const kernels::DeviceLayout& device);
 
 // Bytes of the whole model as files store it, embedding and scales included: FP8
 // with an FP32 scale for each 128 x 128 block and a 16-bit head, norms in FP32
@@ -68,8 +69,8 @@ struct PlanRequest {
   int64_t max_batched_tokens = 512;
   kernels::KvDType kv_dtype = kernels::KvDType::kBF16;
   Format stored = Format::kBf16;      // nothing more precise is recommended
+  std::optional<Format> only;         // if one is asked for, no other
   double all_reduce_seconds = 20e-6;  // of one token's activations
-  bool cards = false;                 // devices are cards (layouts are taken to be the CPUs')
   bool stream = false;                // weights stay on disk, those of cards in the host's memory
   double stream_bandwidth = 0;        // bytes a second and rank from there, where they do
   uint64_t process_bytes = 0;         // of a rank, before the model
@@ -94,10 +95,10 @@ struct FormatPlan {
   double decode_tokens_per_s = 0;  // of one stream at full context
 };
 
-// Every format at TP = 1 to the number of devices. Ranks take the largest
-// devices first; where these differ, shards are in proportion to memory.
+// Every format, or the one asked for, at TP = 1 to the number of devices of a kind. Ranks take the
+// largest devices first; where these differ, shards are as SharesByMemory has them.
 std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanRequest& request,
-                                const kernels::Backend& backend);
+                                const kernels::DeviceLayout& device);
 
 // A rank more must make decoding faster by this factor to be worth a card.
 inline constexpr double kWorthwhileGain = 1.1;
@@ -106,6 +107,8 @@ struct Recommendation {
   std::optional<size_t> choice;  // into the plans; none: nothing fits
   std::string reason;            // one or two sentences
 };
+// The most precise format that fits, from the stored one on. FP8 is recommended where it is stored
+// or asked for alone: INT8 in groups of 32 loses less in as many bytes.
 Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& request);
 
 }  // namespace tandem::engine

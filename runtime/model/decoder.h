@@ -112,11 +112,11 @@ class Decoder {
   // format_of names for each matrix.
   static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
-                           const kernels::Backend& backend, const DecoderOptions& options);
+                           const kernels::DeviceLayout& device, const DecoderOptions& options);
   using FormatOf = std::function<WeightFormat(const Module& module)>;
   static DecoderBytes Plan(const loader::ModelConfig& config, const FormatOf& format_of,
                            const parallel::ShardPlan& plan, int rank,
-                           const kernels::Backend& backend, const DecoderOptions& options);
+                           const kernels::DeviceLayout& device, const DecoderOptions& options);
 
   // One step on all ranks. logits is [rows, vocab] in fp32 on rank 0 and unused
   // elsewhere; rows whose sampling request is not kWhole are surveyed instead, and their places
@@ -179,8 +179,8 @@ class Decoder {
     float* step = nullptr;                 // StepMemory's
     float* sampling = nullptr;             // RowSampling's
     static size_t Layout(const loader::ModelConfig& config, const parallel::ShardPlan& plan,
-                         int rank, const kernels::Backend& backend, const DecoderOptions& options,
-                         Workspace* out);
+                         int rank, const kernels::DeviceLayout& device,
+                         const DecoderOptions& options, Workspace* out);
   };
 
   // A step of `sequences` single tokens with contexts of at most `context`.
@@ -199,7 +199,8 @@ class Decoder {
   static DecoderBytes PlanMatrices(const loader::ModelConfig& config,
                                    absl::FunctionRef<PlannedMatrix(MergedModules)> plan_matrix,
                                    const parallel::ShardPlan& plan, int rank,
-                                   const kernels::Backend& backend, const DecoderOptions& options);
+                                   const kernels::DeviceLayout& device,
+                                   const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
   // From the layers and the head, loaded: starts reading the first one from the file.

@@ -175,25 +175,25 @@ struct Decoder::PlannedMatrix {
 
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
-                           const kernels::Backend& backend, const DecoderOptions& options) {
+                           const kernels::DeviceLayout& device, const DecoderOptions& options) {
   const std::string head = HeadModule(config).name;
   return PlanMatrices(
       config,
       [&](MergedModules modules) {
         const WeightRequest& request =
             (*modules.begin())->name == head ? options.weights.head : options.weights.body;
-        PlannedMatrix matrix = {HeldFormat(config, checkpoint, modules, request, backend)};
+        PlannedMatrix matrix = {HeldFormat(config, checkpoint, modules, request, device)};
         for (const Module* module : modules) {
           matrix.has_bias |= HasBias(config, checkpoint, *module);
         }
         return matrix;
       },
-      plan, rank, backend, options);
+      plan, rank, device, options);
 }
 
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& format_of,
                            const parallel::ShardPlan& plan, int rank,
-                           const kernels::Backend& backend, const DecoderOptions& options) {
+                           const kernels::DeviceLayout& device, const DecoderOptions& options) {
   return PlanMatrices(
       config,
       [&](MergedModules modules) {
@@ -201,13 +201,14 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& fo
         for (const Module* module : modules) matrix.has_bias |= module->has_bias;
         return matrix;
       },
-      plan, rank, backend, options);
+      plan, rank, device, options);
 }
 
 DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
                                    absl::FunctionRef<PlannedMatrix(MergedModules)> plan_matrix,
                                    const parallel::ShardPlan& plan, int rank,
-                                   const kernels::Backend& backend, const DecoderOptions& options) {
+                                   const kernels::DeviceLayout& device,
+                                   const DecoderOptions& options) {
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t hidden = config.hidden_size;
   const int64_t d = config.head_dim;
@@ -236,10 +237,10 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
     if (matrix.has_bias) bytes.weights += spec.rows * sizeof(float);
     if (options.layers != LayersIn::kFile) {
       (options.layers == LayersIn::kHost ? layers.back() : bytes.weights) +=
-          backend.PackedBytes(spec);
+          device.PackedBytes(spec);
       return;
     }
-    const kernels::MappedView view = backend.ViewPacked(spec, rows);
+    const kernels::MappedView view = device.ViewPacked(spec, rows);
     bytes.weights += view.copied_bytes;
     std::vector<std::vector<FileRange>> ranges(rows.size());
     for (const kernels::MappedView::Piece& piece : view.pieces) {
@@ -282,21 +283,21 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
                                                        .kv_heads = shard.kv_heads.size(),
                                                        .head_dim = d,
                                                        .dtype = options.kv_dtype});
-  bytes.workspace = Workspace::Layout(config, plan, rank, backend, options, nullptr);
+  bytes.workspace = Workspace::Layout(config, plan, rank, device, options, nullptr);
   return bytes;
 }
 
 size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
                                   const parallel::ShardPlan& plan, int rank,
-                                  const kernels::Backend& backend, const DecoderOptions& options,
-                                  Workspace* out) {
+                                  const kernels::DeviceLayout& device,
+                                  const DecoderOptions& options, Workspace* out) {
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t t = options.max_tokens;
   const int64_t hidden = config.hidden_size;
-  const int64_t subtrees = plan.tp == 1          ? 0
-                           : backend.leaf_sums() ? std::max(plan.attention_tree.node_count(rank),
-                                                            plan.ffn_tree.node_count(rank))
-                                                 : 1;
+  const int64_t subtrees = plan.tp == 1         ? 0
+                           : device.leaf_sums() ? std::max(plan.attention_tree.node_count(rank),
+                                                           plan.ffn_tree.node_count(rank))
+                                                : 1;
   size_t offset = 0;
   const auto place = [&](float* Workspace::*member, int64_t floats) {
     if (out != nullptr) {
@@ -317,8 +318,8 @@ size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
   place(&Workspace::rows, options.max_rows * hidden);
   place(&Workspace::logits, options.max_rows * shard.vocab.size());
   place(&Workspace::inverse_frequencies, config.head_dim / 2);
-  place(&Workspace::step, StepMemory::Bytes(backend, options.step_limits()) / sizeof(float));
-  if (backend.sampling() != nullptr) {
+  place(&Workspace::step, StepMemory::Bytes(device, options.step_limits()) / sizeof(float));
+  if (device.surveys()) {
     place(&Workspace::sampling, RowSampling::Bytes(plan, options.max_rows) / sizeof(float));
   }
   return offset;

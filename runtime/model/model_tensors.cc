@@ -61,11 +61,11 @@ WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Check
 
 WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                         std::initializer_list<const Module*> modules, const WeightRequest& request,
-                        const kernels::Backend& backend) {
+                        const kernels::DeviceLayout& device) {
   std::vector<WeightFormat> stored;
   for (const Module* module : modules) {
     WeightFormat format = StoredFormat(config, checkpoint, *module);
-    if (format.quant && !backend.Multiplies(*format.quant)) format.quant.reset();
+    if (format.quant && !device.Multiplies(*format.quant)) format.quant.reset();
     stored.push_back(format);
   }
   return request.OfAll(stored);

@@ -56,10 +56,10 @@ WeightFormat StoredFormat(const loader::ModelConfig& config, const loader::Check
                           const Module& module);
 
 // As held by ranks that keep the modules as one matrix, from headers alone. Codes that the
-// backend does not multiply are held as elements.
+// device does not multiply are held as elements.
 WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                         std::initializer_list<const Module*> modules, const WeightRequest& request,
-                        const kernels::Backend& backend);
+                        const kernels::DeviceLayout& device);
 
 // Every tensor that the model needs: as this checkpoint stores it, or, with none, as
 // an unquantized one would.

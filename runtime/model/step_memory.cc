@@ -29,8 +29,8 @@ void CountSingles(const StepInput& input, PlacedStep* step) {
 
 }  // namespace
 
-size_t StepMemory::Bytes(const kernels::Backend& backend, const StepLimits& limits) {
-  if (backend.memory_is_host()) return 0;
+size_t StepMemory::Bytes(const kernels::DeviceLayout& device, const StepLimits& limits) {
+  if (device.memory_is_host()) return 0;
   return (Places(limits).tables + limits.sequences * limits.blocks) * sizeof(int32_t);
 }
 

@@ -35,7 +35,7 @@ struct StepLimits {
 class StepMemory {
  public:
   // Of the device; 0 where the backend needs no copies.
-  static size_t Bytes(const kernels::Backend& backend, const StepLimits& limits);
+  static size_t Bytes(const kernels::DeviceLayout& device, const StepLimits& limits);
 
   StepMemory() = default;
   // memory: Bytes() of the backend's, or null with 0.

@@ -380,12 +380,22 @@ class Progress(Case):
                         "--progress-interval", 0.25, *args)
       self.assertEqual(done.returncode, 0, done.stderr)
       lines = done.stderr.decode().splitlines()
-      self.assertGreater(len(lines), 1)
-      for line in lines:
+      told = [line for line in lines if line.startswith("tandem: ")]
+      self.assertGreater(len(told), 1)
+      for line in told:
         self.assertRegex(line, r"^tandem: \d+ of 80 rows, 0 failed, \d+\.\d tok/s, \S+ left$")
+      # The rest is the log, as serve has it: each rank's plan against what it holds, by purpose.
+      log = [line for line in lines if line not in told]
+      for line in log:
+        self.assertRegex(line, r"^\S+ \S+ info rank \d+: ")
+      held = [line for line in log if "measured" in line]
+      self.assertEqual(len(held), 3 * (2 if args else 1))
+      for purpose in ("weights", "KV cache", "workspace"):
+        self.assertRegex(held[0] + held[1] + held[2], rf"{purpose}: planned \d+ bytes, measured \d")
     # Every 30 s where nothing else is said, so not at all here.
     done = self.batch(self.source, "quiet.jsonl")
-    self.assertEqual((done.returncode, done.stderr), (0, b""))
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertNotIn(b"tandem: ", done.stderr)
 
 
 class Checks(Case):

@@ -101,6 +101,43 @@ class Plan(unittest.TestCase):
       if code == 65:
         self.assertEqual(done.stderr.count(b"\n"), 1)
 
+  def test_a_format_that_is_asked_for_alone(self):
+    for fmt in ("fp32", "bf16", "int8", "int4", "fp8"):
+      for args in ((), ("--device", "cuda"), ("--weights", "stream")):
+        done = self.plan("--devices", "1x64GiB", "--format", fmt, *args)
+        self.assertEqual(done.returncode, 0, (fmt, args, done.stderr))
+        self.assertRegex(done.stdout.decode(), rf"Recommended: {fmt} .*at TP = 1: ")
+        done = self.plan("--devices", "1x128MiB", "--format", fmt, *args)
+        self.assertEqual(done.returncode, 69, (fmt, args, done.stderr))
+        self.assertRegex(done.stdout.decode(), rf"Not possible: nothing fits: the nearest, {fmt} ")
+
+  def test_fp8_is_held_in_16_bits_on_cpus(self):
+    self.assertEqual(self.rows("--devices", "64GiB")["fp8", 1]["ranks"],
+                     self.rows("--devices", "64GiB")["bf16", 1]["ranks"])
+    on_card = self.rows("--devices", "64GiB", "--device", "cuda")
+    self.assertLess(on_card["fp8", 1]["ranks"][0]["weights"],
+                    0.6 * on_card["bf16", 1]["ranks"][0]["weights"])
+    stored = worlds.SOURCE / "tests/golden/quantized/fp8_block"
+    for args, name in (((), r"fp8 \(held in 16 bits on CPUs\)"), (("--device", "cuda"), "fp8")):
+      done = worlds.run("plan", stored, "--devices", "4GiB", *args)
+      self.assertRegex(done.stdout.decode(),
+                       f"Recommended: {name} at TP = 1: the format that is stored fits")
+
+  def test_a_cache_beyond_all_numbers(self):
+    with tempfile.TemporaryDirectory() as name:
+      folder = pathlib.Path(name)
+      config = json.loads((self.model / "config.json").read_text())
+      config["max_position_embeddings"] = 1 << 30
+      (folder / "config.json").write_text(json.dumps(config))
+      (folder / "model.safetensors").symlink_to(self.model / "model.safetensors")
+      for streams, code in ((1000000, 65), (1000, 69)):
+        done = worlds.run("plan", folder, "--devices", "24GiB", "--streams", streams, "--context",
+                          (1 << 30) - 16)
+        self.assertEqual(done.returncode, code, done.stderr)
+      done = worlds.run("plan", folder, "--devices", "24GiB", "--streams", 1000000, "--context",
+                        1 << 30)
+      self.assertRegex(done.stderr.decode(), r"^tandem: --context, --streams: found .*\n$")
+
   def test_picture(self):
     with tempfile.TemporaryDirectory() as folder:
       picture = pathlib.Path(folder, "plan.svg")
@@ -167,6 +204,18 @@ def make_zeros(folder):
   with (folder / "model.safetensors").open("wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
     file.truncate(8 + len(text) + end)
+
+
+class Workspace(unittest.TestCase):
+
+  def test_logits_are_planned_for_the_tokens_of_a_step(self):
+    planned = []
+    for sequences in (64, 4096):
+      with worlds.Server(worlds.DEMO, "--max-batched-tokens", 64, "--max-num-seqs",
+                         sequences) as server:
+        status = server.stub.GetServerStatus(worlds.pb.GetServerStatusRequest(), timeout=10)
+        planned.append([rank.planned.workspace for rank in status.ranks])
+    self.assertEqual(planned[0], planned[1])
 
 
 class Shards(unittest.TestCase):

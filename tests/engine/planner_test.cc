@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "runtime/model/row_sampling.h"
 
 namespace tandem::engine {
 namespace {
@@ -38,7 +40,7 @@ class PlannerTest : public ::testing::Test {
     request_.context = context;
     request_.streams = streams;
     request_.all_reduce_seconds = all_reduce;
-    return PlanAll(config_, request_, *backend_);
+    return PlanAll(config_, request_, *cpu_);
   }
   const FormatPlan& At(const std::vector<FormatPlan>& plans, Format format, int tp) {
     for (const FormatPlan& plan : plans) {
@@ -50,13 +52,13 @@ class PlannerTest : public ::testing::Test {
 
   loader::ModelConfig config_ = Llama8B();
   PlanRequest request_;
-  std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeCpuBackend("auto", {.threads = 1});
+  std::unique_ptr<kernels::Backend> cpu_ = *kernels::MakeCpuBackend("auto", {.threads = 1});
+  std::unique_ptr<kernels::DeviceLayout> card_ = kernels::MakeCudaLayout();
 };
 
 TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
-  Plan({80, 80});
-  request_.cards = true;
-  const auto plans = PlanAll(config_, request_, *backend_);
+  const auto on_cpus = Plan({80, 80});
+  const auto plans = PlanAll(config_, request_, *card_);
   for (const int tp : {1, 2}) {
     const RankPlan& rank = At(plans, Format::kBf16, tp).ranks[0];
     const MemoryPlan& bytes = rank.bytes;
@@ -73,16 +75,20 @@ TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
     EXPECT_EQ(bytes.pinned, (16 << 20) + logits + (tp == 1 ? 0 : 2 * 512 * 4096 * sizeof(float)));
     EXPECT_EQ(bytes.host(), bytes.communication + bytes.process + bytes.pinned);
     EXPECT_EQ(rank.free(), static_cast<int64_t>(rank.device - bytes.card()));
+    // The step's arrays, block tables of 64 sequences of 512 blocks, and what chooses tokens.
+    const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config_), tp);
+    const uint64_t tables = (3 * 512 + 64 + 64 * 512) * sizeof(int32_t);
+    EXPECT_EQ(bytes.workspace, At(on_cpus, Format::kBf16, tp).ranks[0].bytes.workspace + tables +
+                                   model::RowSampling::Bytes(shards, 64));
   }
 }
 
 TEST_F(PlannerTest, CardsHoldTwoStreamedLayers) {
   Plan({8, 8});
-  request_.cards = true;
-  const auto resident = PlanAll(config_, request_, *backend_);
+  const auto resident = PlanAll(config_, request_, *card_);
   request_.stream = true;
   request_.stream_bandwidth = 20e9;
-  const auto streamed = PlanAll(config_, request_, *backend_);
+  const auto streamed = PlanAll(config_, request_, *card_);
   for (const Format format : {Format::kBf16, Format::kInt4, Format::kFp8}) {
     for (const int tp : {1, 2}) {
       const FormatPlan& plan = At(streamed, format, tp);
@@ -138,8 +144,11 @@ TEST_F(PlannerTest, WeightsAreThoseOfStorageWithoutTheEmbedding) {
             StorageBytes(config_, Format::kBf16) - 2 * embedding + 2 * norms);
   // Held is a scale for 128 columns of each row, stored one for 128 rows of them.
   const uint64_t elements = uint64_t{8030261248} - norms - 2 * embedding;
-  EXPECT_EQ(At(plans, Format::kFp8, 1).ranks[0].bytes.weights,
+  EXPECT_EQ(At(PlanAll(config_, request_, *card_), Format::kFp8, 1).ranks[0].bytes.weights,
             elements + elements / 128 * 4 + 2 * embedding + 4 * norms);
+  // CPUs do not multiply it.
+  EXPECT_EQ(At(plans, Format::kFp8, 1).ranks[0].bytes.weights,
+            At(plans, Format::kBf16, 1).ranks[0].bytes.weights);
   for (const Format format : {Format::kInt8, Format::kInt4}) {
     // A layout may round up; scales may be wider than stored ones.
     const auto held = static_cast<double>(At(plans, format, 1).ranks[0].bytes.weights);
@@ -166,12 +175,12 @@ TEST_F(PlannerTest, RanksShareTheWeightsAndTheKvCache) {
 TEST_F(PlannerTest, FitsExactlyWhenNothingLacks) {
   const uint64_t need = At(Plan({80}), Format::kBf16, 1).ranks[0].bytes.total();
   request_.devices = {{.memory = need, .bandwidth = 600e9}};
-  auto plans = PlanAll(config_, request_, *backend_);
+  auto plans = PlanAll(config_, request_, *cpu_);
   EXPECT_TRUE(At(plans, Format::kBf16, 1).fits);
   EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].free(), 0);
   EXPECT_EQ(At(plans, Format::kBf16, 1).kv_tokens, 8192);
   request_.devices[0].memory = need - 1;
-  plans = PlanAll(config_, request_, *backend_);
+  plans = PlanAll(config_, request_, *cpu_);
   EXPECT_FALSE(At(plans, Format::kBf16, 1).fits);
   EXPECT_EQ(At(plans, Format::kBf16, 1).ranks[0].free(), -1);
   EXPECT_EQ(At(plans, Format::kBf16, 1).kv_tokens, 8192 - 16);
@@ -189,6 +198,30 @@ TEST_F(PlannerTest, MixedCardsTakeSharesByTheirMemory) {
   // Two degrees take the two large ones, evenly.
   const FormatPlan& two = At(plans, Format::kBf16, 2);
   EXPECT_EQ(two.ranks[0].bytes.weights, two.ranks[1].bytes.weights);
+}
+
+TEST_F(PlannerTest, CardsThatHardlyDifferTakeEqualShares) {
+  const auto plans = Plan({24, 23});
+  const FormatPlan& plan = At(plans, Format::kBf16, 2);
+  EXPECT_EQ(plan.ranks[0].bytes.weights, plan.ranks[1].bytes.weights);
+}
+
+TEST(SharesByMemory, AreAlikeUpToATenthApart) {
+  const auto shares = [](std::vector<double> gib) {
+    std::vector<uint64_t> memory;
+    for (const double size : gib) memory.push_back(FromGib(size));
+    return SharesByMemory(memory);
+  };
+  EXPECT_THAT(shares({24, 23, 22}), ::testing::ElementsAre(1, 1, 1));
+  EXPECT_THAT(shares({24, 24, 16}), ::testing::ElementsAre(24576, 24576, 16384));
+  EXPECT_THAT(shares({0, 1}), ::testing::ElementsAre(1, 1024));
+}
+
+TEST_F(PlannerTest, LogitsAreThoseOfAStep) {
+  const uint64_t many = At(Plan({80}, 16, 512), Format::kBf16, 1).ranks[0].bytes.workspace;
+  const uint64_t more = At(Plan({80}, 16, 100000), Format::kBf16, 1).ranks[0].bytes.workspace;
+  EXPECT_EQ(many, more);  // 512 tokens
+  EXPECT_GT(many, At(Plan({80}), Format::kBf16, 1).ranks[0].bytes.workspace);
 }
 
 TEST_F(PlannerTest, SpeedIsWhatBandwidthAllows) {
@@ -225,6 +258,45 @@ TEST_F(PlannerTest, RecommendsTheMostPreciseFormatThatFits) {
   best = Recommend(plans, request_);
   EXPECT_FALSE(best.choice.has_value());
   EXPECT_THAT(best.reason, ::testing::HasSubstr("nothing fits"));
+}
+
+TEST_F(PlannerTest, RecommendsAFormatThatIsAskedForAlone) {
+  for (const double gib : {80.0, 1.0}) {
+    Plan({gib});
+    for (const kernels::DeviceLayout* device :
+         {static_cast<const kernels::DeviceLayout*>(cpu_.get()), card_.get()}) {
+      for (const Format format : kFormats) {
+        request_.only = format;
+        const auto plans = PlanAll(config_, request_, *device);
+        ASSERT_EQ(plans.size(), 1u);
+        const Recommendation best = Recommend(plans, request_);
+        EXPECT_EQ(best.choice.has_value(), gib == 80);
+        EXPECT_THAT(best.reason, ::testing::HasSubstr(FormatName(format)));
+      }
+    }
+  }
+  EXPECT_FALSE(Recommend({}, request_).choice.has_value());
+}
+
+TEST_F(PlannerTest, RecommendsFp8WhereItIsStored) {
+  Plan({12});
+  request_.stored = Format::kFp8;
+  const auto on_card = PlanAll(config_, request_, *card_);
+  Recommendation best = Recommend(on_card, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(on_card[*best.choice].format, Format::kFp8);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("the format that is stored fits"));
+  // CPUs hold it in 16 bits, for which there is no room.
+  const auto on_cpu = PlanAll(config_, request_, *cpu_);
+  best = Recommend(on_cpu, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(on_cpu[*best.choice].format, Format::kInt8);
+  EXPECT_THAT(best.reason, ::testing::HasSubstr("fp8 at no degree"));
+  // Of others INT8 loses less.
+  request_.stored = Format::kBf16;
+  best = Recommend(on_card, request_);
+  ASSERT_TRUE(best.choice.has_value());
+  EXPECT_EQ(on_card[*best.choice].format, Format::kInt8);
 }
 
 TEST_F(PlannerTest, RefusesRanksThatDoNotMakeItFaster) {

@@ -42,6 +42,9 @@ TEST_P(CudaLinear, IsCloseToExact) {
       const auto backend = MakeBackend(deterministic);
       for (const LeafRange owned : {LeafRange{0, leaves}, {1, leaves}, {0, 1}, {1, 1}}) {
         const auto weight = layer.Pack(*backend, shape.leaf, owned);
+        if (!deterministic) {
+          EXPECT_EQ(MakeCudaLayout()->PackedBytes(weight->spec), weight->bytes());
+        }
         const int64_t first = weight->spec.column_begin(), n = weight->spec.columns();
         std::vector<LeafRange> ranges;
         if (deterministic) {

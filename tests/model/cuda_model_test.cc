@@ -146,9 +146,15 @@ TEST(CudaFloat8, IsHeldAsPlanned) {
         EXPECT_TRUE(FormatName(held).starts_with("FP8")) << FormatName(held);
         const auto plan = parallel::ShardPlan::Make(model::ShapeOf(config), tp);
         const auto weights = [&](const model::WeightRequests& requests) {
-          return model::Decoder::Plan(config, *checkpoint, plan, rank.index, *backend,
-                                      {.weights = requests})
-              .weights;
+          const auto bytes = model::Decoder::Plan(config, *checkpoint, plan, rank.index, *backend,
+                                                  {.max_rows = 8, .weights = requests});
+          // A plan made without a card is the same.
+          const auto without = model::Decoder::Plan(config, *checkpoint, plan, rank.index,
+                                                    *kernels::MakeCudaLayout(),
+                                                    {.max_rows = 8, .weights = requests});
+          EXPECT_EQ(without.weights, bytes.weights);
+          EXPECT_EQ(without.workspace, bytes.workspace);
+          return bytes.weights;
         };
         EXPECT_EQ(rank.decoder.bytes().weights, weights(options.weights));
         model::WeightRequests wide = options.weights;
