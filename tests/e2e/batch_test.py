@@ -391,7 +391,7 @@ class Progress(Case):
       held = [line for line in log if "measured" in line]
       self.assertEqual(len(held), 3 * (2 if args else 1))
       for purpose in ("weights", "KV cache", "workspace"):
-        self.assertRegex(held[0] + held[1] + held[2], rf"{purpose}: planned \d+ bytes, measured \d")
+        self.assertRegex("".join(held), rf"{purpose}: planned \d+ bytes, measured \d")
     # Every 30 s where nothing else is said, so not at all here.
     done = self.batch(self.source, "quiet.jsonl")
     self.assertEqual(done.returncode, 0, done.stderr)

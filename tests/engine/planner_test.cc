@@ -263,11 +263,10 @@ TEST_F(PlannerTest, RecommendsTheMostPreciseFormatThatFits) {
 TEST_F(PlannerTest, RecommendsAFormatThatIsAskedForAlone) {
   for (const double gib : {80.0, 1.0}) {
     Plan({gib});
-    for (const kernels::DeviceLayout* device :
-         {static_cast<const kernels::DeviceLayout*>(cpu_.get()), card_.get()}) {
+    for (const bool cards : {false, true}) {
       for (const Format format : kFormats) {
         request_.only = format;
-        const auto plans = PlanAll(config_, request_, *device);
+        const auto plans = PlanAll(config_, request_, cards ? *card_ : *cpu_);
         ASSERT_EQ(plans.size(), 1u);
         const Recommendation best = Recommend(plans, request_);
         EXPECT_EQ(best.choice.has_value(), gib == 80);
