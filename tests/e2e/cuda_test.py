@@ -4,6 +4,7 @@ that their sums take the staged way."""
 import json
 import os
 import pathlib
+import re
 import signal
 import tempfile
 import time
@@ -90,6 +91,16 @@ class Commands(unittest.TestCase):
     self.assertEqual(done.returncode, 0, done.stderr)
     found = json.loads(done.stdout)
     self.assertEqual([row["phase"] for row in found["results"]], ["prefill", "decode"])
+
+  def test_a_plan_made_without_a_card_is_what_ranks_hold(self):
+    for dtype in ("bf16", "int8", "int4", "fp8"):
+      done = worlds.run("plan", worlds.DEMO, "--devices", "2x1GiB", "--device", "cuda", "--format",
+                        dtype, "--tp", 2, "--json")
+      planned = [rank["weights"] for rank in json.loads(done.stdout)[0]["ranks"]]
+      debug = worlds.run("generate", worlds.DEMO, "x", "--max-tokens", 1, "--device", "cuda", "--tp",
+                         2, "--dtype", dtype, env={"TANDEM_DEBUG": "1"})
+      held = re.findall(r"weights: planned \d+ bytes, measured (\d+)", debug.stderr.decode())
+      self.assertEqual(sorted(map(int, held)), sorted(planned), dtype)
 
   def test_weights_streamed_from_the_host_give_the_same_bits(self):
     for tp in (1, 2):
