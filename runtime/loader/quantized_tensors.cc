@@ -1,5 +1,7 @@
 #include "runtime/loader/quantized_tensors.h"
 
+#include <algorithm>
+
 namespace tandem::loader {
 namespace {
 
@@ -38,10 +40,10 @@ std::vector<int64_t> ScaleShape(const QuantizedScheme& scheme, const Checkpoint&
   const auto info = checkpoint.Find(name);
   const std::vector<int64_t> found = info.ok() ? (*info)->shape : std::vector<int64_t>();
   if (scheme.block_rows == 0) {
-    // One of the whole matrix is written in three ways.
-    return found.empty() || (found.size() == 2 && found[0] == 1)
-               ? (info.ok() ? found : std::vector{int64_t{1}})
-               : std::vector{int64_t{1}};
+    // One of the whole matrix is written in three ways: [], [1] and [1, 1].
+    const bool one = info.ok() && found.size() <= 2 &&
+                     std::all_of(found.begin(), found.end(), [](int64_t n) { return n == 1; });
+    return one ? found : std::vector<int64_t>{1};
   }
   const int64_t scale_rows = CeilDiv(rows, scheme.block_rows);
   if (groups == 1 && found.size() == 1) return {scale_rows};

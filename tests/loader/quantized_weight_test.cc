@@ -256,6 +256,28 @@ TEST(QuantizedWeight, RefusesDamage) {
               HasSubstr("\"m.weight\": found no number at row 0, column 0"));
 }
 
+// One scale, or zero point, of a whole matrix: whatever the file has beside it is not read.
+TEST(QuantizedWeight, OneOfAMatrixIsOne) {
+  const QuantizedScheme scheme = {
+      .layout = QuantizedLayout::kBytes, .bits = 8, .symmetric = false, .block_rows = 0};
+  const RawTensor weight = {"m.weight", "I8", {8, 8}, std::string(64, 5)};
+  const auto scale = [](std::vector<int64_t> shape, size_t count) {
+    return RawTensor{"m.weight_scale", "F32", std::move(shape), Bytes(std::vector<float>(count))};
+  };
+  const auto zero = [](std::vector<int64_t> shape, size_t count) {
+    return RawTensor{"m.weight_zero_point", "I8", std::move(shape), std::string(count, 0)};
+  };
+  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {1}, {1, 1}}) {
+    EXPECT_EQ(Refusal(scheme, {weight, scale(shape, 1), zero(shape, 1)}), "read");
+  }
+  EXPECT_THAT(Refusal(scheme, {weight, scale({1, 1000}, 1000), zero({1}, 1)}),
+              HasSubstr("\"m.weight_scale\" shape: found [1, 1000], expected [1] by"));
+  EXPECT_THAT(Refusal(scheme, {weight, scale({1}, 1), zero({1, 1000}, 1000)}),
+              HasSubstr("\"m.weight_zero_point\" shape: found [1, 1000], expected [1] by"));
+  EXPECT_THAT(Refusal(scheme, {weight, scale({1, 0}, 0), zero({1}, 1)}),
+              HasSubstr("\"m.weight_scale\" shape: found [1, 0], expected [1] by"));
+}
+
 TEST(QuantizedWeight, ChecksRowsAhead) {
   const auto check = [](const QuantizedScheme& scheme, const std::vector<RawTensor>& tensors) {
     TempDir dir;
