@@ -13,6 +13,17 @@
 namespace tandem::launcher {
 namespace {
 
+using PackedFilePtr = std::unique_ptr<loader::PackedFile>;
+
+// INVALID_ARGUMENT where what is there is not what Make would write.
+absl::StatusOr<PackedFilePtr> Open(const PackedCacheArgs& args, const std::string& path,
+                                   const std::string& key, const kernels::Backend& backend) {
+  TANDEM_ASSIGN_OR_RETURN(PackedFilePtr file, loader::PackedFile::Open(path, key));
+  TANDEM_RETURN_IF_ERROR(
+      model::CheckPackedWeights(args.config, args.checkpoint, args.weights, backend, *file));
+  return file;
+}
+
 absl::Status Make(const PackedCacheArgs& args, const std::string& path, const std::string& key,
                   kernels::Backend& backend) {
   std::error_code error;
@@ -44,11 +55,13 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
         "--packed-cache: this instruction set's kernels keep no packed weights; leave it out or "
         "give another --isa");
   }
-  const std::string key = model::PackedKey(args.checkpoint, args.weights, backend);
+  const auto key_or = model::PackedKey(args.checkpoint, args.weights, backend);
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator, key_or.status()));
+  const std::string& key = *key_or;
   const std::string path =
       absl::StrCat(args.directory, "/",
                    absl::Hex(XXH3_64bits(key.data(), key.size()), absl::kZeroPad16), ".packed");
-  auto file = loader::PackedFile::Open(path, key);
+  auto file = Open(args, path, key, backend);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> found,
                           communicator.AllGatherBytes(file.ok() ? "found" : ""));
   // Alike on all ranks, so that all go on together.
@@ -68,7 +81,7 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
       made = Make(args, path, key, backend);
     }
     TANDEM_RETURN_IF_ERROR(communicator.AllGatherBytes("").status());
-    if (!file.ok()) file = loader::PackedFile::Open(path, key);
+    if (!file.ok()) file = Open(args, path, key, backend);
     if (args.required) {
       const absl::Status& why = made.ok() ? file.status() : made;
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(

@@ -1,13 +1,18 @@
 #include "runtime/loader/packed_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/json.h"
@@ -29,6 +34,42 @@ struct Head {
   uint64_t footer_offset;
   uint64_t footer_bytes;
 };
+
+constexpr char kPartial[] = ".partial";
+constexpr time_t kAbandonedSeconds = 600;
+
+// A name that no other writer has, in another container or on another host neither.
+std::string TemporaryName(const std::string& path) {
+  std::random_device random;
+  const uint64_t bits = uint64_t{random()} << 32 | random();
+  return absl::StrCat(path, ".", absl::Hex(bits, absl::kZeroPad16), kPartial);
+}
+
+// Removes what killed writers of `path` left. A file is theirs where nobody holds its lock and
+// nobody has written for ten minutes by the file system's clock, of which `own`, a file that was
+// just made there, tells the time: on some network file systems other hosts' locks are not seen.
+void RemoveAbandoned(const std::string& path, int own) {
+  struct stat now;
+  if (fstat(own, &now) != 0) return;
+  const std::filesystem::path target(path);
+  const std::string start = target.filename().string() + ".";
+  const std::filesystem::path folder = target.parent_path();
+  std::error_code error;
+  std::filesystem::directory_iterator entries(folder.empty() ? "." : folder, error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    if (!absl::StartsWith(name, start) || !absl::EndsWith(name, kPartial)) continue;
+    // Over NFS only a file that is open for writing can be locked.
+    const int fd = open(entries->path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) continue;
+    struct stat info;
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
+        info.st_mtime + kAbandonedSeconds < now.st_mtime && flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      unlink(entries->path().c_str());
+    }
+    close(fd);
+  }
+}
 
 }  // namespace
 
@@ -66,7 +107,7 @@ absl::StatusOr<std::unique_ptr<PackedFile>> PackedFile::Open(const std::string& 
     const int64_t end = static_cast<int64_t>(head.footer_offset);
     TANDEM_ASSIGN_OR_RETURN(const int64_t offset, entry.RequiredInt("offset", 0, end));
     TANDEM_ASSIGN_OR_RETURN(const int64_t bytes, entry.RequiredInt("bytes", 0, end - offset));
-    if (!name || !description) return damaged("no footer");
+    if (!name || !description || offset % kPage != 0) return damaged("no footer");
     file->entries_[*name] = {*description, static_cast<uint64_t>(offset),
                              static_cast<uint64_t>(bytes)};
   }
@@ -116,10 +157,18 @@ PackedFileWriter::~PackedFileWriter() {
 
 absl::StatusOr<PackedFileWriter> PackedFileWriter::Create(const std::string& path,
                                                           std::string_view key) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".partial");
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  std::string temporary;
+  int fd = -1;
+  do {
+    temporary = TemporaryName(path);
+    fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  } while (fd < 0 && errno == EEXIST);
+  const int error = errno;
   PackedFileWriter writer(fd, path, temporary, std::string(key));
-  if (fd < 0) return writer.Failed("cannot create", errno);
+  if (fd < 0) return writer.Failed("cannot create", error);
+  // Held until the file is closed. Where there are no locks nothing is removed as abandoned.
+  flock(fd, LOCK_EX | LOCK_NB);
+  RemoveAbandoned(path, fd);  // first: they may be what fills the disk
   const Head head = {};
   TANDEM_RETURN_IF_ERROR(writer.Write(std::as_bytes(std::span(&head, 1))));
   return writer;

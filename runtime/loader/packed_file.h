@@ -54,8 +54,9 @@ class PackedFile {
   mutable std::atomic<uint64_t> bytes_read_{0};
 };
 
-// Writes beside `path` and moves the file there when it is whole: readers see all of it or nothing,
-// and what a failure leaves is removed.
+// Writes beside `path`, under a name of its own, and moves the file there when it is whole: readers
+// see all of it or nothing, and what a failure leaves is removed; what a killed writer left, by the
+// next one that comes ten minutes later or more.
 class PackedFileWriter {
  public:
   // Errors name the path: UNAVAILABLE for a full disk, PERMISSION_DENIED and others as the system

@@ -9,6 +9,10 @@
 
 namespace tandem::loader {
 
+// To be raised whenever QuantizeRows gives other codes or scales than before: files of weights that
+// were quantized by another version are then made again.
+inline constexpr int kQuantizerVersion = 1;
+
 // How the scale (and zero point) of a group is found.
 enum class ScaleMethod : uint8_t {
   // From the largest magnitude: max |x| / 127 with 8 bits, max |x| / 7.5 with 4;

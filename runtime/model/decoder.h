@@ -64,7 +64,7 @@ struct DecoderOptions {
   RecordingBudget recording;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
-  // Weights that were packed before; outlives the decoder, or null.
+  // Weights that were packed before (CheckPackedWeights); outlives the decoder, or null.
   const loader::PackedFile* packed = nullptr;
   LayersIn layers = LayersIn::kMemory;
   std::vector<int> stream_cpus;  // of WeightStream's thread; empty: the caller's

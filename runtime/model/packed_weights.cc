@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "parallel/linear.h"
+#include "runtime/loader/quantize_rows.h"
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
 
@@ -18,13 +19,44 @@ std::string Describe(const WeightRequest& request) {
                       request.dtype ? std::string(kernels::DTypeName(*request.dtype)) : "stored");
 }
 
+// Calls fn(module, format, leaf_size) for every matrix of the model, until one fails. Modules that
+// ranks hold as one are packed one by one, in one format.
+template <typename Fn>
+absl::Status ForEachMatrix(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+                           const WeightRequests& weights, const kernels::Backend& backend,
+                           const Fn& fn) {
+  const auto each = [&](std::initializer_list<const Module*> modules, const WeightRequest& request,
+                        int64_t leaf_size) -> absl::Status {
+    const WeightFormat format = HeldFormat(config, checkpoint, modules, request, backend);
+    for (const Module* module : modules) {
+      TANDEM_RETURN_IF_ERROR(fn(*module, format, leaf_size));
+    }
+    return absl::OkStatus();
+  };
+  const int64_t column_leaf = parallel::kColumnLeafSize;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const LayerModules m = ModulesOf(config, i);
+    TANDEM_RETURN_IF_ERROR(each({&m.q, &m.k, &m.v}, weights.body, column_leaf));
+    TANDEM_RETURN_IF_ERROR(each({&m.gate, &m.up}, weights.body, column_leaf));
+    TANDEM_RETURN_IF_ERROR(each({&m.o}, weights.body, config.head_dim));
+    TANDEM_RETURN_IF_ERROR(
+        each({&m.down}, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
+  }
+  const Module head = HeadModule(config);
+  return each({&head}, weights.head, column_leaf);
+}
+
 }  // namespace
 
-std::string PackedKey(const loader::Checkpoint& checkpoint, const WeightRequests& weights,
-                      const kernels::Backend& backend) {
-  std::string key = absl::StrCat(
-      "model ", absl::Hex(checkpoint.Identity()), ", ", std::string(backend.packed_layout()),
-      ", body: ", Describe(weights.body), ", head: ", Describe(weights.head));
+absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
+                                      const WeightRequests& weights,
+                                      const kernels::Backend& backend) {
+  TANDEM_ASSIGN_OR_RETURN(const uint64_t samples, checkpoint.SampleDigest());
+  std::string key = absl::StrCat("model ", absl::Hex(checkpoint.Identity()), ", samples ",
+                                 absl::Hex(samples), ", ", std::string(backend.packed_layout()),
+                                 ", quantizer ", loader::kQuantizerVersion,
+                                 ", body: ", Describe(weights.body),
+                                 ", head: ", Describe(weights.head));
   for (size_t i = 0; i < checkpoint.file_count(); ++i) {
     std::error_code ignored;
     const auto time = std::filesystem::last_write_time(checkpoint.file(i).file().path(), ignored);
@@ -37,30 +69,39 @@ std::string PackedKey(const loader::Checkpoint& checkpoint, const WeightRequests
 absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer) {
-  // Modules that ranks hold as one are packed one by one, in one format.
-  const auto write = [&](std::initializer_list<const Module*> modules, const WeightRequest& request,
-                         int64_t leaf_size) -> absl::Status {
-    const WeightFormat format = HeldFormat(config, checkpoint, modules, request, backend);
-    for (const Module* module : modules) {
-      TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, *module));
-      MatrixSource source(std::move(stored), format);
-      TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
-      TANDEM_RETURN_IF_ERROR(
-          writer.Append(source.name(), PackedDescription(weight->spec), weight->packed()));
-    }
-    return absl::OkStatus();
-  };
-  const int64_t column_leaf = parallel::kColumnLeafSize;
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    const LayerModules m = ModulesOf(config, i);
-    TANDEM_RETURN_IF_ERROR(write({&m.q, &m.k, &m.v}, weights.body, column_leaf));
-    TANDEM_RETURN_IF_ERROR(write({&m.gate, &m.up}, weights.body, column_leaf));
-    TANDEM_RETURN_IF_ERROR(write({&m.o}, weights.body, config.head_dim));
-    TANDEM_RETURN_IF_ERROR(
-        write({&m.down}, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
-  }
-  const Module head = HeadModule(config);
-  return write({&head}, weights.head, column_leaf);
+  return ForEachMatrix(
+      config, checkpoint, weights, backend,
+      [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
+        TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, module));
+        MatrixSource source(std::move(stored), format);
+        TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
+        return writer.Append(source.name(), PackedDescription(weight->spec), weight->packed());
+      });
+}
+
+absl::Status CheckPackedWeights(const loader::ModelConfig& config,
+                                const loader::Checkpoint& checkpoint,
+                                const WeightRequests& weights, const kernels::Backend& backend,
+                                const loader::PackedFile& file) {
+  return ForEachMatrix(
+      config, checkpoint, weights, backend,
+      [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
+        const kernels::LinearSpec whole = {
+            .dtype = format.dtype,
+            .quant = format.quant,
+            .rows = module.rows,
+            .global_columns = module.columns,
+            .leaf_size = leaf_size,
+            .leaves = {0, (module.columns + leaf_size - 1) / leaf_size}};
+        const bool quantized = SchemeOf(config, checkpoint, module) != nullptr;
+        const std::string name = quantized ? module.name : module.name + ".weight";
+        const loader::PackedFile::Entry* matrix = file.Find(name, PackedDescription(whole));
+        const uint64_t found = matrix == nullptr ? 0 : matrix->bytes;
+        if (found == backend.PackedBytes(whole)) return absl::OkStatus();
+        return absl::InvalidArgumentError(absl::StrCat(
+            file.mapping().path(), ": ", name, ": found ", found, " bytes, expected ",
+            backend.PackedBytes(whole), "; remove it and it is made again"));
+      });
 }
 
 }  // namespace tandem::model

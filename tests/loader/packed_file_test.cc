@@ -1,7 +1,9 @@
 #include "runtime/loader/packed_file.h"
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -83,6 +85,60 @@ TEST(PackedFile, AFailedWriteLeavesNothing) {
   EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
   EXPECT_EQ(PackedFileWriter::Create(dir.path() + "/no/such/folder", "k").status().code(),
             absl::StatusCode::kPermissionDenied);
+}
+
+// Two writers with one process id, as containers or hosts with a common folder may have them.
+TEST(PackedFile, WritersDoNotShareAFile) {
+  const TempDir dir;
+  const std::string path = dir / "weights";
+  auto first = PackedFileWriter::Create(path, "k");
+  auto second = PackedFileWriter::Create(path, "k");
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE(first->Append("a", "", Bytes(5000, 1)).ok());
+  ASSERT_TRUE(second->Append("a", "", Bytes(9000, 2)).ok());
+  ASSERT_TRUE(first->Append("b", "", Bytes(3000, 3)).ok());
+  ASSERT_TRUE(second->Finish().ok());
+  ASSERT_TRUE(first->Finish().ok());  // the last one counts, whole
+  const auto file = PackedFile::Open(path, "k");
+  ASSERT_TRUE(file.ok()) << file.status();
+  for (const auto& [name, bytes] : {std::pair("a", Bytes(5000, 1)), {"b", Bytes(3000, 3)}}) {
+    const PackedFile::Entry* entry = (*file)->Find(name, "");
+    ASSERT_NE(entry, nullptr);
+    ASSERT_EQ(entry->bytes, bytes.size());
+    std::vector<std::byte> found(bytes.size());
+    ASSERT_TRUE((*file)->Read(*entry, 0, found.size(), found.data()).ok());
+    EXPECT_EQ(found, bytes);
+  }
+}
+
+TEST(PackedFile, RemovesWhatKilledWritersLeft) {
+  namespace fs = std::filesystem;
+  const TempDir dir;
+  const std::string path = dir / "weights";
+  const auto age = [](const fs::path& file) {
+    fs::last_write_time(file, fs::last_write_time(file) - std::chrono::hours(1));
+  };
+  const std::string left = dir.Write("weights.17.partial", "some");
+  age(left);
+  const std::string recent = dir.Write("weights.18.partial", "some");
+  const std::string of_another = dir.Write("weights2.17.partial", "some");
+  age(of_another);
+  const auto writing = PackedFileWriter::Create(dir / "weights", "k");
+  ASSERT_TRUE(writing.ok());
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(recent));
+  EXPECT_TRUE(fs::exists(of_another));
+  // One that is at work keeps its file, however long ago it wrote.
+  fs::remove(recent);
+  size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(dir.path())) {
+    age(entry.path());
+    ++files;
+  }
+  EXPECT_EQ(files, 2u);
+  const auto next = PackedFileWriter::Create(path, "k");
+  ASSERT_TRUE(next.ok());
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), {}), 3);
 }
 
 }  // namespace

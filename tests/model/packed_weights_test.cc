@@ -3,7 +3,10 @@
 #include "runtime/model/packed_weights.h"
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/loader/temp_dir.h"
 #include "tests/support/model_world.h"
@@ -58,7 +61,7 @@ TEST_P(PackedWeights, ServeEveryDegree) {
     const auto model_folder = loader::ModelFolder::Open(folder);
     const auto config = loader::ReadConfig(*model_folder);
     const auto checkpoint = *loader::Checkpoint::Open(*model_folder);
-    const std::string key = PackedKey(*checkpoint, *weights, *backend);
+    const std::string key = *PackedKey(*checkpoint, *weights, *backend);
     {
       auto writer = *loader::PackedFileWriter::Create(path, key);
       const absl::Status written =
@@ -103,12 +106,79 @@ TEST(PackedWeightsKey, TellsFormatsApart) {
   const auto checkpoint = *loader::Checkpoint::Open(*folder);
   const auto backend = *kernels::MakeCpuBackend("auto", {});
   const auto key = [&](const char* dtype, int64_t group, const char* head) {
-    return PackedKey(*checkpoint, *WeightRequests::Parse(dtype, group, head), *backend);
+    return *PackedKey(*checkpoint, *WeightRequests::Parse(dtype, group, head), *backend);
   };
   EXPECT_EQ(key("int4", 32, "auto"), key("int4", 32, "int8"));
   EXPECT_NE(key("int4", 32, "auto"), key("int4", 64, "auto"));
   EXPECT_NE(key("int4", 32, "auto"), key("int8", 32, "auto"));
   EXPECT_NE(key("int4", 32, "auto"), key("int4", 32, "bf16"));
+}
+
+// Fine-tunes of one model have equal config.json, headers and sizes, and times that were made equal
+// differ neither; one tensor may be all that does.
+TEST(PackedWeightsKey, TellsFineTunesApart) {
+  namespace fs = std::filesystem;
+  const std::string source = SourcePath("tests/golden/logits/llama_gqa");
+  const auto backend = *kernels::MakeCpuBackend("auto", {});
+  const auto key = [&](const std::string& folder) {
+    const auto checkpoint = *loader::Checkpoint::Open(*loader::ModelFolder::Open(folder));
+    return *PackedKey(*checkpoint, {}, *backend);
+  };
+  const auto checkpoint = *loader::Checkpoint::Open(*loader::ModelFolder::Open(source));
+  for (const loader::TensorInfo& info : checkpoint->ListTensors()) {
+    const loader::TempDir dir;
+    fs::copy(source, dir.path(), fs::copy_options::recursive);
+    const std::string before = key(dir.path());
+    const fs::path file =
+        dir / fs::path(checkpoint->file(info.file).file().path()).filename().string();
+    const auto time = fs::last_write_time(file);
+    {
+      std::fstream bytes(file, std::ios::binary | std::ios::in | std::ios::out);
+      bytes.seekp(static_cast<std::streamoff>(info.offset));
+      bytes << std::string(info.bytes, '\x3b');
+      ASSERT_TRUE(bytes.flush().good());
+    }
+    fs::last_write_time(file, time);
+    EXPECT_NE(key(dir.path()), before) << info.name;
+  }
+}
+
+// As a file of another build or a hostile one has it: of the right key and layout, but not all that
+// loading reads.
+TEST(PackedWeightsFile, HasAllBytes) {
+  const auto folder = loader::ModelFolder::Open(SourcePath("tests/golden/logits/llama_gqa"));
+  const auto config = loader::ReadConfig(*folder);
+  const auto backend = *kernels::MakeCpuBackend("auto", {});
+  const auto checkpoint = *loader::Checkpoint::Open(*folder);
+  const loader::TempDir dir;
+  const std::string path = dir / "weights";
+  {
+    auto writer = *loader::PackedFileWriter::Create(path, "k");
+    const auto taken = *loader::Checkpoint::Open(*folder);
+    ASSERT_TRUE(WritePackedWeights(*config, *taken, {}, *backend, writer).ok());
+    ASSERT_TRUE(writer.Finish().ok());
+  }
+  const auto check = [&] {
+    const auto packed = loader::PackedFile::Open(path, "k");
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    return CheckPackedWeights(*config, *checkpoint, {}, *backend, **packed);
+  };
+  EXPECT_TRUE(check().ok()) << check();
+  std::ifstream file(path, std::ios::binary);
+  const std::string whole(std::istreambuf_iterator<char>(file), {});
+  const size_t footer = whole.rfind("{\"key\"");
+  const size_t entry = whole.find("layers.1.mlp.down_proj.weight", footer);
+  ASSERT_NE(entry, whole.npos);
+  const auto with = [&](size_t at, const std::string& text) {
+    std::string changed = whole;
+    dir.Write("weights", changed.replace(at, text.size(), text));
+    return std::string(check().message());
+  };
+  EXPECT_THAT(with(entry, "layers.9"), ::testing::HasSubstr("found 0 bytes, expected"));
+  const size_t bytes = whole.rfind("\"bytes\":", entry) + 8;
+  std::string fewer(whole.find_first_not_of("0123456789", bytes) - bytes, ' ');
+  fewer[0] = '4';
+  EXPECT_THAT(with(bytes, fewer), ::testing::HasSubstr("found 4 bytes, expected"));
 }
 
 }  // namespace
