@@ -214,9 +214,12 @@ struct CodeOps {
     for (size_t i = 0; i < kParts; ++i) {
       hn::Store(hn::RearrangeToOddPlusEven(sum.v[i], sum.upper[i]), I32(), halves + i * kWidth);
     }
-    const int32_t offset = kKeys ? 128 * row.sum : 0;  // K's codes are stored plus 128
+    // K's codes are stored plus 128: without that the sum fits 32 bits, with it only modulo 2^32.
+    const uint32_t offset = kKeys ? 128 * static_cast<uint32_t>(row.sum) : 0;
     for (size_t i = 0; i < kLanes; ++i) {
-      const float dot = static_cast<float>(halves[2 * i] + halves[2 * i + 1] - offset);
+      const uint32_t sum =
+          static_cast<uint32_t>(halves[2 * i]) + static_cast<uint32_t>(halves[2 * i + 1]) - offset;
+      const float dot = static_cast<float>(static_cast<int32_t>(sum));
       to[i] = dot * (kKeys ? row.scale * lane_scales[i] : row.scale);
     }
   }

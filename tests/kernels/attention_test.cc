@@ -232,9 +232,49 @@ TEST(Attention, IsSoftmaxAttention) {
   }
 }
 
+// Attention of one head over its n positions: qkv [n, 3 * d], which is not rotated.
+std::vector<float> OneHead(Backend& backend, KvDType dtype, std::vector<float> qkv, int64_t d,
+                           float scale) {
+  const int64_t n = static_cast<int64_t>(qkv.size()) / (3 * d);
+  KvCacheView cache = {.dtype = dtype, .kv_heads = 1, .head_dim = d};
+  std::vector<int32_t> positions(n), sequence(n, 0), blocks((n + 15) / 16);
+  std::iota(positions.begin(), positions.end(), 0);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<std::byte> k(blocks.size() * cache.k_block_bytes());
+  std::vector<std::byte> v(blocks.size() * cache.v_block_bytes());
+  cache.k = k.data();
+  cache.v = v.data();
+  std::vector<float> cos(n * d / 2, 1.0f), sin(n * d / 2, 0.0f), out(n * d);
+  const int32_t head_to_kv[] = {0};
+  backend.RopeAndCache({.tokens = n,
+                        .q_heads = 1,
+                        .head_dim = d,
+                        .qkv = qkv.data(),
+                        .cos = cos.data(),
+                        .sin = sin.data(),
+                        .slot_mapping = positions.data(),
+                        .cache = cache});
+  backend.PagedAttention({.tokens = n,
+                          .q_heads = 1,
+                          .head_dim = d,
+                          .qkv = qkv.data(),
+                          .qkv_stride = 3 * d,
+                          .positions = positions.data(),
+                          .token_sequence = sequence.data(),
+                          .block_tables = blocks.data(),
+                          .max_blocks = static_cast<int64_t>(blocks.size()),
+                          .head_to_kv = head_to_kv,
+                          .scale = scale,
+                          .cache = cache,
+                          .out = out.data()});
+  return out;
+}
+
+constexpr KvDType kDTypes[] = {KvDType::kF32, KvDType::kF16, KvDType::kBF16, KvDType::kI8};
+
 // K and V that are far apart in size between positions (within fp16), and zeros.
 TEST(Attention, ExtremesEqualReference) {
-  for (KvDType dtype : {KvDType::kF32, KvDType::kF16, KvDType::kBF16, KvDType::kI8}) {
+  for (KvDType dtype : kDTypes) {
     const int64_t n = 40, d = 16, width = 3 * d;
     const int64_t exponents = dtype == KvDType::kF16 ? 4 : 20;
     auto values = RandomFloats(n * width, 3);
@@ -243,43 +283,54 @@ TEST(Attention, ExtremesEqualReference) {
           t % 5 == 0 ? 0.0f : std::ldexp(1.0f, static_cast<int>(t % 7 * exponents - 3 * exponents));
       for (int64_t i = 0; i < 2 * d; ++i) values[t * width + d + i] *= size;
     }
-    const auto run = [&](Backend& backend) {
-      KvCacheView cache = {.dtype = dtype, .kv_heads = 1, .head_dim = d};
-      std::vector<std::byte> k(3 * cache.k_block_bytes()), v(3 * cache.v_block_bytes());
-      cache.k = k.data();
-      cache.v = v.data();
-      auto qkv = values;
-      std::vector<float> cos(n * d / 2, 1.0f), sin(n * d / 2, 0.0f), out(n * d);
-      std::vector<int32_t> positions(n), sequence(n, 0);
-      std::iota(positions.begin(), positions.end(), 0);
-      const int32_t blocks[] = {0, 1, 2}, head_to_kv[] = {0};
-      backend.RopeAndCache({.tokens = n,
-                            .q_heads = 1,
-                            .head_dim = d,
-                            .qkv = qkv.data(),
-                            .cos = cos.data(),
-                            .sin = sin.data(),
-                            .slot_mapping = positions.data(),
-                            .cache = cache});
-      backend.PagedAttention({.tokens = n,
-                              .q_heads = 1,
-                              .head_dim = d,
-                              .qkv = qkv.data(),
-                              .qkv_stride = width,
-                              .positions = positions.data(),
-                              .token_sequence = sequence.data(),
-                              .block_tables = blocks,
-                              .max_blocks = 3,
-                              .head_to_kv = head_to_kv,
-                              .scale = 1e-12f,
-                              .cache = cache,
-                              .out = out.data()});
-      return out;
-    };
     const auto cpu = *MakeCpuBackend("auto", {.threads = 2});
-    const std::vector<float> expected = run(*MakeRefBackend()), found = run(*cpu);
-    EXPECT_EQ(found, expected) << KvDTypeName(dtype);
+    EXPECT_EQ(OneHead(*cpu, dtype, values, d, 1e-12f),
+              OneHead(*MakeRefBackend(), dtype, values, d, 1e-12f))
+        << KvDTypeName(dtype);
   }
+}
+
+// A NaN in a query or in K reaches the output of all tokens that see it, as in the specification,
+// and no other token's.
+void ExpectNanStays(Backend& cpu) {
+  const int64_t n = 300, d = 16, width = 3 * d;
+  const auto ref = MakeRefBackend();
+  struct Place {
+    int64_t token, column;
+  };
+  for (const Place& place : {Place{20, 3}, {5, d + 2}, {0, d}, {270, d + 15}}) {
+    auto values = RandomFloats(n * width, 4);
+    values[place.token * width + place.column] = std::numeric_limits<float>::quiet_NaN();
+    for (KvDType dtype : kDTypes) {
+      const std::vector<float> expected = OneHead(*ref, dtype, values, d, 0.25f);
+      const std::vector<float> found = OneHead(cpu, dtype, values, d, 0.25f);
+      for (int64_t t = 0; t < n; ++t) {
+        const bool sees = place.column < d ? t == place.token : t >= place.token;
+        for (int64_t i = t * d; i < (t + 1) * d; ++i) {
+          ASSERT_EQ(std::isnan(expected[i]), sees) << t << " " << KvDTypeName(dtype);
+          ASSERT_EQ(std::isnan(found[i]), sees) << t << " " << KvDTypeName(dtype);
+          if (!sees) ASSERT_EQ(found[i], expected[i]) << t << " " << KvDTypeName(dtype);
+        }
+      }
+    }
+  }
+}
+TEST(Attention, NanStays) { ExpectNanStays(**MakeCpuBackend("auto", {.threads = 2})); }
+
+// The largest codes in the largest head: with K's offset they add up to more than 32 bits.
+void ExpectLargestCodesEqualReference(Backend& cpu) {
+  const int64_t d = KvCacheView::kMaxHeadDim;
+  for (const float key : {1.0f, -1.0f}) {
+    std::vector<float> values(20 * 3 * d, 1.0f);
+    for (size_t t = 0; t < 20; ++t) {
+      std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(t) * 3 * d + d, d, key);
+    }
+    EXPECT_EQ(OneHead(cpu, KvDType::kI8, values, d, 1.0f),
+              OneHead(*MakeRefBackend(), KvDType::kI8, values, d, 1.0f));
+  }
+}
+TEST(Attention, LargestCodesEqualReference) {
+  ExpectLargestCodesEqualReference(**MakeCpuBackend("auto", {.threads = 2}));
 }
 
 // Last, and in this order: each restricts the process from here on.
@@ -291,6 +342,8 @@ void ExpectPinnedEqualsReference(const char* isa, const char* name) {
   for (const AttentionCase& c : kCases) {
     EXPECT_TRUE(RunAttention(*cpu, c, 1000) == RunAttention(*ref, c, 1000)) << Name(c);
   }
+  ExpectNanStays(*cpu);
+  ExpectLargestCodesEqualReference(*cpu);
 }
 TEST(AttentionPinned, VnniEqualsReference) { ExpectPinnedEqualsReference("vnni", "AVX3+VNNI"); }
 TEST(AttentionPinned, ThenAvx3EqualsReference) { ExpectPinnedEqualsReference("avx3", "AVX3"); }
