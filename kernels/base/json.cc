@@ -155,7 +155,68 @@ class DomBuilder {
   std::string message_;
 };
 
+// Follows `path` from the outermost object on and collects the last one's keys.
+class KeyCollector {
+ public:
+  explicit KeyCollector(std::initializer_list<std::string_view> path) : path_(path) {}
+
+  bool null() { return Skip(); }
+  bool boolean(bool) { return Skip(); }
+  bool number_integer(Json::number_integer_t) { return Skip(); }
+  bool number_unsigned(Json::number_unsigned_t) { return Skip(); }
+  bool number_float(Json::number_float_t, const std::string&) { return Skip(); }
+  bool string(std::string&) { return Skip(); }
+  bool binary(Json::binary_t&) { return Skip(); }
+  bool start_array(size_t) {
+    ++depth_;
+    return Skip();
+  }
+  bool end_array() { return Leave(); }
+  bool start_object(size_t) {
+    ++depth_;
+    if (std::exchange(on_path_, false)) ++followed_;
+    return true;
+  }
+  // False ends the parse: the object is complete, and no other has its path.
+  bool end_object() { return Leave() && depth_ >= followed_; }
+  bool key(std::string& name) {
+    if (depth_ != followed_) return true;
+    if (followed_ > path_.size()) {
+      keys_.push_back(std::move(name));
+    } else {
+      on_path_ = name == path_[followed_ - 1];
+    }
+    return true;
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
+
+  std::vector<std::string> TakeKeys() { return std::move(keys_); }
+
+ private:
+  bool Skip() {
+    on_path_ = false;
+    return true;
+  }
+  bool Leave() {
+    --depth_;
+    return true;
+  }
+
+  const std::vector<std::string_view> path_;
+  size_t depth_ = 0;     // of open containers
+  size_t followed_ = 0;  // of them, objects on the path
+  bool on_path_ = true;  // whether the next value is the next object on it
+  std::vector<std::string> keys_;
+};
+
 }  // namespace
+
+std::vector<std::string> KeysInOrder(std::string_view text,
+                                     std::initializer_list<std::string_view> path) {
+  KeyCollector collector(path);
+  Json::sax_parse(text.begin(), text.end(), &collector);
+  return collector.TakeKeys();
+}
 
 absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view name, int max_depth) {
   const char* reached = text.data();

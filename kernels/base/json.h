@@ -1,7 +1,10 @@
 // JSON text from outside, as a DOM that is safe to walk and to destroy.
 #pragma once
 
+#include <initializer_list>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
@@ -21,5 +24,11 @@ namespace tandem::json {
 // nlohmann turns -1 into 2^64 - 1 and 1.9 into 1 without a word.
 absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view name,
                                      int max_depth = 64);
+
+// The keys of an object in the order of the text, which the DOM does not keep. The object is the
+// value of the last name in `path`, each the name of a member of the one before, the first of the
+// text's own object. Empty where there is no such object. Only for text that Parse takes.
+std::vector<std::string> KeysInOrder(std::string_view text,
+                                     std::initializer_list<std::string_view> path);
 
 }  // namespace tandem::json

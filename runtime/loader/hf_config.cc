@@ -107,12 +107,13 @@ absl::StatusOr<Family> FindFamily(const JsonFields& fields) {
 }
 
 // compression_config is the name in older folders of compressed-tensors.
-absl::Status ReadQuantization(const JsonFields& fields, ModelConfig& config) {
+absl::Status ReadQuantization(const JsonFields& fields, std::string_view text,
+                              ModelConfig& config) {
   for (const char* field : {"quantization_config", "compression_config"}) {
     const Json* quantization = fields.Get(field);
     if (quantization == nullptr) continue;
     TANDEM_ASSIGN_OR_RETURN(config.quantization,
-                            QuantizationConfig::Parse(fields.file(), field, *quantization));
+                            QuantizationConfig::Parse(fields.file(), field, *quantization, text));
     break;
   }
   return absl::OkStatus();
@@ -244,7 +245,7 @@ absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, std::string_view 
   ModelConfig config;
   config.architecture = family.architecture;
   config.qk_norm = family.qk_norm;
-  TANDEM_RETURN_IF_ERROR(ReadQuantization(fields, config));
+  TANDEM_RETURN_IF_ERROR(ReadQuantization(fields, text, config));
   TANDEM_RETURN_IF_ERROR(CheckForeign(fields));
   TANDEM_RETURN_IF_ERROR(ReadShapes(fields, family, config));
   TANDEM_RETURN_IF_ERROR(CheckFullAttention(fields, family, config.num_layers));

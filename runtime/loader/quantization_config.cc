@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/json_fields.h"
 
@@ -27,10 +28,11 @@ constexpr char kMethods[] =
 // Fills a QuantizationConfig. Messages are of the object's fields.
 class QuantizationConfig::Reader {
  public:
-  Reader(std::string_view file, std::string_view field, const Json& object,
+  Reader(std::string_view file, std::string_view field, const Json& object, std::string_view text,
          QuantizationConfig& config)
       : file_(file),
         prefix_(absl::StrCat(std::string(field), ".")),
+        text_(text),
         object_(object),
         fields_(file, prefix_, object),
         config_(config) {}
@@ -48,6 +50,24 @@ class QuantizationConfig::Reader {
   }
 
  private:
+  struct Member {
+    std::string key;
+    const Json& value;
+  };
+  // Of the object that `field` is, as the file orders them.
+  std::vector<Member> InOrder(const char* field, const Json& object) const {
+    std::vector<std::string> keys = json::KeysInOrder(text_, {config_.field_, field});
+    if (keys.empty()) {
+      for (auto it = object.begin(); it != object.end(); ++it) keys.push_back(it.key());
+    }
+    std::vector<Member> members;
+    for (std::string& key : keys) {
+      const Json& value = object.at(key);
+      members.push_back({std::move(key), value});
+    }
+    return members;
+  }
+
   absl::Status AddRule(const JsonFields& fields, const char* field, Kind kind,
                        std::string_view text, int scheme) {
     auto pattern = NamePattern::Make(kind, text);
@@ -119,20 +139,21 @@ class QuantizationConfig::Reader {
     scheme.zeros_less_one = !format || *format == "gptq";
 
     if (const Json* dynamic = fields_.Get("dynamic"); dynamic != nullptr) {
-      if (!dynamic->is_object() && !(dynamic->is_boolean() && !dynamic->get<bool>())) {
+      const bool off = dynamic->is_boolean() && !dynamic->get<bool>();
+      if (!dynamic->is_object() && !off) {
         return fields_.Wrong("dynamic", "an object of patterns and settings");
       }
-      for (auto it = dynamic->begin(); dynamic->is_object() && it != dynamic->end(); ++it) {
-        std::string_view pattern = it.key();
-        const bool excluded = absl::StartsWith(it.key(), "-:");
-        if (excluded || absl::StartsWith(it.key(), "+:")) pattern.remove_prefix(2);
+      for (const auto& [key, value] : off ? std::vector<Member>() : InOrder("dynamic", *dynamic)) {
+        std::string_view pattern = key;
+        const bool excluded = absl::StartsWith(key, "-:");
+        if (excluded || absl::StartsWith(key, "+:")) pattern.remove_prefix(2);
         int index = -1;
         if (!excluded) {
-          const std::string prefix = absl::StrCat(prefix_, "dynamic.", Quoted(it.key()), ".");
-          if (!it->is_object()) return fields_.Wrong("dynamic", "an object of settings a pattern");
+          const std::string prefix = absl::StrCat(prefix_, "dynamic.", Quoted(key), ".");
+          if (!value.is_object()) return fields_.Wrong("dynamic", "an object of settings a pattern");
           QuantizedScheme changed = scheme;
           bool order = act_order;
-          TANDEM_RETURN_IF_ERROR(ReadGptqScheme(JsonFields(file_, prefix, *it), order, changed));
+          TANDEM_RETURN_IF_ERROR(ReadGptqScheme(JsonFields(file_, prefix, value), order, changed));
           index = AddScheme(changed);
         }
         TANDEM_RETURN_IF_ERROR(AddRule(fields_, "dynamic", Kind::kRegex, pattern, index));
@@ -250,18 +271,18 @@ class QuantizationConfig::Reader {
     if (groups == nullptr || !groups->is_object()) {
       return fields_.Wrong("config_groups", "an object of groups");
     }
+    const std::vector<Member> members = InOrder("config_groups", *groups);
     std::vector<int> schemes;
-    for (auto it = groups->begin(); it != groups->end(); ++it) {
+    for (const auto& [name, group] : members) {
       TANDEM_ASSIGN_OR_RETURN(const int scheme,
-                              ReadGroup(it.key(), *it, format.value_or("pack-quantized")));
+                              ReadGroup(name, group, format.value_or("pack-quantized")));
       schemes.push_back(scheme);
     }
     // A module's own name counts before an expression, that before its class.
     for (const Kind kind : {Kind::kName, Kind::kRegex, Kind::kClass}) {
-      size_t index = 0;
-      for (auto it = groups->begin(); it != groups->end(); ++it, ++index) {
-        const std::string prefix = absl::StrCat(prefix_, "config_groups.", it.key(), ".");
-        const JsonFields fields(file_, prefix, *it);
+      for (size_t index = 0; index < members.size(); ++index) {
+        const std::string prefix = absl::StrCat(prefix_, "config_groups.", members[index].key, ".");
+        const JsonFields fields(file_, prefix, members[index].value);
         TANDEM_ASSIGN_OR_RETURN(const auto targets, fields.Strings("targets"));
         if (targets.empty()) return fields.Wrong("targets", "a list of module names or classes");
         for (const std::string& target : targets) {
@@ -369,6 +390,7 @@ class QuantizationConfig::Reader {
 
   const std::string file_;
   const std::string prefix_;
+  const std::string_view text_;
   const Json& object_;
   const JsonFields fields_;
   QuantizationConfig& config_;
@@ -376,7 +398,8 @@ class QuantizationConfig::Reader {
 
 absl::StatusOr<QuantizationConfig> QuantizationConfig::Parse(std::string_view file,
                                                              std::string_view field,
-                                                             const Json& object) {
+                                                             const Json& object,
+                                                             std::string_view text) {
   if (!object.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(file), ": ", std::string(field),
                                                    ": found ", Shown(object),
@@ -384,7 +407,7 @@ absl::StatusOr<QuantizationConfig> QuantizationConfig::Parse(std::string_view fi
   }
   QuantizationConfig config;
   config.field_ = std::string(field);
-  TANDEM_RETURN_IF_ERROR(Reader(file, field, object, config).Read());
+  TANDEM_RETURN_IF_ERROR(Reader(file, field, object, text, config).Read());
   return config;
 }
 

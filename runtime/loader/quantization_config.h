@@ -51,9 +51,11 @@ struct QuantizedScheme {
 class QuantizationConfig {
  public:
   // `object` is the value of `field` in `file`. UNIMPLEMENTED by name where the
-  // method or one of its settings is not supported.
+  // method or one of its settings is not supported. Of several patterns that match a module the
+  // first in `text` counts, the file's own; where that is not given, the first by name.
   static absl::StatusOr<QuantizationConfig> Parse(std::string_view file, std::string_view field,
-                                                  const nlohmann::json& object);
+                                                  const nlohmann::json& object,
+                                                  std::string_view text = {});
 
   // How a module is stored, or null where it is stored as in any checkpoint.
   const QuantizedScheme* SchemeOf(std::string_view module, ModuleClass module_class) const;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace tandem::json {
 namespace {
@@ -25,6 +27,21 @@ TEST(Json, ReadsOneValueWithSpacesAroundIt) {
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ((*parsed)["a"].size(), 6u);
   EXPECT_EQ((*parsed)["a"][5], std::string(1, '\0'));  // escaped, a NUL is a character
+}
+
+TEST(Json, KeysInOrder) {
+  const std::string_view text =
+      R"({"z": {"b": 0, "c": {"x": 1}, "a": [{"d": 2}]}, "y": [{"z": {"q": 1}}], "b": {"e": 3}})";
+  using Keys = std::vector<std::string>;
+  EXPECT_EQ(KeysInOrder(text, {}), (Keys{"z", "y", "b"}));
+  EXPECT_EQ(KeysInOrder(text, {"z"}), (Keys{"b", "c", "a"}));
+  EXPECT_EQ(KeysInOrder(text, {"z", "c"}), (Keys{"x"}));
+  EXPECT_EQ(KeysInOrder(text, {"b"}), (Keys{"e"}));
+  // No objects: a number, a list, another's member, nothing.
+  for (const auto& path : {"y", "c", "none"}) EXPECT_EQ(KeysInOrder(text, {path}), Keys{});
+  EXPECT_EQ(KeysInOrder(text, {"z", "b"}), Keys{});
+  EXPECT_EQ(KeysInOrder("[{\"a\": 1}]", {}), Keys{});
+  EXPECT_EQ(KeysInOrder("", {}), Keys{});
 }
 
 TEST(Json, NulIsNoEndOfText) {

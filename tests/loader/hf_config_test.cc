@@ -51,6 +51,18 @@ ModelConfig Good(const Json& config) {
   return parsed.ok() ? *parsed : ModelConfig();
 }
 
+TEST(Config, PatternsCountInTheOrderOfTheFile) {
+  std::string text = kQwen3;
+  text.insert(1, R"("quantization_config":{"quant_method":"gptq","bits":4,"group_size":128,
+    "dynamic":{".*down_proj":{"bits":8},"+:.*":{"group_size":64}}},)");
+  const auto parsed = ParseConfig(text, "config.json");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const QuantizedScheme* down =
+      parsed->quantization->SchemeOf("model.layers.0.mlp.down_proj", ModuleClass::kLinear);
+  ASSERT_NE(down, nullptr);
+  EXPECT_EQ(down->bits, 8);
+}
+
 // The message, which must be one line of the agreed form.
 std::string Refusal(const std::string& text) {
   const auto parsed = ParseConfig(text, "DIR/config.json");

@@ -128,6 +128,34 @@ TEST(QuantizationConfig, CompressedTensors) {
   EXPECT_FALSE(channel->act_order);
 }
 
+// As the packages that wrote them, which keep the order of the file.
+TEST(QuantizationConfig, FirstPatternInTheFileCounts) {
+  const auto read = [](const std::string& quantization) {
+    const std::string text = "{\"quantization_config\": " + quantization + "}";
+    const auto config = QuantizationConfig::Parse("config.json", "quantization_config",
+                                                  Json::parse(text)["quantization_config"], text);
+    EXPECT_TRUE(config.ok()) << config.status();
+    return *config;
+  };
+  const QuantizationConfig gptq = read(R"({"quant_method": "gptq", "bits": 4, "group_size": 128,
+      "dynamic": {".*down_proj": {"bits": 8}, "+:.*": {"group_size": 64}}})");
+  const QuantizedScheme* down = gptq.SchemeOf("model.layers.3.mlp.down_proj", ModuleClass::kLinear);
+  ASSERT_NE(down, nullptr);
+  EXPECT_EQ(down->bits, 8);
+  EXPECT_EQ(down->group_size, 128);
+  const QuantizedScheme* gate = gptq.SchemeOf(kGate, ModuleClass::kLinear);
+  ASSERT_NE(gate, nullptr);
+  EXPECT_EQ(gate->bits, 4);
+  EXPECT_EQ(gate->group_size, 64);
+
+  const QuantizationConfig groups = read(R"({"quant_method": "compressed-tensors",
+      "format": "pack-quantized", "config_groups": {
+        "group_2": {"targets": ["re:.*gate_proj"], "weights": {"num_bits": 8, "group_size": 64}},
+        "group_10": {"targets": ["re:.*_proj"], "weights": {"num_bits": 4, "group_size": 32}}}})");
+  EXPECT_EQ(groups.SchemeOf(kGate, ModuleClass::kLinear)->bits, 8);
+  EXPECT_EQ(groups.SchemeOf(kQuery, ModuleClass::kLinear)->bits, 4);
+}
+
 TEST(QuantizationConfig, RefusesByName) {
   const auto with = [](Json object, const char* field, const Json& value) {
     object[field] = value;
