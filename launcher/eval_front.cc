@@ -25,6 +25,10 @@ namespace {
 
 constexpr double kLn2 = 0.693147180559945309417;
 
+bool AllFinite(std::span<const float> values) {
+  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
+
 // One sequence's inputs [begin, end) of a window, from position begin - window.begin.
 void FillPlan(const std::vector<int32_t>& ids, const engine::TextWindow& window, int64_t begin,
               int64_t end, engine::StepPlan& plan) {
@@ -120,6 +124,12 @@ absl::Status LogitsFile::Read(int64_t row, std::span<float> logits) const {
     left -= static_cast<size_t>(count);
     offset += static_cast<uint64_t>(count);
   }
+  if (!AllFinite(logits)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": row ", row,
+                     ": found a logit that is no number, expected finite ones; write the reference "
+                     "again with --logits"));
+  }
   return absl::OkStatus();
 }
 
@@ -149,7 +159,7 @@ absl::StatusOr<EvalResult> RunEval(RankRuntime& runtime, const EvalJob& job,
       for (size_t i = 0; i < plan.logits_indices.size(); ++i) {
         const std::span<const float> row = step.subspan(i * vocab, vocab);
         const int64_t position = begin + plan.logits_indices[i];
-        if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) {
+        if (!AllFinite(row)) {
           return absl::InternalError(absl::StrCat(
               "NAN_LOGITS: token ", position, ": the model computed no number; check the weights"));
         }

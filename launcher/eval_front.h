@@ -45,7 +45,7 @@ class LogitsFile {
   ~LogitsFile();
 
   absl::Status Write(std::span<const float> logits);
-  absl::Status Read(int64_t row, std::span<float> logits) const;
+  absl::Status Read(int64_t row, std::span<float> logits) const;  // all must be finite
   absl::Status Finish();  // after the last Write
 
  private:

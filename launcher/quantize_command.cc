@@ -125,7 +125,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CalibrationOf(const QuantizeOp
 }
 
 // Everything but the weights and what describes them: tokenizer, template,
-// generation_config.json, licence.
+// generation_config.json, licence. What is as large as weights is left, with a line on stderr.
 absl::Status CopySideFiles(const loader::ModelFolder& folder, const std::string& to) {
   static constexpr absl::string_view kWeights[] = {".safetensors", ".safetensors.index.json",
                                                    ".bin",         ".bin.index.json",
@@ -139,7 +139,15 @@ absl::Status CopySideFiles(const loader::ModelFolder& folder, const std::string&
         std::any_of(std::begin(kWeights), std::end(kWeights),
                     [&](absl::string_view end) { return absl::EndsWith(name, end); });
     std::error_code ignored;
-    if (weights || name == "config.json" || !entry.is_regular_file(ignored)) continue;
+    if (weights || name == "config.json" || !loader::IsPlainFileName(name) ||
+        !entry.is_regular_file(ignored)) {
+      continue;
+    }
+    if (const auto size = entry.file_size(ignored); !ignored && size > kMaxSideFileBytes) {
+      std::fprintf(stderr, "tandem: %s: found %ju bytes, expected at most %zu; it is not copied\n",
+                   entry.path().c_str(), size, kMaxSideFileBytes);
+      continue;
+    }
     TANDEM_ASSIGN_OR_RETURN(const std::string bytes, folder.ReadSmallFile(name, kMaxSideFileBytes));
     TANDEM_RETURN_IF_ERROR(loader::WriteFileDurably(to + "/" + name, bytes));
   }

@@ -222,6 +222,12 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
       model::WeightRequests::Parse(options.dtype, options.group_size, options.head_dtype));
   if (config_.quantization && rank() == 0) {
     for (const std::string& warning : config_.quantization->warnings()) spdlog::warn("{}", warning);
+    const auto& tensors = checkpoint_->ListTensors();
+    const auto scale = std::ranges::find_if(
+        tensors, [](const loader::TensorInfo& info) { return loader::IsKvScale(info.name); });
+    if (config_.quantization->method() == "fp8" && scale != tensors.end()) {
+      spdlog::warn("{} and its like are not followed: the KV cache has --kv-dtype", scale->name);
+    }
   }
   const model::WeightFormat embedding =
       model::StoredFormat(config_, *checkpoint_, model::EmbeddingModule(config_));

@@ -23,9 +23,9 @@ std::vector<TextWindow> TextWindows(int64_t tokens, int64_t context, int64_t str
 // Sums up positions; the same numbers on every machine.
 class TextLoss {
  public:
-  // Logits [vocab] of one position and the token that came.
+  // Logits [vocab] of one position, all finite, and the token that came.
   void Add(std::span<const float> logits, int32_t next);
-  // The same position of the reference, whose distribution counts as the true one.
+  // The same position of the reference, finite too, whose distribution counts as the true one.
   void AddReference(std::span<const float> reference, std::span<const float> logits, int32_t next);
 
   int64_t positions() const { return positions_; }

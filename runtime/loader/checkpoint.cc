@@ -371,7 +371,7 @@ bool IsHarmlessLeftover(std::string_view name, bool tie_word_embeddings) {
 
 bool IsKvScale(std::string_view name) {
   if (name.find(".self_attn.") == std::string_view::npos) return false;
-  for (const std::string_view part : {"q", "k", "v"}) {
+  for (const std::string_view part : {"q", "k", "v", "kv"}) {
     for (const std::string_view kind : {"_scale", "_zero_point"}) {
       const std::string suffix = absl::StrCat(".", std::string(part), std::string(kind));
       if (name.size() > suffix.size() && name.substr(name.size() - suffix.size()) == suffix) {

@@ -222,6 +222,7 @@ class QuantizationConfig::Reader {
     TANDEM_ASSIGN_OR_RETURN(const auto type, fields_.String("fmt"));
     if (type && *type != "e4m3") return fields_.Unsupported("fmt", "e4m3");
     TANDEM_RETURN_IF_ERROR(ReadBlock(fields_, "weight_block_size", scheme));
+    config_.has_kv_scales_ = true;  // no field says so
     TANDEM_RETURN_IF_ERROR(AddUnconverted("modules_to_not_convert"));
     TANDEM_RETURN_IF_ERROR(AddUnconverted("ignored_layers"));
     return AddForAllLinear(scheme);

@@ -1,6 +1,8 @@
 """`tandem generate` over real mpirun worlds: right tokens, the same bits at every degree."""
 
 import json
+import pathlib
+import shutil
 import struct
 import tempfile
 import unittest
@@ -97,6 +99,34 @@ class Demo(unittest.TestCase):
     self.assertEqual(done.returncode, 0, done.stderr)
     out = worlds.generate(worlds.DEMO, "Once", "--max-tokens", "8", "--temperature", "0")
     self.assertEqual(done.stdout.decode(), out["text"] + "\n")
+
+
+class KvScales(unittest.TestCase):
+
+  def test_of_fp8_checkpoints_are_left_with_a_warning(self):
+    model = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "model"
+    shutil.copytree(worlds.SOURCE / "tests/golden/quantized/fp8_tensor", model)
+    arguments = ["generate", model, "--prompt-ids", "5,6,7", "--max-tokens", 2, "--temperature", 0,
+                 "--tp", 1, "--json"]
+    plain = worlds.run(*arguments)
+    self.assertEqual(plain.returncode, 0, plain.stderr)
+    self.assertNotIn(b"--kv-dtype", plain.stderr)
+    weights = model / "model.safetensors"
+    data = weights.read_bytes()
+    length, = struct.unpack_from("<Q", data)
+    header = json.loads(data[8:8 + length])
+    tensors = data[8 + length:]
+    for name in ("kv_scale", "k_proj.k_scale", "v_proj.v_scale"):
+      header["model.layers.0.self_attn." + name] = {
+          "dtype": "F32", "shape": [], "data_offsets": [len(tensors), len(tensors) + 4]}
+      tensors += struct.pack("<f", 0.5)
+    text = json.dumps(header).encode()
+    weights.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
+    scaled = worlds.run(*arguments)
+    self.assertEqual(scaled.returncode, 0, scaled.stderr)
+    self.assertEqual(scaled.stderr.count(b"not followed: the KV cache has --kv-dtype"), 1)
+    self.assertEqual(json.loads(scaled.stdout)["logits_hash"],
+                     json.loads(plain.stdout)["logits_hash"])
 
 
 class Tokenizer(unittest.TestCase):

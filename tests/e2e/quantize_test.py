@@ -7,6 +7,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -98,6 +99,20 @@ class Quantize(Folder):
     self.refused(65, "out: found something there, expected nothing", worlds.DEMO, out)
     self.assertEqual((out / "mine").read_text(), "kept")
 
+  def test_side_files_that_cannot_be_copied_are_left(self):
+    model, out = self.folder / "model", self.folder / "out"
+    shutil.copytree(worlds.DEMO, model)
+    (model / "a\\b").write_text("no plain name")
+    with (model / "video.mp4").open("wb") as file:
+      file.truncate((64 << 20) + 1)
+    done = run("quantize", model, out, "--method", "rtn")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+    self.assertIn("video.mp4: found 67108865 bytes, expected at most 67108864", done.stderr)
+    names = {path.name for path in out.iterdir()}
+    self.assertIn("tokenizer.json", names)
+    self.assertTrue(names.isdisjoint({"a\\b", "video.mp4"}), names)
+
   def test_quantized_sources_are_refused(self):
     model = self.folder / "model"
     shutil.copytree(worlds.DEMO, model)
@@ -148,6 +163,14 @@ class Evaluate(Folder):
     self.assertEqual(found["reference"], again["reference"])
     self.assertEqual(found["reference"]["perplexity"], first["perplexity"])
     vocab = config["vocab_size"]
+    broken = self.folder / "broken.bin"
+    data = bytearray(reference.read_bytes())
+    struct.pack_into("<f", data, 4 * (3 * vocab + 5), math.nan)
+    broken.write_bytes(data)
+    done = run("eval", worlds.DEMO, *text, "--reference-logits", broken)
+    self.assertEqual(done.returncode, 65, done.stderr)
+    self.assertIn("broken.bin: row 3: found a logit that is no number", done.stderr)
+    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
     def rows(path):
       values = array.array("f", path.read_bytes())

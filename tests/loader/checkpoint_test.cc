@@ -327,6 +327,14 @@ TEST(Checkpoint, HarmlessLeftovers) {
   EXPECT_FALSE(IsHarmlessLeftover("model.norm.weight", true));
 }
 
+TEST(Checkpoint, KvScales) {
+  for (const char* name : {"kv_scale", "k_scale", "v_proj.v_scale", "q_scale", "k_zero_point"}) {
+    EXPECT_TRUE(IsKvScale(std::string("model.layers.0.self_attn.") + name)) << name;
+  }
+  EXPECT_FALSE(IsKvScale("model.layers.0.self_attn.k_proj.weight_scale"));
+  EXPECT_FALSE(IsKvScale("model.layers.0.mlp.kv_scale"));
+}
+
 TEST(Checkpoint, ATrainedModelOpens) {
   const std::string path = SharedPath("models/stories260k");
   if (path.empty()) GTEST_SKIP() << "no models beside the project";

@@ -51,18 +51,6 @@ ModelConfig Good(const Json& config) {
   return parsed.ok() ? *parsed : ModelConfig();
 }
 
-TEST(Config, PatternsCountInTheOrderOfTheFile) {
-  std::string text = kQwen3;
-  text.insert(1, R"("quantization_config":{"quant_method":"gptq","bits":4,"group_size":128,
-    "dynamic":{".*down_proj":{"bits":8},"+:.*":{"group_size":64}}},)");
-  const auto parsed = ParseConfig(text, "config.json");
-  ASSERT_TRUE(parsed.ok()) << parsed.status();
-  const QuantizedScheme* down =
-      parsed->quantization->SchemeOf("model.layers.0.mlp.down_proj", ModuleClass::kLinear);
-  ASSERT_NE(down, nullptr);
-  EXPECT_EQ(down->bits, 8);
-}
-
 // The message, which must be one line of the agreed form.
 std::string Refusal(const std::string& text) {
   const auto parsed = ParseConfig(text, "DIR/config.json");
@@ -94,6 +82,18 @@ TEST(HfConfig, Llama31) {
   EXPECT_EQ(c.dtype, kernels::DType::kBF16);
   EXPECT_THAT(c.eos_token_ids, ElementsAre(128001, 128008, 128009));
   EXPECT_EQ(c.bos_token_id, 128000);
+}
+
+TEST(HfConfig, PatternsCountInTheOrderOfTheFile) {
+  std::string text = kQwen3;
+  text.insert(1, R"("quantization_config":{"quant_method":"gptq","bits":4,"group_size":128,
+    "dynamic":{".*down_proj":{"bits":8},"+:.*":{"group_size":64}}},)");
+  const auto parsed = ParseConfig(text, "config.json");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const QuantizedScheme* down =
+      parsed->quantization->SchemeOf("model.layers.0.mlp.down_proj", ModuleClass::kLinear);
+  ASSERT_NE(down, nullptr);
+  EXPECT_EQ(down->bits, 8);
 }
 
 TEST(HfConfig, R1DistillLlama) {

@@ -91,6 +91,7 @@ TEST(QuantizationConfig, AwqAndFp8) {
   ASSERT_NE(scheme, nullptr);
   EXPECT_EQ(scheme->block_rows, 128);
   EXPECT_EQ(scheme->group_size, 64);
+  EXPECT_TRUE(fp8->has_kv_scales());
 }
 
 TEST(QuantizationConfig, CompressedTensors) {
