@@ -45,7 +45,8 @@ class LogitsFile {
   ~LogitsFile();
 
   absl::Status Write(std::span<const float> logits);
-  absl::Status Read(int64_t row, std::span<float> logits) const;  // all must be finite
+  // INVALID_ARGUMENT where one of them is not finite.
+  absl::Status Read(int64_t row, std::span<float> logits) const;
   absl::Status Finish();  // after the last Write
 
  private:

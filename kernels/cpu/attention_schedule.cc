@@ -11,6 +11,23 @@ namespace {
 // Pieces a thread should find at least, so that uneven ones even out.
 constexpr int64_t kPiecesPerThread = 8;
 
+// Rows of a tile multiply V of its later tokens by weights of 0, which makes NaN of what is not
+// finite there. Tokens with NaN are computed again, each by itself.
+void SeparateTokens(const PagedAttentionArgs& a, const AttentionTile& tile,
+                    const CutKernels& kernels, float* scratch) {
+  for (int64_t t = tile.token; tile.tokens > 1 && t < tile.token + tile.tokens; ++t) {
+    const float* out = a.out + (t * a.q_heads + tile.head) * a.head_dim;
+    bool nan = false;
+    for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) nan |= out[i] != out[i];
+    if (!nan) continue;
+    AttentionTile alone = tile;
+    alone.token = t;
+    alone.tokens = 1;
+    alone.cuts = (a.positions[t] + kCut) / kCut;
+    AttendTile(a, alone, kernels, scratch);
+  }
+}
+
 }  // namespace
 
 void Attention::MakeTiles(const PagedAttentionArgs& a) {
@@ -70,6 +87,7 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
     pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         AttendTile(a, tiles_[order_[i]], kernels, scratch_[thread].data());
+        SeparateTokens(a, tiles_[order_[i]], kernels, scratch_[thread].data());
       }
     });
     return;
@@ -99,6 +117,7 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
   pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       CombineCuts(a, tiles_[t], partials_.data() + tiles_[t].partial, scratch_[thread].data());
+      SeparateTokens(a, tiles_[t], kernels, scratch_[thread].data());
     }
   });
 }

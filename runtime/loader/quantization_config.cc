@@ -150,7 +150,9 @@ class QuantizationConfig::Reader {
         int index = -1;
         if (!excluded) {
           const std::string prefix = absl::StrCat(prefix_, "dynamic.", Quoted(key), ".");
-          if (!value.is_object()) return fields_.Wrong("dynamic", "an object of settings a pattern");
+          if (!value.is_object()) {
+            return fields_.Wrong("dynamic", "an object of settings a pattern");
+          }
           QuantizedScheme changed = scheme;
           bool order = act_order;
           TANDEM_RETURN_IF_ERROR(ReadGptqScheme(JsonFields(file_, prefix, value), order, changed));

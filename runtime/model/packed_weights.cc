@@ -52,11 +52,10 @@ absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
                                       const WeightRequests& weights,
                                       const kernels::Backend& backend) {
   TANDEM_ASSIGN_OR_RETURN(const uint64_t samples, checkpoint.SampleDigest());
-  std::string key = absl::StrCat("model ", absl::Hex(checkpoint.Identity()), ", samples ",
-                                 absl::Hex(samples), ", ", std::string(backend.packed_layout()),
-                                 ", quantizer ", loader::kQuantizerVersion,
-                                 ", body: ", Describe(weights.body),
-                                 ", head: ", Describe(weights.head));
+  std::string key = absl::StrCat(
+      "model ", absl::Hex(checkpoint.Identity()), ", samples ", absl::Hex(samples), ", ",
+      std::string(backend.packed_layout()), ", quantizer ", loader::kQuantizerVersion,
+      ", body: ", Describe(weights.body), ", head: ", Describe(weights.head));
   for (size_t i = 0; i < checkpoint.file_count(); ++i) {
     std::error_code ignored;
     const auto time = std::filesystem::last_write_time(checkpoint.file(i).file().path(), ignored);
@@ -80,9 +79,8 @@ absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Check
 }
 
 absl::Status CheckPackedWeights(const loader::ModelConfig& config,
-                                const loader::Checkpoint& checkpoint,
-                                const WeightRequests& weights, const kernels::Backend& backend,
-                                const loader::PackedFile& file) {
+                                const loader::Checkpoint& checkpoint, const WeightRequests& weights,
+                                const kernels::Backend& backend, const loader::PackedFile& file) {
   return ForEachMatrix(
       config, checkpoint, weights, backend,
       [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
@@ -98,9 +96,9 @@ absl::Status CheckPackedWeights(const loader::ModelConfig& config,
         const loader::PackedFile::Entry* matrix = file.Find(name, PackedDescription(whole));
         const uint64_t found = matrix == nullptr ? 0 : matrix->bytes;
         if (found == backend.PackedBytes(whole)) return absl::OkStatus();
-        return absl::InvalidArgumentError(absl::StrCat(
-            file.mapping().path(), ": ", name, ": found ", found, " bytes, expected ",
-            backend.PackedBytes(whole), "; remove it and it is made again"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(file.mapping().path(), ": ", name, ": found ", found, " bytes, expected ",
+                         backend.PackedBytes(whole), "; remove it and it is made again"));
       });
 }
 

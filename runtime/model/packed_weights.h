@@ -29,8 +29,7 @@ absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Check
 // INVALID_ARGUMENT where a file of the right key lacks a matrix of the model or has another number
 // of bytes of it: loading would read beside it. Takes nothing from the checkpoint.
 absl::Status CheckPackedWeights(const loader::ModelConfig& config,
-                                const loader::Checkpoint& checkpoint,
-                                const WeightRequests& weights, const kernels::Backend& backend,
-                                const loader::PackedFile& file);
+                                const loader::Checkpoint& checkpoint, const WeightRequests& weights,
+                                const kernels::Backend& backend, const loader::PackedFile& file);
 
 }  // namespace tandem::model
