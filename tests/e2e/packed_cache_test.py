@@ -94,6 +94,8 @@ class PackedCache(unittest.TestCase):
     self.run_world(self.cache)
     file = self.only_file()
     whole = file.read_bytes()
+    length = whole.rindex(b'"bytes":') + 8
+    rest = whole.index(b",", length)
     damages = {
         "empty": b"",
         "cut short": whole[:len(whole) // 2],
@@ -101,6 +103,8 @@ class PackedCache(unittest.TestCase):
         "no packed file": b"x" * len(whole),
         "footer of another kind": whole.replace(b'"matrices"', b'"matrixes"'),
         "places beyond the file": whole.replace(b'"offset":', b'"offset":9999999'),
+        "a short matrix": whole[:length] + b"4".ljust(rest - length) + whole[rest:],
+        "a matrix of another name": whole.replace(b"layers.0.mlp.up_proj", b"layers.x.mlp.up_proj"),
     }
     for tp, (name, damaged) in enumerate(damages.items()):
       self.assertNotEqual(damaged, whole, name)
