@@ -248,7 +248,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const ModelFolder& 
 
 absl::StatusOr<uint64_t> Checkpoint::SampleDigest() const {
   constexpr uint64_t kSample = 4096;
-  const auto size = [](const TensorInfo& info) { return std::min(kSample, info.bytes); };
+  const auto size = [&](const TensorInfo& info) { return std::min(kSample, info.bytes); };
   const auto begin = [&](const TensorInfo& info) {
     return info.offset + (info.bytes - size(info)) / 2;
   };
