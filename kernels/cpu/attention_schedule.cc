@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "kernels/base/check.h"
+#include "kernels/base/math.h"
 #include "kernels/cpu/attention.h"
 
 namespace tandem::kernels::cpu {
@@ -17,9 +18,12 @@ void SeparateTokens(const PagedAttentionArgs& a, const AttentionTile& tile,
                     const CutKernels& kernels, float* scratch) {
   for (int64_t t = tile.token; tile.tokens > 1 && t < tile.token + tile.tokens; ++t) {
     const float* out = a.out + (t * a.q_heads + tile.head) * a.head_dim;
-    bool nan = false;
-    for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) nan |= out[i] != out[i];
-    if (!nan) continue;
+    // Negative where a magnitude is above infinity's: a NaN. In integers, for vectors.
+    int32_t below = 0;
+    for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) {
+      below |= 0x7f800000 - MagnitudeBits(out[i]);
+    }
+    if (below >= 0) continue;
     AttentionTile alone = tile;
     alone.token = t;
     alone.tokens = 1;

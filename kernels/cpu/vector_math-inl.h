@@ -53,14 +53,14 @@ HWY_INLINE V LoadWide(const typename Storage<dtype>::T* HWY_RESTRICT p) {
   }
 }
 
-// Of a NaN a NaN: so Min and Max are not for this, which may drop it. What is below kExpMin may
-// become anything on the way, and is 0 in the end.
+// Of a NaN a NaN. Min drops it on NEON, and on x86 where it is the first operand. What is below
+// kExpMin may become anything on the way, and is 0 in the end.
 HWY_INLINE V Exp(V x) {
   const F d;
   const hn::RebindToSigned<F> di;
   const auto underflow = hn::Lt(x, hn::Set(d, kExpMin));
   const V most = hn::Set(d, kExpMax);
-  const V clamped = hn::IfThenElse(hn::Gt(x, most), most, x);
+  const V clamped = HWY_ARCH_X86 ? hn::Min(most, x) : hn::IfThenElse(hn::Gt(x, most), most, x);
   const V shifted = hn::MulAdd(clamped, hn::Set(d, kLog2E), hn::Set(d, kRoundMagic));
   const V n = hn::Sub(shifted, hn::Set(d, kRoundMagic));
   V r = hn::NegMulAdd(n, hn::Set(d, kLn2High), clamped);
