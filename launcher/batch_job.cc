@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -32,11 +35,52 @@ constexpr int kBadRowsShown = 20;
 constexpr size_t kMaxTokenizerBytes = size_t{1} << 30;
 constexpr int32_t kMaxQueue = 1 << 20;
 
+std::string Digest(const std::string& text) {
+  return absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
+}
+
+std::string JournalOf(const BatchOptions& options) {
+  return absl::StrCat(options.output, ".journal");
+}
+std::string ErrorsOf(const BatchOptions& options) {
+  return options.errors.empty() ? absl::StrCat(options.output, ".errors") : options.errors;
+}
+
 // Digest of a file of the model; "none" where it is not there.
 absl::StatusOr<std::string> FileDigest(const loader::ModelFolder& folder, const char* name) {
   if (!folder.Has(name)) return std::string("none");
   TANDEM_ASSIGN_OR_RETURN(const std::string text, folder.ReadSmallFile(name, kMaxTokenizerBytes));
-  return absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
+  return Digest(text);
+}
+
+bool SameFile(const std::filesystem::path& a, const std::filesystem::path& b) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;  // devices take all
+  if (fs::equivalent(a, b, error)) return true;
+  // Where one is not there yet.
+  const fs::path first = fs::weakly_canonical(a, error);
+  if (error) return false;
+  const fs::path second = fs::weakly_canonical(b, error);
+  return !error && first == second;
+}
+
+// Two writers of one file would overwrite each other, and results their own input.
+absl::Status CheckFilesDiffer(const BatchOptions& options) {
+  std::vector<std::pair<std::string, std::string>> files = {
+      {"--output", options.output},
+      {"the journal of --output", JournalOf(options)},
+      {"--errors", ErrorsOf(options)}};
+  if (options.input != "-") files.emplace_back("--input", options.input);
+  for (size_t a = 0; a < files.size(); ++a) {
+    for (size_t b = a + 1; b < files.size(); ++b) {
+      if (!SameFile(files[a].second, files[b].second)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(files[b].first, ": found ", files[b].second,
+                                                     ", which is the file of ", files[a].first,
+                                                     ", expected another file"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -86,6 +130,7 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& o
   TANDEM_ASSIGN_OR_RETURN(const std::string jinja, FileDigest(folder, "chat_template.jinja"));
   TANDEM_ASSIGN_OR_RETURN(const std::string suggested,
                           FileDigest(folder, "generation_config.json"));
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<std::string> tool_use, ReadToolUseTemplate(folder));
   model->header = {{"model", absl::StrFormat("%016x", checkpoint->Identity())},
                    {"tokenizer", absl::StrCat(tokenizer, " ", settings, " ", jinja)},
                    {"generation_config", suggested},
@@ -97,11 +142,18 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& o
                    {"sampling", defaults.ShortDebugString()},
                    {"seed", absl::StrCat(reader.seed)},
                    {"ordered", options.ordered ? "yes" : "no"}};
+  // What most jobs do not have is named only by those that do.
+  if (tool_use.has_value()) model->header.emplace_back("tool-use-template", Digest(*tool_use));
+  if (options.model.device != "cpu") {
+    model->header.emplace_back("device", options.model.device);
+    model->header.emplace_back("deterministic", options.model.deterministic ? "yes" : "no");
+  }
   return model;
 }
 
 absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& options,
                                                        const BatchModel& model) {
+  TANDEM_RETURN_IF_ERROR(CheckFilesDiffer(options));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<server::InputLine> lines,
                           server::ReadLines(options.input));
   const std::string input = options.input == "-" ? "standard input" : options.input;
@@ -140,11 +192,9 @@ absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& optio
   }
   auto job = std::make_unique<BatchJob>();
   TANDEM_ASSIGN_OR_RETURN(job->journal,
-                          server::BatchJournal::Open(absl::StrCat(options.output, ".journal"),
-                                                     model.header, kLockWait));
-  job->results = std::make_unique<server::ResultFile>(options.output);
-  job->errors = std::make_unique<server::ResultFile>(
-      options.errors.empty() ? absl::StrCat(options.output, ".errors") : options.errors);
+                          server::BatchJournal::Open(JournalOf(options), model.header, kLockWait));
+  job->results = std::make_unique<server::ResultFile>(options.output, kLockWait);
+  job->errors = std::make_unique<server::ResultFile>(ErrorsOf(options), kLockWait);
   for (const server::BatchRow& row : rows) {
     job->context = std::max<int64_t>(
         job->context, static_cast<int64_t>(row.prompt_ids.size()) + row.params.max_tokens);

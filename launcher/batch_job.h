@@ -42,7 +42,8 @@ struct BatchJob {
 };
 
 // INVALID_ARGUMENT for bad rows (each told on stderr, with its line) unless they are to be skipped,
-// and for an id that appears twice; else as BatchJournal and BatchCoordinator say.
+// and for an id that appears twice or a file that is named twice; else as BatchJournal and
+// BatchCoordinator say.
 absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& options,
                                                        const BatchModel& model);
 

@@ -3,13 +3,11 @@
 #include <filesystem>
 #include <fstream>
 #include <istream>
-#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/exit_code.h"
-#include "runtime/loader/model_folder.h"
 #include "runtime/tokenizer/jinja/chat_inputs.h"
 
 namespace tandem::launcher {
@@ -85,12 +83,15 @@ absl::StatusOr<jinja::ChatTemplate> LoadChatTemplate(const std::string& model) {
   if (folder.Has(kTemplateFile)) {
     TANDEM_ASSIGN_OR_RETURN(text, folder.ReadSmallFile(kTemplateFile, kMaxBytes));
   }
-  std::optional<std::string> tool_use;
-  const std::string tool_use_path = absl::StrCat(folder.path(), "/", kToolUseFile);
-  if (std::filesystem::exists(tool_use_path, error)) {
-    TANDEM_ASSIGN_OR_RETURN(tool_use, ReadFile(tool_use_path));
-  }
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<std::string> tool_use, ReadToolUseTemplate(folder));
   return jinja::ChatTemplate::FromTokenizerConfig(config, text, tool_use);
+}
+
+absl::StatusOr<std::optional<std::string>> ReadToolUseTemplate(const loader::ModelFolder& folder) {
+  const std::string path = absl::StrCat(folder.path(), "/", kToolUseFile);
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return std::optional<std::string>();
+  return ReadFile(path);
 }
 
 int RunRender(const RenderOptions& options, std::istream& in, std::ostream& out) {

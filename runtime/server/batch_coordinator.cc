@@ -38,7 +38,7 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
   for (size_t i = 0; i < rows_.size(); ++i) by_id.emplace(rows_[i].id, i);
   std::set<uint64_t> failed_before;
   std::string lines, error_lines;
-  for (BatchJournal::Done& done : journal_.done()) {
+  for (const BatchJournal::Done& done : journal_.done()) {
     if (done.failed) {
       failed_before.insert(done.key);
       absl::StrAppend(&error_lines, done.line, "\n");
@@ -61,12 +61,19 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
     state.over = state.committed = true;
     ++counts_.before;
     if (done.failed) ++counts_.failed;
-    if (ordered_ && !done.failed) state.line = std::move(done.line);
+    if (ordered_ && !done.failed) state.line = done.line;
   }
-  journal_.done().clear();
-  if (ordered_) lines = TakeReady();
-  TANDEM_RETURN_IF_ERROR(results_.Restore(lines));
+  // Rows that have come in between, added or mended, push those behind them back.
+  std::set<absl::string_view> later;
+  if (ordered_) {
+    lines = TakeReady();
+    for (const BatchJournal::Done& done : journal_.done()) {
+      if (!done.failed) later.insert(done.line);
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(results_.Restore(lines, later));
   TANDEM_RETURN_IF_ERROR(errors_.Restore(error_lines));
+  journal_.done().clear();
 
   for (const auto& [place, tokens] : journal_.progress()) {
     const auto row = by_key_.find(place.first);
@@ -99,11 +106,14 @@ std::optional<Assignment> BatchCoordinator::Next() {
   if (queue_.empty()) return std::nullopt;
   const size_t index = queue_.back();
   queue_.pop_back();
-  states_[index].assigned = true;
-  for (BatchJournal::Tokens& tokens : states_[index].tokens) {
-    if (!tokens.empty()) tokens.pop_back();
+  State& state = states_[index];
+  state.assigned = true;
+  for (size_t c = 0; c < state.tokens.size(); ++c) {
+    if (!state.tokens[c].empty()) state.tokens[c].pop_back();
+    // Made again it may be another: the journal gets it anew.
+    state.journaled[c] = std::min(state.journaled[c], state.tokens[c].size());
   }
-  return Assignment{rows_[index], states_[index].tokens};
+  return Assignment{rows_[index], state.tokens};
 }
 
 void BatchCoordinator::Return(uint64_t key) {
@@ -182,7 +192,7 @@ absl::Status BatchCoordinator::Flush(bool with_tokens) {
         for (size_t c = 0; c < state.tokens.size(); ++c) {
           const BatchJournal::Tokens& all = state.tokens[c];
           if (all.size() <= state.journaled[c]) continue;
-          journal_.AddTokens(rows_[index].key, static_cast<int32_t>(c),
+          journal_.AddTokens(rows_[index].key, static_cast<int32_t>(c), state.journaled[c],
                              {all.begin() + static_cast<ptrdiff_t>(state.journaled[c]), all.end()});
           state.journaled[c] = all.size();
         }

@@ -67,7 +67,7 @@ class BatchCoordinator : public BatchFeed {
     bool committed = false;  // over, and in the journal
     bool assigned = false;
     std::vector<BatchJournal::Tokens> tokens;  // [choices], known
-    std::vector<size_t> journaled;             // of them, in the journal
+    std::vector<size_t> journaled;             // of them, in the journal as they are
     std::string line;                          // ordered: until it is written
   };
 

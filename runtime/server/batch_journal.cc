@@ -1,19 +1,16 @@
 #include "runtime/server/batch_journal.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-#include <cerrno>
-#include <cstring>
+#include <algorithm>
 #include <optional>
-#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
@@ -57,6 +54,36 @@ uint64_t KeyOf(const nlohmann::json& record) {
   return key;
 }
 
+// Whether there is a record behind the first line.
+bool HasMoreRecords(absl::string_view text) {
+  const size_t end = text.find('\n');
+  if (end == text.npos) return false;
+  for (const absl::string_view line : absl::StrSplit(text.substr(end + 1), '\n')) {
+    if (ReadRecord(line).has_value()) return true;
+  }
+  return false;
+}
+
+// Names that only one of the two has count as a difference, too.
+absl::Status CompareHeaders(const std::string& path, const nlohmann::json& found,
+                            const JournalHeader& header) {
+  const Json expected = HeaderRecord(header);
+  const auto differ = [&](const std::string& name, const std::string& was, const std::string& is) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": ", name, ": found ", was, ", expected ", is,
+        "; results of the two would mix: give another --output, or what the job began with"));
+  };
+  for (const auto& [name, value] : expected.items()) {
+    const auto at = found.find(name);
+    const std::string was = at == found.end() ? "nothing" : at->dump();
+    if (was != value.dump()) return differ(name, was, value.dump());
+  }
+  for (const auto& [name, value] : found.items()) {
+    if (!expected.contains(name)) return differ(name, value.dump(), "nothing");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchJournal>> BatchJournal::Open(
@@ -64,25 +91,12 @@ absl::StatusOr<std::unique_ptr<BatchJournal>> BatchJournal::Open(
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return FileError(path, "cannot be opened");
   std::unique_ptr<BatchJournal> journal(new BatchJournal(path, fd));
-  TANDEM_RETURN_IF_ERROR(journal->Lock(lock_wait));
+  TANDEM_RETURN_IF_ERROR(LockFile(fd, path, lock_wait));
   TANDEM_RETURN_IF_ERROR(journal->Read(header));
   return journal;
 }
 
 BatchJournal::~BatchJournal() { close(fd_); }
-
-absl::Status BatchJournal::Lock(std::chrono::milliseconds wait) {
-  const auto deadline = std::chrono::steady_clock::now() + wait;
-  while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return FileError(path_, "cannot be locked");
-    if (std::chrono::steady_clock::now() >= deadline) {
-      return absl::UnavailableError(
-          absl::StrCat(path_, ": another job has it open; wait for its end, or end it"));
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  return absl::OkStatus();
-}
 
 absl::Status BatchJournal::Read(const JournalHeader& header) {
   TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadWhole(fd_, path_));
@@ -94,19 +108,13 @@ absl::Status BatchJournal::Read(const JournalHeader& header) {
     const auto record = ReadRecord(absl::string_view(text).substr(at, end - at));
     if (!record.has_value()) break;
     if (first) {
-      const Json expected = HeaderRecord(header);
-      for (const auto& [name, value] : expected.items()) {
-        const auto found = record->find(name);
-        const std::string was = found == record->end() ? "nothing" : found->dump();
-        if (was == value.dump()) continue;
-        return absl::FailedPreconditionError(absl::StrCat(
-            path_, ": ", name, ": found ", was, ", expected ", value.dump(),
-            "; results of the two would mix: give another --output, or what the job began with"));
-      }
+      TANDEM_RETURN_IF_ERROR(CompareHeaders(path_, *record, header));
       first = false;
     } else if (record->contains("t")) {
       const auto& ids = (*record)["t"];
       Tokens& tokens = progress_[{KeyOf(*record), record->value("c", 0)}];
+      // Records of before had no "from": always the end.
+      tokens.resize(std::min(tokens.size(), record->value("from", tokens.size())));
       for (const auto& id : ids) tokens.push_back(id.get<int32_t>());
     } else {
       Done done;
@@ -118,7 +126,12 @@ absl::Status BatchJournal::Read(const JournalHeader& header) {
     }
     at = end + 1;
   }
-  if (first && !text.empty() && text.find('\n') != std::string::npos) {
+  if (HasMoreRecords(absl::string_view(text).substr(at))) {
+    return absl::DataLossError(absl::StrCat(
+        path_, ": byte ", at, ": found a damaged record with whole ones behind it, expected none; ",
+        "put a copy of the file in its place, or give another --output"));
+  }
+  if (first && text.find('\n') != std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat(
         path_, ": found no journal of a batch, expected one or no file; give another --output"));
   }
@@ -148,9 +161,10 @@ void BatchJournal::AddDone(const Done& done) {
   Add(record.dump());
 }
 
-void BatchJournal::AddTokens(uint64_t key, int32_t choice, const Tokens& tokens) {
+void BatchJournal::AddTokens(uint64_t key, int32_t choice, size_t from, const Tokens& tokens) {
   Json record = {{"k", absl::StrFormat("%016x", key)}};
   if (choice != 0) record["c"] = choice;
+  record["from"] = from;
   record["t"] = tokens;
   Add(record.dump());
 }

@@ -3,9 +3,9 @@
 // tokens they had. The files of results follow from it (batch_output.h).
 //
 // A record is a line, "HASH JSON": the XXH64 of the JSON in 16 hex digits. The first record is the
-// header: what results depend on beside the rows. A record that is cut short or damaged ends the
-// journal; it and what follows are cut off. Nothing that was committed follows, since commits wait
-// for the disk.
+// header: what results depend on beside the rows. A tail without a whole record is what a kill left
+// and is cut off: nothing in it was committed, since commits wait for the disk. A damaged record
+// with whole ones behind it is another matter, and refused.
 //
 // The file is locked while it is open, by a lock of the kernel that goes with the process.
 #pragma once
@@ -39,8 +39,9 @@ class BatchJournal {
 
   // Opens or makes it, locked, repaired and read; waits up to `lock_wait` for whoever has it.
   // UNAVAILABLE where that one does not go; FAILED_PRECONDITION where the header is another,
-  // naming the first difference; INVALID_ARGUMENT for a file that is no journal; ABORTED where it
-  // cannot be read or written.
+  // naming the first difference; INVALID_ARGUMENT for a file that is no journal; DATA_LOSS for one
+  // that is damaged before its end, which stays as it is; ABORTED where it cannot be read or
+  // written.
   static absl::StatusOr<std::unique_ptr<BatchJournal>> Open(const std::string& path,
                                                             const JournalHeader& header,
                                                             std::chrono::milliseconds lock_wait);
@@ -56,7 +57,8 @@ class BatchJournal {
 
   // Collected until Commit.
   void AddDone(const Done& done);
-  void AddTokens(uint64_t key, int32_t choice, const Tokens& tokens);
+  // `tokens` are the choice's from position `from` on, in place of those that were there.
+  void AddTokens(uint64_t key, int32_t choice, size_t from, const Tokens& tokens);
   bool has_uncommitted() const { return !pending_.empty(); }
 
   // On disk when it returns. ABORTED where that failed: what had been committed stays valid.
@@ -64,7 +66,6 @@ class BatchJournal {
 
  private:
   BatchJournal(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
-  absl::Status Lock(std::chrono::milliseconds wait);
   absl::Status Read(const JournalHeader& header);
   void Add(const std::string& json);
 

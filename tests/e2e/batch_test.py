@@ -436,6 +436,72 @@ class Checks(Case):
     self.assertEqual(done.returncode, 65)
     self.assertIn(b'line 4: found the id "row-0" of line 1 again', done.stderr)
 
+  def test_ordered_results_take_in_rows_that_are_mended_or_added(self):
+    items = rows(5)
+    mended = [dict(items[4], id="new"), *items]
+    items[1] = dict(items[1], top_p=7)
+    source = self.folder / "in.jsonl"
+    done = self.batch(write(source, items), "out.jsonl", "--ordered", "--on-error", "skip")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    before = answers(self.folder / "out.jsonl")
+    self.assertEqual(list(before), ["row-0", "row-2", "row-3", "row-4"])
+    done = self.batch(write(source, mended), "out.jsonl", "--ordered", "--on-error", "skip")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual((done.summary["resumed"], done.summary["finished"]), (4, 2))
+    after = answers(self.folder / "out.jsonl")
+    self.assertEqual(list(after), [row["id"] for row in mended])
+    for key, answer in before.items():
+      self.assertEqual(after[key], answer)
+
+  def test_a_file_has_one_use(self):
+    source = write(self.folder / "in.jsonl", rows(3))
+    other = self.folder / "other.jsonl"
+    os.link(source, other)
+    (self.folder / "alias").symlink_to(self.folder)
+    text = source.read_text()
+    for output, errors in (("out.jsonl", "out.jsonl"), ("out.jsonl", "alias/out.jsonl"),
+                           ("out.jsonl", "out.jsonl.journal"), ("out.jsonl", "in.jsonl"),
+                           ("out.jsonl", "other.jsonl"), ("in.jsonl", "errors"),
+                           ("alias/other.jsonl", "errors")):
+      done = self.batch(source, output, "--errors", self.folder / errors)
+      self.assertEqual(done.returncode, 65, done.stderr)
+      self.assertIn(b"expected another file", done.stderr)
+      self.assertEqual(source.read_text(), text)
+      self.assertFalse((self.folder / "out.jsonl").exists())
+    done = self.batch(source, "out.jsonl", "--errors", "/dev/null")
+    self.assertEqual(done.returncode, 0, done.stderr)
+
+  def test_a_journal_that_is_damaged_before_its_end_stays(self):
+    source = write(self.folder / "in.jsonl", rows(6))
+    self.assertEqual(self.batch(source).returncode, 0)
+    journal = self.folder / "out.jsonl.journal"
+    whole = journal.read_bytes()
+    at = whole.index(b"\n") + 1
+    damaged = whole[:at + 40] + b"?" + whole[at + 41:]
+    journal.write_bytes(damaged)
+    done = self.batch(source)
+    self.assertEqual(done.returncode, 65, done.stderr)
+    self.assertIn(f"out.jsonl.journal: byte {at}: found a damaged record".encode(), done.stderr)
+    self.assertEqual(journal.read_bytes(), damaged)
+    journal.write_bytes(whole)
+    self.assertEqual(self.batch(source).summary["resumed"], 6)
+
+  def test_a_changed_tool_template_is_not_mixed_in(self):
+    model = self.folder / "model"
+    model.mkdir()
+    for file in worlds.DEMO.iterdir():
+      (model / file.name).symlink_to(file)
+    source = write(self.folder / "in.jsonl", rows(3))
+    self.assertEqual(self.batch(source, model=model).returncode, 0)
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/tool_use.jinja").write_text("{{ tools|length }}")
+    done = self.batch(source, "tools.jsonl", model=model)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    (model / "additional_chat_templates/tool_use.jinja").write_text("{{ tools|length + 1 }}")
+    done = self.batch(source, "tools.jsonl", model=model)
+    self.assertEqual(done.returncode, 78, done.stderr)
+    self.assertIn(b".journal: tool-use-template: found", done.stderr)
+
   def test_files_that_cannot_be_used(self):
     source = write(self.folder / "in.jsonl", rows(3))
     self.assertEqual(self.batch(self.folder / "none.jsonl").returncode, 65)

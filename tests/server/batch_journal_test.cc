@@ -2,18 +2,27 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "absl/strings/str_format.h"
 #include "runtime/server/batch_coordinator.h"
 
 namespace tandem::server {
 namespace {
 
 using ::testing::HasSubstr;
+
+constexpr std::chrono::milliseconds kLockWait{100};
+
+// A line of the journal.
+std::string Record(const std::string& json) {
+  return absl::StrFormat("%016x %s\n", XXH64(json.data(), json.size(), 0), json);
+}
 
 class BatchJournalTest : public ::testing::Test {
  protected:
@@ -24,7 +33,7 @@ class BatchJournalTest : public ::testing::Test {
   ~BatchJournalTest() override { std::filesystem::remove_all(folder_); }
 
   absl::StatusOr<std::unique_ptr<BatchJournal>> Open(JournalHeader header = {{"model", "m"}}) {
-    return BatchJournal::Open(path(), header, std::chrono::milliseconds(100));
+    return BatchJournal::Open(path(), header, kLockWait);
   }
   std::string path() const { return folder_ + "/out.journal"; }
   std::string Text() const {
@@ -42,14 +51,14 @@ TEST_F(BatchJournalTest, KeepsWhatWasCommitted) {
     auto journal = Open();
     ASSERT_TRUE(journal.ok()) << journal.status();
     EXPECT_TRUE((*journal)->is_new());
-    (*journal)->AddTokens(1, 0, {5, 6});
-    (*journal)->AddTokens(2, 1, {7});
+    (*journal)->AddTokens(1, 0, 0, {5, 6});
+    (*journal)->AddTokens(2, 1, 0, {7});
     (*journal)->AddDone({.key = 3, .id = "\"c\"", .line = "{\"id\":\"c\"}"});
     ASSERT_TRUE((*journal)->Commit().ok());
-    (*journal)->AddTokens(1, 0, {8});
+    (*journal)->AddTokens(1, 0, 2, {8});
     (*journal)->AddDone({.key = 2, .id = "2", .failed = true, .line = "x"});
     ASSERT_TRUE((*journal)->Commit().ok());
-    (*journal)->AddTokens(9, 0, {1});  // never committed
+    (*journal)->AddTokens(9, 0, 0, {1});  // never committed
   }
   auto journal = Open();
   ASSERT_TRUE(journal.ok()) << journal.status();
@@ -68,7 +77,7 @@ TEST_F(BatchJournalTest, CutAnywhereItKeepsTheWholeRecordsBefore) {
     ASSERT_TRUE(journal.ok());
     for (uint64_t key = 1; key <= 4; ++key) {
       (*journal)->AddDone({.key = key, .id = "1", .line = "{\"n\":\"\\n\"}"});
-      (*journal)->AddTokens(100 + key, 0, {1, 2, 3});
+      (*journal)->AddTokens(100 + key, 0, 0, {1, 2, 3});
     }
     ASSERT_TRUE((*journal)->Commit().ok());
   }
@@ -93,7 +102,56 @@ TEST_F(BatchJournalTest, CutAnywhereItKeepsTheWholeRecordsBefore) {
   }
 }
 
-TEST_F(BatchJournalTest, ADamagedRecordEndsIt) {
+TEST_F(BatchJournalTest, TokensTakeThePlaceOfThoseFromAPositionOn) {
+  {
+    auto journal = Open();
+    (*journal)->AddTokens(1, 0, 0, {5, 6, 7});
+    (*journal)->AddTokens(1, 0, 2, {8, 9});
+    ASSERT_TRUE((*journal)->Commit().ok());
+  }
+  auto journal = Open();
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  EXPECT_EQ((*journal)->progress().at({1, 0}), (std::vector<int32_t>{5, 6, 8, 9}));
+}
+
+TEST_F(BatchJournalTest, ReadsRecordsWithoutAPosition) {
+  Write(Record(R"({"tandem_batch_journal":1,"model":"m"})") +
+        Record(R"({"k":"0000000000000001","t":[5,6]})") +
+        Record(R"({"k":"0000000000000001","t":[7]})"));
+  auto journal = Open();
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  EXPECT_EQ((*journal)->progress().at({1, 0}), (std::vector<int32_t>{5, 6, 7}));
+}
+
+TEST_F(BatchJournalTest, DamageBeforeTheEndIsRefusedAndNothingIsCut) {
+  {
+    auto journal = Open();
+    for (uint64_t key = 1; key <= 3; ++key) {
+      (*journal)->AddDone({.key = key, .id = "1", .line = "line"});
+    }
+    ASSERT_TRUE((*journal)->Commit().ok());
+  }
+  const std::string whole = Text();
+  const size_t last = whole.rfind('\n', whole.size() - 2) + 1;
+  for (size_t at = 0; at < last; ++at) {
+    std::string damaged = whole;
+    damaged[at] ^= 1;
+    Write(damaged);
+    const auto journal = Open();
+    // Where a line's end is lost, the next is lost with it: none is behind the last two.
+    if (at == last - 1) {
+      EXPECT_TRUE(journal.ok()) << journal.status();
+      continue;
+    }
+    EXPECT_EQ(journal.status().code(), absl::StatusCode::kDataLoss) << at;
+    const size_t line = at == 0 ? 0 : whole.rfind('\n', at - 1) + 1;
+    EXPECT_THAT(std::string(journal.status().message()),
+                HasSubstr(path() + ": byte " + std::to_string(line) + ": found a damaged record"));
+    EXPECT_EQ(Text(), damaged);
+  }
+}
+
+TEST_F(BatchJournalTest, ADamagedLastRecordEndsIt) {
   {
     auto journal = Open();
     (*journal)->AddDone({.key = 1, .id = "1", .line = "first"});
@@ -115,6 +173,12 @@ TEST_F(BatchJournalTest, RefusesAnotherHeaderAndOtherFiles) {
   EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(other.status().message()),
               HasSubstr("model: found \"m\", expected \"other\""));
+  const auto more = Open({{"model", "m"}, {"device", "cuda"}});
+  EXPECT_THAT(std::string(more.status().message()),
+              HasSubstr("device: found nothing, expected \"cuda\""));
+  const auto less = Open({});
+  EXPECT_THAT(std::string(less.status().message()),
+              HasSubstr("model: found \"m\", expected nothing"));
   Write("some text\nof somebody\n");
   EXPECT_EQ(Open().status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Text(), "some text\nof somebody\n");
@@ -147,15 +211,17 @@ BatchRow Row(uint64_t key, int32_t max_tokens) {
 class BatchCoordinatorTest : public BatchJournalTest {
  protected:
   // Rows 1, 2, 3 with room for 10, 30 and 20 tokens.
-  void Start(bool ordered) {
+  void Start(bool ordered) { Start(ordered, {Row(1, 10), Row(2, 30), Row(3, 20)}); }
+  void Start(bool ordered, std::vector<BatchRow> rows) {
     coordinator_.reset();
+    results_.reset();  // with their locks
+    errors_.reset();
     journal_.reset();
     journal_ = *Open();
-    results_ = std::make_unique<ResultFile>(folder_ + "/out");
-    errors_ = std::make_unique<ResultFile>(folder_ + "/errors");
-    coordinator_ = std::make_unique<BatchCoordinator>(
-        std::vector<BatchRow>{Row(1, 10), Row(2, 30), Row(3, 20)}, *journal_, *results_, *errors_,
-        ordered);
+    results_ = std::make_unique<ResultFile>(folder_ + "/out", kLockWait);
+    errors_ = std::make_unique<ResultFile>(folder_ + "/errors", kLockWait);
+    coordinator_ = std::make_unique<BatchCoordinator>(std::move(rows), *journal_, *results_,
+                                                      *errors_, ordered);
     restored_ = coordinator_->Restore({});
   }
   std::string Results() const {
@@ -220,6 +286,60 @@ TEST_F(BatchCoordinatorTest, OrderedResultsWaitForThoseBefore) {
   EXPECT_EQ(Results(), "two\nthree\n");
   EXPECT_TRUE(coordinator_->all_done());
   EXPECT_EQ(coordinator_->counts().failed, 1);
+}
+
+TEST_F(BatchCoordinatorTest, OrderedResultsMakeRoomForRowsThatHaveComeInBetween) {
+  Start(true, {Row(1, 10), Row(3, 20), Row(4, 20)});
+  coordinator_->Finish(1, false, "one");
+  coordinator_->Finish(3, false, "three");
+  coordinator_->Finish(4, false, "four");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  for (const std::string& tail : {std::string(), std::string("\nfo"), std::string("\0\0", 2)}) {
+    std::ofstream(folder_ + "/out", std::ios::binary | std::ios::trunc) << "one\nthree" << tail;
+    Start(true, {Row(1, 10), Row(2, 30), Row(3, 20), Row(4, 20)});
+    ASSERT_TRUE(restored_.ok()) << restored_;
+    EXPECT_EQ(Results(), "one\n");
+    EXPECT_EQ(coordinator_->counts().before, 3);
+  }
+  coordinator_->Finish(2, false, "two");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  EXPECT_EQ(Results(), "one\ntwo\nthree\nfour\n");
+  // What the journal does not know stays.
+  std::ofstream(folder_ + "/out", std::ios::binary | std::ios::trunc) << "one\nthree\nfive\n";
+  Start(true, {Row(1, 10), Row(2, 30), Row(3, 20), Row(4, 20)});
+  EXPECT_EQ(restored_.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Results(), "one\nthree\nfive\n");
+}
+
+TEST_F(BatchCoordinatorTest, ATokenThatIsMadeAgainDifferentlyTakesItsPlace) {
+  Start(false);
+  coordinator_->AddTokens(1, 0, {4, 5});
+  ASSERT_TRUE(coordinator_->Flush(true).ok());
+  Start(false);
+  for (const uint64_t key : {2u, 3u, 1u}) EXPECT_EQ(coordinator_->Next()->row.key, key);
+  coordinator_->AddTokens(1, 0, {6});
+  ASSERT_TRUE(coordinator_->Flush(true).ok());
+  coordinator_->AddTokens(1, 0, {7, 8});
+  ASSERT_TRUE(coordinator_->Flush(true).ok());
+  Start(false);
+  for (const uint64_t key : {2u, 3u}) EXPECT_EQ(coordinator_->Next()->row.key, key);
+  EXPECT_EQ(coordinator_->Next()->tokens[0], (std::vector<int32_t>{4, 6, 7}));
+}
+
+TEST_F(BatchCoordinatorTest, AnErrorsFileIsOneJobs) {
+  Start(false);
+  ResultFile other(folder_ + "/errors", kLockWait);
+  ASSERT_TRUE(other.Restore("").ok());
+  coordinator_->Finish(1, true, "mine");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  EXPECT_EQ(other.Append("another's\n").code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ResultFile(folder_ + "/errors", kLockWait).Restore("").code(),
+            absl::StatusCode::kUnavailable);
+  coordinator_.reset();
+  errors_.reset();
+  EXPECT_EQ(other.Append("another's\n").code(), absl::StatusCode::kAborted);
+  std::ifstream file(folder_ + "/errors", std::ios::binary);
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "mine\n");
 }
 
 }  // namespace
