@@ -14,6 +14,9 @@
 namespace tandem::server {
 namespace {
 
+// Of a message, about. Clients refuse messages of more than 4 MiB if they do not say otherwise.
+constexpr size_t kMessageBytes = size_t{1} << 20;
+
 void SetDuration(double seconds, google::protobuf::Duration* duration) {
   const double whole = std::floor(seconds);
   duration->set_seconds(static_cast<int64_t>(whole));
@@ -71,6 +74,15 @@ void GenerateCall::End(const absl::Status& status) {
   CancelInEngine();
 }
 
+v1::GenerateResponse GenerateCall::Choice::TakePending() {
+  v1::GenerateResponse taken;
+  taken.Swap(&pending);
+  pending.set_choice(taken.choice());
+  pending_bytes = 0;
+  has_pending = false;
+  return taken;
+}
+
 bool GenerateCall::OnEvent(const engine::Event& event) {
   std::lock_guard lock(mutex_);
   Choice& choice = choices_[event.choice];
@@ -106,7 +118,9 @@ bool GenerateCall::OnEvent(const engine::Event& event) {
 }
 
 void GenerateCall::AddTokensLocked(const engine::Event& event, Choice& choice) {
+  if (choice.pending_bytes >= kMessageBytes) choice.full.push_back(choice.TakePending());
   v1::GenerateResponse& message = choice.pending;
+  const size_t text_before = message.text().size();
   message.mutable_token_ids()->Add(event.token_ids.begin(), event.token_ids.end());
   if (choice.text.has_value()) {
     // The stop token is no part of the answer's text.
@@ -126,7 +140,9 @@ void GenerateCall::AddTokensLocked(const engine::Event& event, Choice& choice) {
     fill(event.chosen_logprobs[i], logprobs->mutable_chosen());
     for (const engine::TokenLogprob& other : event.top_logprobs[i])
       fill(other, logprobs->add_top());
+    choice.pending_bytes += logprobs->ByteSizeLong() + 4;
   }
+  choice.pending_bytes += message.text().size() - text_before + 5 * event.token_ids.size();
   choice.has_pending = choice.has_pending || !event.token_ids.empty();
 }
 
@@ -226,17 +242,20 @@ void GenerateCall::CountLocked() {
 }
 
 void GenerateCall::DropPendingLocked() {
-  for (Choice& choice : choices_) choice.has_pending = false;
+  for (Choice& choice : choices_) {
+    choice.full.clear();
+    choice.has_pending = false;
+  }
 }
 
 GenerateCall::Choice* GenerateCall::NextLocked() {
   for (size_t i = 0; i < choices_.size(); ++i) {
     const size_t index = (next_choice_ + i) % choices_.size();
-    if (!choices_[index].has_pending || (end_.has_value() && index == last_choice_)) continue;
+    if (!choices_[index].waits() || (end_.has_value() && index == last_choice_)) continue;
     next_choice_ = index + 1;
     return &choices_[index];
   }
-  if (last_choice_ < choices_.size() && choices_[last_choice_].has_pending) {
+  if (last_choice_ < choices_.size() && choices_[last_choice_].waits()) {
     return &choices_[last_choice_];
   }
   return nullptr;
@@ -247,13 +266,11 @@ void GenerateCall::AdvanceLocked() {
   // starts them, so holding the mutex is safe.
   if (writing_ || finished_) return;
   if (Choice* choice = NextLocked(); choice != nullptr) {
-    const int32_t index = choice->pending.choice();
-    SerializeMessage(choice->pending, &buffer_);
-    choice->pending.Clear();
-    choice->pending.set_choice(index);
-    choice->has_pending = false;
+    if (choice->full.empty()) choice->full.push_back(choice->TakePending());
+    SerializeMessage(choice->full.front(), &buffer_);
+    choice->full.pop_front();
     const bool more = std::any_of(choices_.begin(), choices_.end(),
-                                  [](const Choice& other) { return other.has_pending; });
+                                  [](const Choice& other) { return other.waits(); });
     if (end_.has_value() && !more) {
       finished_ = true;
       StartWriteAndFinish(&buffer_, grpc::WriteOptions(), *end_);

@@ -1,7 +1,7 @@
 // One Generate stream, between two worlds: the engine's thread hands in events and must not
 // wait; gRPC's threads carry messages out one at a time. What comes in while a write is under way
-// is merged into the next message, so a slow reader costs memory for its own answer (bounded by
-// max_tokens) and nothing else.
+// is merged into the next message, up to a size that clients take by default, so a slow reader
+// costs memory for its own answer (bounded by max_tokens) and nothing else.
 //
 // Lifetime: the call owns itself from Create until gRPC's OnDone; the engine's sink holds another
 // reference for as long as the engine keeps it. After Finish no gRPC operation is started, so an
@@ -9,6 +9,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -49,10 +51,15 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       : metrics_(metrics), on_done_(std::move(on_done)) {}
 
   struct Choice {
-    std::optional<AnswerText> text;  // none without a tokenizer
-    v1::GenerateResponse pending;    // not yet handed to gRPC
+    std::optional<AnswerText> text;         // none without a tokenizer
+    std::deque<v1::GenerateResponse> full;  // not yet handed to gRPC, before pending
+    v1::GenerateResponse pending;           // likewise; grows
+    size_t pending_bytes = 0;               // about, as serialized
     bool has_pending = false;
     bool done = false;
+    bool waits() const { return has_pending || !full.empty(); }
+    // An empty `pending` in place of the one returned.
+    v1::GenerateResponse TakePending();
   };
 
   // The engine's thread. False: no more events of this choice, please.

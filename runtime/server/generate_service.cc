@@ -237,6 +237,12 @@ bool GenerateService::WaitIdle(std::chrono::steady_clock::time_point deadline) {
   return idle_.wait_until(lock, deadline, [this] { return calls_.empty(); });
 }
 
+bool GenerateService::WaitIdleOrEnded(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  idle_.wait_until(lock, deadline, [this] { return calls_.empty() || ended_; });
+  return calls_.empty();
+}
+
 void GenerateService::EndAll(const absl::Status& status) {
   std::vector<std::shared_ptr<GenerateCall>> calls;
   {
@@ -244,6 +250,10 @@ void GenerateService::EndAll(const absl::Status& status) {
     calls.assign(calls_.begin(), calls_.end());
   }
   for (const auto& call : calls) call->End(status);
+  // Last: whoever waits for it may end them with another status.
+  std::lock_guard lock(mutex_);
+  ended_ = true;
+  idle_.notify_all();
 }
 
 size_t GenerateService::open_streams() const {

@@ -51,6 +51,8 @@ class GenerateService final : public internal::RawInferenceService {
 
   // Waits until no Generate stream is open. False if `deadline` came first.
   bool WaitIdle(std::chrono::steady_clock::time_point deadline);
+  // Likewise, but also false when EndAll has been called: streams then have only to be sent.
+  bool WaitIdleOrEnded(std::chrono::steady_clock::time_point deadline);
 
   // Ends every open stream with this status.
   void EndAll(const absl::Status& status);
@@ -91,6 +93,7 @@ class GenerateService final : public internal::RawInferenceService {
   std::condition_variable idle_;
   std::shared_ptr<const ServedModel> model_;
   absl::Status stopped_;  // OK: new calls are welcome
+  bool ended_ = false;    // by EndAll
   std::unordered_set<std::shared_ptr<GenerateCall>> calls_;
 };
 

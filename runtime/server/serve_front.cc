@@ -135,7 +135,7 @@ void ServeFront::StopWhenAsked() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return draining_; });
   }
-  if (!service_.WaitIdle(std::chrono::steady_clock::now() + options_.drain_timeout)) {
+  if (!service_.WaitIdleOrEnded(std::chrono::steady_clock::now() + options_.drain_timeout)) {
     EndStreams(CutShort());
     service_.WaitIdle(std::chrono::steady_clock::now() + kFlushTime);
   }

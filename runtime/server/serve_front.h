@@ -9,7 +9,8 @@
 //
 // A signal (or RequestDrain) drains: NOT_SERVING and UNAVAILABLE for new calls at once; open
 // streams go on until they end or `drain_timeout` is over, then they get UNAVAILABLE; the ports are
-// closed; `on_stopped` runs. A second signal cuts the wait short.
+// closed; `on_stopped` runs. A second signal and a failure cut the wait short: streams that they
+// end have a second to be read.
 //
 // All methods may be called from any thread; the destructor from one, and never from on_stopped.
 #pragma once

@@ -146,6 +146,11 @@ class FakeEngine final : public engine::EngineClient {
     const int32_t token = prompt[skip + open.made % size];
     ++open.made;
     event->token_ids = {token};
+    if (open.request.sampling.logprobs >= 0) {
+      event->chosen_logprobs = {{token, -0.5f}};
+      event->top_logprobs = {
+          std::vector<engine::TokenLogprob>(open.request.sampling.logprobs, {kEos, -0.25f})};
+    }
     if (token == kEos) {
       event->ended_by_token = true;
       event->finish = engine::FinishReason::kStop;

@@ -1,6 +1,7 @@
 // The service over real gRPC on a loopback port, with an engine that needs no model.
 #include "runtime/server/generate_service.h"
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <memory>
@@ -35,6 +36,8 @@ struct Answer {
   std::string text;
   std::vector<int32_t> ids;
   int messages = 0;
+  int logprobs = 0;    // tokens that have them
+  size_t longest = 0;  // bytes of a message
   v1::GenerateResponse last;
 };
 
@@ -113,6 +116,8 @@ class GenerateServiceTest : public ::testing::Test {
       answer.text += response.text();
       answer.ids.insert(answer.ids.end(), response.token_ids().begin(), response.token_ids().end());
       ++answer.messages;
+      answer.logprobs += response.logprobs_size();
+      answer.longest = std::max(answer.longest, response.ByteSizeLong());
       answer.last = response;
     }
     answer.status = reader->Finish();
@@ -281,18 +286,25 @@ TEST_F(GenerateServiceTest, HalfACharacterAtTheEndBecomesAReplacement) {
   EXPECT_EQ(answer.text, tokenizer::kReplacementCharacter);
 }
 
-TEST_F(GenerateServiceTest, CoalescesWhileTheReaderIsSlow) {
+TEST_F(GenerateServiceTest, CoalescesWhileTheReaderIsSlowUpToWhatClientsTake) {
   Start();
-  constexpr int32_t kTokens = 4000;
+  constexpr int32_t kTokens = 4900;
+  v1::GenerateRequest request = TextRequest("0123456789", kTokens);
+  request.mutable_sampling()->set_logprobs(20);
   grpc::ClientContext context;
-  auto reader = stub_->Generate(&context, TextRequest("0123456789", kTokens));
-  ASSERT_TRUE(engine_->WaitEmpty());  // the engine waits for no reader
+  auto reader = stub_->Generate(&context, request);
+  while (!engine_->WaitEmpty()) {  // the engine waits for no reader
+  }
   const Answer answer = Read(reader.get());
   ASSERT_TRUE(answer.status.ok());
-  EXPECT_EQ(answer.ids.size(), static_cast<size_t>(kTokens));
-  EXPECT_EQ(answer.text.size(), static_cast<size_t>(kTokens));
-  EXPECT_EQ(answer.text.substr(kTokens - 10), "0123456789");
+  EXPECT_GT(answer.messages, 1);
   EXPECT_LT(answer.messages, kTokens);
+  EXPECT_LT(answer.longest, (size_t{1} << 20) + 4096);
+  EXPECT_EQ(answer.logprobs, kTokens);
+  ASSERT_EQ(answer.ids.size(), static_cast<size_t>(kTokens));
+  for (size_t i = 0; i < answer.ids.size(); ++i) ASSERT_EQ(answer.ids[i], "0123456789"[i % 10]);
+  EXPECT_EQ(answer.text, std::string(answer.ids.begin(), answer.ids.end()));
+  EXPECT_EQ(answer.last.usage().completion_tokens(), kTokens);
 }
 
 TEST_F(GenerateServiceTest, ASlowReaderDelaysNobody) {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -254,6 +255,30 @@ TEST_F(ServeFrontTest, AFailureEndsStreamsWithItsStatus) {
   EXPECT_THAT(status.error_message(), HasSubstr("rank 2"));
   EXPECT_EQ(front_->WaitUntilStopped().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(stopped_calls_, 1);
+}
+
+// Its answer fills the connection, so that its stream cannot end.
+TEST_F(ServeFrontTest, AFailureWaitsForNoReaderThatDoesNotRead) {
+  for (const bool draining : {false, true}) {
+    Start(/*drain_timeout=*/std::chrono::hours(1));
+    SetModel();
+    engine_.Allow(std::numeric_limits<int64_t>::max());
+    grpc::ClientContext context;
+    v1::GenerateRequest request;
+    request.set_text("abc");
+    request.mutable_sampling()->set_max_tokens(4900);
+    request.mutable_sampling()->set_logprobs(20);
+    auto reader = stub_->Generate(&context, request);
+    v1::GenerateResponse response;
+    EXPECT_TRUE(reader->Read(&response));
+    while (!engine_.WaitEmpty()) {
+    }
+    if (draining) front_->RequestDrain();
+    front_->Fail(absl::UnavailableError("rank 2 has failed"));
+    EXPECT_EQ(front_->WaitUntilStopped().message(), "rank 2 has failed");
+    context.TryCancel();
+    ReadToEnd(reader.get());
+  }
 }
 
 TEST_F(ServeFrontTest, DestructionEndsOpenStreams) {
