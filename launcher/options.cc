@@ -14,6 +14,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxQueue = 1 << 20;
 
 void AddModel(CLI::App* app, std::string* model) {
   app->add_option("MODEL", *model, "Model folder, or a name in the hub's local cache")->required();
@@ -96,8 +97,6 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
                   "Seconds that a rank may keep the others waiting while it starts and loads")
       ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
-  app->add_option("--trace", options->trace_file,
-                  "File for what each rank did when, as Perfetto opens it");
   app->add_option_function<std::string>(
          "--bind", [options](const std::string& bind) { options->bind = bind == "auto"; },
          "auto: each thread of a rank to a core of its own; none")
@@ -112,6 +111,11 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
                   "memory, few tokens), staged (through the host)")
       ->check(CLI::IsMember({"auto", "nccl", "peer", "staged"}))
       ->capture_default_str();
+}
+
+void AddTrace(CLI::App* app, ModelOptions* options) {
+  app->add_option("--trace", options->trace_file,
+                  "File for what each rank did when, as Perfetto opens it");
 }
 
 void AddPair(CLI::App* app, const char* name, std::pair<double, double>* pair, double most,
@@ -347,6 +351,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   ServeOptions serve;
   CLI::App* serve_app = app.add_subcommand("serve", "Answer gRPC requests");
   AddModelOptions(serve_app, &serve.model);
+  AddTrace(serve_app, &serve.model);
   AddMemoryWatch(serve_app, &serve.watch);
   AddPair(serve_app, "--watch-latency", &serve.watch.latency, 1e9,
           "Seconds of time to first token or between tokens, 95th percentile: warning, alarm");
@@ -355,7 +360,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   serve_app->add_option("--metrics-listen", serve.metrics_listen,
                         "HOST:PORT or [IPv6]:PORT for Prometheus, at /metrics (default: none)");
   serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")
-      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->check(CLI::Range(int64_t{1}, kMaxQueue))
       ->capture_default_str();
   serve_app
       ->add_option("--drain-timeout", serve.drain_timeout,
@@ -408,6 +413,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   GenerateOptions generate;
   CLI::App* generate_app = app.add_subcommand("generate", "Answer one prompt and end");
   AddModelOptions(generate_app, &generate.model);
+  AddTrace(generate_app, &generate.model);
   AddPrompt(generate_app, &generate.prompt, &generate.prompt_ids);
   AddSampling(generate_app, &generate.sampling);
   generate_app->add_flag("--json", generate.json, "Print one JSON object");
@@ -447,6 +453,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* bench_app =
       app.add_subcommand("bench", "Measure speed against the machine's own ceilings");
   AddModelOptions(bench_app, &bench.model);
+  AddTrace(bench_app, &bench.model);
   bench_app->add_option("--phase", bench.phase, "prefill, decode or all")
       ->check(CLI::IsMember({"prefill", "decode", "all"}))
       ->capture_default_str();

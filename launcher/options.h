@@ -33,7 +33,7 @@ struct ModelOptions {
   int64_t max_batched_tokens = 512;
   // Seconds that a rank may keep the others waiting while it starts and loads.
   double start_timeout = 1800;
-  std::string trace_file;                 // empty: none
+  std::string trace_file;                 // of serve, generate and bench; empty: none
   std::string collectives = "auto";       // auto, shm, mpi
   std::string card_collectives = "auto";  // auto, nccl, peer, staged
   bool bind = true;                       // threads to cores

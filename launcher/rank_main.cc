@@ -121,11 +121,12 @@ std::string LastPart(const std::string& path) {
                      end - (begin == std::string::npos ? 0 : begin + 1) + 1);
 }
 
-// Rank 0 from a loaded world to a drained one. The exit code.
-absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
-                               const ServeOptions& options, server::ServeFront& front,
-                               const tokenizer::Tokenizer* tokenizer,
-                               const jinja::ChatTemplate* chat_template) {
+// Rank 0 from a loaded world to a drained one. The exit code: not 0 for a loss, which has been
+// told.
+absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
+                                      const ServeOptions& options, server::ServeFront& front,
+                                      const tokenizer::Tokenizer* tokenizer,
+                                      const jinja::ChatTemplate* chat_template) {
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
@@ -174,10 +175,10 @@ absl::Status ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
   }
   const absl::Status status = front.WaitUntilStopped();
   // Not after Stop: the step in progress may be waiting for the rank that is lost.
-  if (!status.ok()) LostWorld(world, status);
+  const int code = status.ok() ? 0 : LostWorld(world, status);
   watch.reset();
   engine->Stop();
-  return status;
+  return code;
 }
 
 }  // namespace
@@ -314,12 +315,16 @@ int RunServeRank(const ServeOptions& options) {
     if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);
     return 0;
   }
-  absl::Status status = ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
-                                          chat_template.ok() ? &*chat_template : nullptr);
+  const absl::StatusOr<int> code =
+      ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
+                        chat_template.ok() ? &*chat_template : nullptr);
   front.reset();
-  if (!status.ok()) return LostWorld(world, status);
-  if (status = (*runtime)->runner().Shutdown(); !status.ok()) return LostWorld(world, status);
-  if (status = write_trace(); !status.ok()) return LoneError(world, status);
+  if (!code.ok()) return LostWorld(world, code.status());
+  if (*code != 0) return *code;
+  if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
+    return LostWorld(world, status);
+  }
+  if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);
   return 0;
 }
 

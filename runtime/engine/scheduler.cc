@@ -11,6 +11,8 @@ namespace {
 
 using model::kBlockSize;
 
+constexpr int32_t kMostReserved = 4096;
+
 bool ArrivedBefore(const Sequence* a, const Sequence* b) { return a->arrival() < b->arrival(); }
 
 void InsertByArrival(std::vector<Sequence*>& list, Sequence* sequence) {
@@ -27,9 +29,11 @@ Scheduler::Scheduler(const EngineConfig& config)
       prefix_cache_(config.num_blocks),
       block_manager_(config.num_blocks, &prefix_cache_) {
   TANDEM_CHECK(max_running_ > 0);
-  waiting_.reserve(config.max_queue + max_running_);
-  running_.reserve(max_running_);
-  scheduled_.reserve(max_running_);
+  // Ahead of the first steps; limits may be beyond what ever comes.
+  const int32_t reserved = std::min(max_running_, kMostReserved);
+  waiting_.reserve(std::min(config.max_queue, kMostReserved) + reserved);
+  running_.reserve(reserved);
+  scheduled_.reserve(reserved);
   matched_.reserve(BlocksFor(config.max_model_len));
   renamed_.assign(config.num_blocks, -1);
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <memory>
 #include <numeric>
 
@@ -183,6 +184,15 @@ TEST_F(SchedulerTest, FitsCountsAllButTheLastToken) {
   Make(Config(4, 64));
   EXPECT_TRUE(scheduler_->Fits(65).ok());
   EXPECT_EQ(scheduler_->Fits(66).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(SchedulerTest, LimitsMayBeAsLargeAsTheirType) {
+  EngineConfig config = Config(4, 64);
+  config.max_queue = config.max_num_seqs = config.max_batched_tokens =
+      std::numeric_limits<int32_t>::max();
+  Make(config);
+  Add(4);
+  EXPECT_THAT(Step(), ElementsAre(P(1, 4)));
 }
 
 TEST_F(SchedulerTest, NothingToDo) {
