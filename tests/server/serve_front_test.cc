@@ -268,7 +268,11 @@ TEST_F(ServeFrontTest, AFailureWaitsForNoReaderThatDoesNotRead) {
     request.set_text("abc");
     request.mutable_sampling()->set_max_tokens(4900);
     request.mutable_sampling()->set_logprobs(20);
-    auto reader = stub_->Generate(&context, request);
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // else the connection takes more and more
+    auto stub = v1::InferenceService::NewStub(
+        grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+    auto reader = stub->Generate(&context, request);
     v1::GenerateResponse response;
     EXPECT_TRUE(reader->Read(&response));
     while (!engine_.WaitEmpty()) {
