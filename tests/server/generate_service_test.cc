@@ -69,6 +69,7 @@ class GenerateServiceTest : public ::testing::Test {
   std::shared_ptr<grpc::Channel> NewChannel() {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // that holds 64 KiB of what is not read
     return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
                                      grpc::InsecureChannelCredentials(), arguments);
   }
