@@ -14,7 +14,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMaxQueue = 1 << 20;
+constexpr int64_t kMaxSequences = 1 << 20;
 
 void AddModel(CLI::App* app, std::string* model) {
   app->add_option("MODEL", *model, "Model folder, or a name in the hub's local cache")->required();
@@ -88,7 +88,7 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       })
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app->add_option("--max-num-seqs", options->max_num_seqs, "Sequences that run at once")
-      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->check(CLI::Range(int64_t{1}, kMaxSequences))
       ->capture_default_str();
   app->add_option("--max-batched-tokens", options->max_batched_tokens, "Tokens of one step")
       ->check(CLI::Range(int64_t{1}, kMaxCount))
@@ -360,7 +360,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   serve_app->add_option("--metrics-listen", serve.metrics_listen,
                         "HOST:PORT or [IPv6]:PORT for Prometheus, at /metrics (default: none)");
   serve_app->add_option("--max-queue", serve.max_queue, "Choices that may wait")
-      ->check(CLI::Range(int64_t{1}, kMaxQueue))
+      ->check(CLI::Range(int64_t{1}, kMaxSequences))
       ->capture_default_str();
   serve_app
       ->add_option("--drain-timeout", serve.drain_timeout,
