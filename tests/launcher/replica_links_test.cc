@@ -30,8 +30,6 @@ using ::testing::IsEmpty;
 class ReplicaLinksTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string path = ::testing::TempDir() + "linksXXXXXX";
-    folder_ = mkdtemp(path.data());
     journal_ = *server::BatchJournal::Open(folder_ + "/journal", {}, milliseconds(0));
     std::vector<BatchRow> rows;
     for (int i = 0; i < 2; ++i) {
@@ -76,9 +74,15 @@ class ReplicaLinksTest : public ::testing::Test {
     return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
   }
 
-  std::string folder_;
+  static std::string MakeFolder() {
+    std::string path = ::testing::TempDir() + "linksXXXXXX";
+    return mkdtemp(path.data());
+  }
+
+  const std::string folder_ = MakeFolder();
   std::unique_ptr<server::BatchJournal> journal_;
-  server::ResultFile results_{folder_ + "/results"}, errors_{folder_ + "/errors"};
+  server::ResultFile results_{folder_ + "/results", milliseconds(0)};
+  server::ResultFile errors_{folder_ + "/errors", milliseconds(0)};
   std::unique_ptr<server::BatchCoordinator> coordinator_;
   std::unique_ptr<server::LinkListener> listener_;
 };
