@@ -373,6 +373,7 @@ class CpuBackend : public Backend {
     pool_.ParallelFor(w.panels(), grain, [&](int thread, int64_t begin, int64_t end) {
       cpu::LinearArgs mine = args;
       mine.x = at(own ? thread : 0);
+      mine.prefetches = prefetches_;
       if (!packed_[thread]) {
         cpu::PackActivations(w.layout, x, columns, 0, tokens, mine.x);
         packed_[thread] = true;
@@ -407,6 +408,7 @@ class CpuBackend : public Backend {
   Buffer activations_;
   std::vector<char> packed_;  // [threads]: the thread has its own copy of the activations
   const cpu::LinearKernels linear_;
+  const bool prefetches_ = cpu::FetchesTooLittle();
   cpu::Attention attention_;
 };
 

@@ -4,6 +4,7 @@
 namespace tandem::kernels::cpu {
 
 DotInstructions SupportedDotInstructions() { return {}; }
+bool FetchesTooLittle() { return false; }
 void UseDotInstructions(DotInstructions, LinearKernels&) {}
 
 }  // namespace tandem::kernels::cpu

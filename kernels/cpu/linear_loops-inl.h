@@ -70,6 +70,7 @@ HWY_INLINE void FinishLeaf(const LeafArgs& a, size_t row,
 // Floating-point formats: one accumulator a row and token, columns in order.
 template <class Ops, class Format>
 struct FloatLeaf {
+  using Ahead = FloatLeaf;  // the hardware fetches them as fast as it reads
   static constexpr bool kFlushesDenormals = Format::kFlushesDenormals;
   static constexpr size_t kAccumulators = Ops::kAccumulators;
   static constexpr size_t kPrefetchColumns = Format::kStepColumns;
@@ -108,9 +109,11 @@ struct FloatLeaf {
 };
 
 // Integer formats: a dot product a run, then one fused multiply-add by the
-// scales' product.
-template <class Ops, int kBits>
+// scales' product. With one token, kBytesAhead is how far codes are fetched into the second-level
+// cache ahead of their use; 0: the hardware does.
+template <class Ops, int kBits, size_t kBytesAhead = 0>
 struct IntegerLeaf {
+  using Ahead = IntegerLeaf<Ops, kBits, 4096>;
   static constexpr bool kFlushesDenormals = false;
   static constexpr size_t kAccumulators = Ops::kIntegerAccumulators;
   static constexpr size_t kPrefetchColumns = 32;
@@ -126,6 +129,7 @@ struct IntegerLeaf {
       typename Ops::Codes weight[kQuads][kVectors];
 #pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) {
+        if constexpr (kBytesAhead > 0) __builtin_prefetch(codes + v * kW * 4 + kBytesAhead, 0, 2);
         if constexpr (kBits == 8) {
           weight[0][v] = Ops::LoadCodes(codes + v * kW * 4);
         } else {
@@ -382,7 +386,13 @@ template <class Ops, class Leaf, size_t kRows>
 HWY_INLINE void PanelBlock(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row,
                            int64_t rows, int64_t first, size_t tokens, float* HWY_RESTRICT stack) {
   if constexpr (!Leaf::kFlushesDenormals) {
-    if (tokens == 1) return PanelToken<Ops, Leaf, kRows>(a, panel, first_row, rows, first, stack);
+    if (tokens == 1) {
+      if (a.prefetches) {
+        return PanelToken<Ops, typename Leaf::Ahead, kRows>(a, panel, first_row, rows, first,
+                                                            stack);
+      }
+      return PanelToken<Ops, Leaf, kRows>(a, panel, first_row, rows, first, stack);
+    }
   }
   PanelTokens<Ops, Leaf, kRows>(a, panel, first_row, rows, first, tokens, stack);
 }

@@ -1,6 +1,7 @@
 // Linear products with the dot-product instructions of x86 that Highway 1.0.3
 // does not know: AVX512-VNNI for integers, AVX512-BF16 for bfloat16 pairs. The
 // loops are those of linear_loops-inl.h.
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <cstring>
@@ -128,6 +129,14 @@ DotInstructions SupportedDotInstructions() {
   __builtin_cpu_init();
   return {.vnni = __builtin_cpu_supports("avx512vnni") != 0,
           .bf16 = __builtin_cpu_supports("avx512bf16") != 0};
+}
+
+bool FetchesTooLittle() {
+  __builtin_cpu_init();
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__builtin_cpu_is("amd") || __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kZen5 = 0x1a;
+  return ((eax >> 8) & 15) + ((eax >> 20) & 255) == kZen5;
 }
 
 void UseDotInstructions(DotInstructions use, LinearKernels& kernels) {
