@@ -10,6 +10,8 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kPerLane = KvCacheView::kMaxHeadDim / 2 / 32;  // pairs
 
+__device__ unsigned Larger(unsigned a, unsigned b) { return a > b ? a : b; }
+
 // Writes a head's elements, of which lane l has dimensions l + 32 n and, in upper, as
 // many from `half` on.
 __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int head, int lane,
@@ -23,11 +25,17 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
                                  head * cache.v_run_bytes();
   float inverse = 0;
   if (cache.dtype == KvDType::kI8) {
-    float most = 0;
+    // Magnitudes order as their bits do, NaN last: it must reach the scale.
+    unsigned bits = 0;
     for (int n = 0; n < kPerLane; ++n) {
-      if (lane + 32 * n < half) most = fmaxf(most, fmaxf(fabsf(lower[n]), fabsf(upper[n])));
+      if (lane + 32 * n >= half) continue;
+      bits = Larger(bits, __float_as_uint(fabsf(lower[n])));
+      bits = Larger(bits, __float_as_uint(fabsf(upper[n])));
     }
-    most = MaxLanes(most);
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      bits = Larger(bits, __shfl_xor_sync(kAllLanes, bits, lanes));
+    }
+    const float most = __uint_as_float(bits);
     const bool tiny = most < 0x1p-100f;
     inverse = tiny ? 0.0f : kKvCodeMax / most;
     if (lane == 0) {

@@ -131,6 +131,33 @@ TEST(CudaRows, WhatIsBeyondFp16BecomesItsLargest) {
   }
 }
 
+// Else attention would go on as if nothing were wrong.
+TEST(CudaRows, ANanOfInt8KeysReachesTheirScale) {
+  CudaStream stream;
+  constexpr int64_t kHeadDim = 64;
+  KvCacheView cache = {.dtype = KvDType::kI8, .kv_heads = 1, .head_dim = kHeadDim};
+  auto qkv = RandomFloats(3 * kHeadDim, 1);
+  qkv[kHeadDim + 5] = NAN;
+  const CudaArray<float> x(stream, qkv), cos(stream, std::vector<float>(kHeadDim / 2, 1)),
+      sin(stream, std::vector<float>(kHeadDim / 2));
+  const CudaArray<int32_t> slots(stream, std::vector<int32_t>{3});
+  CudaArray<std::byte> k(stream, cache.k_block_bytes()), v(stream, cache.v_block_bytes());
+  cache.k = k.data();
+  cache.v = v.data();
+  cuda::RopeAndCache(stream.get(), {.tokens = 1,
+                                    .q_heads = 1,
+                                    .qkv = x.data(),
+                                    .cos = cos.data(),
+                                    .sin = sin.data(),
+                                    .slot_mapping = slots.data(),
+                                    .cache = cache});
+  auto keys = k.ToHost(), values = v.ToHost();
+  cache.k = keys.data();
+  cache.v = values.data();
+  EXPECT_TRUE(std::isnan(cache.k_scales(0, 0)[3]));
+  EXPECT_FALSE(std::isnan(cache.v_scales(0, 0)[3]));
+}
+
 // A grid has no more blocks in y and z.
 TEST(CudaRows, MayBeMoreThan65535) {
   CudaStream stream;
