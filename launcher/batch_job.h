@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "launcher/options.h"
+#include "parallel/timeouts.h"
 #include "runtime/server/batch_coordinator.h"
 #include "runtime/server/batch_file.h"
 #include "runtime/server/batch_journal.h"
@@ -19,9 +20,8 @@
 
 namespace tandem::launcher {
 
-// A rank that keeps the others waiting for longer counts as lost, and a replica whose steps do. A
-// step's prefill may be long.
-inline constexpr std::chrono::seconds kStepTimeout{120};
+// A rank that keeps the others waiting for longer counts as lost, and a replica whose steps do.
+inline constexpr std::chrono::seconds kStepTimeout = parallel::kPatientStep;
 // Between two signs of life.
 inline constexpr std::chrono::seconds kHeartbeat{5};
 

@@ -105,6 +105,7 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
       }
       return RunEval(*runtime, job, given.has_value() ? &*given : pass.reference, pass.logits);
     }();
+    if (LostRank(world, result.status())) LostWorld(world, result.status());
     if (absl::Status status = runtime->runner().Shutdown(); !status.ok()) LoneError(world, status);
   } else if (absl::Status status = runtime->Work(); !status.ok()) {
     LoneError(world, status);

@@ -214,6 +214,7 @@ int RunGenerateRank(const GenerateOptions& options) {
   absl::StatusOr<GenerateResult> result = GenerateResult();
   if (rank == 0) {
     result = RunGenerate(**runtime, job);
+    if (LostRank(world, result.status())) return LostWorld(world, result.status());
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
       return LoneError(world, status);
     }

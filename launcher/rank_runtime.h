@@ -14,6 +14,7 @@
 #include "launcher/peer_watch.h"
 #include "parallel/collectives.h"
 #include "parallel/mpi_world.h"
+#include "parallel/timeouts.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/loader/generation_config.h"
@@ -48,7 +49,7 @@ struct RankOptions {
   HostShare cpus, memory;
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
   std::string card_collectives = "auto";  // as parallel::DeviceCommunicatorOptions::way
-  parallel::Timeouts timeouts;
+  parallel::Timeouts timeouts = {.step = parallel::kPatientStep};
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
 };
 

@@ -75,6 +75,10 @@ int LoneError(parallel::MpiWorld* world, const absl::Status& status) {
   return code;
 }
 
+bool LostRank(const parallel::MpiWorld* world, const absl::Status& status) {
+  return world != nullptr && world->size() > 1 && absl::IsUnavailable(status);
+}
+
 int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
   return LoneError(world, absl::InternalError(std::string(status.message())));
 }

@@ -36,6 +36,9 @@ int AgreedError(parallel::MpiWorld* world, const absl::Status& status);
 // An error of this rank alone, others may be waiting for it: the world ends.
 int LoneError(parallel::MpiWorld* world, const absl::Status& status);
 
+// Whether a step's status says that a rank is gone or does not answer.
+bool LostRank(const parallel::MpiWorld* world, const absl::Status& status);
+
 // The world has lost a rank, or one does not answer: whoever finds it out ends all, with the code
 // that makes the launcher start a new world.
 int LostWorld(parallel::MpiWorld* world, const absl::Status& status);

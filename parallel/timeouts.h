@@ -13,6 +13,10 @@ struct Timeouts {
   std::chrono::milliseconds silence{0};  // between steps, for rank 0's next plan
 };
 
+// Of a step in worlds whose steps nobody waits for at the other end of a stream: a prefill, and with
+// it what ranks are apart, may be long.
+inline constexpr std::chrono::seconds kPatientStep{120};
+
 // UNAVAILABLE: `late` has not done its part of `what`, and `waiting` gives up.
 absl::Status NotAnswered(int late, int waiting, std::chrono::milliseconds timeout,
                          const char* what);
