@@ -50,8 +50,11 @@ class Watch(unittest.TestCase):
                          "--kv-memory", 20 * block, "--watch-kv", "0.5,0.8",
                          "--watch-fragmentation", "0.02,0.05", "--watch-latency",
                          "1e6,1e6") as server:
-        self.assertEqual(self.answers(server, tokens), expected)
-        watch = self.until(server, lambda w: w.batch_growths > 0)
+        for _ in range(20):  # holes depend on who comes when
+          self.assertEqual(self.answers(server, tokens), expected)
+          watch = self.until(server, lambda w: w.batch_growths > 0)
+          if watch.compactions > 0:
+            break
         self.assertGreater(watch.batch_reductions, 0)
         self.assertGreater(watch.batch_growths, 0)
         self.assertGreater(watch.compactions, 0)
