@@ -2,13 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <time.h>
 
 #include <atomic>
 #include <cmath>
 #include <future>
 
 #include "tests/engine/fake_executor.h"
+#include "tests/support/idle_cpu.h"
 
 namespace tandem::engine {
 namespace {
@@ -69,7 +69,7 @@ class Gate {
   bool open_ = false;
 };
 
-class EngineTest : public testing::Test {
+class EngineTest : public ::testing::Test {
  protected:
   void Make(EngineConfig config = Config(), EngineHooks hooks = {}, bool start = true) {
     config_ = config;
@@ -507,19 +507,7 @@ TEST_F(EngineTest, IdleHookTicksOnlyWhenIdleAndItsErrorIsFinal) {
 
 TEST_F(EngineTest, AnIdleEngineUsesNoCpu) {
   Make();
-  const auto cpu = [] {
-    timespec time;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-  };
-  double used = 1;
-  for (int i = 0; i < 3 && used >= 0.01; ++i) {  // a busy machine may put off the way to sleep
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    const double before = cpu();
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    used = cpu() - before;
-  }
-  EXPECT_LT(used, 0.01);
+  EXPECT_LT(testing::IdleCpuSeconds(std::chrono::milliseconds(500)), 0.01);
 }
 
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {

@@ -2,12 +2,13 @@
 #include "kernels/base/thread_pool.h"
 
 #include <gtest/gtest.h>
-#include <time.h>
 
 #include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
+
+#include "tests/support/idle_cpu.h"
 
 namespace tandem::kernels {
 namespace {
@@ -58,19 +59,7 @@ TEST(ThreadPool, OthersTakeTheShareOfOneThatIsHeldUp) {
 TEST(ThreadPool, SleepsWhenIdle) {
   ThreadPool pool(4);
   pool.Run([](int) {});
-  const auto cpu_seconds = [] {
-    timespec time;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-    return time.tv_sec + time.tv_nsec * 1e-9;
-  };
-  double used = 1;
-  for (int i = 0; i < 3 && used >= 0.01; ++i) {  // a busy machine may put off the way to sleep
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    const double before = cpu_seconds();
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    used = cpu_seconds() - before;
-  }
-  EXPECT_LT(used, 0.01);
+  EXPECT_LT(testing::IdleCpuSeconds(std::chrono::milliseconds(100)), 0.01);
 }
 
 }  // namespace
