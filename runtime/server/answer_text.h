@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/tokenizer/stream_decoder.h"
+#include "runtime/text/tokenizer/stream_decoder.h"
 
 namespace tandem::server {
 

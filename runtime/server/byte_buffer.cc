@@ -9,7 +9,7 @@
 #include "google/protobuf/unknown_field_set.h"
 #include "grpcpp/support/slice.h"
 #include "kernels/base/check.h"
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::server {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/server/status_details.h"
-#include "runtime/tokenizer/jinja/chat_inputs.h"
+#include "runtime/text/chat/chat_inputs.h"
 
 namespace tandem::server {
 namespace {

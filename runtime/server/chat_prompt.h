@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "runtime/tokenizer/jinja/chat_template.h"
+#include "runtime/text/chat/chat_template.h"
 #include "tandem/v1/inference.pb.h"
 
 namespace tandem::server {

@@ -12,7 +12,7 @@
 #include "runtime/server/chat_prompt.h"
 #include "runtime/server/status_details.h"
 #include "runtime/server/validation.h"
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::server {
 namespace {

@@ -10,9 +10,9 @@
 
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_metrics.h"
-#include "runtime/engine/memory_plan.h"
-#include "runtime/tokenizer/jinja/chat_template.h"
-#include "runtime/tokenizer/tokenizer.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/text/chat/chat_template.h"
+#include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::server {
 

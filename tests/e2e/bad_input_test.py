@@ -17,7 +17,7 @@ import unittest
 import worlds
 from worlds import grpc, pb
 
-# Exit codes, as launcher/exit_code.h has them.
+# Exit codes, as runtime/rank/exit_code.h has them.
 USAGE, DATA, UNAVAILABLE, IO, CONFIG = 64, 65, 69, 74, 78
 
 TINY = worlds.GOLDEN / "llama_gqa"

@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "nlohmann/json.hpp"
-#include "runtime/server/batch_result.h"
-#include "runtime/server/batch_row.h"
+#include "runtime/batch/result.h"
+#include "runtime/batch/row.h"
 
 namespace {
 

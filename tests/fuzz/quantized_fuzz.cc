@@ -9,7 +9,7 @@
 
 #include "kernels/base/json.h"
 #include "runtime/loader/quantized_weight.h"
-#include "tests/loader/temp_dir.h"
+#include "tests/runtime/loader/temp_dir.h"
 
 namespace {
 

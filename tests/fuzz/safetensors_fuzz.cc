@@ -7,7 +7,7 @@
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/loader/safetensors.h"
-#include "tests/loader/temp_dir.h"
+#include "tests/runtime/loader/temp_dir.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const tandem::loader::TempDir folder;

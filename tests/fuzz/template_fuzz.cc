@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "runtime/tokenizer/jinja/chat_template.h"
+#include "runtime/text/chat/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using tandem::jinja::ChatTemplate;

@@ -1,0 +1,144 @@
+#include "launcher/command/bench_front.h"
+
+#include <algorithm>
+#include <future>
+#include <optional>
+#include <random>
+
+#include "kernels/base/status_macros.h"
+
+namespace tandem::launcher {
+
+absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(RankRuntime& runtime,
+                                                              const ModelWork& work,
+                                                              int64_t max_batch,
+                                                              int64_t decode_tokens) {
+  std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
+  engine::EngineConfig config;
+  config.watch.kv_high = config.watch.fragmentation_high = 1;  // a run's batch is what it says
+  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
+  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
+  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  config.max_num_seqs = static_cast<int32_t>(max_batch);
+  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
+  config.max_queue = static_cast<int32_t>(max_batch + 1);
+  TANDEM_ASSIGN_OR_RETURN(front->engine_, engine::Engine::Create(config, &front->executor_,
+                                                                 {.timer = runtime.timer()}));
+  front->engine_->Start();
+  return front;
+}
+
+BenchFront::Mark BenchFront::Now() const {
+  return {engine::Clock::now(), executor_.done(), runtime_.timer()->Totals()};
+}
+
+BenchRun BenchFront::Between(const Mark& begin, const Mark& end) const {
+  BenchRun run;
+  run.seconds = std::chrono::duration<double>(end.time - begin.time).count();
+  run.steps = end.work.steps - begin.work.steps;
+  run.tokens = end.work.tokens - begin.work.tokens;
+  run.bytes = end.work.bytes - begin.work.bytes;
+  run.operations = end.work.operations - begin.work.operations;
+  for (size_t i = 0; i < run.parts.size(); ++i) run.parts[i] = end.parts[i] - begin.parts[i];
+  return run;
+}
+
+std::vector<int32_t> BenchFront::Prompt(int64_t tokens, uint64_t seed) const {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> ids(tokens);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % runtime_.config().vocab_size);
+  return ids;
+}
+
+absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed, int64_t max_tokens,
+                                  absl::FunctionRef<void()> on_begin,
+                                  absl::FunctionRef<bool(size_t, const engine::Event&)> on_event) {
+  // On the engine's thread, until `ended` tells that all have ended.
+  absl::Status failure;
+  int64_t open = batch;
+  std::promise<void> ended;
+  // A first, tiny request holds the engine's thread until all others are in its queue, so that they
+  // start in one step.
+  std::promise<void> holding, submitted, gate_ended;
+  engine::Request gate;
+  gate.prompt_ids = {0};
+  gate.sampling = {.temperature = 0.0f, .max_tokens = 1, .ignore_eos = true};
+  const auto hold = [&](const engine::Event& event) {
+    holding.set_value();
+    submitted.get_future().wait();
+    if (!event.status.ok()) failure = event.status;
+    on_begin();
+    gate_ended.set_value();
+    return false;
+  };
+  TANDEM_RETURN_IF_ERROR(engine_->Submit(std::move(gate), hold).status());
+  holding.get_future().wait();  // else its step could be that of the others too
+  absl::Status refused;
+  for (int64_t i = 0; i < batch && refused.ok(); ++i) {
+    engine::Request request;
+    request.prompt_ids = Prompt(context, seed + static_cast<uint64_t>(i));
+    request.sampling = {.temperature = 0.0f, .ignore_eos = true};
+    request.sampling.max_tokens = static_cast<int32_t>(max_tokens);
+    const auto sink = [&, i](const engine::Event& event) {
+      if (!event.status.ok()) failure = event.status;
+      const bool go_on = on_event(static_cast<size_t>(i), event);
+      const bool over = event.finish != engine::FinishReason::kNone || !go_on;
+      if (over && --open == 0) ended.set_value();
+      return !over;
+    };
+    refused = engine_->Submit(std::move(request), sink).status();
+  }
+  submitted.set_value();
+  gate_ended.get_future().wait();
+  if (!refused.ok()) {
+    engine_->Stop();  // those that were taken refer to this frame
+    return refused;
+  }
+  ended.get_future().wait();
+  return failure;
+}
+
+absl::StatusOr<BenchRun> BenchFront::Run(const BenchPoint& point) {
+  return point.phase == BenchPhase::kPrefill ? Prefill(point) : Decode(point);
+}
+
+absl::StatusOr<BenchRun> BenchFront::Prefill(const BenchPoint& point) {
+  std::optional<Mark> begin, end;
+  int64_t started = 0;
+  TANDEM_RETURN_IF_ERROR(RunBatch(
+      point.batch, point.context, /*seed=*/(1 + prefill_runs_++) << 20, /*max_tokens=*/1,
+      [&] { begin = Now(); },
+      [&](size_t, const engine::Event&) {
+        if (++started == point.batch) end = Now();
+        return true;
+      }));
+  return Between(*begin, *end);
+}
+
+absl::StatusOr<BenchRun> BenchFront::Decode(const BenchPoint& point) {
+  const auto seed = static_cast<uint64_t>(point.context) << 40;
+  const auto nothing = [] {};
+  // The context first: none decodes while another is read.
+  TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, /*max_tokens=*/1, nothing,
+                                  [](size_t, const engine::Event&) { return true; }));
+  std::vector<int64_t> made(static_cast<size_t>(point.batch), 0);
+  std::optional<Mark> begin, end;
+  TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, ExtraTokens(decode_tokens_),
+                                  nothing, [&](size_t index, const engine::Event& event) {
+                                    made[index] += static_cast<int64_t>(event.token_ids.size());
+                                    // The last sequence's event is the last of a step.
+                                    if (index + 1 < made.size() || end) return !end;
+                                    if (!begin) {
+                                      if (*std::min_element(made.begin(), made.end()) >= 2)
+                                        begin = Now();
+                                    } else if (executor_.done().steps - begin->work.steps ==
+                                               decode_tokens_) {
+                                      end = Now();
+                                    }
+                                    return !end;
+                                  }));
+  if (!end) return absl::InternalError("bench: a sequence ended before it was measured");
+  return Between(*begin, *end);
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,204 @@
+#include "launcher/command/client.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "launcher/command/client_channel.h"
+#include "launcher/command/sampling_request.h"
+#include "nlohmann/json.hpp"
+#include "runtime/rank/exit_code.h"
+#include "runtime/text/tokenizer/utf8.h"
+#include "tandem/v1/inference.grpc.pb.h"
+
+namespace tandem::launcher {
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::system_clock;
+
+system_clock::time_point After(double seconds) {
+  return system_clock::now() +
+         duration_cast<system_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+absl::Status FromGrpc(const std::string& address, const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  return absl::Status(code, absl::StrCat(address, ": ", absl::StatusCodeToString(code), ": ",
+                                         status.error_message()));
+}
+
+// Asks again and again: a server that is still starting has no port, then is NOT_SERVING.
+absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
+                       const ClientOptions& options) {
+  constexpr auto kPause = std::chrono::milliseconds(50);
+  auto stub = grpc::health::v1::Health::NewStub(channel);
+  const auto deadline = After(options.wait_ready);
+  std::string last = "no connection";
+  while (true) {
+    grpc::ClientContext context;
+    context.set_deadline(deadline);
+    // Otherwise a refused connection fails the call at once, and between calls
+    // nothing but gRPC's 5 s timer would drive the next attempt.
+    context.set_wait_for_ready(true);
+    grpc::health::v1::HealthCheckResponse response;
+    const grpc::Status status = stub->Check(&context, {}, &response);
+    if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
+      return absl::OkStatus();
+    }
+    // The deadline of the last question says nothing about the server.
+    if (status.ok()) {
+      last = "it answers, but is not serving";
+    } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
+      last = status.error_message();
+    }
+    if (system_clock::now() + kPause >= deadline) break;
+    std::this_thread::sleep_for(kPause);
+  }
+  return absl::UnavailableError(absl::StrCat(options.address, ": UNAVAILABLE: not ready after ",
+                                             options.wait_ready, " s: ", last));
+}
+
+v1::GenerateRequest MakeRequest(const ClientOptions& options) {
+  v1::GenerateRequest request;
+  if (options.prompt.has_value()) {
+    std::string text = *options.prompt;
+    if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    if (options.chat) {
+      v1::ChatMessage* message = request.mutable_messages()->add_messages();
+      message->set_role("user");
+      message->set_content(std::move(text));
+    } else {
+      request.set_text(std::move(text));
+    }
+  } else {
+    request.mutable_token_ids()->mutable_ids()->Add(options.prompt_ids.begin(),
+                                                    options.prompt_ids.end());
+  }
+  *request.mutable_sampling() = ToProto(options.sampling);
+  if (options.n) request.mutable_sampling()->set_n(*options.n);
+  if (options.logprobs) request.mutable_sampling()->set_logprobs(*options.logprobs);
+  return request;
+}
+
+double Seconds(const google::protobuf::Duration& duration) {
+  return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
+}
+
+using Json = nlohmann::ordered_json;
+
+// One answer, put together from its messages.
+struct Choice {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  Json logprobs = Json::array();
+  v1::GenerateResponse last;
+
+  void Add(const v1::GenerateResponse& message) {
+    text += message.text();
+    token_ids.insert(token_ids.end(), message.token_ids().begin(), message.token_ids().end());
+    const auto as_json = [](const v1::TokenLogprob& token) {
+      return Json{
+          {"token_id", token.token_id()}, {"token", token.token()}, {"logprob", token.logprob()}};
+    };
+    for (const v1::TokenLogprobs& at : message.logprobs()) {
+      Json one = as_json(at.chosen());
+      one["top"] = Json::array();
+      for (const v1::TokenLogprob& other : at.top()) one["top"].push_back(as_json(other));
+      logprobs.push_back(std::move(one));
+    }
+    last = message;
+  }
+
+  Json ToJson() const {
+    Json answer = {
+        {"token_ids", token_ids},
+        {"text", text},
+        {"finish_reason", last.finish_reason() == v1::FINISH_REASON_STOP ? "stop" : "length"}};
+    if (last.has_stop_text()) answer["stop"] = last.stop_text();
+    if (last.has_stop_token_id()) answer["stop"] = last.stop_token_id();
+    if (!logprobs.empty()) answer["logprobs"] = logprobs;
+    return answer;
+  }
+};
+
+// The first answer at the top level; with several, all of them under "choices".
+std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateResponse& last) {
+  Json answer = choices[0].ToJson();
+  if (choices.size() > 1) {
+    answer = {{"choices", Json::array()}};
+    for (const Choice& choice : choices) answer["choices"].push_back(choice.ToJson());
+  }
+  answer["usage"] = {{"prompt_tokens", last.usage().prompt_tokens()},
+                     {"completion_tokens", last.usage().completion_tokens()},
+                     {"cached_prompt_tokens", last.usage().cached_prompt_tokens()}};
+  answer["timings"] = {{"queue_seconds", Seconds(last.timings().queue())},
+                       {"prefill_seconds", Seconds(last.timings().prefill())},
+                       {"decode_seconds", Seconds(last.timings().decode())}};
+  return answer.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+int RunClient(const ClientOptions& options) {
+  const absl::StatusOr<std::shared_ptr<grpc::Channel>> connected =
+      MakeChannel(options.address, options.channel);
+  if (!connected.ok()) return ReportError(connected.status());
+  const std::shared_ptr<grpc::Channel>& channel = *connected;
+  if (options.wait_ready > 0) {
+    if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
+      return ReportError(status);
+    }
+  }
+  auto stub = v1::InferenceService::NewStub(channel);
+  const v1::GenerateRequest request = MakeRequest(options);
+  if (const size_t bad = tokenizer::FindInvalidUtf8(request.text()); bad < request.text().size()) {
+    // Protobuf would send it all the same, with a complaint of its own.
+    return ReportError(
+        absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on")));
+  }
+  grpc::ClientContext context;
+  if (const absl::Status status = AddToken(options.channel, &context); !status.ok()) {
+    return ReportError(status);
+  }
+  if (options.timeout > 0) context.set_deadline(After(options.timeout));
+  auto reader = stub->Generate(&context, request);
+  v1::GenerateResponse response;
+  std::vector<Choice> choices(1);
+  bool wrote = true;
+  while (reader->Read(&response)) {
+    const auto index = static_cast<size_t>(std::max(0, response.choice()));
+    if (index >= choices.size()) choices.resize(std::min<size_t>(index, 4096) + 1);
+    choices[std::min(index, choices.size() - 1)].Add(response);
+    if (!options.json) {
+      wrote = std::fwrite(response.text().data(), 1, response.text().size(), stdout) ==
+                  response.text().size() &&
+              std::fflush(stdout) == 0;
+      if (!wrote) context.TryCancel();
+    }
+  }
+  const grpc::Status status = reader->Finish();
+  if (wrote && status.ok()) {
+    const std::string end = options.json ? AnswerJson(choices, response) + "\n" : "\n";
+    wrote = std::fputs(end.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  } else if (!options.json && !choices[0].token_ids.empty()) {
+    std::fputs("\n", stdout);  // the error is to begin on a line of its own
+    std::fflush(stdout);
+  }
+  if (!wrote) return ReportError(OutputError("stdout: cannot be written"));
+  if (!status.ok()) return ReportError(FromGrpc(options.address, status));
+  return 0;
+}
+
+}  // namespace tandem::launcher

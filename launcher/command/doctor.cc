@@ -1,0 +1,157 @@
+#include "launcher/command/doctor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "parallel/all_reduce_trial.h"
+#include "parallel/collectives.h"
+#include "parallel/device_communicator.h"
+#include "runtime/rank/exit_code.h"
+#include "runtime/rank/rank_world.h"
+
+namespace tandem::launcher {
+namespace {
+
+using parallel::AllReduceTrial;
+
+// That a rank may keep others waiting in a trial.
+constexpr std::chrono::milliseconds kTimeout{5000};
+// Sums of one token of an 8B model, of a batch of decoding, of a chunk of prefill.
+constexpr int64_t kCounts[] = {4 << 10, 64 << 10, 512 << 10, 2 << 20};
+constexpr int kRepeats = 20;
+
+// The ways of ranks on CPUs, one after the other: they would be in each other's way.
+absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& world,
+                                                    parallel::Communicator& start) {
+  std::vector<AllReduceTrial> trials;
+  for (const auto& [name, choice] : {std::pair("shm", parallel::CollectivesChoice::kShm),
+                                     std::pair("mpi", parallel::CollectivesChoice::kMpi)}) {
+    const auto made = parallel::MakeCollectives(
+        world, start, world.host_of(),
+        {.choice = choice, .timeouts = {.step = kTimeout, .silence = kTimeout}});
+    if (!made.ok()) {
+      trials.push_back({.way = name, .status = made.status()});
+      continue;
+    }
+    for (const int64_t count : kCounts) {
+      TANDEM_ASSIGN_OR_RETURN(
+          AllReduceTrial trial,
+          parallel::TryCommunicator(start, name, count, kRepeats, *made->communicator));
+      trials.push_back(std::move(trial));
+      if (!trials.back().status.ok()) break;  // what is left of it would disturb the next
+    }
+    TANDEM_RETURN_IF_ERROR(start.Barrier());
+  }
+  return trials;
+}
+
+absl::StatusOr<std::vector<AllReduceTrial>> TryCards(const parallel::MpiWorld& world,
+                                                     parallel::Communicator& start) {
+  int card = 0;  // as many ranks of this host are in front
+  for (int r = 0; r < start.rank(); ++r) {
+    card += world.host_of()[r] == world.host_of()[start.rank()] ? 1 : 0;
+  }
+  auto backend = kernels::MakeCudaBackend({.device = card});
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(start, backend.status()));
+  TANDEM_ASSIGN_OR_RETURN(
+      const parallel::Collectives collectives,
+      parallel::MakeCollectives(world, start, world.host_of(),
+                                {.timeouts = {.step = kTimeout, .silence = kTimeout}}));
+  std::vector<AllReduceTrial> trials;
+  const auto communicator =
+      parallel::MakeDeviceCommunicator(*collectives.communicator,
+                                       {.stream = kernels::CudaStreamOf(**backend),
+                                        .max_floats = kCounts[std::size(kCounts) - 1],
+                                        .step_timeout = kTimeout},
+                                       &trials);
+  // Where none works, the trials say so.
+  if (!communicator.ok() && trials.empty()) return communicator.status();
+  return trials;
+}
+
+const AllReduceTrial* FastestOf(const std::vector<AllReduceTrial>& trials, int64_t count) {
+  const AllReduceTrial* fastest = nullptr;
+  for (const AllReduceTrial& trial : trials) {
+    if (trial.count != count || !trial.status.ok()) continue;
+    if (fastest == nullptr || trial.microseconds < fastest->microseconds) fastest = &trial;
+  }
+  return fastest;
+}
+
+void PrintTable(const std::vector<AllReduceTrial>& trials, int ranks) {
+  std::printf("all-reduce of %d ranks\n%-10s %10s %12s  %s\n", ranks, "way", "KiB", "us a call",
+              "sums");
+  for (const AllReduceTrial& trial : trials) {
+    const std::string size =
+        trial.count == 0 ? "-" : absl::StrCat(trial.count * sizeof(float) / 1024);
+    if (!trial.status.ok()) {
+      std::printf("%-10s %10s %12s  FAILED: %s\n", trial.way.c_str(), size.c_str(), "-",
+                  std::string(trial.status.message()).c_str());
+      continue;
+    }
+    std::printf("%-10s %10s %12s  right%s\n", trial.way.c_str(), size.c_str(),
+                absl::StrFormat("%.1f", trial.microseconds).c_str(),
+                FastestOf(trials, trial.count) == &trial ? ", fastest" : "");
+  }
+}
+
+void PrintJson(const std::vector<AllReduceTrial>& trials, int ranks) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const AllReduceTrial& trial : trials) {
+    nlohmann::ordered_json row = {{"way", trial.way}, {"bytes", trial.count * sizeof(float)}};
+    if (trial.status.ok()) {
+      row["microseconds"] = trial.microseconds;
+      row["fastest"] = FastestOf(trials, trial.count) == &trial;
+    } else {
+      row["error"] = std::string(trial.status.message());
+    }
+    rows.push_back(std::move(row));
+  }
+  std::cout << nlohmann::ordered_json({{"ranks", ranks}, {"all_reduce", rows}}).dump() << '\n';
+}
+
+}  // namespace
+
+int RunDoctorRank(const DoctorOptions& options) {
+  const absl::StatusOr<StartedRank> started =
+      StartRank(spdlog::level::warn, options.model.start_timeout);
+  if (!started.ok()) return ReportError(started.status());
+  parallel::MpiWorld* const world = started->world.get();
+  parallel::Communicator& start = *started->communicator;
+  if (start.size() == 1) {
+    return ReportError(absl::FailedPreconditionError(
+        "doctor: found a world of one rank, which adds nothing up; expected --tp 2 or more"));
+  }
+  const auto trials = options.device == "cuda" ? TryCards(*world, start) : TryHost(*world, start);
+  if (!trials.ok()) return AgreedError(world, trials.status());
+  if (start.rank() == 0) {
+    if (options.json) {
+      PrintJson(*trials, start.size());
+    } else {
+      PrintTable(*trials, start.size());
+    }
+    std::cout.flush();
+    std::fflush(stdout);
+    if (!std::cout || std::ferror(stdout) != 0) {
+      return LoneError(world, OutputError("stdout: cannot be written"));
+    }
+  }
+  // What the machine does not have is no illness: a card for each rank, memory that is shared.
+  const bool ill = std::any_of(trials->begin(), trials->end(), [](const AllReduceTrial& trial) {
+    return trial.count > 0 && !trial.status.ok();
+  });
+  return ill ? kExitUnavailable : 0;
+}
+
+}  // namespace tandem::launcher

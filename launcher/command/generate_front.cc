@@ -1,0 +1,185 @@
+#include "launcher/command/generate_front.h"
+
+#include <cstdio>
+#include <fstream>
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/engine/engine.h"
+#include "runtime/rank/exit_code.h"
+#include "runtime/server/answer_text.h"
+#include "runtime/text/tokenizer/tokenizer.h"
+
+namespace tandem::launcher {
+namespace {
+
+// Passes plans on and writes the logits of the one request's sampled positions.
+class LogitsRecorder : public engine::StepExecutor {
+ public:
+  LogitsRecorder(engine::StepExecutor& inner, std::ofstream* file) : inner_(inner), file_(file) {}
+
+  absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override {
+    TANDEM_RETURN_IF_ERROR(inner_.Execute(plan, logits));
+    if (file_ != nullptr && !plan.logits_indices.empty()) {
+      file_->write(reinterpret_cast<const char*>(logits.data()),
+                   static_cast<std::streamsize>(logits.size_bytes()));
+    }
+    return absl::OkStatus();
+  }
+  engine::RowSurveys* surveys() override { return file_ == nullptr ? inner_.surveys() : nullptr; }
+
+ private:
+  engine::StepExecutor& inner_;
+  std::ofstream* file_;
+};
+
+const char* ReasonName(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+    case engine::FinishReason::kCancelled:
+      return "cancelled";
+    default:
+      return "error";
+  }
+}
+
+}  // namespace
+
+server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config) {
+  const auto narrow = [](const std::optional<double>& value) -> std::optional<float> {
+    if (!value) return std::nullopt;
+    return static_cast<float>(*value);
+  };
+  server::SamplingDefaults defaults;
+  defaults.temperature = narrow(config.temperature);
+  if (config.do_sample.has_value() && !*config.do_sample) defaults.temperature = 0.0f;
+  if (config.top_k) defaults.top_k = static_cast<int32_t>(*config.top_k);
+  defaults.top_p = narrow(config.top_p);
+  defaults.min_p = narrow(config.min_p);
+  defaults.repetition_penalty = narrow(config.repetition_penalty);
+  return defaults;
+}
+
+absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job) {
+  const engine::EngineLimits limits = {
+      .vocab_size = static_cast<int32_t>(runtime.config().vocab_size),
+      .max_model_len = static_cast<int32_t>(runtime.max_model_len()),
+      .max_queue = 1};
+  TANDEM_RETURN_IF_ERROR(server::CheckPrompt(job.prompt_ids, limits));
+  engine::Request request;
+  request.prompt_ids = job.prompt_ids;
+  TANDEM_ASSIGN_OR_RETURN(
+      request.sampling,
+      server::MakeSampling(job.sampling, DefaultsOf(runtime.generation()), limits,
+                           static_cast<int64_t>(job.prompt_ids.size()), server::FreshSeed()));
+  request.sampling.logits_hash = true;
+
+  std::ofstream logits_file;
+  if (!job.logits_file.empty()) {
+    logits_file.open(job.logits_file, std::ios::binary | std::ios::trunc);
+    if (!logits_file) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--logits ", job.logits_file, ": cannot be written"));
+    }
+  }
+  LogitsRecorder recorder(runtime.runner(), logits_file.is_open() ? &logits_file : nullptr);
+  engine::EngineConfig config;
+  config.vocab_size = limits.vocab_size;
+  config.max_model_len = limits.max_model_len;
+  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  config.max_num_seqs = 1;
+  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
+  config.eos_token_ids = runtime.eos_token_ids();
+  TANDEM_ASSIGN_OR_RETURN(const auto engine,
+                          engine::Engine::Create(config, &recorder, {.timer = job.timer}));
+
+  GenerateResult result;
+  std::optional<server::AnswerText> text;
+  if (job.tokenizer != nullptr) {
+    text.emplace(*job.tokenizer, server::StopTexts{job.sampling.stop, job.sampling.include_stop,
+                                                   job.sampling.min_tokens.value_or(0)});
+  } else if (!job.sampling.stop.empty()) {
+    return absl::FailedPreconditionError("--stop: the model has no tokenizer.json");
+  }
+  std::promise<absl::Status> done;
+  bool written = true;  // to stdout
+  const auto print = [&](const std::string& text) {
+    result.text += text;
+    if (!job.json) {
+      written = written && std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+                std::fflush(stdout) == 0;
+    }
+  };
+  const auto sink = [&](const engine::Event& event) {
+    result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
+    std::string shown;
+    if (text) {
+      // The stop token is no part of the answer's text.
+      const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
+      text->Append(std::span(event.token_ids).first(texts), &shown);
+      if (event.finish != engine::FinishReason::kNone) text->Flush(&shown);
+    }
+    if (!shown.empty()) print(shown);
+    const bool stopped = text && text->stopped_by().has_value();
+    if (event.finish == engine::FinishReason::kNone && !stopped) return true;
+    result.finish_reason = stopped ? "stop" : ReasonName(event.finish);
+    result.prompt_tokens = event.prompt_tokens;
+    result.cached_prompt_tokens = event.cached_prompt_tokens;
+    result.queue_seconds = event.timings.queue_seconds;
+    result.prefill_seconds = event.timings.prefill_seconds;
+    result.decode_seconds = event.timings.decode_seconds;
+    result.logits_hash = event.logits_hash;
+    done.set_value(event.status);
+    return false;
+  };
+  engine->Start();
+  TANDEM_RETURN_IF_ERROR(engine->Submit(std::move(request), sink).status());
+  const absl::Status status = done.get_future().get();
+  engine->Stop();
+  TANDEM_RETURN_IF_ERROR(status);
+  if (!job.json) {
+    if (job.tokenizer == nullptr) {
+      for (const int32_t id : result.token_ids) std::printf("%d ", id);
+    }
+    written = std::printf("\n") > 0 && std::fflush(stdout) == 0 && written;
+  }
+  if (!written) return OutputError("stdout: cannot be written");
+  if (logits_file.is_open() && !logits_file.flush()) {
+    return OutputError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
+  }
+  return result;
+}
+
+std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks) {
+  nlohmann::ordered_json json;
+  json["token_ids"] = result.token_ids;
+  json["text"] = result.text;
+  json["finish_reason"] = result.finish_reason;
+  json["usage"] = {{"prompt_tokens", result.prompt_tokens},
+                   {"completion_tokens", result.token_ids.size()},
+                   {"total_tokens", result.prompt_tokens + result.token_ids.size()},
+                   {"cached_prompt_tokens", result.cached_prompt_tokens}};
+  json["timings"] = {{"queue_seconds", result.queue_seconds},
+                     {"prefill_seconds", result.prefill_seconds},
+                     {"decode_seconds", result.decode_seconds}};
+  json["logits_hash"] = absl::StrFormat("%016x", result.logits_hash);
+  json["ranks"] = nlohmann::ordered_json::array();
+  for (const RankReport& rank : ranks) {
+    json["ranks"].push_back({{"bytes_read", rank.bytes_read},
+                             {"planned_bytes", rank.planned_bytes},
+                             {"peak_memory", rank.peak_memory}});
+    if (rank.planned_card > 0) {
+      json["ranks"].back()["planned_card"] = rank.planned_card;
+      json["ranks"].back()["card_memory"] = rank.card_memory;
+    }
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,43 @@
+// `tandem generate` on rank 0: one prompt through the engine, to stdout.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/rank/rank_runtime.h"
+#include "runtime/server/validation.h"
+#include "runtime/text/tokenizer/tokenizer.h"
+
+namespace tandem::launcher {
+
+struct GenerateJob {
+  std::vector<int32_t> prompt_ids;
+  const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
+  server::SamplingRequest sampling;                 // unset fields come from generation_config.json
+  bool json = false;                                // one object at the end; else text as it comes
+  parallel::StepTimer* timer = nullptr;             // null: off
+  std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
+};
+
+// What came out; the JSON object but for the ranks' reports.
+struct GenerateResult {
+  std::vector<int32_t> token_ids;
+  std::string text;
+  std::string finish_reason;
+  int32_t prompt_tokens = 0;
+  int32_t cached_prompt_tokens = 0;
+  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
+  uint64_t logits_hash = 0;
+};
+
+// What a model's makers suggest, as the fronts take it.
+server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config);
+
+// On rank 0. Text goes to stdout as it comes, unless the job asks for JSON.
+absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job);
+
+// One line of JSON, as documented in README.
+std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks);
+
+}  // namespace tandem::launcher

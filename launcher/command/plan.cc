@@ -1,0 +1,140 @@
+#include "launcher/command/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "launcher/command/plan_report.h"
+#include "runtime/loader/checkpoint.h"
+#include "runtime/loader/hf_config.h"
+#include "runtime/loader/model_folder.h"
+#include "runtime/model/model_tensors.h"
+#include "runtime/plan/device_list.h"
+#include "runtime/plan/planner.h"
+#include "runtime/rank/exit_code.h"
+#include "runtime/rank/rank_runtime.h"
+
+namespace tandem::launcher {
+namespace {
+
+// A rank of `serve` before its model: program, libraries, MPI, gRPC, tokenizer.
+constexpr uint64_t kProcessBytes = uint64_t{64} << 20;
+
+// Streams of one sequence each: serve's default where the model allows it.
+constexpr int64_t kDefaultContext = 8192;
+
+// GB/s a rank at which weights are streamed: of a card from pinned memory over PCIe 4, from a disk.
+constexpr double kHostBandwidth = 20, kDiskBandwidth = 2;
+
+// 256 devices of 2^50 bytes have no more (device_list.h).
+constexpr double kMostCacheBytes = 0x1p58;
+
+absl::Status WritePicture(const std::string& path, const std::string& svg) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  if (!(file << svg) || !file.flush()) {
+    return OutputError(absl::StrCat("--plot ", path, ": cannot be written"));
+  }
+  return absl::OkStatus();
+}
+
+// Sums of bytes are of 64 bits: a cache beyond all devices must not wrap around into one that fits.
+absl::Status CheckCache(const loader::ModelConfig& config, const engine::PlanRequest& request) {
+  const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config), 1);
+  const double blocks = std::ceil(static_cast<double>(request.context) / model::kBlockSize) *
+                        static_cast<double>(request.streams);
+  if (blocks * static_cast<double>(engine::KvBlockBytes(config, shards, 0, request.kv_dtype)) <=
+      kMostCacheBytes) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--context, --streams: found ", request.streams, " streams of ", request.context,
+      " tokens, whose KV cache takes over 2^58 bytes, more than any --devices have; expected "
+      "less"));
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
+  engine::PlanRequest request;
+  TANDEM_ASSIGN_OR_RETURN(request.devices, ParseDevices(options.devices, options.bandwidth));
+  if (!options.format.empty()) {
+    request.only = engine::FormatByName(options.format);
+    if (!request.only.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat("--format: found '", options.format,
+                                                     "', expected fp32, bf16, int8, int4 or fp8"));
+    }
+  }
+  if (options.tp > static_cast<int>(request.devices.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("--tp: found ", options.tp,
+                                                   ", expected at most ", request.devices.size(),
+                                                   ", the number of --devices"));
+  }
+
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder,
+                          loader::ModelFolder::Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
+                          loader::Checkpoint::Open(folder));
+  TANDEM_RETURN_IF_ERROR(
+      checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
+  const model::WeightFormat stored =
+      model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
+  if (stored.quant && stored.quant->code_type == kernels::CodeType::kFloat8) {
+    request.stored = engine::Format::kFp8;
+  } else if (stored.quant) {
+    request.stored = stored.quant->bits == 4 ? engine::Format::kInt4 : engine::Format::kInt8;
+  } else {
+    request.stored =
+        stored.dtype == kernels::DType::kF32 ? engine::Format::kFp32 : engine::Format::kBf16;
+  }
+  const model::WeightFormat embedding =
+      model::StoredFormat(config, *checkpoint, model::EmbeddingModule(config));
+  TANDEM_ASSIGN_OR_RETURN(
+      request.kv_dtype,
+      KvDType(options.kv_dtype, embedding.quant ? config.dtype : embedding.dtype));
+  if (options.context > config.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--context: found ", options.context, ", expected at most ",
+                     config.max_position_embeddings, ", the model's max_position_embeddings"));
+  }
+  request.context = options.context > 0 ? options.context
+                                        : std::min(kDefaultContext, config.max_position_embeddings);
+  request.streams = options.streams;
+  request.all_reduce_seconds = options.all_reduce_us * 1e-6;
+  request.process_bytes = kProcessBytes;
+  request.stream = options.weights == "stream";
+  const bool cards = options.device == "cuda";
+  request.stream_bandwidth =
+      options.stream_bandwidth.value_or(cards ? kHostBandwidth : kDiskBandwidth) * 1e9;
+  TANDEM_RETURN_IF_ERROR(CheckCache(config, request));
+
+  std::unique_ptr<kernels::DeviceLayout> device = kernels::MakeCudaLayout();
+  if (!cards) {
+    TANDEM_ASSIGN_OR_RETURN(device, kernels::MakeCpuBackend("auto", {.threads = 1}));
+  }
+  std::vector<engine::FormatPlan> plans = engine::PlanAll(config, request, *device);
+  std::erase_if(plans, [&](const engine::FormatPlan& plan) {
+    return options.tp > 0 && plan.tp != options.tp;
+  });
+  const engine::Recommendation recommendation = engine::Recommend(plans, request);
+  if (!options.plot.empty()) {
+    TANDEM_RETURN_IF_ERROR(WritePicture(options.plot, PlanPicture(plans, recommendation)));
+  }
+  if (options.json) {
+    out << PlanJson(plans) << '\n';
+  } else {
+    out << PlanTable(config, request, plans, recommendation);
+  }
+  if (!out.flush()) return OutputError("stdout: cannot be written");
+  return recommendation.choice.has_value() ? 0 : kExitUnavailable;
+}
+
+}  // namespace tandem::launcher

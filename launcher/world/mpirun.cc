@@ -1,0 +1,100 @@
+#include "launcher/world/mpirun.h"
+
+#include <unistd.h>
+
+#include <cstring>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/rank/parent_process.h"
+
+namespace tandem::launcher {
+namespace {
+
+std::optional<int> Number(const char* text) {
+  int value = 0;
+  if (text == nullptr || !absl::SimpleAtoi(text, &value) || value < 1) return std::nullopt;
+  return value;
+}
+
+bool StartsWith(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+
+}  // namespace
+
+absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
+  // Open MPI's mpirun.
+  if (const std::optional<int> size = Number(get_env("OMPI_COMM_WORLD_SIZE"))) return size;
+  // srun: a step of its own, and the library's way in.
+  const std::optional<int> tasks = Number(get_env("SLURM_STEP_NUM_TASKS"));
+  const bool step = get_env("SLURM_STEP_ID") != nullptr && get_env("SLURM_PROCID") != nullptr;
+  if (get_env("PMIX_RANK") != nullptr) {
+    if (tasks.has_value()) return tasks;
+    return std::optional<int>(Number(get_env("SLURM_NTASKS")).value_or(1));
+  }
+  if (step && tasks.value_or(1) > 1) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "started by srun with ", *tasks, " tasks but without PMIx: use srun --mpi=pmix"));
+  }
+  return std::optional<int>();
+}
+
+std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
+                                       const std::vector<HostSlots>& hosts,
+                                       const std::vector<std::string>& exported,
+                                       const std::vector<std::string>& program,
+                                       const GetEnv& get_env) {
+  std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
+  if (root) argv.push_back("--allow-run-as-root");
+  if (!hosts.empty()) argv.insert(argv.end(), {"--host", FormatHosts(hosts), "--map-by", "slot"});
+  // A batch system counts tasks, a host its cores: neither is how many ranks were asked for.
+  argv.push_back("--oversubscribe");
+  argv.insert(argv.end(), {"--bind-to", "none"});
+  // Containers forbid process_vm_readv, and the default then warns from every rank.
+  argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});
+  argv.insert(argv.end(), {"--mca", "orte_base_help_aggregate", "0"});
+  // A host that is cut off is to be missed within seconds, not after the default of minutes.
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_time", "2"});
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_intvl", "1"});
+  argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_probes", "3"});
+  bool own_way = false;  // to other hosts
+  for (const char* name : {"OMPI_MCA_plm_rsh_args", "OMPI_MCA_plm_rsh_agent",
+                           "OMPI_MCA_orte_rsh_agent", "OMPI_MCA_pls_rsh_agent"}) {
+    own_way = own_way || get_env(name) != nullptr;
+  }
+  if (!hosts.empty() && !own_way) {
+    // A question would wait for an answer for ever, and a dead host for minutes.
+    argv.insert(argv.end(), {"--mca", "plm_rsh_args", "-o BatchMode=yes -o ConnectTimeout=10"});
+  }
+  for (const std::string& name : exported) argv.insert(argv.end(), {"-x", name});
+  argv.insert(argv.end(), program.begin(), program.end());
+  return argv;
+}
+
+std::vector<std::string> ExportedVariables(const char* const* environment) {
+  std::vector<std::string> names = {kParentVariable, kRestartsVariable, kDataStoreVariable};
+  for (; *environment != nullptr; ++environment) {
+    const std::string name(*environment, std::strcspn(*environment, "="));
+    const bool wanted = StartsWith(name, "TANDEM_") || StartsWith(name, "NCCL_") ||
+                        StartsWith(name, "CUDA_") || name == "HF_HOME" || name == "HF_HUB_CACHE" ||
+                        name == "XDG_CACHE_HOME" || name == "LD_LIBRARY_PATH";
+    if (wanted && name != kParentVariable && name != kRestartsVariable) names.push_back(name);
+  }
+  return names;
+}
+
+absl::StatusOr<std::string> FindProgram(const std::string& name, const GetEnv& get_env) {
+  if (name.find('/') != std::string::npos) {
+    if (access(name.c_str(), X_OK) == 0) return name;
+  } else {
+    const char* path = get_env("PATH");
+    for (const auto folder : absl::StrSplit(path == nullptr ? "/usr/bin:/bin" : path, ':')) {
+      const std::string candidate = absl::StrCat(folder.empty() ? "." : folder, "/", name);
+      if (access(candidate.c_str(), X_OK) == 0) return candidate;
+    }
+  }
+  return absl::UnavailableError(
+      absl::StrCat(name, " is not there: ranks are started with Open MPI (Debian: openmpi-bin)"));
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,327 @@
+#include "runtime/batch/row.h"
+
+#include <xxhash.h>
+
+#include <set>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "kernels/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "runtime/loader/json_fields.h"
+#include "runtime/text/chat/chat_inputs.h"
+
+namespace tandem::server {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using loader::Shown;
+
+constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
+constexpr size_t kMaxRenderMemory = size_t{256} << 20;
+
+absl::Status Wrong(absl::string_view field, const nlohmann::json& found,
+                   absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": found ", Shown(found), ", expected ", expected));
+}
+
+// An object's fields, each taken once: what is left over is not known.
+class Fields {
+ public:
+  Fields(const Json& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
+
+  // Null where the field is absent or null.
+  const Json* Take(const char* name) {
+    taken_.insert(name);
+    const auto at = object_.find(name);
+    return at == object_.end() || at->is_null() ? nullptr : &*at;
+  }
+
+  template <typename T>
+  absl::Status Number(const char* name, std::optional<T>* out) {
+    const Json* value = Take(name);
+    if (value == nullptr) return absl::OkStatus();
+    if constexpr (std::is_floating_point_v<T>) {
+      if (!value->is_number()) return Bad(name, *value, "a number");
+      *out = value->get<T>();
+    } else {
+      const bool in_range = value->is_number_unsigned()
+                                ? value->get<uint64_t>() <= uint64_t{std::numeric_limits<T>::max()}
+                                : value->is_number_integer() &&
+                                      value->get<int64_t>() >= std::numeric_limits<T>::min();
+      if (!in_range) return Bad(name, *value, "a whole number");
+      *out = value->get<T>();
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Flag(const char* name, bool* out) {
+    const Json* value = Take(name);
+    if (value == nullptr) return absl::OkStatus();
+    if (!value->is_boolean()) return Bad(name, *value, "true or false");
+    *out = value->get<bool>();
+    return absl::OkStatus();
+  }
+  absl::Status Ids(const char* name, std::vector<int32_t>* out) {
+    const Json* value = Take(name);
+    if (value == nullptr) return absl::OkStatus();
+    if (!value->is_array()) return Bad(name, *value, "a list of token ids");
+    out->clear();
+    for (const Json& id : *value) {
+      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
+        return Bad(name, id, "token ids");
+      }
+      out->push_back(id.get<int32_t>());
+    }
+    return absl::OkStatus();
+  }
+
+  // Fields that change nothing here, whatever they hold.
+  void Ignore(std::initializer_list<const char*> names) {
+    taken_.insert(names.begin(), names.end());
+  }
+
+  absl::Status NothingLeft() const {
+    for (const auto& [name, value] : object_.items()) {
+      if (taken_.count(name) == 0 && !value.is_null()) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            prefix_, loader::Quoted(name), ": found a field that is not known, expected none"));
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Bad(absl::string_view name, const Json& value, absl::string_view expected) const {
+    return Wrong(absl::StrCat(prefix_, name), value, expected);
+  }
+
+ private:
+  const Json& object_;
+  const std::string prefix_;
+  std::set<std::string> taken_;
+};
+
+// Sampling fields that both forms share.
+absl::Status ReadSampling(Fields& fields, SamplingRequest* out) {
+  TANDEM_RETURN_IF_ERROR(fields.Number("temperature", &out->temperature));
+  TANDEM_RETURN_IF_ERROR(fields.Number("top_k", &out->top_k));
+  TANDEM_RETURN_IF_ERROR(fields.Number("top_p", &out->top_p));
+  TANDEM_RETURN_IF_ERROR(fields.Number("min_p", &out->min_p));
+  TANDEM_RETURN_IF_ERROR(fields.Number("seed", &out->seed));
+  TANDEM_RETURN_IF_ERROR(fields.Number("max_tokens", &out->max_tokens));
+  TANDEM_RETURN_IF_ERROR(fields.Number("min_tokens", &out->min_tokens));
+  TANDEM_RETURN_IF_ERROR(fields.Number("repetition_penalty", &out->repetition_penalty));
+  TANDEM_RETURN_IF_ERROR(fields.Number("presence_penalty", &out->presence_penalty));
+  TANDEM_RETURN_IF_ERROR(fields.Number("frequency_penalty", &out->frequency_penalty));
+  TANDEM_RETURN_IF_ERROR(fields.Flag("ignore_eos", &out->ignore_eos));
+  TANDEM_RETURN_IF_ERROR(fields.Ids("stop_token_ids", &out->stop_token_ids));
+  if (const Json* stop = fields.Take("stop")) {
+    out->stop.clear();
+    for (const Json& text : stop->is_array() ? *stop : Json::array({*stop})) {
+      if (!text.is_string()) return fields.Bad("stop", text, "a text or a list of texts");
+      out->stop.push_back(text.get<std::string>());
+    }
+  }
+  if (const Json* bias = fields.Take("logit_bias")) {
+    if (!bias->is_object()) return fields.Bad("logit_bias", *bias, "an object of ids and numbers");
+    out->logit_bias.clear();
+    for (const auto& [key, value] : bias->items()) {
+      int32_t id = 0;
+      if (!absl::SimpleAtoi(key, &id) || !value.is_number()) {
+        return fields.Bad("logit_bias", *bias, "an object of ids and numbers");
+      }
+      out->logit_bias.emplace_back(id, value.get<float>());
+    }
+  }
+  return absl::OkStatus();
+}
+
+class Reading {
+ public:
+  Reading(const RowReader& reader, BatchRow* row) : reader_(reader), row_(*row) {}
+
+  absl::Status Text(absl::string_view field, const std::string& text) {
+    if (reader_.tokenizer == nullptr) return NoTokenizer(field, "prompt_ids");
+    if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(field, ": found no text"));
+    TANDEM_ASSIGN_OR_RETURN(row_.prompt_ids, reader_.tokenizer->Encode(text, true));
+    return absl::OkStatus();
+  }
+
+  // The chat fields of an object: messages, tools, and variables of the template.
+  absl::Status Messages(Fields& fields, absl::string_view prefix) {
+    const std::string field = absl::StrCat(prefix, "messages");
+    if (reader_.chat_template == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(field, ": the model has no chat template; give prompt or prompt_ids"));
+    }
+    if (reader_.tokenizer == nullptr) return NoTokenizer(field, "prompt_ids");
+    Json chat = Json::object();
+    if (const Json* variables = fields.Take("chat_template_kwargs")) {
+      if (!variables->is_object()) {
+        return fields.Bad("chat_template_kwargs", *variables, "an object");
+      }
+      chat = *variables;
+    }
+    for (const char* name : {"messages", "tools", "add_generation_prompt"}) {
+      if (const Json* value = fields.Take(name)) chat[name] = *value;
+    }
+    TANDEM_ASSIGN_OR_RETURN(const jinja::ChatInputs inputs,
+                            jinja::ParseChatInputs(chat.dump(), field));
+    jinja::RenderOptions options;
+    options.max_output_bytes = kMaxRenderedBytes;
+    options.max_memory_bytes = kMaxRenderMemory;
+    absl::StatusOr<std::string> prompt = reader_.chat_template->Render(inputs, options);
+    if (!prompt.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ": chat template: ", std::string(prompt.status().message())));
+    }
+    TANDEM_ASSIGN_OR_RETURN(row_.prompt_ids, reader_.tokenizer->Encode(*prompt, false));
+    return absl::OkStatus();
+  }
+
+  absl::Status ShortForm(const Json& object) {
+    Fields fields(object, "");
+    fields.Take("id");
+    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, &row_.sampling));
+    TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop", &row_.sampling.include_stop));
+    TANDEM_RETURN_IF_ERROR(fields.Number("logprobs", &row_.sampling.logprobs));
+    const Json* prompt = fields.Take("prompt");
+    const Json* ids = fields.Take("prompt_ids");
+    const bool chat = object.contains("messages");
+    if ((prompt != nullptr) + (ids != nullptr) + chat != 1) {
+      return absl::InvalidArgumentError(
+          "prompt, prompt_ids, messages: found not one of them, expected exactly one");
+    }
+    if (chat) {
+      TANDEM_RETURN_IF_ERROR(Messages(fields, ""));
+    } else if (ids != nullptr) {
+      TANDEM_RETURN_IF_ERROR(fields.Ids("prompt_ids", &row_.prompt_ids));
+    } else {
+      if (!prompt->is_string()) return Wrong("prompt", *prompt, "a text");
+      TANDEM_RETURN_IF_ERROR(Text("prompt", prompt->get<std::string>()));
+    }
+    return fields.NothingLeft();
+  }
+
+  absl::Status OpenAiForm(const Json& object) {
+    Fields envelope(object, "");
+    envelope.Take("custom_id");
+    if (const Json* method = envelope.Take("method"); method == nullptr || *method != "POST") {
+      return Wrong("method", method == nullptr ? Json() : *method, "\"POST\"");
+    }
+    const Json* url = envelope.Take("url");
+    if (url != nullptr && *url == "/v1/chat/completions") {
+      row_.form = RowForm::kChatCompletion;
+    } else if (url != nullptr && *url == "/v1/completions") {
+      row_.form = RowForm::kCompletion;
+    } else {
+      return Wrong("url", url == nullptr ? Json() : *url,
+                   "\"/v1/chat/completions\" or \"/v1/completions\"");
+    }
+    const Json* body = envelope.Take("body");
+    if (body == nullptr || !body->is_object()) {
+      return Wrong("body", body == nullptr ? Json() : *body, "an object");
+    }
+    TANDEM_RETURN_IF_ERROR(envelope.NothingLeft());
+
+    Fields fields(*body, "body.");
+    fields.Ignore({"model", "user", "store", "metadata", "service_tier", "stream_options",
+                   "parallel_tool_calls", "tool_choice"});
+    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, &row_.sampling));
+    TANDEM_RETURN_IF_ERROR(fields.Number("max_completion_tokens", &row_.sampling.max_tokens));
+    TANDEM_RETURN_IF_ERROR(fields.Number("n", &row_.sampling.n));
+    TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop_str_in_output", &row_.sampling.include_stop));
+    TANDEM_RETURN_IF_ERROR(Logprobs(fields));
+    for (const char* name : {"stream", "echo"}) {
+      const Json* value = fields.Take(name);
+      if (value != nullptr && *value != false) {
+        return fields.Bad(name, *value, "false: a batch does not have it");
+      }
+    }
+    if (const Json* format = fields.Take("response_format")) {
+      if (*format != Json{{"type", "text"}}) {
+        return fields.Bad("response_format", *format, "{\"type\":\"text\"}");
+      }
+    }
+    if (row_.form == RowForm::kChatCompletion) {
+      TANDEM_RETURN_IF_ERROR(Messages(fields, "body."));
+    } else {
+      const Json* prompt = fields.Take("prompt");
+      if (prompt != nullptr && prompt->is_array()) {
+        TANDEM_RETURN_IF_ERROR(fields.Ids("prompt", &row_.prompt_ids));
+      } else if (prompt != nullptr && prompt->is_string()) {
+        TANDEM_RETURN_IF_ERROR(Text("body.prompt", prompt->get<std::string>()));
+      } else {
+        return fields.Bad("prompt", prompt == nullptr ? Json() : *prompt,
+                          "a text or a list of token ids");
+      }
+    }
+    return fields.NothingLeft();
+  }
+
+ private:
+  // Chat: a flag, and how many others beside. Completions: a number alone.
+  absl::Status Logprobs(Fields& fields) {
+    if (row_.form == RowForm::kCompletion) {
+      return fields.Number("logprobs", &row_.sampling.logprobs);
+    }
+    bool wanted = false;
+    std::optional<int32_t> others;
+    TANDEM_RETURN_IF_ERROR(fields.Flag("logprobs", &wanted));
+    TANDEM_RETURN_IF_ERROR(fields.Number("top_logprobs", &others));
+    if (wanted) {
+      row_.sampling.logprobs = others.value_or(0);
+    } else if (others.value_or(0) != 0) {
+      return fields.Bad("top_logprobs", *others, "none without \"logprobs\": true");
+    }
+    return absl::OkStatus();
+  }
+  static absl::Status NoTokenizer(absl::string_view field, const char* instead) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(field, ": the model has no tokenizer.json; give ", instead));
+  }
+
+  const RowReader& reader_;
+  BatchRow& row_;
+};
+
+}  // namespace
+
+uint64_t RowKey(std::string_view line) { return XXH3_64bits(line.data(), line.size()); }
+
+absl::StatusOr<BatchRow> RowReader::Read(std::string_view line, int64_t number,
+                                         std::string* id_out) const {
+  BatchRow row;
+  row.line = number;
+  row.text = line;
+  row.key = RowKey(line);
+  row.sampling = defaults;
+  absl::StatusOr<Json> parsed = jinja::ParseOrdered(line, "row");
+  if (!parsed.ok()) return parsed.status();
+  const Json& object = *parsed;
+  if (!object.is_object()) return Wrong("row", object, "an object");
+  const bool openai = object.contains("custom_id");
+  const char* id_field = openai ? "custom_id" : "id";
+  const auto id = object.find(id_field);
+  const bool whole = id != object.end() && id->is_number_integer() && !openai;
+  if (id == object.end() || !(id->is_string() || whole)) {
+    return Wrong(id_field, id == object.end() ? Json() : *id,
+                 openai ? "a text" : "a text or a whole number");
+  }
+  row.id = id->dump();
+  *id_out = row.id;
+  Reading reading(*this, &row);
+  TANDEM_RETURN_IF_ERROR(openai ? reading.OpenAiForm(object) : reading.ShortForm(object));
+  TANDEM_RETURN_IF_ERROR(CheckPrompt(row.prompt_ids, limits));
+  if (!row.sampling.stop.empty() && tokenizer == nullptr) {
+    return absl::FailedPreconditionError(
+        "stop: the model has no tokenizer.json; give stop_token_ids");
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      row.params, MakeSampling(row.sampling, model_defaults, limits,
+                               static_cast<int64_t>(row.prompt_ids.size()), row.key ^ seed));
+  row.choices = std::exchange(row.params.n, 1);
+  return row;
+}
+
+}  // namespace tandem::server

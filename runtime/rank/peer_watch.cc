@@ -1,0 +1,89 @@
+#include "runtime/rank/peer_watch.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdint>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::launcher {
+namespace {
+
+RankPlace OwnPlace() {
+  char host[HOST_NAME_MAX + 1] = {};
+  gethostname(host, HOST_NAME_MAX);
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  char name_space[64] = {};
+  if (readlink("/proc/self/ns/pid", name_space, sizeof(name_space) - 1) < 0) name_space[0] = '?';
+  return {host, absl::StrCat(boot, " ", name_space), getpid()};
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::Communicator& communicator) {
+  const RankPlace mine = OwnPlace();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          communicator.AllGatherBytes(
+                              absl::StrCat(mine.host, "\n", mine.pid, "\n", mine.pid_namespace)));
+  std::vector<RankPlace> places;
+  for (const std::string& text : all) {
+    const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits('\n', 2));
+    RankPlace place;
+    if (parts.size() == 3 && absl::SimpleAtoi(parts[1], &place.pid)) {
+      place.host = parts[0];
+      place.pid_namespace = parts[2];
+    }
+    places.push_back(std::move(place));
+  }
+  return places;
+}
+
+PeerWatch::PeerWatch(const std::vector<RankPlace>& places, OnEnd on_end)
+    : on_end_(std::move(on_end)) {
+  for (size_t rank = 1; rank < places.size(); ++rank) {
+    const RankPlace& place = places[rank];
+    if (place.pid_namespace != places[0].pid_namespace) continue;
+    const int fd = static_cast<int>(syscall(SYS_pidfd_open, place.pid, 0));
+    if (fd >= 0) peers_.push_back({static_cast<int>(rank), fd, place.host});
+  }
+  if (peers_.empty()) return;
+  wake_fd_ = eventfd(0, EFD_CLOEXEC);
+  thread_ = std::thread(&PeerWatch::Watch, this);
+}
+
+PeerWatch::~PeerWatch() {
+  if (thread_.joinable()) {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof(one));
+    thread_.join();
+  }
+  for (const Peer& peer : peers_) close(peer.fd);
+  if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+void PeerWatch::Watch() {
+  std::vector<pollfd> fds = {{wake_fd_, POLLIN, 0}};
+  for (const Peer& peer : peers_) fds.push_back({peer.fd, POLLIN, 0});
+  while (poll(fds.data(), fds.size(), -1) < 0) {
+  }
+  if (fds[0].revents != 0) return;
+  for (size_t i = 0; i < peers_.size(); ++i) {
+    if (fds[i + 1].revents == 0) continue;
+    on_end_(
+        absl::UnavailableError(absl::StrCat("rank ", peers_[i].rank, " on ", peers_[i].host,
+                                            " has died; retry when the server is ready again")));
+    return;
+  }
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,34 @@
+// What a machine and a model have to do with each other: the ceilings, measured on all ranks, and
+// the bytes and operations of a step, counted. Collective where it says so.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/cpu/probe.h"
+#include "launcher/command/bench_report.h"
+#include "runtime/plan/step_work.h"
+#include "runtime/rank/rank_runtime.h"
+
+namespace tandem::launcher {
+
+// Of the products of a model's layers.
+kernels::DotType DotTypeOf(const kernels::LinearSpec& spec);
+
+// A probe with the threads of the runtime's backend, or of its card.
+absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
+                                                                 const std::string& isa);
+
+// Collective: all ranks at once, each with its threads.
+absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe);
+
+// Collective: of all ranks together.
+absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime);
+
+// Collective: seconds that counted steps would take at the ceilings, measured now; 0 where there is
+// no room for it. `done` is rank 0's, null elsewhere.
+absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
+                                         const CountingExecutor* done);
+
+}  // namespace tandem::launcher

@@ -1,0 +1,149 @@
+#include "runtime/text/chat/chat_template.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+
+namespace tandem::jinja {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                               "pad_token", "cls_token", "mask_token"};
+constexpr char kMoreTokens[] = "additional_special_tokens";
+constexpr int kMaxJsonDepth = 100;
+
+absl::Status Bad(const std::string& message) {
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json: ", message));
+}
+
+absl::StatusOr<Json> ParseConfig(std::string_view text) {
+  bool too_deep = false;
+  const auto watch = [&](int depth, Json::parse_event_t, Json&) {
+    too_deep |= depth > kMaxJsonDepth;
+    return !too_deep;
+  };
+  Json json = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
+  if (too_deep) return Bad("nested too deeply");
+  if (json.is_discarded()) return Bad("not valid JSON");
+  if (!json.is_object()) return Bad("expected an object");
+  return json;
+}
+
+// The text of a special token, which is a string or an object with it.
+absl::StatusOr<std::string> TokenText(const std::string& name, const Json& value) {
+  const Json* token = &value;
+  if (token->is_object()) {
+    const auto content = token->find("content");
+    if (content == token->end()) return Bad(absl::StrCat(name, " has no content"));
+    token = &*content;
+  }
+  if (token->is_string()) return token->get<std::string>();
+  return Bad(absl::StrCat(name, ": expected a string or an object, found ", token->type_name()));
+}
+
+absl::StatusOr<Template> ParseNamed(const std::string& name, const std::string& text) {
+  absl::StatusOr<Template> parsed = Template::Parse(text);
+  if (parsed.ok()) return parsed;
+  return absl::Status(parsed.status().code(),
+                      absl::StrCat("chat template '", name, "': ", parsed.status().message()));
+}
+
+}  // namespace
+
+absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
+    std::string_view tokenizer_config, std::optional<std::string_view> chat_template_jinja,
+    std::optional<std::string_view> tool_use_jinja) {
+  absl::StatusOr<Json> parsed = ParseConfig(tokenizer_config);
+  if (!parsed.ok()) return parsed.status();
+  const Json& config = *parsed;
+  ChatTemplate out;
+  for (std::string_view name : kSpecialTokens) {
+    const auto found = config.find(std::string(name));
+    if (found == config.end() || found->is_null()) continue;
+    TANDEM_ASSIGN_OR_RETURN(out.special_tokens_[std::string(name)],
+                            TokenText(std::string(name), *found));
+  }
+  const auto more = config.find(kMoreTokens);
+  if (more != config.end() && more->is_array() && !more->empty()) {
+    Json& list = out.special_tokens_[kMoreTokens] = Json::array();
+    for (const Json& token : *more) {
+      TANDEM_ASSIGN_OR_RETURN(std::string text, TokenText(kMoreTokens, token));
+      list.push_back(std::move(text));
+    }
+  }
+  const auto add = [&](const std::string& name, const std::string& text) -> absl::Status {
+    absl::StatusOr<Template> one = ParseNamed(name, text);
+    if (!one.ok()) return one.status();
+    for (auto& [old_name, old] : out.templates_) {
+      if (old_name != name) continue;
+      old = *std::move(one);
+      return absl::OkStatus();
+    }
+    out.templates_.emplace_back(name, *std::move(one));
+    return absl::OkStatus();
+  };
+  if (chat_template_jinja.has_value()) {
+    if (absl::Status status = add("default", std::string(*chat_template_jinja)); !status.ok()) {
+      return status;
+    }
+    if (!tool_use_jinja.has_value()) return out;
+    if (absl::Status status = add("tool_use", std::string(*tool_use_jinja)); !status.ok()) {
+      return status;
+    }
+    return out;
+  }
+  const auto field = config.find("chat_template");
+  if (field == config.end() || field->is_null()) {
+    return absl::NotFoundError(
+        "the model has no chat template: neither chat_template.jinja nor chat_template in "
+        "tokenizer_config.json");
+  }
+  if (field->is_string()) {
+    absl::Status status = add("default", field->get<std::string>());
+    if (!status.ok()) return status;
+    return out;
+  }
+  if (!field->is_array() || field->empty()) {
+    return Bad(
+        absl::StrCat("chat_template: expected a string or a list, found ", field->type_name()));
+  }
+  for (const Json& entry : *field) {
+    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") ||
+        !entry["name"].is_string() || !entry["template"].is_string()) {
+      return Bad("chat_template: each entry of the list needs the strings name and template");
+    }
+    absl::Status status =
+        add(entry["name"].get<std::string>(), entry["template"].get<std::string>());
+    if (!status.ok()) return status;
+  }
+  return out;
+}
+
+absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
+                                                 const RenderOptions& options) const {
+  if (!inputs.extra.is_null() && !inputs.extra.is_object()) {
+    return absl::InvalidArgumentError("extra template variables must be a JSON object");
+  }
+  const Template* chosen = nullptr;
+  for (const auto& [name, candidate] : templates_) {
+    if (name == "default" && chosen == nullptr) chosen = &candidate;
+    if (name == "tool_use" && !inputs.tools.is_null()) chosen = &candidate;
+  }
+  if (chosen == nullptr) {
+    return absl::NotFoundError("the model has several chat templates but none named 'default'");
+  }
+  Json variables = special_tokens_;
+  variables["messages"] = inputs.messages;
+  // Absent tools and documents are None and not undefined, as Transformers passes them.
+  variables["tools"] = inputs.tools;
+  variables["documents"] = inputs.documents;
+  variables["add_generation_prompt"] = inputs.add_generation_prompt;
+  if (inputs.extra.is_object()) {
+    for (const auto& [name, value] : inputs.extra.items()) variables[name] = value;
+  }
+  return chosen->Render(variables, options);
+}
+
+}  // namespace tandem::jinja

@@ -1,0 +1,50 @@
+// The chat template of a Hugging Face model folder: where it is written down, which one of
+// several is meant, and what it is given.
+//
+// Source: the chat template chapter of the Transformers documentation, and the behaviour of
+// its tokenizers.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "runtime/text/jinja/template.h"
+
+namespace tandem::jinja {
+
+struct ChatInputs {
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
+  nlohmann::ordered_json tools;      // array; null: none
+  nlohmann::ordered_json documents;  // array; null: none
+  bool add_generation_prompt = true;
+  // Further variables, an object or null; they win over the model's special tokens.
+  nlohmann::ordered_json extra;
+};
+
+class ChatTemplate {
+ public:
+  // `tokenizer_config` is the text of tokenizer_config.json, `chat_template_jinja` that of
+  // chat_template.jinja where the folder has one: it wins over the former's chat_template, and
+  // beside it there may be one for conversations with tools, `tool_use_jinja`.
+  // NOT_FOUND if there is no template at all, INVALID_ARGUMENT naming the field otherwise.
+  static absl::StatusOr<ChatTemplate> FromTokenizerConfig(
+      std::string_view tokenizer_config,
+      std::optional<std::string_view> chat_template_jinja = std::nullopt,
+      std::optional<std::string_view> tool_use_jinja = std::nullopt);
+
+  // The prompt. Errors as of Template::Render. Const; any number of threads may call it.
+  absl::StatusOr<std::string> Render(const ChatInputs& inputs,
+                                     const RenderOptions& options = RenderOptions()) const;
+
+ private:
+  std::vector<std::pair<std::string, Template>> templates_;  // by name
+  // bos_token and so on, and the list additional_special_tokens: variables of every template.
+  nlohmann::ordered_json special_tokens_ = nlohmann::ordered_json::object();
+};
+
+}  // namespace tandem::jinja

@@ -1,0 +1,254 @@
+#include "runtime/text/tokenizer/regex_syntax.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/text/tokenizer/json_field.h"
+
+namespace tandem::tokenizer {
+namespace {
+
+// General categories mean the same to both, and so do the binary properties that are listed;
+// every other name is looked up as a script.
+constexpr std::array<std::string_view, 38> kCategories = {
+    "Any", "C",  "Cc", "Cf", "Cn", "Co", "Cs", "L",  "Ll", "Lm", "Lo", "Lt", "Lu",
+    "M",   "Mc", "Me", "Mn", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Pe", "Pf",
+    "Pi",  "Po", "Ps", "S",  "Sc", "Sk", "Sm", "So", "Z",  "Zl", "Zp", "Zs"};
+constexpr std::array<std::string_view, 4> kBinaryProperties = {"Alphabetic", "Lowercase",
+                                                               "Uppercase", "White_Space"};
+// Oniguruma's word characters.
+constexpr std::string_view kWordClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// The group openers that both read alike; (?i and (?-i are handled apart.
+constexpr std::array<std::string_view, 6> kGroups = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>"};
+
+class Translator {
+ public:
+  explicit Translator(std::string_view pattern) : in_(pattern) {}
+
+  absl::StatusOr<std::string> Run() {
+    while (at_ < in_.size()) {
+      const char c = in_[at_];
+      if (c == '\\') {
+        TANDEM_RETURN_IF_ERROR(Escape(/*in_class=*/false));
+      } else if (c == '[') {
+        TANDEM_RETURN_IF_ERROR(Class());
+      } else if (c == '(') {
+        TANDEM_RETURN_IF_ERROR(Group());
+      } else if (c == '{') {
+        TANDEM_RETURN_IF_ERROR(Interval());
+      } else {
+        Copy(1);
+      }
+    }
+    return std::move(out_);
+  }
+
+ private:
+  bool StartsWith(std::string_view prefix) const { return in_.substr(at_).starts_with(prefix); }
+
+  void Copy(size_t bytes) {
+    out_.append(in_.substr(at_, bytes));
+    at_ += bytes;
+  }
+
+  void Replace(size_t bytes, std::string_view with) {
+    out_.append(with);
+    at_ += bytes;
+  }
+
+  absl::Status Refuse(size_t bytes, std::string_view expected) const {
+    return absl::InvalidArgumentError(absl::StrCat("found ", Quote(in_.substr(at_, bytes)),
+                                                   " at byte ", at_, " of the pattern, expected ",
+                                                   std::string(expected)));
+  }
+
+  absl::Status Escape(bool in_class) {
+    if (at_ + 1 >= in_.size()) return Refuse(1, "a character after the backslash");
+    const char c = in_[at_ + 1];
+    switch (c) {
+      case 's':
+        Replace(2, "\\p{White_Space}");
+        return absl::OkStatus();
+      case 'S':
+        Replace(2, "\\P{White_Space}");
+        return absl::OkStatus();
+      case 'd':
+        Replace(2, "\\p{Nd}");
+        return absl::OkStatus();
+      case 'D':
+        Replace(2, "\\P{Nd}");
+        return absl::OkStatus();
+      case 'v':
+        Replace(2, "\\x{0B}");
+        return absl::OkStatus();
+      case 'w':
+        Replace(2, in_class ? std::string(kWordClass) : absl::StrCat("[", Word(), "]"));
+        return absl::OkStatus();
+      case 'W':
+        // The complement of a union cannot be written inside a class.
+        if (in_class) return Refuse(2, "no \\W in a class");
+        Replace(2, absl::StrCat("[^", Word(), "]"));
+        return absl::OkStatus();
+      case 'p':
+      case 'P':
+        return Property();
+      case 'x':
+      case 'u':
+        return Hexadecimal();
+      case 't':
+      case 'n':
+      case 'r':
+      case 'f':
+      case 'a':
+      case 'e':
+        Copy(2);
+        return absl::OkStatus();
+      case 'A':
+      case 'z':
+      case 'Z':
+        if (in_class) break;
+        Copy(2);
+        return absl::OkStatus();
+      default:
+        break;
+    }
+    if (absl::ascii_isalnum(c)) return Refuse(2, "an escape that Oniguruma and PCRE2 read alike");
+    Copy(2);  // an escaped punctuation mark, or the first byte of a longer character
+    return absl::OkStatus();
+  }
+
+  static std::string Word() { return std::string(kWordClass); }
+
+  // \p{Name}, \p{^Name}, \P{Name}
+  absl::Status Property() {
+    const size_t close = in_.find('}', at_);
+    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || close == in_.npos) {
+      return Refuse(3, "\\p{NAME}");
+    }
+    std::string_view name = in_.substr(at_ + 3, close - at_ - 3);
+    bool negated = in_[at_ + 1] == 'P';
+    if (name.starts_with('^')) {
+      negated = !negated;
+      name.remove_prefix(1);
+    }
+    const bool plain = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return absl::ascii_isalpha(c) || c == '_';
+    });
+    if (!plain) return Refuse(close + 1 - at_, "the name of a category, property or script");
+    const auto is_in = [name](const auto& names) {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    const bool is_script = !is_in(kCategories) && !is_in(kBinaryProperties);
+    Replace(close + 1 - at_, absl::StrCat(negated ? "\\P{" : "\\p{", is_script ? "sc:" : "",
+                                          std::string(name), "}"));
+    return absl::OkStatus();
+  }
+
+  // \xHH, \x{H...}, \uHHHH
+  absl::Status Hexadecimal() {
+    size_t begin = at_ + 2;
+    const bool braces = in_[at_ + 1] == 'x' && begin < in_.size() && in_[begin] == '{';
+    if (braces) ++begin;
+    const size_t wanted = braces ? 8 : in_[at_ + 1] == 'x' ? 2 : 4;
+    size_t end = begin;
+    while (end < in_.size() && end - begin < wanted && absl::ascii_isxdigit(in_[end])) ++end;
+    const bool complete =
+        braces ? end > begin && end < in_.size() && in_[end] == '}' : end - begin == wanted;
+    if (!complete) return Refuse(end - at_, "\\xHH, \\x{H} or \\uHHHH");
+    const std::string_view digits = in_.substr(begin, end - begin);
+    // Oniguruma takes \x80 and up as raw bytes of the encoding, not as characters.
+    if (!braces && wanted == 2 && digits[0] >= '8') return Refuse(4, "\\x{H} for U+0080 and up");
+    Replace(end + (braces ? 1 : 0) - at_, absl::StrCat("\\x{", std::string(digits), "}"));
+    return absl::OkStatus();
+  }
+
+  absl::Status Class() {
+    Copy(1);
+    if (StartsWith("^")) Copy(1);
+    // Here the two differ, or warn and guess.
+    if (StartsWith("]")) return Refuse(1, "\\] as the first character of a class");
+    while (at_ < in_.size() && in_[at_] != ']') {
+      if (in_[at_] == '[') return Refuse(1, "\\[, as nested classes are not supported");
+      if (StartsWith("&&")) return Refuse(2, "no intersection of classes");
+      if (in_[at_] == '\\') {
+        TANDEM_RETURN_IF_ERROR(Escape(/*in_class=*/true));
+      } else {
+        Copy(1);
+      }
+    }
+    if (at_ == in_.size()) return Refuse(0, "] at the end of the class");
+    Copy(1);
+    return absl::OkStatus();
+  }
+
+  absl::Status Group() {
+    if (StartsWith("(*")) return Refuse(2, "no verbs");
+    if (!StartsWith("(?")) {
+      Copy(1);
+      return absl::OkStatus();
+    }
+    for (const std::string_view opener : kGroups) {
+      if (!StartsWith(opener)) continue;
+      Copy(opener.size());
+      return absl::OkStatus();
+    }
+    for (const std::string_view opener : {"(?i:", "(?-i:"}) {
+      if (!StartsWith(opener)) continue;
+      Copy(opener.size());
+      return absl::OkStatus();
+    }
+    for (const std::string_view opener : {"(?i)", "(?-i)"}) {
+      if (!StartsWith(opener)) continue;
+      // To Oniguruma a|(?i)b|c is a|(?i:b|c): what follows is one group, which would change how
+      // an alternative to the left is read. Only at the very start do the two agree.
+      if (at_ != 0) return Refuse(opener.size(), "(?i) at the start of the pattern only");
+      Copy(opener.size());
+      return absl::OkStatus();
+    }
+    return Refuse(3, "one of ( (?: (?= (?! (?<= (?<! (?> (?i: (?-i:");
+  }
+
+  // {n}, {n,}, {n,m}; anything else that begins with a brace is a literal to both.
+  absl::Status Interval() {
+    const auto digits = [this](size_t from) {
+      size_t end = from;
+      while (end < in_.size() && absl::ascii_isdigit(in_[end])) ++end;
+      return end;
+    };
+    const size_t low_end = digits(at_ + 1);
+    size_t end = low_end;
+    const bool has_comma = end < in_.size() && in_[end] == ',';
+    if (has_comma) end = digits(end + 1);
+    const bool closed = end < in_.size() && in_[end] == '}';
+    if (low_end == at_ + 1) {
+      if (has_comma && closed && end > low_end + 1) return Refuse(end + 1 - at_, "{0,n}");
+      Copy(1);
+      return absl::OkStatus();
+    }
+    if (!closed) {
+      Copy(1);
+      return absl::OkStatus();
+    }
+    Copy(end + 1 - at_);
+    if (StartsWith("+") || (StartsWith("?") && !has_comma)) {
+      // Possessive and lazy to PCRE2; to Oniguruma a second repeat.
+      return Refuse(1, "no + or ? after {n}");
+    }
+    return absl::OkStatus();
+  }
+
+  std::string_view in_;
+  size_t at_ = 0;
+  std::string out_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::string> ToPcre2(std::string_view pattern) { return Translator(pattern).Run(); }
+
+}  // namespace tandem::tokenizer

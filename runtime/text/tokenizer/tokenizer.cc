@@ -1,0 +1,272 @@
+#include "runtime/text/tokenizer/tokenizer.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/json.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/text/tokenizer/utf8.h"
+
+namespace tandem::tokenizer {
+namespace {
+
+// Real files have up to 40 MB.
+constexpr size_t kMaxFileBytes = size_t{512} << 20;
+constexpr size_t kMaxTemplateTokens = 1024;
+
+absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
+  if (file == nullptr) {
+    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open the tokenizer"));
+  }
+  std::string text;
+  std::array<char, 1 << 16> buffer;
+  size_t count;
+  while ((count = std::fread(buffer.data(), 1, buffer.size(), file.get())) > 0) {
+    text.append(buffer.data(), count);
+    if (text.size() > kMaxFileBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": found more than ", kMaxFileBytes,
+                                                     " bytes, expected a tokenizer.json"));
+    }
+  }
+  if (std::ferror(file.get()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot read the tokenizer"));
+  }
+  return text;
+}
+
+// ByteLevel, or a Sequence of one ByteLevel and Fuse, which joins what is one string already.
+absl::Status CheckDecoder(const JsonField& field, int* byte_levels, bool in_sequence) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
+  if (type == "Sequence" && !in_sequence) {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "decoders"}));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("decoders"));
+    TANDEM_RETURN_IF_ERROR(parts.CheckArray());
+    for (size_t i = 0; i < parts.value().size(); ++i) {
+      TANDEM_RETURN_IF_ERROR(CheckDecoder(parts.At(i), byte_levels, true));
+    }
+    if (*byte_levels != 1) {
+      return field.Error(absl::StrCat("found ", *byte_levels, " ByteLevel, expected one"));
+    }
+    return absl::OkStatus();
+  }
+  if (type == "Fuse" && in_sequence) return absl::OkStatus();
+  if (type != "ByteLevel") {
+    return field.Error(absl::StrCat("found type ", Quote(type), ", expected ByteLevel"));
+  }
+  ++*byte_levels;
+  // The settings are those of the pre-tokenizer; decoding reads none of them.
+  return field.CheckKeys(
+      std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"});
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFile(const std::string& path) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  return FromJson(text, path);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view json,
+                                                               std::string_view name_for_errors) {
+  TANDEM_ASSIGN_OR_RETURN(const nlohmann::json document, json::Parse(json, name_for_errors));
+  std::unique_ptr<Tokenizer> tokenizer(new Tokenizer());
+  try {
+    TANDEM_RETURN_IF_ERROR(tokenizer->Load(document, name_for_errors));
+  } catch (const std::exception& error) {
+    // Types are checked before values are taken, so this is memory or a mistake of ours; either
+    // way a file does not end the process.
+    return absl::InternalError(absl::StrCat(ToAbsl(name_for_errors), ": ", error.what()));
+  }
+  return tokenizer;
+}
+
+absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view name) {
+  const JsonField root(document, std::string(name));
+  TANDEM_RETURN_IF_ERROR(root.CheckKeys(std::array<std::string_view, 9>{
+      "version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+      "post_processor", "decoder", "model"}));
+  if (const auto version = root.Find("version")) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view text, version->AsString());
+    if (text != "1.0") return version->Unexpected("\"1.0\"");
+  }
+  // The model first: of a file that is none of ours its type says most.
+  TANDEM_ASSIGN_OR_RETURN(const JsonField model, root.Get("model"));
+  TANDEM_ASSIGN_OR_RETURN(bpe_, Bpe::FromJson(model));
+  if (const auto field = root.Find("normalizer")) {
+    TANDEM_ASSIGN_OR_RETURN(normalizer_, Normalizer::FromJson(*field));
+  }
+  TANDEM_ASSIGN_OR_RETURN(const JsonField pre_tokenizer, root.Get("pre_tokenizer"));
+  TANDEM_ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::FromJson(pre_tokenizer));
+  TANDEM_ASSIGN_OR_RETURN(const JsonField decoder, root.Get("decoder"));
+  int byte_levels = 0;
+  TANDEM_RETURN_IF_ERROR(CheckDecoder(decoder, &byte_levels, /*in_sequence=*/false));
+  TANDEM_ASSIGN_OR_RETURN(added_,
+                          AddedTokens::FromJson(root.Find("added_tokens"), bpe_, normalizer_));
+  vocab_size_ = bpe_.id_limit();
+  for (const AddedToken& token : added_.tokens()) vocab_size_ = std::max(vocab_size_, token.id + 1);
+  if (const auto field = root.Find("post_processor")) {
+    TANDEM_RETURN_IF_ERROR(LoadPostProcessor(*field));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Tokenizer::LoadPostProcessor(const JsonField& field) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
+  if (type == "Sequence") {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "processors"}));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("processors"));
+    TANDEM_RETURN_IF_ERROR(parts.CheckArray());
+    for (size_t i = 0; i < parts.value().size(); ++i) {
+      TANDEM_RETURN_IF_ERROR(LoadPostProcessor(parts.At(i)));
+    }
+    return absl::OkStatus();
+  }
+  if (type == "ByteLevel") {
+    // Trims offsets, which this library does not report, and adds nothing.
+    return field.CheckKeys(
+        std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  }
+  if (type == "TemplateProcessing") return LoadTemplate(field);
+  return field.Error(absl::StrCat("found type ", Quote(type),
+                                  ", expected ByteLevel, TemplateProcessing or a Sequence"));
+}
+
+absl::Status Tokenizer::LoadTemplate(const JsonField& field) {
+  TANDEM_RETURN_IF_ERROR(
+      field.CheckKeys(std::array<std::string_view, 4>{"type", "single", "pair", "special_tokens"}));
+  if (has_template_) return field.Error("found a second TemplateProcessing, expected one");
+  has_template_ = true;
+  TANDEM_ASSIGN_OR_RETURN(const JsonField single, field.Get("single"));
+  TANDEM_RETURN_IF_ERROR(single.CheckArray());
+  bool after_text = false;
+  for (size_t i = 0; i < single.value().size(); ++i) {
+    const JsonField piece = single.At(i);
+    if (const auto sequence = piece.Find("Sequence")) {
+      TANDEM_ASSIGN_OR_RETURN(const JsonField id, sequence->Get("id"));
+      TANDEM_ASSIGN_OR_RETURN(const std::string_view name, id.AsString());
+      if (name != "A" || after_text) return id.Unexpected("the sequence \"A\" once");
+      after_text = true;
+      continue;
+    }
+    TANDEM_ASSIGN_OR_RETURN(const JsonField special, piece.Get("SpecialToken"));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField id, special.Get("id"));
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view name, id.AsString());
+    TANDEM_ASSIGN_OR_RETURN(const JsonField table, field.Get("special_tokens"));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField entry, table.Get(name));
+    TANDEM_ASSIGN_OR_RETURN(const JsonField ids, entry.Get("ids"));
+    TANDEM_RETURN_IF_ERROR(ids.CheckArray());
+    for (size_t j = 0; j < ids.value().size(); ++j) {
+      const JsonField token = ids.At(j);
+      TANDEM_ASSIGN_OR_RETURN(const int32_t token_id, token.AsId(kIdLimit));
+      if (!HasToken(token_id)) return token.Unexpected("the id of a token");
+      if (before_.size() + after_.size() == kMaxTemplateTokens) {
+        return field.Error(
+            absl::StrCat("found more than ", kMaxTemplateTokens, " tokens, expected fewer"));
+      }
+      (after_text ? after_ : before_).push_back(token_id);
+    }
+  }
+  if (!after_text) return single.Error("found no sequence \"A\", expected it once");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       bool add_special_tokens,
+                                                       SpecialTokensInText special) const {
+  if (text.size() > kMaxTextBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("found text of ", text.size(), " bytes, expected at most ", kMaxTextBytes));
+  }
+  if (const size_t at = FindInvalidUtf8(text); at != text.npos) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "found invalid UTF-8 at byte ", at, " of the text (0x",
+        absl::Hex(static_cast<uint8_t>(text[at]), absl::kZeroPad2), "), expected UTF-8"));
+  }
+  std::vector<int32_t> ids;
+  if (add_special_tokens) ids = before_;
+  // Tokens that are not to be normalized come first; what lies between them is normalized and
+  // looked through for the others. Each piece is normalized by itself.
+  PreTokenizerScratch scratch;
+  std::vector<AddedTokenSpan> spans;
+  TANDEM_RETURN_IF_ERROR(added_.Cut(text, /*normalized=*/false,
+                                    special == SpecialTokensInText::kParse, scratch.regex, &spans));
+  for (const AddedTokenSpan& span : spans) {
+    if (span.token != nullptr) {
+      ids.push_back(span.token->id);
+      continue;
+    }
+    const std::string_view piece = text.substr(span.begin, span.end - span.begin);
+    if (normalizer_.IsIdentity()) {
+      TANDEM_RETURN_IF_ERROR(EncodeNormalized(piece, special, scratch, &ids));
+    } else {
+      TANDEM_ASSIGN_OR_RETURN(const std::string normalized, normalizer_.Apply(piece));
+      TANDEM_RETURN_IF_ERROR(EncodeNormalized(normalized, special, scratch, &ids));
+    }
+  }
+  if (add_special_tokens) ids.insert(ids.end(), after_.begin(), after_.end());
+  return ids;
+}
+
+absl::Status Tokenizer::EncodeNormalized(std::string_view text, SpecialTokensInText special,
+                                         PreTokenizerScratch& scratch,
+                                         std::vector<int32_t>* ids) const {
+  std::vector<AddedTokenSpan> spans;
+  TANDEM_RETURN_IF_ERROR(added_.Cut(text, /*normalized=*/true,
+                                    special == SpecialTokensInText::kParse, scratch.regex, &spans));
+  for (const AddedTokenSpan& span : spans) {
+    if (span.token != nullptr) {
+      ids->push_back(span.token->id);
+    } else {
+      TANDEM_RETURN_IF_ERROR(
+          EncodePlain(text.substr(span.begin, span.end - span.begin), scratch, ids));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Tokenizer::EncodePlain(std::string_view text, PreTokenizerScratch& scratch,
+                                    std::vector<int32_t>* ids) const {
+  return pre_tokenizer_.Run(text, scratch,
+                            [&](std::string_view word) { return bpe_.Encode(word, ids); });
+}
+
+bool Tokenizer::HasToken(int32_t id) const { return bpe_.Has(id) || added_.OfId(id) != nullptr; }
+
+absl::StatusOr<std::string_view> Tokenizer::TokenBytes(int32_t id) const {
+  if (bpe_.Has(id)) return bpe_.BytesOf(id);
+  if (const AddedToken* token = added_.OfId(id)) return std::string_view(token->content);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "found token id ", id, ", expected one that has a token, from 0 to ", vocab_size_ - 1));
+}
+
+std::optional<int32_t> Tokenizer::IdOf(std::string_view token) const {
+  if (const AddedToken* added = added_.OfContent(token)) return added->id;
+  if (FindInvalidUtf8(token) != token.npos) return std::nullopt;
+  return bpe_.IdOf(token);
+}
+
+bool Tokenizer::IsSpecial(int32_t id) const {
+  const AddedToken* token = added_.OfId(id);
+  return token != nullptr && token->special;
+}
+
+absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,
+                                              bool skip_special_tokens) const {
+  std::string text;
+  for (const int32_t id : ids) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view bytes, TokenBytes(id));
+    if (!skip_special_tokens || !IsSpecial(id)) text.append(bytes);
+  }
+  return text;
+}
+
+}  // namespace tandem::tokenizer
