@@ -1,5 +1,5 @@
 // A device seen from above: memory, and the operations of a decoder step on it.
-// One class per device (ref: the scalar specification; cpu: SIMD; cuda: a card of
+// One class per device (ref: the scalar specification; cpu: SIMD; cuda: a GPU of
 // NVIDIA). Built once at start and passed down. One rank uses a backend from one
 // thread at a time; operations run in the order of the calls. Pointers are to the
 // backend's memory, unless said otherwise. Where that is the host's, operations are
@@ -196,7 +196,7 @@ struct PagedAttentionArgs {
   float scale = 0;
   KvCacheView cache;
   float* out = nullptr;  // [tokens, q_heads * head_dim]
-  // What the host knows of the step; it changes no result (on cards that are not
+  // What the host knows of the step; it changes no result (on GPUs that are not
   // deterministic, the last bits). The first single_tokens tokens have a sequence each to
   // themselves, of at most single_context positions.
   int64_t single_tokens = 0;

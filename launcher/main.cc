@@ -20,6 +20,8 @@
 #include "launcher/command/options.h"
 #include "launcher/command/plan.h"
 #include "launcher/command/quantize.h"
+#include "launcher/command/render.h"
+#include "launcher/command/runtime_options.h"
 #include "launcher/command/serve.h"
 #include "launcher/command/tokenize.h"
 #include "launcher/world/mpirun.h"
@@ -31,7 +33,6 @@
 #include "runtime/rank/cpu_binding.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
-#include "runtime/text/chat/chat_template_file.h"
 
 namespace tandem::launcher {
 namespace {
@@ -52,32 +53,32 @@ const char* Environment(const char* name) { return std::getenv(name); }
 template <typename Rank>
 absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
                              bool alone_in_process, char** argv, Rank rank) {
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, FindWorld(Environment));
-  if (world.has_value() || StartedByLauncher()) {
-    TANDEM_RETURN_IF_ERROR(DieWithParent());
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, rank::FindWorld(Environment));
+  if (world.has_value() || rank::StartedByLauncher()) {
+    TANDEM_RETURN_IF_ERROR(rank::DieWithParent());
     const int size = world.value_or(1);
-    if (!model.hosts.empty() && !StartedByLauncher()) {
+    if (!model.hosts.empty() && !rank::StartedByLauncher()) {
       return absl::InvalidArgumentError(
           "--hosts: found in a process that mpirun or srun started, expected without them");
     }
     if (model.tp != 0 && model.tp != size) {
       // Every rank sees it; one says it.
       const char* own_rank = std::getenv("PMIX_RANK");
-      if (own_rank != nullptr && std::string(own_rank) != "0") return kExitConfig;
+      if (own_rank != nullptr && std::string(own_rank) != "0") return rank::kExitConfig;
       return absl::FailedPreconditionError(absl::StrCat("--tp ", model.tp, ", but this world has ",
                                                         size, size == 1 ? " rank" : " ranks"));
     }
     return rank();
   }
-  const std::vector<int> cpus = AllowedCpus();
-  const absl::StatusOr<Topology> topology = Topology::Load();
+  const std::vector<int> cpus = rank::AllowedCpus();
+  const absl::StatusOr<rank::Topology> topology = rank::Topology::Load();
   absl::StatusOr<std::string> mpirun = FindProgram("mpirun", Environment);
-  std::vector<HostSlots> hosts;
+  std::vector<rank::HostSlots> hosts;
   if (!model.hosts.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(hosts, ParseHosts(model.hosts));
+    TANDEM_ASSIGN_OR_RETURN(hosts, rank::ParseHosts(model.hosts));
   }
   int ranks = model.tp;
-  for (const HostSlots& host : hosts) ranks += model.tp == 0 ? host.slots : 0;
+  for (const rank::HostSlots& host : hosts) ranks += model.tp == 0 ? host.slots : 0;
   if (ranks == 0) {
     ranks = topology.ok() && mpirun.ok() ? topology->MemorySockets(cpus) : 1;
     if (ranks > 1)
@@ -99,27 +100,30 @@ absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& worl
 }
 
 absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
+  const batch::JobOptions job = JobOptionsOf(options);
   ModelOptions model = options.model;
   WorldOptions world;
   world.pass_stdin = options.input == "-";
   world.relay_stdout = true;
   world.drains = true;
   world.resumable = true;
-  if (const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess()) {
+  if (const std::optional<batch::ReplicaRole> role = batch::ReplicaRoleOfThisProcess()) {
     model.hosts = role->hosts;
   } else {
-    TANDEM_ASSIGN_OR_RETURN(const std::optional<int> joined, FindWorld(Environment));
+    TANDEM_ASSIGN_OR_RETURN(const std::optional<int> joined, rank::FindWorld(Environment));
     const char* own_rank = std::getenv("PMIX_RANK");
     if (own_rank == nullptr || std::strcmp(own_rank, "0") == 0) LearnSlurmEnd();
-    if (joined.has_value() && !StartedByLauncher()) model.tp = 0;  // its ranks cut it themselves
-    if (!joined.has_value() && !StartedByLauncher()) {
-      TANDEM_ASSIGN_OR_RETURN(const std::vector<HostedReplica> replicas, ReplicasOf(options));
-      if (replicas.size() > 1) return RunReplicas(options, replicas, argv);
+    if (joined.has_value() && !rank::StartedByLauncher())
+      model.tp = 0;  // its ranks cut it themselves
+    if (!joined.has_value() && !rank::StartedByLauncher()) {
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<batch::HostedReplica> replicas,
+                              batch::ReplicasOf(job));
+      if (replicas.size() > 1) return batch::RunReplicas(job, replicas, argv);
     }
-    PassBarOn();
+    batch::PassBarOn();
   }
   return RunModel(model, world, /*alone_in_process=*/true, argv,
-                  [&] { return RunBatchRank(options); });
+                  [&] { return batch::RunBatchRank(job); });
 }
 
 int Main(int argc, char** argv) {
@@ -139,7 +143,8 @@ int Main(int argc, char** argv) {
                     [&] { return RunServeRank(*serve); });
   } else if (const auto* generate = std::get_if<GenerateOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
-      return ReportError(OutputError("stdout: is closed, the answer has nowhere to go"));
+      return rank::ReportError(
+          rank::OutputError("stdout: is closed, the answer has nowhere to go"));
     }
     WorldOptions world;
     world.pass_stdin = generate->prompt == "-";
@@ -148,7 +153,8 @@ int Main(int argc, char** argv) {
                     [&] { return RunGenerateRank(*generate); });
   } else if (const auto* bench = std::get_if<BenchOptions>(&*line.command)) {
     if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
-      return ReportError(OutputError("stdout: is closed, the figures have nowhere to go"));
+      return rank::ReportError(
+          rank::OutputError("stdout: is closed, the figures have nowhere to go"));
     }
     WorldOptions world;
     world.pass_stdin = bench->paced;
@@ -180,7 +186,7 @@ int Main(int argc, char** argv) {
   } else {
     code = RunDetokenize(std::get<DetokenizeOptions>(*line.command), std::cin, std::cout);
   }
-  return code.ok() ? *code : ReportError(code.status());
+  return code.ok() ? *code : rank::ReportError(code.status());
 }
 
 }  // namespace

@@ -22,14 +22,14 @@ absl::StatusOr<kernels::Buffer> AllocatePinned(size_t bytes) {
   return kernels::Buffer(data, bytes, [](void* memory, size_t) { cudaFreeHost(memory); });
 }
 
-absl::StatusOr<kernels::Buffer> AllocateOnCard(size_t bytes, cudaStream_t stream) {
+absl::StatusOr<kernels::Buffer> AllocateOnGpu(size_t bytes, cudaStream_t stream) {
   void* data = nullptr;
-  TANDEM_RETURN_IF_ERROR(FromCuda(cudaMalloc(&data, bytes), "memory of the card for collectives"));
+  TANDEM_RETURN_IF_ERROR(FromCuda(cudaMalloc(&data, bytes), "memory of the GPU for collectives"));
   kernels::Buffer buffer(data, bytes, [](void* memory, size_t) { cudaFree(memory); });
   TANDEM_RETURN_IF_ERROR(
-      FromCuda(cudaMemsetAsync(data, 0, bytes, stream), "memory of the card for collectives"));
+      FromCuda(cudaMemsetAsync(data, 0, bytes, stream), "memory of the GPU for collectives"));
   TANDEM_RETURN_IF_ERROR(
-      FromCuda(cudaStreamSynchronize(stream), "memory of the card for collectives"));
+      FromCuda(cudaStreamSynchronize(stream), "memory of the GPU for collectives"));
   return buffer;
 }
 

@@ -1,4 +1,4 @@
-// Memory that a card's collectives need beside the backend's.
+// Memory that a GPU's collectives need beside the backend's.
 #pragma once
 
 #include <driver_types.h>
@@ -12,10 +12,10 @@ namespace tandem::parallel {
 // An error of the CUDA runtime as a Status, `what` in front of its text. The runtime forgets it.
 absl::Status FromCuda(cudaError_t error, const char* what);
 
-// Of the host, for copies that do not wait; the card sees it at the same address.
+// Of the host, for copies that do not wait; the GPU sees it at the same address.
 absl::StatusOr<kernels::Buffer> AllocatePinned(size_t bytes);
 
-// Of the card, zeroed.
-absl::StatusOr<kernels::Buffer> AllocateOnCard(size_t bytes, cudaStream_t stream);
+// Of the GPU, zeroed.
+absl::StatusOr<kernels::Buffer> AllocateOnGpu(size_t bytes, cudaStream_t stream);
 
 }  // namespace tandem::parallel

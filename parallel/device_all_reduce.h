@@ -1,4 +1,4 @@
-// One way to add up partial sums that lie in cards' memory; device_communicator.h has
+// One way to add up partial sums that lie in GPUs' memory; device_communicator.h has
 // several and takes one for each size.
 #pragma once
 
@@ -23,7 +23,7 @@ class DeviceAllReduce {
   virtual int64_t max_floats() const = 0;
 
   // Queues Communicator::AllReduceTree on the stream; what is captured into a graph can be
-  // replayed. Pointers are the card's.
+  // replayed. Pointers are the GPU's.
   virtual absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
                                float* out) = 0;
 
@@ -50,8 +50,8 @@ class DeviceAllReduce {
 };
 
 // Through pinned memory of the host and its communicator: works wherever copies do, processes may
-// share a card. The communicator is used on a thread of CUDA's while the stream runs, and must
-// outlive it. UNIMPLEMENTED where ranks of one process share a card: the driver may have one such
+// share a GPU. The communicator is used on a thread of CUDA's while the stream runs, and must
+// outlive it. UNIMPLEMENTED where ranks of one process share a GPU: the driver may have one such
 // thread for all of their streams, and one rank's work waits for the other's. Collective, the same
 // error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
@@ -59,12 +59,12 @@ absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_
                                                                      int64_t max_floats);
 
 // One kernel in which ranks write into each other's memory (CUDA IPC), for few tokens: ranks of
-// one host whose cards reach each other, or one card. `timeout` is SetTimeout's first. Collective;
+// one host whose GPUs reach each other, or one GPU. `timeout` is SetTimeout's first. Collective;
 // the same error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(
     cudaStream_t stream, Communicator& host, std::chrono::milliseconds timeout);
 
-// NCCL's all-reduce, or where `deterministic` its all-gather, then the tree's additions; a card
+// NCCL's all-reduce, or where `deterministic` its all-gather, then the tree's additions; a GPU
 // for each rank. Its start takes no longer than `start_timeout`, nor, until SetTimeout, does what
 // it makes ready when a message is the first of its size; its end takes 5 s at most. Collective;
 // the same error on all ranks.

@@ -1,4 +1,4 @@
-// What collectives between cards hold, for them and for plans made where there is no card.
+// What collectives between GPUs hold, for them and for plans made where there is no GPU.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline constexpr int64_t kNcclWindowFloats = 1 << 20;
 inline constexpr uint64_t kNcclOwnBytes = 256 << 20;
 
 struct DeviceBytes {
-  uint64_t card = 0;
+  uint64_t gpu = 0;
   uint64_t pinned = 0;  // of the host
 };
 
@@ -25,8 +25,8 @@ constexpr DeviceBytes DeviceCommunicatorBytes(int ranks, int64_t max_floats, int
   if (ranks == 1) return bytes;
   const auto of_all = static_cast<uint64_t>(ranks);
   // Each value with a flag, in two halves.
-  bytes.card += of_all * 2 * kPeerFloats * 2 * sizeof(float);
-  bytes.card += of_all * kNcclWindowFloats * sizeof(float) + kNcclOwnBytes;
+  bytes.gpu += of_all * 2 * kPeerFloats * 2 * sizeof(float);
+  bytes.gpu += of_all * kNcclWindowFloats * sizeof(float) + kNcclOwnBytes;
   bytes.pinned += 2 * static_cast<uint64_t>(max_floats) * sizeof(float);  // the staged way
   return bytes;
 }

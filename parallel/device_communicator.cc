@@ -32,11 +32,11 @@ absl::Status AwaitStream(cudaStream_t stream, DeviceAllReduce* way,
   for (;;) {
     const cudaError_t state = cudaStreamQuery(stream);
     if (way != nullptr) TANDEM_RETURN_IF_ERROR(way->Poll());
-    if (state == cudaSuccess) return FromCuda(cudaGetLastError(), "work on the card");
-    if (state != cudaErrorNotReady) return FromCuda(state, "work on the card");
+    if (state == cudaSuccess) return FromCuda(cudaGetLastError(), "work on the GPU");
+    if (state != cudaErrorNotReady) return FromCuda(state, "work on the GPU");
     if (timeout.count() > 0 && Clock::now() > deadline) {
       return absl::DeadlineExceededError(
-          absl::StrCat("work on the card is not done after ", timeout.count(), " ms"));
+          absl::StrCat("work on the GPU is not done after ", timeout.count(), " ms"));
     }
     sched_yield();
   }
@@ -47,7 +47,7 @@ absl::Status GiveUp(cudaStream_t stream, DeviceAllReduce& way) {
   way.Abort();
   if (AwaitStream(stream, nullptr, kTrialTimeout).ok()) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("all-reduce '", std::string(way.name()),
-                                             "' hangs on the card and cannot be given up"));
+                                             "' hangs on the GPU and cannot be given up"));
 }
 
 // The ways of a world, and which is for what.
@@ -176,12 +176,12 @@ class DeviceCommunicator : public Communicator {
       if (!status.ok()) break;
       done = state != cudaErrorNotReady;
       if (done) {
-        status = FromCuda(state == cudaSuccess ? cudaGetLastError() : state, "a step on the card");
+        status = FromCuda(state == cudaSuccess ? cudaGetLastError() : state, "a step on the GPU");
       } else if (step_timeout_.count() > 0 && Clock::now() > deadline) {
         // Whoever waits in vain comes here; the host's barrier names the rank that does not.
         status = host_.Barrier();
         if (status.ok()) {
-          status = absl::UnavailableError(absl::StrCat("a step on the cards is not done after ",
+          status = absl::UnavailableError(absl::StrCat("a step on the GPUs is not done after ",
                                                        step_timeout_.count(),
                                                        " ms; all ranks wait for it"));
         }
@@ -203,27 +203,27 @@ class DeviceCommunicator : public Communicator {
 
 // One way and one size, on all ranks.
 absl::StatusOr<AllReduceTrial> Try(Communicator& host, cudaStream_t stream, DeviceAllReduce& way,
-                                   int64_t count, float* mine_on_card, float* sum_on_card) {
+                                   int64_t count, float* mine_on_gpu, float* sum_on_gpu) {
   return TryAllReduce(
       host, std::string(way.name()), count, kRepeats,
       [&](const TreeLayout& layout, const std::vector<float>& mine, int repeats,
           std::vector<float>& sum) -> absl::StatusOr<double> {
         const size_t bytes = count * sizeof(float);
         TANDEM_RETURN_IF_ERROR(FromCuda(
-            cudaMemcpyAsync(mine_on_card, mine.data(), bytes, cudaMemcpyHostToDevice, stream),
+            cudaMemcpyAsync(mine_on_gpu, mine.data(), bytes, cudaMemcpyHostToDevice, stream),
             "trial of collectives"));
         TANDEM_RETURN_IF_ERROR(
-            FromCuda(cudaMemsetAsync(sum_on_card, 0xff, bytes, stream), "trial of collectives"));
+            FromCuda(cudaMemsetAsync(sum_on_gpu, 0xff, bytes, stream), "trial of collectives"));
         TANDEM_RETURN_IF_ERROR(AwaitStream(stream, &way, kTrialTimeout));
         const Clock::time_point begin = Clock::now();
         for (int i = 0; i < repeats; ++i) {
-          TANDEM_RETURN_IF_ERROR(way.Enqueue(layout, mine_on_card, count, sum_on_card));
+          TANDEM_RETURN_IF_ERROR(way.Enqueue(layout, mine_on_gpu, count, sum_on_gpu));
         }
         TANDEM_RETURN_IF_ERROR(AwaitStream(stream, &way, kTrialTimeout));
         const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-        TANDEM_RETURN_IF_ERROR(FromCuda(
-            cudaMemcpyAsync(sum.data(), sum_on_card, bytes, cudaMemcpyDeviceToHost, stream),
-            "trial of collectives"));
+        TANDEM_RETURN_IF_ERROR(
+            FromCuda(cudaMemcpyAsync(sum.data(), sum_on_gpu, bytes, cudaMemcpyDeviceToHost, stream),
+                     "trial of collectives"));
         TANDEM_RETURN_IF_ERROR(AwaitStream(stream, &way, kTrialTimeout));
         return seconds;
       });
@@ -252,7 +252,7 @@ class WaysMaker {
     AddOrTell("staged", std::move(staged));
 
     const int64_t most = std::min(options_.max_floats, most_count());
-    const auto memory = AllocateOnCard(2 * most * sizeof(float), stream_);
+    const auto memory = AllocateOnGpu(2 * most * sizeof(float), stream_);
     TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host_, memory.status()));
     auto* const mine = memory->as<float>();
     for (const int64_t tried : kTriedCounts) {
@@ -315,7 +315,7 @@ class WaysMaker {
   // The same on all ranks.
   absl::Status NoneWorks(int64_t floats) const {
     std::string message =
-        absl::StrCat("collectives between cards: no way takes sums of ", floats, " floats");
+        absl::StrCat("collectives between GPUs: no way takes sums of ", floats, " floats");
     for (const AllReduceTrial& trial : trials_) {
       if (trial.status.ok()) continue;
       absl::StrAppend(&message, "; ", trial.way, ": ", std::string(trial.status.message()));

@@ -1,4 +1,4 @@
-// The communicator of ranks whose activations lie in cards' memory. All-reduces are queued on
+// The communicator of ranks whose activations lie in GPUs' memory. All-reduces are queued on
 // the backend's stream, so that a step has one wait, in GatherColumns, and they can be captured
 // into a graph. Everything else goes over a communicator of the host's memory.
 #pragma once
@@ -20,7 +20,7 @@ struct DeviceCommunicatorOptions {
   int64_t max_floats = 0;    // partial sums of a rank in one all-reduce: [nodes, tokens, hidden]
   int64_t max_gathered = 0;  // floats of a rank in one GatherColumns: [rows, width]
   std::chrono::milliseconds step_timeout{0};  // that a rank may keep others waiting; zero: for ever
-  // That NCCL may take to start. Eight cards whose kernels load for the first time took it 55 s.
+  // That NCCL may take to start. Eight GPUs whose kernels load for the first time took it 55 s.
   std::chrono::milliseconds nccl_start_timeout{120000};
   // The sums of every way are those of the tree, whichever is taken for a size. Otherwise NCCL
   // adds in its own order.

@@ -6,7 +6,7 @@ namespace tandem::parallel {
 absl::StatusOr<std::unique_ptr<Communicator>> MakeDeviceCommunicator(
     Communicator&, const DeviceCommunicatorOptions&, std::vector<AllReduceTrial>*) {
   return absl::UnavailableError(
-      "collectives between cards: this program was built without CUDA; build it with "
+      "collectives between GPUs: this program was built without CUDA; build it with "
       "-DTANDEM_CUDA=ON");
 }
 

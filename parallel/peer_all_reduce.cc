@@ -71,7 +71,7 @@ class PeerAllReduce : public DeviceAllReduce {
     const unsigned late = *static_cast<const volatile unsigned*>(peers_.late);
     if (late == 0) return absl::OkStatus();
     return NotAnswered(static_cast<int>(late) - 1, peers_.rank, timeout_,
-                       "one-shot all-reduce between cards");
+                       "one-shot all-reduce between GPUs");
   }
 
   void Abort() override {}  // kernels end at their deadline
@@ -88,9 +88,9 @@ class PeerAllReduce : public DeviceAllReduce {
   // A rank's inbox for the others.
   struct Offer {
     cudaIpcMemHandle_t handle = {};
-    void* memory = nullptr;  // and its card, for ranks of the same process
+    void* memory = nullptr;  // and its GPU, for ranks of the same process
     int device = 0;
-    cudaUUID_t card = {};
+    cudaUUID_t gpu = {};
     int multiprocessors = 0;
   };
 
@@ -104,23 +104,23 @@ class PeerAllReduce : public DeviceAllReduce {
                                                    kernels::cuda::kMaxPeers));
     }
     TANDEM_ASSIGN_OR_RETURN(inbox_,
-                            AllocateOnCard(2 * peers_.size * peers_.slot * sizeof(uint4), stream_));
+                            AllocateOnGpu(2 * peers_.size * peers_.slot * sizeof(uint4), stream_));
     TANDEM_ASSIGN_OR_RETURN(
-        state_, AllocateOnCard(kernels::cuda::kPeerStateWords * sizeof(unsigned), stream_));
+        state_, AllocateOnGpu(kernels::cuda::kPeerStateWords * sizeof(unsigned), stream_));
     TANDEM_ASSIGN_OR_RETURN(late_, AllocatePinned(sizeof(unsigned)));
     *late_.as<unsigned>() = 0;
     peers_.inbox[peers_.rank] = inbox_.as<uint4>();
     peers_.state = state_.as<unsigned>();
     peers_.late = late_.as<unsigned>();
     offer->memory = inbox_.data();
-    TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDevice(&offer->device), "memory shared between cards"));
+    TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDevice(&offer->device), "memory shared between GPUs"));
     cudaDeviceProp properties;
     TANDEM_RETURN_IF_ERROR(FromCuda(cudaGetDeviceProperties(&properties, offer->device),
-                                    "memory shared between cards"));
-    offer->card = properties.uuid;
+                                    "memory shared between GPUs"));
+    offer->gpu = properties.uuid;
     offer->multiprocessors = properties.multiProcessorCount;
     return FromCuda(cudaIpcGetMemHandle(&offer->handle, inbox_.data()),
-                    "memory shared between cards");
+                    "memory shared between GPUs");
   }
 
   static Offer OfferOf(const std::string& bytes) {
@@ -129,7 +129,7 @@ class PeerAllReduce : public DeviceAllReduce {
     return offer;
   }
 
-  // Blocks that each rank may have, the same for all, so that those of all ranks on a card find
+  // Blocks that each rank may have, the same for all, so that those of all ranks on a GPU find
   // room there at once: a multiprocessor has room for one.
   static int BlocksAtOnce(const std::vector<std::string>& offers) {
     int blocks = std::numeric_limits<int>::max();
@@ -137,7 +137,7 @@ class PeerAllReduce : public DeviceAllReduce {
       const Offer offer = OfferOf(mine);
       const auto ranks = std::count_if(offers.begin(), offers.end(), [&](const std::string& bytes) {
         const Offer other = OfferOf(bytes);
-        return std::memcmp(&offer.card, &other.card, sizeof(offer.card)) == 0;
+        return std::memcmp(&offer.gpu, &other.gpu, sizeof(offer.gpu)) == 0;
       });
       if (ranks == 1) continue;  // its blocks wait for those of the same number alone
       blocks = std::min(blocks, std::max(1, offer.multiprocessors / static_cast<int>(ranks)));
@@ -163,7 +163,7 @@ class PeerAllReduce : public DeviceAllReduce {
       }
       if (error != cudaSuccess) {
         cudaGetLastError();  // it is told here
-        const absl::Status status = FromCuda(error, "memory of another card");
+        const absl::Status status = FromCuda(error, "memory of another GPU");
         return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (rank ",
                                                         peers_.rank, " reaches for rank ", r, ")"));
       }
@@ -172,7 +172,7 @@ class PeerAllReduce : public DeviceAllReduce {
     return absl::OkStatus();
   }
 
-  // Memory of a card in this process.
+  // Memory of a GPU in this process.
   static cudaError_t Reach(int device) {
     int own = 0;
     const cudaError_t error = cudaGetDevice(&own);

@@ -100,20 +100,20 @@ class StagedAllReduce : public DeviceAllReduce {
   absl::Status status_;
 };
 
-// Fails on all ranks where two of one process have the same card.
-absl::Status CheckCards(Communicator& host) {
+// Fails on all ranks where two of one process have the same GPU.
+absl::Status CheckGpus(Communicator& host) {
   int device = 0;
   TANDEM_RETURN_IF_ERROR(
       AgreeOnStatus(host, FromCuda(cudaGetDevice(&device), "staged all-reduce")));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> cards,
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> gpus,
                           host.AllGatherBytes(absl::StrCat(ThisProcess(), " ", device)));
   std::map<std::string, int> rank_of;
   for (int r = 0; r < host.size(); ++r) {
-    const auto [first, is_new] = rank_of.try_emplace(cards[r], r);
+    const auto [first, is_new] = rank_of.try_emplace(gpus[r], r);
     if (is_new) continue;
     return absl::UnimplementedError(
         absl::StrCat("ranks ", first->second, " and ", r,
-                     " are threads of one process on one card, expected a process or a card each"));
+                     " are threads of one process on one GPU, expected a process or a GPU each"));
   }
   return absl::OkStatus();
 }
@@ -123,7 +123,7 @@ absl::Status CheckCards(Communicator& host) {
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
                                                                      Communicator& host,
                                                                      int64_t max_floats) {
-  TANDEM_RETURN_IF_ERROR(CheckCards(host));
+  TANDEM_RETURN_IF_ERROR(CheckGpus(host));
   const size_t bytes = static_cast<size_t>(max_floats) * sizeof(float);
   absl::StatusOr<kernels::Buffer> mine = AllocatePinned(bytes), sum = AllocatePinned(bytes);
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, mine.ok() ? sum.status() : mine.status()));

@@ -45,7 +45,7 @@ absl::StatusOr<TreeProgram> MakeTreeProgram(const TreeLayout& layout) {
   }
   if (fits) return program;
   return absl::UnimplementedError(
-      absl::StrCat("all-reduce on cards: found ", layout.ranks(), " ranks with ", nodes,
+      absl::StrCat("all-reduce on GPUs: found ", layout.ranks(), " ranks with ", nodes,
                    " partial sums, expected at most ", kernels::cuda::kMaxTreeNodes));
 }
 

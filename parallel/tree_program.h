@@ -1,4 +1,4 @@
-// A layout's sum tree as kernels of cards take it.
+// A layout's sum tree as kernels of GPUs take it.
 #pragma once
 
 #include "absl/status/statusor.h"

@@ -3,8 +3,8 @@
 
 A step is plain modules (linear, rms_norm, scaled_dot_product_attention over a static KV cache, q, k,
 v and gate, up as one product each) captured into a CUDA graph; weights are random. Logits stay on the
-card, where decoder_bench brings them to the host. Prints a JSON line for each batch. Exits 77 where
-there is no PyTorch, or no card and the device is cuda.
+GPU, where decoder_bench brings them to the host. Prints a JSON line for each batch. Exits 77 where
+there is no PyTorch, or no GPU and the device is cuda.
 
   scripts/compare_pytorch.py --shape 8b --batches 1,64 --context 1024
 """
@@ -133,7 +133,7 @@ def main(argv):
     print("compare_pytorch: skipped: there is no PyTorch", file=sys.stderr)
     return SKIPPED
   if options.device == "cuda" and not torch.cuda.is_available():
-    print("compare_pytorch: skipped: PyTorch sees no card", file=sys.stderr)
+    print("compare_pytorch: skipped: PyTorch sees no GPU", file=sys.stderr)
     return SKIPPED
   with torch.inference_mode():
     for batch in [int(part) for part in options.batches.split(",")]:

@@ -1,4 +1,4 @@
-# Decides about CUDA: TANDEM_CUDA_ENABLED, whether kernels for cards are built, and
+# Decides about CUDA: TANDEM_CUDA_ENABLED, whether kernels for GPUs are built, and
 # TANDEM_EMULATION, whether the emulated ones are (tests/emulation), which need the
 # toolkit's headers alone.
 find_path(TANDEM_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include $ENV{CUDA_HOME}/include)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the core on a machine with a card of NVIDIA, tests it there, measures, and writes one report:
+# Builds the core on a machine with a GPU of NVIDIA, tests it there, measures, and writes one report:
 #   scripts/gpu_check.sh [OPTIONS] [REPORT]     build/gpu/report.txt by default
 # Needs the CUDA toolkit, CMake and a C++ compiler; no MPI, no gRPC, no network. Libraries come from
 # build/dependencies/sources.tar.gz (scripts/pack_dependencies.sh, made elsewhere) where it is there,
@@ -9,11 +9,11 @@
 #                   streamed, ranks, shards, more (all)
 #   --shape NAME    measured (8b)
 #   --build FOLDER  builds there (build/gpu)
-#   --arch N        compute capability to build for, such as 90 (the card's)
-#   --build-only    builds, for machines without a card (needs --arch there)
+#   --arch N        compute capability to build for, such as 90 (the GPU's)
+#   --build-only    builds, for machines without a GPU (needs --arch there)
 # Every stage adds its results to the report as they come, so that a run that is cut short leaves what
 # it found; lines that begin with { are JSON records: grep '^{' REPORT. A failure does not stop the
-# rest. Exits 0 if all stages that ran did well, 1 if not, 77 where there is no card.
+# rest. Exits 0 if all stages that ran did well, 1 if not, 77 where there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 started=$SECONDS
@@ -46,13 +46,13 @@ report=$(realpath -m "${report:-$build/report.txt}")
 export PATH=$PATH:/usr/local/cuda/bin
 
 smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null | head -1; }
-card=$(smi name)
-if [[ -z $card ]]; then
+gpu=$(smi name)
+if [[ -z $gpu ]]; then
   if ! $build_only; then
-    echo "gpu_check: no card: nvidia-smi lists none (--build-only --arch 90 builds without one)" >&2
+    echo "gpu_check: no GPU: nvidia-smi lists none (--build-only --arch 90 builds without one)" >&2
     exit 77
   fi
-  [[ -n $arch ]] || usage "no card" "--arch, such as 90"
+  [[ -n $arch ]] || usage "no GPU" "--arch, such as 90"
 fi
 [[ -n $arch ]] || arch=$(smi compute_cap | tr -d .)
 
@@ -107,11 +107,11 @@ bench() {
   tell=all stage "$1" "$2" "$3" "$build/tests/bench/decoder_bench" --json "$report" "${@:4}"
 }
 
-say "tandem on a card: $(date -u +%FT%TZ), commit $(version git rev-parse --short HEAD)"
-say "card: ${card:-none}, $(smi memory.total) MiB, driver $(smi driver_version), compute capability $(smi compute_cap), clocks $(smi clocks.max.sm)/$(smi clocks.max.mem) MHz, power limit $(smi power.limit) W"
+say "tandem on a GPU: $(date -u +%FT%TZ), commit $(version git rev-parse --short HEAD)"
+say "GPU: ${gpu:-none}, $(smi memory.total) MiB, driver $(smi driver_version), compute capability $(smi compute_cap), clocks $(smi clocks.max.sm)/$(smi clocks.max.mem) MHz, power limit $(smi power.limit) W"
 say "host: $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), kernel $(uname -r), $(version ldd --version)"
 say "tools: $(version nvcc --version), $(nvcc --version 2>/dev/null | sed -n 's/.*\(release [^,]*\).*/\1/p'); $(version cmake --version); $(version c++ --version); ninja $(version ninja --version); $(version python3 --version)"
-say "{\"what\":\"card\",\"card\":\"${card//\"/}\",\"memory_mib\":\"$(smi memory.total)\",\"driver\":\"$(smi driver_version)\",\"compute_capability\":\"$(smi compute_cap)\",\"arch\":\"$arch\"}"
+say "{\"what\":\"gpu\",\"gpu\":\"${gpu//\"/}\",\"memory_mib\":\"$(smi memory.total)\",\"driver\":\"$(smi driver_version)\",\"compute_capability\":\"$(smi compute_cap)\",\"arch\":\"$arch\"}"
 
 configure_and_build() {
   local archive=build/dependencies/sources.tar.gz arguments=()
@@ -138,7 +138,7 @@ configure_and_build() {
     kernels_test attention_test -- -k $([[ -f $build/build.ninja ]] && echo 0)
 }
 export -f configure_and_build
-# Loaded when first launched, a kernel of one rank could wait for one of another, on a shared card.
+# Loaded when first launched, a kernel of one rank could wait for one of another, on a shared GPU.
 export build arch CUDA_MODULE_LOADING=EAGER CUDA_MODULE_DATA_LOADING=EAGER
 
 if wanted build; then
@@ -156,7 +156,7 @@ if [[ ! -x $build/tests/bench/decoder_bench ]]; then
 fi
 
 if wanted tests; then
-  stage "tests on the card" 120 20 ctest --test-dir "$build" -L gpu -j 4 --timeout 60 --output-on-failure
+  stage "tests on the GPU" 120 20 ctest --test-dir "$build" -L gpu -j 4 --timeout 60 --output-on-failure
   # Of those that were built.
   stage "tests of kernels on the host" 40 20 ctest --test-dir "$build" -L unit -j 8 --timeout 30 \
     --output-on-failure
@@ -179,9 +179,9 @@ if wanted formats; then
 fi
 wanted streamed && bench "bench of streamed weights" 45 20 --shape "$shape" --layers 4 --modes streamed \
   --what machine,load,decode --batches 1,64
-# They share the card: right or not, and what the exchange costs there. They are threads, so that
+# They share the GPU: right or not, and what the exchange costs there. They are threads, so that
 # the peer way alone is there, which takes steps of 16 tokens of any shape.
-wanted ranks && bench "two ranks on one card" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
+wanted ranks && bench "two ranks on one GPU" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
   --what decode --batches 1,16 --chunk 16
 if wanted sanitizer && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do

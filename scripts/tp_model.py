@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Predicts how decoding speeds up with tensor parallelism, where only one card is at hand.
+"""Predicts how decoding speeds up with tensor parallelism, where only one GPU is at hand.
 
 A step at TP = N takes
 
   shard(N) + fixed + collectives * (a + b * log2 N)          (no collective at N = 1)
 
-shard(N) is the time of the kernels of a 1/N shard, run alone on one card: give those that were
+shard(N) is the time of the kernels of a 1/N shard, run alone on one GPU: give those that were
 measured (--shard-us 1:7800,2:3950,...), or let it be (bytes / N) / bandwidth. `fixed` is what does
 not shrink with N: launches, embedding, sampling. A decoder of L layers has 2 L collectives.
 
 Assumptions: ranks are equal and start each collective together (no waiting for the slowest but
 what a holds); a collective overlaps with nothing; one token's message is bound by latency, so
-that its size does not count; the link's cost grows with the logarithm of the ranks. Where cards
+that its size does not count; the link's cost grows with the logarithm of the ranks. Where GPUs
 do not all reach each other alike (two sockets, PCIe switches), b is too small.
 
 With --fit N:SPEEDUP,... a and b are found from known speed-ups (least squares), so that they can

@@ -1,6 +1,6 @@
-// exp and log whose bits are the same on every machine and card: doubles, plain
+// exp and log whose bits are the same on every machine and GPU: doubles, plain
 // additions and multiplications in a written order, no fused operations (the
-// build has -ffp-contract=off, for cards -fmad=false). The C library's may not be
+// build has -ffp-contract=off, for GPUs -fmad=false). The C library's may not be
 // used on the path of a sampled token: it picks a variant by CPU (with or without
 // fused multiply-add) and rounds differently from one to the next, and draws would
 // follow.
@@ -82,7 +82,7 @@ inline constexpr double kExp2Table[64] = {
     0x1.fa7c1819e90d8p0,
 };
 
-// e^x for -700 <= x <= 700; outside, the value at the nearer end. A kernel of a card passes
+// e^x for -700 <= x <= 700; outside, the value at the nearer end. A kernel of a GPU passes
 // its own copy of the table.
 constexpr double ExactExp(double x, const double* exp2_table = kExp2Table) {
   x = x > -700.0 ? x : -700.0;

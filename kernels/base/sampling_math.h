@@ -1,4 +1,4 @@
-// The arithmetic of choosing tokens, for the host's sampler and for cards alike: an order of
+// The arithmetic of choosing tokens, for the host's sampler and for GPUs alike: an order of
 // tokens, integer weights, bins of candidates. Bits are the same everywhere.
 #pragma once
 

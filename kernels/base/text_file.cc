@@ -4,10 +4,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <istream>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 
-namespace tandem::launcher {
+namespace tandem {
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
   std::error_code error;
@@ -34,4 +36,29 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_byt
   return text;
 }
 
-}  // namespace tandem::launcher
+absl::StatusOr<std::string> ReadStream(std::istream& in, const std::string& name,
+                                       size_t max_bytes) {
+  std::string text(max_bytes + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (in.bad()) return absl::DataLossError(absl::StrCat(name, ": cannot be read"));
+  if (text.size() > max_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": found more than ", max_bytes >> 20, " MiB, expected less"));
+  }
+  return text;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file.is_open() || std::filesystem::is_directory(path, error)) {
+    return absl::DataLossError(absl::StrCat(path, ": cannot be read"));
+  }
+  return ReadStream(file, path, max_bytes);
+}
+
+}  // namespace tandem

@@ -169,7 +169,7 @@ void LaunchDecode(cudaStream_t stream, const AttentionArgs& a, int cuts, int mul
                   float* partials) {
   const int head_tiles = (LargestGroup(a) + kRows - 1) / kRows;
   const int64_t columns = a.cache.kv_heads * head_tiles;
-  // As many blocks as fill the card; each then takes every so-manieth cut.
+  // As many blocks as fill the GPU; each then takes every so-manieth cut.
   const int64_t wanted = int64_t{multiprocessors} * kBlocksEach;
   int64_t splits = (wanted + columns * a.tokens - 1) / (columns * a.tokens);
   splits = splits < cuts ? splits : cuts;

@@ -75,11 +75,11 @@ void PrefillAttention(cudaStream_t stream, const AttentionArgs& args);
 // Attention on matrix units: any tokens; `single` says that none shares a context with another.
 // Queries and weights are rounded to BF16 for a BF16 cache and to FP16 for others, whose codes
 // are exact in it; scales and sums are fp32. Long contexts are shared by blocks where the tokens
-// alone do not fill the card, so a result may differ in the last bits with the tokens beside it
-// and the card. partials is scratch of partial_bytes; less of it means less sharing.
+// alone do not fill the GPU, so a result may differ in the last bits with the tokens beside it
+// and the GPU. partials is scratch of partial_bytes; less of it means less sharing.
 void MatrixAttention(cudaStream_t stream, const AttentionArgs& args, bool single,
                      int multiprocessors, float* partials, size_t partial_bytes);
-// Whether it takes such a cache on a card with or without BF16.
+// Whether it takes such a cache on a GPU with or without BF16.
 bool MatrixAttentionTakes(const KvCacheView& cache, bool has_bf16);
 
 }  // namespace tandem::kernels::cuda

@@ -17,7 +17,7 @@ namespace {
 constexpr int kThreads = 256;
 // A block waits for the same one of other ranks, so all of them must run at once: no more than
 // PeerMemory::max_blocks either. The next kernel may not start before: its blocks might take the
-// place of those of another rank on the card.
+// place of those of another rank on the GPU.
 constexpr int64_t kMaxBlocks = 64;
 // Where rows are normed, too: a block has one, in shared memory.
 constexpr int kRowThreads = 1024;
@@ -180,7 +180,7 @@ __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message messag
   EndCall(peers, call);
 }
 
-// A block a token: its row is whole before its norm, and no block waits for another of the card.
+// A block a token: its row is whole before its norm, and no block waits for another of the GPU.
 __global__ void __launch_bounds__(kRowThreads)
     OneShotNormKernel(PeerMemory peers, TreeProgram tree, Message message, ResidualNorm norm) {
   TANDEM_DYNAMIC_SHARED(float, row);  // [hidden], as added to the residual stream

@@ -1,5 +1,5 @@
-// Sums over ranks on cards, in the order of the sum tree (base/sum_tree.h). Each function
-// launches on `stream` and returns; pointers are the card's unless said otherwise.
+// Sums over ranks on GPUs, in the order of the sum tree (base/sum_tree.h). Each function
+// launches on `stream` and returns; pointers are the GPU's unless said otherwise.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -36,7 +36,7 @@ struct PeerMemory {
   int rank = 0;
   int size = 0;
   int64_t slot = 0;              // pairs of floats that a rank may send in one call
-  int max_blocks = 1;            // of a rank, that run at once with those of the others on its card
+  int max_blocks = 1;            // of a rank, that run at once with those of the others on its GPU
   uint4* inbox[kMaxPeers] = {};  // rank's memory, opened here: [2, size, slot]; zeros at first
   unsigned* state = nullptr;     // own: calls so far, blocks that have ended, 1 + late rank
   unsigned* late = nullptr;      // pinned memory of the host: 1 + the rank that was late

@@ -85,7 +85,7 @@ class CudaBackend : public Backend {
     }
     if (count == 0) {
       return absl::UnavailableError(
-          "device cuda: found no card, expected one; see nvidia-smi, or use --device cpu");
+          "device cuda: found no GPU, expected one; see nvidia-smi, or use --device cpu");
     }
     device_ = options_.device % count;
     TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "taking it"));
@@ -234,7 +234,7 @@ class CudaBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
                                                          std::span<const PackedRows>) override {
-    return absl::UnimplementedError("--packed-cache: a card's weights are not kept packed");
+    return absl::UnimplementedError("--packed-cache: a GPU's weights are not kept packed");
   }
 
   void Linear(const LinearWeight& linear_weight, const float* x, int64_t tokens, const float* bias,
@@ -373,7 +373,7 @@ class CudaBackend : public Backend {
   const SamplingOps* sampling() const override { return sampling_.get(); }
 
  private:
-  // A thread of the host has a current card; steps may come from another than loading.
+  // A thread of the host has a current GPU; steps may come from another than loading.
   void Enter() const { cudaSetDevice(device_); }
 
   void Keep(const absl::Status& status) {
@@ -402,7 +402,7 @@ class CudaBackend : public Backend {
       TANDEM_ASSIGN_OR_RETURN(Buffer data, Allocate(PackedBytes(spec)));
       packing.weight =
           std::make_unique<CudaLinearWeight>(spec, layout, options_.deterministic, std::move(data));
-      packing.place.card = packing.weight->data();
+      packing.place.gpu = packing.weight->data();
     }
     if (options_.deterministic && packing.weight->places.bytes > 0) {
       TANDEM_RETURN_IF_ERROR(packer_->PackTree(*packing.weight, packing.place));

@@ -1,4 +1,4 @@
-// A card of NVIDIA as a Backend. Memory of buffers is the card's; operations are
+// A GPU of NVIDIA as a Backend. Memory of buffers is the GPU's; operations are
 // launched on one stream and return at once.
 //
 // Arithmetic. Activations are fp32 in memory. Products of few tokens (and all of them
@@ -6,17 +6,17 @@
 // fp32: closer to the exact product than the host's backends, which round or quantize
 // activations, so results differ from theirs by those roundings. Products of more
 // tokens round activations (and, of many, quantized weights) to BF16, or FP16 where the
-// weights are FP16 or the card has no BF16, and add in fp32.
+// weights are FP16 or the GPU has no BF16, and add in fp32.
 //
 // Same bits: with `deterministic`, a product's leaves are added along the tree of
 // P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,
 // Linear gives one partial sum a rank, whatever the leaves (leaf_sums()).
 //
-// Attention. With `deterministic`, and over FP32 caches, over BF16 ones on cards without BF16 and
+// Attention. With `deterministic`, and over FP32 caches, over BF16 ones on GPUs without BF16 and
 // for heads wider than 256 always, it is fp32 and a token's result depends on its query and its
 // context alone. Otherwise it runs on matrix units: queries and softmax weights are rounded to
 // BF16 for a BF16 cache and to FP16 for an FP16 or INT8 one, sums are fp32; the same step on the
-// same kind of card gives the same bits, but in which parts a context is added depends on the
+// same kind of GPU gives the same bits, but in which parts a context is added depends on the
 // step's tokens and on whether they decode.
 #pragma once
 
@@ -30,9 +30,9 @@
 namespace tandem::kernels {
 
 struct CudaOptions {
-  int device = 0;  // its number, taken modulo the cards there are: ranks may share
+  int device = 0;  // its number, taken modulo the GPUs there are: ranks may share
   bool deterministic = false;
-  // Of each of three buffers on the card that operations work in; larger ones are
+  // Of each of three buffers on the GPU that operations work in; larger ones are
   // worked on in parts.
   size_t scratch_bytes = 64 << 20;
   // That read and lay out weights, the caller's included; and a CPU for each to be bound to, or
@@ -50,10 +50,10 @@ constexpr size_t CudaScratchBytes(const CudaOptions& options) {
 }
 inline constexpr size_t kCudaPinnedBytes = 2 * (8 << 20);
 
-// UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no card.
+// UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no GPU.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 
-// What that backend says of cards, unless `deterministic`, in every build.
+// What that backend says of GPUs, unless `deterministic`, in every build.
 std::unique_ptr<DeviceLayout> MakeCudaLayout();
 
 }  // namespace tandem::kernels

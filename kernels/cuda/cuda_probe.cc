@@ -13,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Sides of the square products that are timed. The largest is enough for any card's best; a
+// Sides of the square products that are timed. The largest is enough for any GPU's best; a
 // device for which a smaller one is work enough is not held up by it.
 constexpr int64_t kSmallestSide = 128;
 constexpr int64_t kLargestSide = 8192;
@@ -35,19 +35,19 @@ class CudaProbe : public MachineProbe {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
       cudaGetLastError();
-      return absl::UnavailableError("device cuda: found no card, expected one; see nvidia-smi");
+      return absl::UnavailableError("device cuda: found no GPU, expected one; see nvidia-smi");
     }
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, device % count) != cudaSuccess) {
       cudaGetLastError();
-      return absl::InternalError("card: its properties cannot be read");
+      return absl::InternalError("GPU: its properties cannot be read");
     }
     if (properties.major < 8) half_ = DType::kF16;
     if (cudaSetDevice(device % count) != cudaSuccess ||
         cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess ||
         cudaMalloc(&from_, bytes_) != cudaSuccess || cudaMalloc(&to_, bytes_) != cudaSuccess) {
       cudaGetLastError();
-      return absl::ResourceExhaustedError("the card has no room for what measures its memory");
+      return absl::ResourceExhaustedError("the GPU has no room for what measures its memory");
     }
     if (cudaHostAlloc(&pinned_, pinned_bytes_, cudaHostAllocDefault) != cudaSuccess) {
       cudaGetLastError();
@@ -64,7 +64,7 @@ class CudaProbe : public MachineProbe {
                       std::min(pinned_bytes_, bytes_ - done), cudaMemcpyHostToDevice, stream_);
     }
     if (cudaStreamSynchronize(stream_) != cudaSuccess) {
-      return absl::InternalError("card: copies to it failed");
+      return absl::InternalError("GPU: copies to it failed");
     }
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
     return absl::OkStatus();
@@ -112,7 +112,7 @@ class CudaProbe : public MachineProbe {
   }
 
  private:
-  static constexpr int kRound = 8;  // pieces of work between two waits for the card
+  static constexpr int kRound = 8;  // pieces of work between two waits for the GPU
 
   bool Multiply(DType dtype, int64_t side) {
     return product_
@@ -153,7 +153,7 @@ class CudaProbe : public MachineProbe {
 
   const size_t bytes_;
   const size_t pinned_bytes_;
-  DType half_ = DType::kBF16;  // what the card computes with, as CudaBackend does
+  DType half_ = DType::kBF16;  // what the GPU computes with, as CudaBackend does
   void* pinned_ = nullptr;
   void* from_ = nullptr;
   void* to_ = nullptr;

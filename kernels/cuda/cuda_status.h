@@ -11,12 +11,12 @@
 
 namespace tandem::kernels::cuda {
 
-// RESOURCE_EXHAUSTED for memory, else INTERNAL: "card: what: the runtime's words". The runtime
+// RESOURCE_EXHAUSTED for memory, else INTERNAL: "GPU: what: the runtime's words". The runtime
 // forgets the error.
 inline absl::Status CudaStatus(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   const std::string message =
-      absl::StrCat("card: ", std::string(what), ": ", cudaGetErrorString(error));
+      absl::StrCat("GPU: ", std::string(what), ": ", cudaGetErrorString(error));
   cudaGetLastError();
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
                                             : absl::InternalError(message);

@@ -1,4 +1,4 @@
-// The queue of a card's backend, for communicators that work in its order.
+// The queue of a GPU's backend, for communicators that work in its order.
 #pragma once
 
 #include "kernels/backend.h"

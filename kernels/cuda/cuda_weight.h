@@ -1,4 +1,4 @@
-// A linear layer's weight on the card.
+// A linear layer's weight on the GPU.
 #pragma once
 
 #include "kernels/backend.h"

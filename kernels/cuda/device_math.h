@@ -1,4 +1,4 @@
-// Arithmetic of kernels on the card: conversions of elements and reductions.
+// Arithmetic of kernels on the GPU: conversions of elements and reductions.
 #pragma once
 
 #include <cuda_device.h>
@@ -9,7 +9,7 @@ namespace tandem::kernels::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// bfloat16 is the upper half of fp32: no type of its own is needed, on any card.
+// bfloat16 is the upper half of fp32: no type of its own is needed, on any GPU.
 __device__ inline float Bf16Low(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float Bf16High(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ inline float Bf16Value(uint16_t bits) {

@@ -18,7 +18,7 @@ absl::Status CopyStatus(cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
   cudaGetLastError();  // what is told is done with
   return absl::InternalError(
-      absl::StrCat("card: copies of streamed weights: ", cudaGetErrorString(error)));
+      absl::StrCat("GPU: copies of streamed weights: ", cudaGetErrorString(error)));
 }
 
 }  // namespace
@@ -94,7 +94,7 @@ absl::Status HostLayers::Start(std::array<Buffer, 2> slots) {
 }
 
 absl::Status HostLayers::Enter(size_t layer) {
-  if (layer == layers_.size()) return absl::OkStatus();  // the head, which is on the card
+  if (layer == layers_.size()) return absl::OkStatus();  // the head, which is on the GPU
   TANDEM_CHECK(entered_ % layers_.size() == layer);
   cudaSetDevice(device_);
   const size_t slot = entered_++ % 2;

@@ -1,4 +1,4 @@
-// Layers whose weights lie in pinned memory of the host: the card has room for two, one that
+// Layers whose weights lie in pinned memory of the host: the GPU has room for two, one that
 // computes and the next one, which is copied meanwhile by a stream of its own.
 //
 // Nothing waits on the host. Layer n of all layers of all steps has slot n % 2: it is copied there

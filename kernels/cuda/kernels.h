@@ -1,5 +1,5 @@
-// Operations on a card as functions of the host: each launches on `stream` and
-// returns. Pointers are the card's, shapes as in kernels/backend.h. Dimensions of
+// Operations on a GPU as functions of the host: each launches on `stream` and
+// returns. Pointers are the GPU's, shapes as in kernels/backend.h. Dimensions of
 // zero launch nothing.
 #pragma once
 

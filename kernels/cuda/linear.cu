@@ -1,6 +1,6 @@
 // Products of few tokens: bound by reading the weights once. A block has some rows of
 // the weight; its warps share the columns, a lane taking 16 bytes of each row at a time,
-// and add up at the end. Rows are so few that even narrow shards fill a card.
+// and add up at the end. Rows are so few that even narrow shards fill a GPU.
 //
 // With a tree, groups of lanes take whole leaves instead. A leaf's sum so has one order
 // whatever the rank's other leaves, warps or tokens; sums go to shared memory, and a

@@ -1,4 +1,4 @@
-// The products of linear layers on the card.
+// The products of linear layers on the GPU.
 #pragma once
 
 #include <cuda_runtime_api.h>

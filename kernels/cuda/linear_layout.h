@@ -1,4 +1,4 @@
-// How a linear layer's weight lies on the card. Compiles without CUDA: plans ask for its size
+// How a linear layer's weight lies on the GPU. Compiles without CUDA: plans ask for its size
 // anywhere.
 //
 // A row is a sequence of chunks of 16 bytes: 4 fp32, 8 16-bit elements, 16 INT8 codes
@@ -37,7 +37,7 @@ struct LinearLayout {
   int32_t groups = 0;
   int32_t group_offset = 0;  // columns of the first group that lie before them
 
-  // Of `spec`, with BF16 elements stored as FP16 where the card has no BF16.
+  // Of `spec`, with BF16 elements stored as FP16 where the GPU has no BF16.
   static LinearLayout Of(const LinearSpec& spec, bool has_bf16);
 
   int32_t chunk() const {

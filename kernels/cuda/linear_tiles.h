@@ -1,4 +1,4 @@
-// Products of some tokens on the card's matrix units: the weight is read once for every
+// Products of some tokens on the GPU's matrix units: the weight is read once for every
 // kTileTokens of them, as it lies, and widened to 16 bits in registers.
 #pragma once
 
@@ -18,7 +18,7 @@ inline constexpr int kTileTokens = 64;
 // rows laid out plainly, of a multiple of 8 columns.
 bool Tileable(const LinearLayout& layout);
 
-// How many parts the columns are cut into, so that blocks fill the card. More than one need
+// How many parts the columns are cut into, so that blocks fill the GPU. More than one need
 // tokens * rows floats each, of which there is room for `scratch_bytes`.
 int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
                size_t scratch_bytes);

@@ -1,4 +1,4 @@
-// Products of many tokens on the card's matrix units.
+// Products of many tokens on the GPU's matrix units.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,7 +26,7 @@ struct ProductShape {
 class MatrixProduct {
  public:
   virtual ~MatrixProduct() = default;
-  // Pointers are the card's and 16-byte aligned, strides and columns multiples of 16 bytes.
+  // Pointers are the GPU's and 16-byte aligned, strides and columns multiples of 16 bytes.
   // INTERNAL where the library has no way to compute it.
   virtual absl::Status Multiply(const ProductShape& shape, const void* w, const void* x,
                                 float* y) = 0;

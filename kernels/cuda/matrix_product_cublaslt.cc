@@ -49,7 +49,7 @@ class CublasLtProduct : public MatrixProduct {
   absl::Status Create() {
     TANDEM_RETURN_IF_ERROR(Check(cublasLtCreate(&handle_), "cublasLtCreate"));
     if (cudaMalloc(&workspace_, kWorkspaceBytes) != cudaSuccess) {
-      return absl::ResourceExhaustedError("the card has no memory for cuBLASLt's workspace");
+      return absl::ResourceExhaustedError("the GPU has no memory for cuBLASLt's workspace");
     }
     return absl::OkStatus();
   }

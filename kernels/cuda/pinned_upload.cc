@@ -18,7 +18,7 @@ absl::Status PinnedUpload::Create() {
         cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming) != cudaSuccess) {
       cudaGetLastError();
       return absl::ResourceExhaustedError(
-          "the system has no memory to pin for copies to the card: see ulimit -l");
+          "the system has no memory to pin for copies to the GPU: see ulimit -l");
     }
   }
   return absl::OkStatus();

@@ -1,4 +1,4 @@
-// The way of bytes from the host to the card: two pinned buffers, one filled while the
+// The way of bytes from the host to the GPU: two pinned buffers, one filled while the
 // other is copied.
 #pragma once
 
@@ -25,7 +25,7 @@ class PinnedUpload {
 
   // kBytes to fill, once their last copy is done.
   std::byte* Acquire();
-  // Starts the copy of the buffer's first bytes to the card.
+  // Starts the copy of the buffer's first bytes to the GPU.
   cudaError_t Submit(void* dst, size_t bytes);
 
  private:

@@ -1,4 +1,4 @@
-// What of choosing tokens is done on the card. Each warp of a row's block has a range of
+// What of choosing tokens is done on the GPU. Each warp of a row's block has a range of
 // columns that lie together, so that sums of ranges are known in order of ids. All sums are of
 // integers: no order of additions matters.
 #include <cuda_device.h>
@@ -18,7 +18,7 @@ static_assert(kSampleRanges == kWarps && kMaxListSize <= kThreads);
 constexpr int kBinsOfThread = kCandidateBins / kThreads;
 constexpr int kBatch = 8;  // loads of a thread under way at once
 
-// A kernel's own copy: one table serves hosts and cards.
+// A kernel's own copy: one table serves hosts and GPUs.
 struct Exp2Table {
   double at[64];
 };

@@ -1,4 +1,4 @@
-// kernels/sampling.h on a card: a block of threads a row. Operations are launched on the stream
+// kernels/sampling.h on a GPU: a block of threads a row. Operations are launched on the stream
 // and return.
 #pragma once
 

@@ -98,7 +98,7 @@ absl::Status WeightPacker::FillRows(const LinearLayout& layout, Place place, Fil
     const int64_t end = std::min<int64_t>(row + at_once, layout.rows);
     TANDEM_RETURN_IF_ERROR(FillInParallel(row, end, row_bytes, upload_.Acquire(), fill));
     TANDEM_RETURN_IF_ERROR(CudaStatus(
-        upload_.Submit(place.card + row * row_bytes, (end - row) * row_bytes), "copy to it"));
+        upload_.Submit(place.gpu + row * row_bytes, (end - row) * row_bytes), "copy to it"));
   }
   return absl::OkStatus();
 }
@@ -125,7 +125,7 @@ absl::Status WeightPacker::FillInParallel(int64_t begin, int64_t end, int64_t ro
 }
 
 absl::Status WeightPacker::Put(Place place, size_t offset, const void* src, size_t bytes) {
-  if (place.host == nullptr) return Copy(place.card + offset, src, bytes);
+  if (place.host == nullptr) return Copy(place.gpu + offset, src, bytes);
   if (bytes > 0) std::memcpy(place.host + offset, src, bytes);
   return absl::OkStatus();
 }

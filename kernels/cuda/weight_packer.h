@@ -1,6 +1,6 @@
-// Fills a weight from the rows that a source hands over: on the card through pinned buffers, or in
+// Fills a weight from the rows that a source hands over: on the GPU through pinned buffers, or in
 // the host's memory, where its layer is streamed from. Rows are read and laid out by several
-// threads: one reads slower than the card's link takes.
+// threads: one reads slower than the GPU's link takes.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ class WeightPacker {
  public:
   // The weight's bytes, all zero at first: one of the two.
   struct Place {
-    std::byte* card = nullptr;
+    std::byte* gpu = nullptr;
     std::byte* host = nullptr;
   };
 
@@ -35,11 +35,11 @@ class WeightPacker {
   // The leaves' tree, for a weight that has one.
   absl::Status PackTree(const CudaLinearWeight& weight, Place place);
 
-  // To the card; src may change when it returns.
+  // To the GPU; src may change when it returns.
   absl::Status Copy(std::byte* dst, const void* src, size_t bytes);
 
  private:
-  // Makes rows [begin, end) as they lie on the card, on one of the pool's threads.
+  // Makes rows [begin, end) as they lie on the GPU, on one of the pool's threads.
   using Fill =
       absl::FunctionRef<absl::Status(int thread, int64_t begin, int64_t end, std::byte* dst)>;
   absl::Status FillRows(const LinearLayout& layout, Place place, Fill fill);

@@ -14,6 +14,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/command/bench_front.h"
 #include "launcher/command/bench_report.h"
+#include "launcher/command/runtime_options.h"
 #include "launcher/command/serve.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/plan/step_work.h"
@@ -52,7 +53,7 @@ std::vector<BenchPoint> PointsOf(const BenchOptions& options) {
   return points;
 }
 
-absl::Status CheckRoom(const RankRuntime& runtime, const BenchOptions& options,
+absl::Status CheckRoom(const rank::RankRuntime& runtime, const BenchOptions& options,
                        const std::vector<BenchPoint>& points) {
   for (const BenchPoint& point : points) {
     const int64_t extra =
@@ -75,16 +76,17 @@ absl::Status CheckRoom(const RankRuntime& runtime, const BenchOptions& options,
 }
 
 // Rank 0: all rounds.
-absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const ModelWork& work,
-                       kernels::MachineProbe& probe, BenchReport& report) {
+absl::Status RunRounds(rank::RankRuntime& runtime, const BenchOptions& options,
+                       const plan::ModelWork& work, kernels::MachineProbe& probe,
+                       BenchReport& report) {
   int64_t max_batch = 0;
   for (const BenchPoint& point : report.points) max_batch = std::max(max_batch, point.batch);
   TANDEM_ASSIGN_OR_RETURN(const auto front,
                           BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
-  const auto measure = [&]() -> absl::StatusOr<Ceilings> {
+  const auto measure = [&]() -> absl::StatusOr<plan::Ceilings> {
     TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
     TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
-    return MeasureCeilings(runtime, probe);
+    return rank::MeasureCeilings(runtime, probe);
   };
   report.streamed = work.streamed;
   report.runs.resize(report.points.size());
@@ -103,11 +105,11 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
     }
     // Points take turns, so that a machine that changes its speed changes it for all, and each run
     // stands between two measurements of what the machine can do.
-    TANDEM_ASSIGN_OR_RETURN(Ceilings before, measure());
+    TANDEM_ASSIGN_OR_RETURN(plan::Ceilings before, measure());
     if (round >= options.warmup) report.ceilings.push_back(before);
     for (size_t i = 0; i < report.points.size(); ++i) {
       TANDEM_ASSIGN_OR_RETURN(BenchRun run, front->Run(report.points[i]));
-      TANDEM_ASSIGN_OR_RETURN(const Ceilings after, measure());
+      TANDEM_ASSIGN_OR_RETURN(const plan::Ceilings after, measure());
       run.ceilings = {.read = (before.read + after.read) / 2,
                       .peak = (before.peak + after.peak) / 2,
                       .stream = (before.stream + after.stream) / 2};
@@ -123,20 +125,20 @@ absl::Status RunRounds(RankRuntime& runtime, const BenchOptions& options, const 
 }
 
 // Other ranks.
-absl::Status FollowRounds(RankRuntime& runtime, kernels::MachineProbe& probe) {
+absl::Status FollowRounds(rank::RankRuntime& runtime, kernels::MachineProbe& probe) {
   for (;;) {
     TANDEM_RETURN_IF_ERROR(runtime.Work());
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> wanted,
                             runtime.communicator().AllGatherBytes(""));
     if (wanted[0] == kEnd) return absl::OkStatus();
-    TANDEM_RETURN_IF_ERROR(MeasureCeilings(runtime, probe).status());
+    TANDEM_RETURN_IF_ERROR(rank::MeasureCeilings(runtime, probe).status());
   }
 }
 
 absl::Status WritePlot(const std::string& file, const BenchReport& report) {
   std::ofstream out(file, std::ios::trunc);
   out << BenchChart(report);
-  if (!out.flush()) return OutputError(absl::StrCat("--plot ", file, ": cannot be written"));
+  if (!out.flush()) return rank::OutputError(absl::StrCat("--plot ", file, ": cannot be written"));
   return absl::OkStatus();
 }
 
@@ -149,16 +151,16 @@ absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
   } else {
     std::cout << BenchTable(report) << std::flush;
   }
-  if (!std::cout) return OutputError("stdout: cannot be written");
+  if (!std::cout) return rank::OutputError("stdout: cannot be written");
   return absl::OkStatus();
 }
 
 }  // namespace
 
 int RunBenchRank(const BenchOptions& options) {
-  const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  const absl::StatusOr<rank::StartedRank> started =
+      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
@@ -169,13 +171,13 @@ int RunBenchRank(const BenchOptions& options) {
         absl::StrCat("--plot ", options.plot_file, ": cannot be written"));
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, writable); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
-  const auto trace = StartTrace(*communicator, options.model);
-  if (!trace.ok()) return AgreedError(world, trace.status());
+  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
+  if (!trace.ok()) return rank::AgreedError(world, trace.status());
   parallel::StepTimer totals;
   const std::vector<BenchPoint> points = PointsOf(options);
-  RankOptions rank_options = RankOptionsOf(options.model);
+  rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.timer = *trace != nullptr ? (*trace)->timer() : &totals;
   // Room for every cell's context at once: later rounds find it in the prefix cache.
   rank_options.used_context = 0;
@@ -185,47 +187,47 @@ int RunBenchRank(const BenchOptions& options) {
     rank_options.used_context = std::max(
         rank_options.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
   }
-  const auto loaded = RankRuntime::Load(world, rank_options);
-  if (!loaded.ok()) return AgreedError(world, loaded.status());
-  RankRuntime& runtime = **loaded;
+  const auto loaded = rank::RankRuntime::Load(world, rank_options);
+  if (!loaded.ok()) return rank::AgreedError(world, loaded.status());
+  rank::RankRuntime& runtime = **loaded;
 
   std::unique_ptr<kernels::MachineProbe> probe;
   const absl::Status prepared = [&]() -> absl::Status {
     TANDEM_RETURN_IF_ERROR(CheckRoom(runtime, options, points));
-    TANDEM_ASSIGN_OR_RETURN(probe, MakeProbe(runtime, options.model.isa));
+    TANDEM_ASSIGN_OR_RETURN(probe, rank::MakeProbe(runtime, options.model.isa));
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
-  const auto work = WorkOf(runtime);
-  if (!work.ok()) return LoneError(world, work.status());
+  const auto work = rank::WorkOf(runtime);
+  if (!work.ok()) return rank::LoneError(world, work.status());
 
   BenchReport report;
   report.model = options.model.model;
   report.weights = FormatName(runtime.decoder().linear_spec());
   report.kv_dtype = std::string(kernels::KvDTypeName(runtime.kv_dtype()));
-  report.isa = runtime.on_card() ? "cuda" : kernels::IsaInUse(options.model.isa);
-  report.peak_instruction = probe->DotInstruction(DotTypeOf(runtime.decoder().linear_spec()));
+  report.isa = runtime.on_gpu() ? "cuda" : kernels::IsaInUse(options.model.isa);
+  report.peak_instruction = probe->DotInstruction(rank::DotTypeOf(runtime.decoder().linear_spec()));
   report.tp = runtime.tp();
   report.threads = runtime.binding().threads;
   report.points = points;
   const absl::Status status = rank == 0 ? RunRounds(runtime, options, *work, *probe, report)
                                         : FollowRounds(runtime, *probe);
-  if (!status.ok()) return LoneError(world, status);
+  if (!status.ok()) return rank::LoneError(world, status);
   const auto reports = runtime.GatherReports();
-  if (!reports.ok()) return LoneError(world, reports.status());
-  for (const RankReport& mine : *reports) {
+  if (!reports.ok()) return rank::LoneError(world, reports.status());
+  for (const rank::RankReport& mine : *reports) {
     report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
   }
   if (*trace != nullptr) {
     if (absl::Status written = (*trace)->Write(*communicator); !written.ok()) {
-      return LoneError(world, written);
+      return rank::LoneError(world, written);
     }
   }
   const absl::Status told = rank == 0 ? Tell(options, report) : absl::OkStatus();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, told); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
   return 0;
 }

@@ -78,7 +78,7 @@ std::string BenchChart(const BenchReport& report) {
   const int bottom = kTop + kRow * static_cast<int>(results.size());
   const int height = bottom + 40;
   std::vector<double> reads, peaks;
-  for (const Ceilings& ceilings : report.ceilings) {
+  for (const plan::Ceilings& ceilings : report.ceilings) {
     reads.push_back(ceilings.read * 1e-9);
     peaks.push_back(ceilings.peak * 1e-9);
   }

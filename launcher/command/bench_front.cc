@@ -9,8 +9,8 @@
 
 namespace tandem::launcher {
 
-absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(RankRuntime& runtime,
-                                                              const ModelWork& work,
+absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(rank::RankRuntime& runtime,
+                                                              const plan::ModelWork& work,
                                                               int64_t max_batch,
                                                               int64_t decode_tokens) {
   std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));

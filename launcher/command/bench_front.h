@@ -18,8 +18,9 @@ class BenchFront {
  public:
   // The runtime, which has a timer, outlives it. decode_tokens is what each sequence generates in a
   // timed run.
-  static absl::StatusOr<std::unique_ptr<BenchFront>> Start(RankRuntime& runtime,
-                                                           const ModelWork& work, int64_t max_batch,
+  static absl::StatusOr<std::unique_ptr<BenchFront>> Start(rank::RankRuntime& runtime,
+                                                           const plan::ModelWork& work,
+                                                           int64_t max_batch,
                                                            int64_t decode_tokens);
 
   // Prompts of random ids. Prefill: from when all are in the queue to the first token of the last;
@@ -32,13 +33,13 @@ class BenchFront {
   static int64_t ExtraTokens(int64_t decode_tokens) { return decode_tokens + 16; }
 
  private:
-  BenchFront(RankRuntime& runtime, const ModelWork& work, int64_t decode_tokens)
+  BenchFront(rank::RankRuntime& runtime, const plan::ModelWork& work, int64_t decode_tokens)
       : runtime_(runtime), executor_(runtime.runner(), work), decode_tokens_(decode_tokens) {}
 
   // Where a run stands; read and written on the engine's thread.
   struct Mark {
     engine::Clock::time_point time;
-    StepWork work;
+    plan::StepWork work;
     parallel::StepTimer::Seconds parts{};
   };
   absl::StatusOr<BenchRun> Prefill(const BenchPoint& point);
@@ -52,8 +53,8 @@ class BenchFront {
   BenchRun Between(const Mark& begin, const Mark& end) const;
   std::vector<int32_t> Prompt(int64_t tokens, uint64_t seed) const;
 
-  RankRuntime& runtime_;
-  CountingExecutor executor_;
+  rank::RankRuntime& runtime_;
+  plan::CountingExecutor executor_;
   const int64_t decode_tokens_;
   std::unique_ptr<engine::Engine> engine_;
   uint64_t prefill_runs_ = 0;

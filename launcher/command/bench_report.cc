@@ -12,9 +12,9 @@ namespace {
 
 constexpr double kGiga = 1e9;
 
-Ceilings MedianCeilings(const BenchReport& report) {
+plan::Ceilings MedianCeilings(const BenchReport& report) {
   std::vector<double> read, peak, stream;
-  for (const Ceilings& ceilings : report.ceilings) {
+  for (const plan::Ceilings& ceilings : report.ceilings) {
     read.push_back(ceilings.read);
     peak.push_back(ceilings.peak);
     stream.push_back(ceilings.stream);
@@ -69,7 +69,7 @@ std::vector<BenchResult> Summarize(const BenchReport& report) {
 }
 
 std::string BenchJson(const BenchReport& report) {
-  const Ceilings ceilings = MedianCeilings(report);
+  const plan::Ceilings ceilings = MedianCeilings(report);
   nlohmann::ordered_json json = {{"model", report.model},
                                  {"weights", report.weights},
                                  {"kv_dtype", report.kv_dtype},
@@ -117,7 +117,7 @@ std::string BenchJson(const BenchReport& report) {
     }
   }
   json["read_gbps_runs"] = nlohmann::ordered_json::array();
-  for (const Ceilings& measured : report.ceilings) {
+  for (const plan::Ceilings& measured : report.ceilings) {
     json["read_gbps_runs"].push_back(measured.read / kGiga);
   }
   json["ranks"] = nlohmann::ordered_json::array();
@@ -130,7 +130,7 @@ std::string BenchJson(const BenchReport& report) {
 
 std::string BenchTable(const BenchReport& report) {
   using parallel::StepPart;
-  const Ceilings ceilings = MedianCeilings(report);
+  const plan::Ceilings ceilings = MedianCeilings(report);
   std::string out = absl::StrFormat(
       "%s: %s weights, %d %s x %d %s of %s; medians of %d\n"
       "ceilings measured in between: reads %.1f GB/s, %s %.0f GOP/s\n\n",

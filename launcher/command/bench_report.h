@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "parallel/step_timer.h"
+#include "runtime/plan/ceilings.h"
 
 namespace tandem::launcher {
 
@@ -21,13 +22,6 @@ struct BenchPoint {
   int64_t context = 512;
 };
 
-// Bytes and operations a second of all ranks together.
-struct Ceilings {
-  double read = 0;
-  double peak = 0;
-  double stream = 0;  // of weights from the host's memory to cards; 0: none, or not measured
-};
-
 // One timed run of a point.
 struct BenchRun {
   double seconds = 0;
@@ -36,7 +30,7 @@ struct BenchRun {
   double bytes = 0;       // touched: weights once a step, the KV cache as read; all ranks
   double operations = 0;  // executed; a multiply-add is two
   parallel::StepTimer::Seconds parts{};  // of rank 0
-  Ceilings ceilings;                     // means of those measured right before and right after
+  plan::Ceilings ceilings;               // means of those measured right before and right after
 };
 
 struct BenchReport {
@@ -46,9 +40,9 @@ struct BenchReport {
   std::string isa;
   std::string peak_instruction;
   int tp = 1;
-  int threads = 1;                 // a rank's
-  std::vector<Ceilings> ceilings;  // before and after each timed run
-  double streamed = 0;             // bytes of weights that come in a step, to all ranks; 0: none do
+  int threads = 1;                       // a rank's
+  std::vector<plan::Ceilings> ceilings;  // before and after each timed run
+  double streamed = 0;  // bytes of weights that come in a step, to all ranks; 0: none do
   std::vector<BenchPoint> points;
   std::vector<std::vector<BenchRun>> runs;  // [points][repeats]
   struct Rank {

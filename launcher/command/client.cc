@@ -154,23 +154,23 @@ std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateRes
 int RunClient(const ClientOptions& options) {
   const absl::StatusOr<std::shared_ptr<grpc::Channel>> connected =
       MakeChannel(options.address, options.channel);
-  if (!connected.ok()) return ReportError(connected.status());
+  if (!connected.ok()) return rank::ReportError(connected.status());
   const std::shared_ptr<grpc::Channel>& channel = *connected;
   if (options.wait_ready > 0) {
     if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
-      return ReportError(status);
+      return rank::ReportError(status);
     }
   }
   auto stub = v1::InferenceService::NewStub(channel);
   const v1::GenerateRequest request = MakeRequest(options);
   if (const size_t bad = tokenizer::FindInvalidUtf8(request.text()); bad < request.text().size()) {
     // Protobuf would send it all the same, with a complaint of its own.
-    return ReportError(
+    return rank::ReportError(
         absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on")));
   }
   grpc::ClientContext context;
   if (const absl::Status status = AddToken(options.channel, &context); !status.ok()) {
-    return ReportError(status);
+    return rank::ReportError(status);
   }
   if (options.timeout > 0) context.set_deadline(After(options.timeout));
   auto reader = stub->Generate(&context, request);
@@ -196,8 +196,8 @@ int RunClient(const ClientOptions& options) {
     std::fputs("\n", stdout);  // the error is to begin on a line of its own
     std::fflush(stdout);
   }
-  if (!wrote) return ReportError(OutputError("stdout: cannot be written"));
-  if (!status.ok()) return ReportError(FromGrpc(options.address, status));
+  if (!wrote) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
+  if (!status.ok()) return rank::ReportError(FromGrpc(options.address, status));
   return 0;
 }
 

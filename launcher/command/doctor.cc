@@ -56,13 +56,13 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& wo
   return trials;
 }
 
-absl::StatusOr<std::vector<AllReduceTrial>> TryCards(const parallel::MpiWorld& world,
-                                                     parallel::Communicator& start) {
-  int card = 0;  // as many ranks of this host are in front
+absl::StatusOr<std::vector<AllReduceTrial>> TryGpus(const parallel::MpiWorld& world,
+                                                    parallel::Communicator& start) {
+  int gpu = 0;  // as many ranks of this host are in front
   for (int r = 0; r < start.rank(); ++r) {
-    card += world.host_of()[r] == world.host_of()[start.rank()] ? 1 : 0;
+    gpu += world.host_of()[r] == world.host_of()[start.rank()] ? 1 : 0;
   }
-  auto backend = kernels::MakeCudaBackend({.device = card});
+  auto backend = kernels::MakeCudaBackend({.device = gpu});
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(start, backend.status()));
   TANDEM_ASSIGN_OR_RETURN(
       const parallel::Collectives collectives,
@@ -124,17 +124,17 @@ void PrintJson(const std::vector<AllReduceTrial>& trials, int ranks) {
 }  // namespace
 
 int RunDoctorRank(const DoctorOptions& options) {
-  const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  const absl::StatusOr<rank::StartedRank> started =
+      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* const world = started->world.get();
   parallel::Communicator& start = *started->communicator;
   if (start.size() == 1) {
-    return ReportError(absl::FailedPreconditionError(
+    return rank::ReportError(absl::FailedPreconditionError(
         "doctor: found a world of one rank, which adds nothing up; expected --tp 2 or more"));
   }
-  const auto trials = options.device == "cuda" ? TryCards(*world, start) : TryHost(*world, start);
-  if (!trials.ok()) return AgreedError(world, trials.status());
+  const auto trials = options.device == "cuda" ? TryGpus(*world, start) : TryHost(*world, start);
+  if (!trials.ok()) return rank::AgreedError(world, trials.status());
   if (start.rank() == 0) {
     if (options.json) {
       PrintJson(*trials, start.size());
@@ -144,14 +144,14 @@ int RunDoctorRank(const DoctorOptions& options) {
     std::cout.flush();
     std::fflush(stdout);
     if (!std::cout || std::ferror(stdout) != 0) {
-      return LoneError(world, OutputError("stdout: cannot be written"));
+      return rank::LoneError(world, rank::OutputError("stdout: cannot be written"));
     }
   }
-  // What the machine does not have is no illness: a card for each rank, memory that is shared.
+  // What the machine does not have is no illness: a GPU for each rank, memory that is shared.
   const bool ill = std::any_of(trials->begin(), trials->end(), [](const AllReduceTrial& trial) {
     return trial.count > 0 && !trial.status.ok();
   });
-  return ill ? kExitUnavailable : 0;
+  return ill ? rank::kExitUnavailable : 0;
 }
 
 }  // namespace tandem::launcher

@@ -11,6 +11,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/base/text_file.h"
 #include "launcher/command/eval_front.h"
+#include "launcher/command/runtime_options.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/rank_world.h"
@@ -58,7 +59,7 @@ struct EvalPass {
 absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Communicator& all,
                                      const EvalOptions& options, const EvalPass& pass, EvalJob& job,
                                      int64_t* vocab) {
-  RankOptions rank_options = RankOptionsOf(options.model);
+  rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.model = pass.model;
   if (pass.as_stored) {
     rank_options.dtype = "auto";
@@ -69,7 +70,7 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
   rank_options.max_rows = kEvalStepTokens;
   rank_options.max_batched_tokens = kEvalStepTokens;
   rank_options.used_context = options.context > 0 ? options.context : kMostDefaultContext;
-  TANDEM_ASSIGN_OR_RETURN(const auto runtime, RankRuntime::Load(world, rank_options));
+  TANDEM_ASSIGN_OR_RETURN(const auto runtime, rank::RankRuntime::Load(world, rank_options));
   *vocab = runtime->config().vocab_size;
   absl::StatusOr<EvalResult> result = EvalResult();
   if (all.rank() == 0) {
@@ -105,10 +106,11 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
       }
       return RunEval(*runtime, job, given.has_value() ? &*given : pass.reference, pass.logits);
     }();
-    if (LostRank(world, result.status())) LostWorld(world, result.status());
-    if (absl::Status status = runtime->runner().Shutdown(); !status.ok()) LoneError(world, status);
+    if (rank::LostRank(world, result.status())) rank::LostWorld(world, result.status());
+    if (absl::Status status = runtime->runner().Shutdown(); !status.ok())
+      rank::LoneError(world, status);
   } else if (absl::Status status = runtime->Work(); !status.ok()) {
-    LoneError(world, status);
+    rank::LoneError(world, status);
   }
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(all, result.status()));
   return result;
@@ -117,9 +119,9 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
 }  // namespace
 
 int RunEvalRank(const EvalOptions& options) {
-  const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  const absl::StatusOr<rank::StartedRank> started =
+      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
@@ -138,7 +140,7 @@ int RunEvalRank(const EvalOptions& options) {
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
   EvalJob job = {.text = text};
   EvalPass pass = {.model = options.model.model};
@@ -148,17 +150,17 @@ int RunEvalRank(const EvalOptions& options) {
     EvalPass first = {.model = options.reference, .as_stored = true};
     if (rank == 0) first.logits = &*reference;
     const auto result = EvalModel(world, *communicator, options, first, job, &vocab);
-    if (!result.ok()) return AgreedError(world, result.status());
+    if (!result.ok()) return rank::AgreedError(world, result.status());
     pass.vocab = vocab;
     if (rank == 0) pass.reference = &*reference;
   }
   if (logits.has_value()) pass.logits = &*logits;
   const auto result = EvalModel(world, *communicator, options, pass, job, &vocab);
-  if (!result.ok()) return AgreedError(world, result.status());
+  if (!result.ok()) return rank::AgreedError(world, result.status());
   if (rank == 0) {
     std::cout << (options.json ? EvalJson(*result, job) + "\n" : EvalTable(*result, job))
               << std::flush;
-    if (!std::cout) return ReportError(OutputError("stdout: cannot be written"));
+    if (!std::cout) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
   }
   return 0;
 }

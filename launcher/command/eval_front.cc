@@ -54,7 +54,7 @@ void FillPlan(const std::vector<int32_t>& ids, const engine::TextWindow& window,
 absl::StatusOr<LogitsFile> LogitsFile::Create(const std::string& path) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) {
-    return OutputError(absl::StrCat(path, ": cannot be written: ", std::strerror(errno)));
+    return rank::OutputError(absl::StrCat(path, ": cannot be written: ", std::strerror(errno)));
   }
   return LogitsFile(path, fd);
 }
@@ -65,7 +65,7 @@ absl::StatusOr<LogitsFile> LogitsFile::CreateTemporary() {
       absl::StrCat(folder != nullptr && *folder != '\0' ? folder : "/tmp", "/tandem_logits_XXXXXX");
   const int fd = mkostemp(path.data(), O_CLOEXEC);
   if (fd < 0) {
-    return OutputError(absl::StrCat(path, ": cannot be written: ", std::strerror(errno)));
+    return rank::OutputError(absl::StrCat(path, ": cannot be written: ", std::strerror(errno)));
   }
   unlink(path.c_str());
   return LogitsFile(path, fd);
@@ -103,7 +103,7 @@ absl::Status LogitsFile::Write(std::span<const float> logits) {
     const ssize_t count = pwrite(fd_, data, left, static_cast<off_t>(written_));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
-      return OutputError(absl::StrCat(path_, ": writing failed: ", std::strerror(errno)));
+      return rank::OutputError(absl::StrCat(path_, ": writing failed: ", std::strerror(errno)));
     }
     data += count;
     left -= static_cast<size_t>(count);
@@ -135,10 +135,10 @@ absl::Status LogitsFile::Read(int64_t row, std::span<float> logits) const {
 
 absl::Status LogitsFile::Finish() {
   if (fsync(fd_) == 0 || errno == EINVAL) return absl::OkStatus();  // EINVAL: a pipe, a device
-  return OutputError(absl::StrCat(path_, ": writing failed: ", std::strerror(errno)));
+  return rank::OutputError(absl::StrCat(path_, ": writing failed: ", std::strerror(errno)));
 }
 
-absl::StatusOr<EvalResult> RunEval(RankRuntime& runtime, const EvalJob& job,
+absl::StatusOr<EvalResult> RunEval(rank::RankRuntime& runtime, const EvalJob& job,
                                    const LogitsFile* reference, LogitsFile* logits) {
   const std::vector<int32_t>& ids = job.text.ids;
   const auto vocab = static_cast<size_t>(runtime.config().vocab_size);

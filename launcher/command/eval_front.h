@@ -64,7 +64,7 @@ struct EvalResult {
 };
 
 // On rank 0 of a loaded world, whose vocabulary has the text's ids. Either file may be null.
-absl::StatusOr<EvalResult> RunEval(RankRuntime& runtime, const EvalJob& job,
+absl::StatusOr<EvalResult> RunEval(rank::RankRuntime& runtime, const EvalJob& job,
                                    const LogitsFile* reference, LogitsFile* logits);
 
 std::string EvalJson(const EvalResult& result, const EvalJob& job);

@@ -51,22 +51,7 @@ const char* ReasonName(engine::FinishReason reason) {
 
 }  // namespace
 
-server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config) {
-  const auto narrow = [](const std::optional<double>& value) -> std::optional<float> {
-    if (!value) return std::nullopt;
-    return static_cast<float>(*value);
-  };
-  server::SamplingDefaults defaults;
-  defaults.temperature = narrow(config.temperature);
-  if (config.do_sample.has_value() && !*config.do_sample) defaults.temperature = 0.0f;
-  if (config.top_k) defaults.top_k = static_cast<int32_t>(*config.top_k);
-  defaults.top_p = narrow(config.top_p);
-  defaults.min_p = narrow(config.min_p);
-  defaults.repetition_penalty = narrow(config.repetition_penalty);
-  return defaults;
-}
-
-absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job) {
+absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const GenerateJob& job) {
   const engine::EngineLimits limits = {
       .vocab_size = static_cast<int32_t>(runtime.config().vocab_size),
       .max_model_len = static_cast<int32_t>(runtime.max_model_len()),
@@ -76,7 +61,7 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
   request.prompt_ids = job.prompt_ids;
   TANDEM_ASSIGN_OR_RETURN(
       request.sampling,
-      server::MakeSampling(job.sampling, DefaultsOf(runtime.generation()), limits,
+      server::MakeSampling(job.sampling, server::DefaultsOf(runtime.generation()), limits,
                            static_cast<int64_t>(job.prompt_ids.size()), server::FreshSeed()));
   request.sampling.logits_hash = true;
 
@@ -149,14 +134,14 @@ absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJ
     }
     written = std::printf("\n") > 0 && std::fflush(stdout) == 0 && written;
   }
-  if (!written) return OutputError("stdout: cannot be written");
+  if (!written) return rank::OutputError("stdout: cannot be written");
   if (logits_file.is_open() && !logits_file.flush()) {
-    return OutputError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
+    return rank::OutputError(absl::StrCat("--logits ", job.logits_file, ": writing failed"));
   }
   return result;
 }
 
-std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks) {
+std::string GenerateJson(const GenerateResult& result, const std::vector<rank::RankReport>& ranks) {
   nlohmann::ordered_json json;
   json["token_ids"] = result.token_ids;
   json["text"] = result.text;
@@ -170,13 +155,13 @@ std::string GenerateJson(const GenerateResult& result, const std::vector<RankRep
                      {"decode_seconds", result.decode_seconds}};
   json["logits_hash"] = absl::StrFormat("%016x", result.logits_hash);
   json["ranks"] = nlohmann::ordered_json::array();
-  for (const RankReport& rank : ranks) {
+  for (const rank::RankReport& rank : ranks) {
     json["ranks"].push_back({{"bytes_read", rank.bytes_read},
                              {"planned_bytes", rank.planned_bytes},
                              {"peak_memory", rank.peak_memory}});
-    if (rank.planned_card > 0) {
-      json["ranks"].back()["planned_card"] = rank.planned_card;
-      json["ranks"].back()["card_memory"] = rank.card_memory;
+    if (rank.planned_gpu > 0) {
+      json["ranks"].back()["planned_gpu"] = rank.planned_gpu;
+      json["ranks"].back()["gpu_memory"] = rank.gpu_memory;
     }
   }
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

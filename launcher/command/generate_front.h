@@ -31,13 +31,10 @@ struct GenerateResult {
   uint64_t logits_hash = 0;
 };
 
-// What a model's makers suggest, as the fronts take it.
-server::SamplingDefaults DefaultsOf(const loader::GenerationConfig& config);
-
 // On rank 0. Text goes to stdout as it comes, unless the job asks for JSON.
-absl::StatusOr<GenerateResult> RunGenerate(RankRuntime& runtime, const GenerateJob& job);
+absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const GenerateJob& job);
 
 // One line of JSON, as documented in README.
-std::string GenerateJson(const GenerateResult& result, const std::vector<RankReport>& ranks);
+std::string GenerateJson(const GenerateResult& result, const std::vector<rank::RankReport>& ranks);
 
 }  // namespace tandem::launcher

@@ -29,22 +29,23 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->check(CLI::Range(1, 4096));
   app->add_option("--hosts", options->hosts,
                   "Hosts to start ranks on, with room for so many: node1:2,node2:2 (default: this)")
-      ->check(
-          [](const std::string& text) { return std::string(ParseHosts(text).status().message()); });
+      ->check([](const std::string& text) {
+        return std::string(rank::ParseHosts(text).status().message());
+      });
   app->add_option("--threads", options->threads, "Threads of a rank (default: its share of cores)")
       ->check(CLI::Range(1, 4096));
   app->add_option("--isa", options->isa, "Instruction set: auto, avx2, avx3, vnni, bf16, neon, ref")
       ->capture_default_str();
-  app->add_option("--device", options->device, "What ranks compute on: cpu, cuda (a card a rank)")
+  app->add_option("--device", options->device, "What ranks compute on: cpu, cuda (a GPU a rank)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app->add_flag("--deterministic", options->deterministic,
-                "On cards: the same bits at any TP degree and in any batch, slower (CPUs always "
+                "On GPUs: the same bits at any TP degree and in any batch, slower (CPUs always "
                 "give them)");
   app->add_option(
          "--dtype", options->dtype,
          "Weights, converted while loading: auto (as stored), fp32, fp16, bf16, int8, int4, and on "
-         "cards fp8")
+         "GPUs fp8")
       ->capture_default_str();
   app->add_option(
          "--group-size", options->group_size,
@@ -57,10 +58,9 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
       ->capture_default_str();
   app->add_option("--packed-cache", options->packed_cache,
                   "Folder that keeps the weights as the kernels read them, for the next start");
-  app->add_option(
-         "--weights", options->weights,
-         "resident, or stream: layers stay in --packed-cache's file, those of cards in the "
-         "host's memory, and the next is read while one computes")
+  app->add_option("--weights", options->weights,
+                  "resident, or stream: layers stay in --packed-cache's file, those of GPUs in the "
+                  "host's memory, and the next is read while one computes")
       ->check(CLI::IsMember({"resident", "stream"}))
       ->capture_default_str();
   app->callback([options] {
@@ -106,11 +106,14 @@ void AddModelOptions(CLI::App* app, ModelOptions* options) {
                   "How ranks exchange: auto, shm (shared memory in a host), mpi")
       ->check(CLI::IsMember({"auto", "shm", "mpi"}))
       ->capture_default_str();
-  app->add_option("--card-collectives", options->card_collectives,
-                  "How cards add up: auto (the fastest in a trial), nccl, peer (into each other's "
+  const CLI::IsMember ways({"auto", "nccl", "peer", "staged"});
+  app->add_option("--gpu-collectives", options->gpu_collectives,
+                  "How GPUs add up: auto (the fastest in a trial), nccl, peer (into each other's "
                   "memory, few tokens), staged (through the host)")
-      ->check(CLI::IsMember({"auto", "nccl", "peer", "staged"}))
+      ->check(ways)
       ->capture_default_str();
+  // Its name in 0.1.0, for command lines that have it.
+  app->add_option("--card-collectives", options->gpu_collectives)->check(ways)->group("");
 }
 
 void AddTrace(CLI::App* app, ModelOptions* options) {
@@ -223,7 +226,7 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
   AddModel(plan, &options->model);
   plan->add_option("--devices", options->devices, "Memory of the devices: 2x24GiB,1x16GiB")
       ->required();
-  plan->add_option("--device", options->device, "What they are: cpu (sockets), cuda (cards)")
+  plan->add_option("--device", options->device, "What they are: cpu (sockets), cuda (GPUs)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   plan->add_option("--bandwidth", options->bandwidth,
@@ -236,12 +239,11 @@ CLI::App* AddPlan(CLI::App& app, PlanOptions* options) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   plan->add_option("--weights", options->weights,
-                   "resident, or stream: layers stay on disk, those of cards in the host's memory")
+                   "resident, or stream: layers stay on disk, those of GPUs in the host's memory")
       ->check(CLI::IsMember({"resident", "stream"}))
       ->capture_default_str();
-  plan->add_option(
-          "--stream-bandwidth", options->stream_bandwidth,
-          "GB/s at which a rank reads streamed weights (default: 2, a disk's; of cards 20)")
+  plan->add_option("--stream-bandwidth", options->stream_bandwidth,
+                   "GB/s at which a rank reads streamed weights (default: 2, a disk's; of GPUs 20)")
       ->check(CLI::Range(0.001, 1e6));
   plan->add_option("--context", options->context,
                    "Tokens of a stream (default: 8192, or the model's where it has fewer)")
@@ -338,7 +340,7 @@ CLI::App* AddDoctor(CLI::App& app, DoctorOptions* options) {
 CommandLine Mistake(absl::string_view what) {
   std::string line(what);
   for (char& c : line) c = c == '\n' ? ' ' : c;
-  return {std::nullopt, absl::StrCat("tandem: ", line, " (see tandem --help)\n"), kExitUsage};
+  return {std::nullopt, absl::StrCat("tandem: ", line, " (see tandem --help)\n"), rank::kExitUsage};
 }
 
 }  // namespace

@@ -33,10 +33,10 @@ struct ModelOptions {
   int64_t max_batched_tokens = 512;
   // Seconds that a rank may keep the others waiting while it starts and loads.
   double start_timeout = 1800;
-  std::string trace_file;                 // of serve, generate and bench; empty: none
-  std::string collectives = "auto";       // auto, shm, mpi
-  std::string card_collectives = "auto";  // auto, nccl, peer, staged
-  bool bind = true;                       // threads to cores
+  std::string trace_file;                // of serve, generate and bench; empty: none
+  std::string collectives = "auto";      // auto, shm, mpi
+  std::string gpu_collectives = "auto";  // auto, nccl, peer, staged
+  bool bind = true;                      // threads to cores
 };
 
 // Thresholds of the memory watch (runtime/engine/memory_watch.h): normal up to the first, an
@@ -171,7 +171,7 @@ struct PlanOptions {
   std::vector<double> bandwidth = {600};   // GB/s, one or one for each group of devices
   double all_reduce_us = 20;               // of one token's activations
   std::string weights = "resident";        // or stream
-  std::optional<double> stream_bandwidth;  // GB/s of a rank; none: a disk's, or a card's link's
+  std::optional<double> stream_bandwidth;  // GB/s of a rank; none: a disk's, or a GPU's link's
   int64_t context = 0;                     // tokens of a stream; 0: 8192, or the model's if shorter
   int64_t streams = 1;
   std::string kv_dtype = "auto";

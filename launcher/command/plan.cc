@@ -31,7 +31,7 @@ constexpr uint64_t kProcessBytes = uint64_t{64} << 20;
 // Streams of one sequence each: serve's default where the model allows it.
 constexpr int64_t kDefaultContext = 8192;
 
-// GB/s a rank at which weights are streamed: of a card from pinned memory over PCIe 4, from a disk.
+// GB/s a rank at which weights are streamed: of a GPU from pinned memory over PCIe 4, from a disk.
 constexpr double kHostBandwidth = 20, kDiskBandwidth = 2;
 
 // 256 devices of 2^50 bytes have no more (device_list.h).
@@ -40,17 +40,17 @@ constexpr double kMostCacheBytes = 0x1p58;
 absl::Status WritePicture(const std::string& path, const std::string& svg) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   if (!(file << svg) || !file.flush()) {
-    return OutputError(absl::StrCat("--plot ", path, ": cannot be written"));
+    return rank::OutputError(absl::StrCat("--plot ", path, ": cannot be written"));
   }
   return absl::OkStatus();
 }
 
 // Sums of bytes are of 64 bits: a cache beyond all devices must not wrap around into one that fits.
-absl::Status CheckCache(const loader::ModelConfig& config, const engine::PlanRequest& request) {
+absl::Status CheckCache(const loader::ModelConfig& config, const plan::PlanRequest& request) {
   const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config), 1);
   const double blocks = std::ceil(static_cast<double>(request.context) / model::kBlockSize) *
                         static_cast<double>(request.streams);
-  if (blocks * static_cast<double>(engine::KvBlockBytes(config, shards, 0, request.kv_dtype)) <=
+  if (blocks * static_cast<double>(plan::KvBlockBytes(config, shards, 0, request.kv_dtype)) <=
       kMostCacheBytes) {
     return absl::OkStatus();
   }
@@ -63,10 +63,10 @@ absl::Status CheckCache(const loader::ModelConfig& config, const engine::PlanReq
 }  // namespace
 
 absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
-  engine::PlanRequest request;
-  TANDEM_ASSIGN_OR_RETURN(request.devices, ParseDevices(options.devices, options.bandwidth));
+  plan::PlanRequest request;
+  TANDEM_ASSIGN_OR_RETURN(request.devices, plan::ParseDevices(options.devices, options.bandwidth));
   if (!options.format.empty()) {
-    request.only = engine::FormatByName(options.format);
+    request.only = plan::FormatByName(options.format);
     if (!request.only.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat("--format: found '", options.format,
                                                      "', expected fp32, bf16, int8, int4 or fp8"));
@@ -88,18 +88,18 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   const model::WeightFormat stored =
       model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
   if (stored.quant && stored.quant->code_type == kernels::CodeType::kFloat8) {
-    request.stored = engine::Format::kFp8;
+    request.stored = plan::Format::kFp8;
   } else if (stored.quant) {
-    request.stored = stored.quant->bits == 4 ? engine::Format::kInt4 : engine::Format::kInt8;
+    request.stored = stored.quant->bits == 4 ? plan::Format::kInt4 : plan::Format::kInt8;
   } else {
     request.stored =
-        stored.dtype == kernels::DType::kF32 ? engine::Format::kFp32 : engine::Format::kBf16;
+        stored.dtype == kernels::DType::kF32 ? plan::Format::kFp32 : plan::Format::kBf16;
   }
   const model::WeightFormat embedding =
       model::StoredFormat(config, *checkpoint, model::EmbeddingModule(config));
   TANDEM_ASSIGN_OR_RETURN(
       request.kv_dtype,
-      KvDType(options.kv_dtype, embedding.quant ? config.dtype : embedding.dtype));
+      rank::KvDType(options.kv_dtype, embedding.quant ? config.dtype : embedding.dtype));
   if (options.context > config.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--context: found ", options.context, ", expected at most ",
@@ -111,20 +111,19 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   request.all_reduce_seconds = options.all_reduce_us * 1e-6;
   request.process_bytes = kProcessBytes;
   request.stream = options.weights == "stream";
-  const bool cards = options.device == "cuda";
+  const bool gpus = options.device == "cuda";
   request.stream_bandwidth =
-      options.stream_bandwidth.value_or(cards ? kHostBandwidth : kDiskBandwidth) * 1e9;
+      options.stream_bandwidth.value_or(gpus ? kHostBandwidth : kDiskBandwidth) * 1e9;
   TANDEM_RETURN_IF_ERROR(CheckCache(config, request));
 
   std::unique_ptr<kernels::DeviceLayout> device = kernels::MakeCudaLayout();
-  if (!cards) {
+  if (!gpus) {
     TANDEM_ASSIGN_OR_RETURN(device, kernels::MakeCpuBackend("auto", {.threads = 1}));
   }
-  std::vector<engine::FormatPlan> plans = engine::PlanAll(config, request, *device);
-  std::erase_if(plans, [&](const engine::FormatPlan& plan) {
-    return options.tp > 0 && plan.tp != options.tp;
-  });
-  const engine::Recommendation recommendation = engine::Recommend(plans, request);
+  std::vector<plan::FormatPlan> plans = plan::PlanAll(config, request, *device);
+  std::erase_if(
+      plans, [&](const plan::FormatPlan& plan) { return options.tp > 0 && plan.tp != options.tp; });
+  const plan::Recommendation recommendation = plan::Recommend(plans, request);
   if (!options.plot.empty()) {
     TANDEM_RETURN_IF_ERROR(WritePicture(options.plot, PlanPicture(plans, recommendation)));
   }
@@ -133,8 +132,8 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
   } else {
     out << PlanTable(config, request, plans, recommendation);
   }
-  if (!out.flush()) return OutputError("stdout: cannot be written");
-  return recommendation.choice.has_value() ? 0 : kExitUnavailable;
+  if (!out.flush()) return rank::OutputError("stdout: cannot be written");
+  return recommendation.choice.has_value() ? 0 : rank::kExitUnavailable;
 }
 
 }  // namespace tandem::launcher

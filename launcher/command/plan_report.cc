@@ -11,9 +11,9 @@
 namespace tandem::launcher {
 namespace {
 
-using engine::FormatPlan;
-using engine::MemoryPlan;
-using engine::RankPlan;
+using plan::FormatPlan;
+using plan::MemoryPlan;
+using plan::RankPlan;
 
 // GiB, or MiB where the devices are smaller than one.
 struct Unit {
@@ -55,34 +55,34 @@ constexpr Purpose kPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
                                  {"workspace", "#ccbb44", &MemoryPlan::workspace},
                                  {"communication", "#ee6677", &MemoryPlan::communication},
                                  {"process", "#aa3377", &MemoryPlan::process}};
-constexpr Purpose kCardPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
-                                     {"KV cache", "#66ccee", &MemoryPlan::kv},
-                                     {"workspace", "#ccbb44", &MemoryPlan::workspace},
-                                     {"collectives", "#ee6677", &MemoryPlan::collectives},
-                                     {"graphs", "#228833", &MemoryPlan::graphs},
-                                     {"scratch", "#aa3377", &MemoryPlan::scratch}};
+constexpr Purpose kGpuPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
+                                    {"KV cache", "#66ccee", &MemoryPlan::kv},
+                                    {"workspace", "#ccbb44", &MemoryPlan::workspace},
+                                    {"collectives", "#ee6677", &MemoryPlan::collectives},
+                                    {"graphs", "#228833", &MemoryPlan::graphs},
+                                    {"scratch", "#aa3377", &MemoryPlan::scratch}};
 
-bool OnCards(std::span<const FormatPlan> plans) {
-  return !plans.empty() && plans[0].ranks[0].bytes.on_card;
+bool OnGpus(std::span<const FormatPlan> plans) {
+  return !plans.empty() && plans[0].ranks[0].bytes.on_gpu;
 }
 
 std::span<const Purpose> PurposesOf(std::span<const FormatPlan> plans) {
-  return OnCards(plans) ? std::span<const Purpose>(kCardPurposes) : kPurposes;
+  return OnGpus(plans) ? std::span<const Purpose>(kGpuPurposes) : kPurposes;
 }
 
 }  // namespace
 
-std::string PlanTable(const loader::ModelConfig& config, const engine::PlanRequest& request,
+std::string PlanTable(const loader::ModelConfig& config, const plan::PlanRequest& request,
                       std::span<const FormatPlan> plans,
-                      const engine::Recommendation& recommendation) {
+                      const plan::Recommendation& recommendation) {
   const Unit unit = UnitFor(plans);
   std::string out =
       absl::StrFormat("%s, %d layers, %.2f billion parameters; stored:", config.architecture,
                       config.num_layers, static_cast<double>(Parameters(config)) / 1e9);
-  for (const engine::Format format : engine::kFormats) {
+  for (const plan::Format format : plan::kFormats) {
     absl::StrAppendFormat(
-        &out, "%s %s %.2f %s", format == engine::kFormats[0] ? "" : ",", engine::FormatName(format),
-        unit.Of(static_cast<int64_t>(engine::StorageBytes(config, format))), unit.name);
+        &out, "%s %s %.2f %s", format == plan::kFormats[0] ? "" : ",", plan::FormatName(format),
+        unit.Of(static_cast<int64_t>(plan::StorageBytes(config, format))), unit.name);
   }
   absl::StrAppendFormat(&out,
                         "\n%d stream%s of %d tokens, KV cache in %s; tok/s of one stream at that "
@@ -90,11 +90,10 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
                         request.streams, request.streams == 1 ? "" : "s", request.context,
                         std::string(kernels::KvDTypeName(request.kv_dtype)),
                         request.all_reduce_seconds * 1e6);
-  const bool cards = OnCards(plans);
+  const bool gpus = OnGpus(plans);
   absl::StrAppendFormat(&out, "%-6s %3s %-7s %8s %8s %8s %9s %6s %s %8s  %-9s %9s %7s\n", "format",
                         "tp", "ranks", "device", "weights", "kv", "workspace", "comm",
-                        cards ? " graphs scratch" : "process", "free", "fits", "kv tokens",
-                        "tok/s");
+                        gpus ? " graphs scratch" : "process", "free", "fits", "kv tokens", "tok/s");
   for (size_t i = 0; i < plans.size(); ++i) {
     const FormatPlan& plan = plans[i];
     for (size_t first = 0; first < plan.ranks.size();) {
@@ -107,12 +106,12 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
           first == last ? absl::StrCat(first) : absl::StrCat(first, "-", last);
       const auto of = [&unit](uint64_t bytes) { return unit.Of(static_cast<int64_t>(bytes)); };
       absl::StrAppendFormat(&out, "%-6s %3d %-7s %8.2f %8.2f %8.2f %9.2f %6.2f",
-                            engine::FormatName(plan.format), plan.tp, ranks, of(rank.device),
+                            plan::FormatName(plan.format), plan.tp, ranks, of(rank.device),
                             of(rank.bytes.weights), of(rank.bytes.kv), of(rank.bytes.workspace),
-                            of(cards ? rank.bytes.collectives : rank.bytes.communication));
-      if (cards) absl::StrAppendFormat(&out, " %7.2f", of(rank.bytes.graphs));
+                            of(gpus ? rank.bytes.collectives : rank.bytes.communication));
+      if (gpus) absl::StrAppendFormat(&out, " %7.2f", of(rank.bytes.graphs));
       absl::StrAppendFormat(&out, " %7.2f %8.2f",
-                            of(cards ? rank.bytes.scratch : rank.bytes.process),
+                            of(gpus ? rank.bytes.scratch : rank.bytes.process),
                             unit.Of(rank.free()));
       if (first == 0) {
         absl::StrAppendFormat(&out, "  %-9s %9d %7.1f%s", plan.fits ? "yes" : "no", plan.kv_tokens,
@@ -127,10 +126,10 @@ std::string PlanTable(const loader::ModelConfig& config, const engine::PlanReque
         &out,
         "\nWeights are streamed from %s at %.1f GB/s a rank: the column says what of them "
         "is present at once.\n",
-        cards ? "the host's memory" : "disk", request.stream_bandwidth / 1e9);
+        gpus ? "the host's memory" : "disk", request.stream_bandwidth / 1e9);
   }
   absl::StrAppend(&out, "\nSizes in ", unit.name, "; ");
-  if (cards) {
+  if (gpus) {
     uint64_t pinned = 0;
     for (const FormatPlan& plan : plans) {
       for (const RankPlan& rank : plan.ranks) pinned = std::max(pinned, rank.bytes.pinned);
@@ -158,7 +157,7 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const FormatPlan& plan : plans) {
     nlohmann::ordered_json entry;
-    entry["format"] = engine::FormatName(plan.format);
+    entry["format"] = plan::FormatName(plan.format);
     entry["tp"] = plan.tp;
     entry["ranks"] = nlohmann::ordered_json::array();
     for (const RankPlan& rank : plan.ranks) {
@@ -168,7 +167,7 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
                                 {"communication", rank.bytes.communication},
                                 {"free", rank.free()}});
       if (rank.bytes.streamed > 0) entry["ranks"].back()["streamed"] = rank.bytes.streamed;
-      if (rank.bytes.on_card) {
+      if (rank.bytes.on_gpu) {
         entry["ranks"].back().update({{"collectives", rank.bytes.collectives},
                                       {"graphs", rank.bytes.graphs},
                                       {"scratch", rank.bytes.scratch},
@@ -183,7 +182,7 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
 }
 
 std::string PlanPicture(std::span<const FormatPlan> plans,
-                        const engine::Recommendation& recommendation) {
+                        const plan::Recommendation& recommendation) {
   constexpr double kBar = 16, kBarGap = 3, kGroupGap = 18, kHeight = 300;
   constexpr double kLeft = 56, kTop = 44, kBottom = 64;
   double most = 1;
@@ -255,7 +254,7 @@ std::string PlanPicture(std::span<const FormatPlan> plans,
     }
     const double middle = x + group / 2;
     const char* color = plan.fits ? "#222222" : "#cc0000";
-    text(middle, base + 15, "middle", engine::FormatName(plan.format), color);
+    text(middle, base + 15, "middle", plan::FormatName(plan.format), color);
     text(middle, base + 29, "middle", absl::StrCat("TP ", plan.tp), color);
     text(middle, base + 43, "middle",
          plan.fits ? absl::StrFormat("%.0f/s", plan.decode_tokens_per_s) : "no", color);

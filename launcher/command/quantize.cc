@@ -45,8 +45,8 @@ absl::Status Expected(const std::string& option, const std::string& found,
 }
 
 struct Settings {
-  model::QuantizeFormat format;
-  model::QuantizeMethod method = model::QuantizeMethod::kSearch;
+  quantize::QuantizeFormat format;
+  quantize::QuantizeMethod method = quantize::QuantizeMethod::kSearch;
 };
 
 absl::StatusOr<Settings> SettingsOf(const QuantizeOptions& options) {
@@ -72,9 +72,9 @@ absl::StatusOr<Settings> SettingsOf(const QuantizeOptions& options) {
   const std::string method =
       options.method.empty() ? calibrated ? "gptq" : "search" : options.method;
   if (method == "rtn") {
-    settings.method = model::QuantizeMethod::kRtn;
+    settings.method = quantize::QuantizeMethod::kRtn;
   } else if (method == "gptq") {
-    settings.method = model::QuantizeMethod::kGptq;
+    settings.method = quantize::QuantizeMethod::kGptq;
   } else if (method != "search") {
     return Expected("--method", options.method, "rtn, search or gptq");
   }
@@ -149,7 +149,7 @@ absl::Status CopySideFiles(const loader::ModelFolder& folder, const std::string&
       continue;
     }
     TANDEM_ASSIGN_OR_RETURN(const std::string bytes, folder.ReadSmallFile(name, kMaxSideFileBytes));
-    TANDEM_RETURN_IF_ERROR(loader::WriteFileDurably(to + "/" + name, bytes));
+    TANDEM_RETURN_IF_ERROR(quantize::WriteFileDurably(to + "/" + name, bytes));
   }
   if (error) return absl::DataLossError(absl::StrCat(folder.path(), ": ", error.message()));
   return absl::OkStatus();
@@ -193,7 +193,7 @@ class OutputFolder {
           taken, ": found something there, expected nothing; remove it or name another OUT"));
     }
     if (mkdir(partial.c_str(), 0777) != 0) {
-      return OutputError(absl::StrCat(partial, ": cannot be made: ", std::strerror(errno)));
+      return rank::OutputError(absl::StrCat(partial, ": cannot be made: ", std::strerror(errno)));
     }
     return std::unique_ptr<OutputFolder>(new OutputFolder(path, partial));
   }
@@ -205,13 +205,13 @@ class OutputFolder {
   const std::string& path() const { return partial_; }
 
   absl::Status Finish() {
-    TANDEM_RETURN_IF_ERROR(loader::SyncFolder(partial_));
+    TANDEM_RETURN_IF_ERROR(quantize::SyncFolder(partial_));
     if (rename(partial_.c_str(), path_.c_str()) != 0) {
-      return OutputError(absl::StrCat(path_, ": cannot be made: ", std::strerror(errno)));
+      return rank::OutputError(absl::StrCat(path_, ": cannot be made: ", std::strerror(errno)));
     }
     finished_ = true;
     const fs::path parent = fs::path(path_).parent_path();
-    return loader::SyncFolder(parent.empty() ? "." : parent.string());
+    return quantize::SyncFolder(parent.empty() ? "." : parent.string());
   }
 
  private:
@@ -236,34 +236,34 @@ absl::Status Quantize(const QuantizeOptions& options) {
   }
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const auto checkpoint, loader::Checkpoint::Open(folder));
-  TANDEM_ASSIGN_OR_RETURN(const model::QuantizePlan plan,
-                          model::PlanQuantization(config, *checkpoint, settings.format));
+  TANDEM_ASSIGN_OR_RETURN(const quantize::QuantizePlan plan,
+                          quantize::PlanQuantization(config, *checkpoint, settings.format));
   TANDEM_ASSIGN_OR_RETURN(const auto calibration, CalibrationOf(options, folder, config));
 
-  const int threads = options.threads > 0 ? options.threads : engine::AvailableCpus();
+  const int threads = options.threads > 0 ? options.threads : plan::AvailableCpus();
   TANDEM_ASSIGN_OR_RETURN(const auto backend,
                           kernels::MakeCpuBackend("auto", {.threads = threads}));
   kernels::ThreadPool pool(threads);
 
   TANDEM_ASSIGN_OR_RETURN(const auto output, OutputFolder::Create(options.output));
   TANDEM_ASSIGN_OR_RETURN(const auto writer,
-                          loader::CheckpointWriter::Create(output->path(), plan.tensors));
+                          quantize::CheckpointWriter::Create(output->path(), plan.tensors));
   config_json["quantization_config"] = plan.config;
   TANDEM_RETURN_IF_ERROR(
-      loader::WriteFileDurably(output->path() + "/config.json", config_json.dump(2) + "\n"));
+      quantize::WriteFileDurably(output->path() + "/config.json", config_json.dump(2) + "\n"));
   TANDEM_RETURN_IF_ERROR(CopySideFiles(folder, output->path()));
   {
     Progress progress(plan.source_bytes);
     TANDEM_RETURN_IF_ERROR(
-        model::QuantizeModel({.config = config,
-                              .checkpoint = *checkpoint,
-                              .plan = plan,
-                              .method = settings.method,
-                              .calibration = calibration,
-                              .backend = *backend,
-                              .pool = pool,
-                              .progress = [&](uint64_t done) { progress(done); }},
-                             *writer));
+        quantize::QuantizeModel({.config = config,
+                                 .checkpoint = *checkpoint,
+                                 .plan = plan,
+                                 .method = settings.method,
+                                 .calibration = calibration,
+                                 .backend = *backend,
+                                 .pool = pool,
+                                 .progress = [&](uint64_t done) { progress(done); }},
+                                *writer));
   }
   TANDEM_RETURN_IF_ERROR(writer->Close());
   TANDEM_RETURN_IF_ERROR(output->Finish());
@@ -273,7 +273,7 @@ absl::Status Quantize(const QuantizeOptions& options) {
                       static_cast<double>(plan.bytes()) / static_cast<double>(plan.source_bytes),
                       static_cast<double>(plan.source_bytes) / (1 << 20));
   if (std::fputs(line.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    return OutputError("stdout: cannot be written");
+    return rank::OutputError("stdout: cannot be written");
   }
   return absl::OkStatus();
 }
@@ -282,7 +282,7 @@ absl::Status Quantize(const QuantizeOptions& options) {
 
 int RunQuantize(const QuantizeOptions& options) {
   const absl::Status status = Quantize(options);
-  return status.ok() ? 0 : ReportError(status);
+  return status.ok() ? 0 : rank::ReportError(status);
 }
 
 }  // namespace tandem::launcher

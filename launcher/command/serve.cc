@@ -17,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/command/generate_front.h"
+#include "launcher/command/runtime_options.h"
 #include "launcher/command/sampling_request.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/build_id.h"
@@ -55,9 +56,9 @@ server::GrpcServerOptions ServerOptionsOf(const ServeOptions& options) {
 
 // As the launcher counts them; nullopt where it is not one of ours.
 std::optional<int64_t> RestartsSoFar() {
-  const char* text = std::getenv(kRestartsVariable);
+  const char* text = std::getenv(rank::kRestartsVariable);
   int64_t restarts = 0;
-  if (!StartedByLauncher() || text == nullptr || !absl::SimpleAtoi(text, &restarts)) {
+  if (!rank::StartedByLauncher() || text == nullptr || !absl::SimpleAtoi(text, &restarts)) {
     return std::nullopt;
   }
   return restarts;
@@ -123,10 +124,10 @@ std::string LastPart(const std::string& path) {
 
 // Rank 0 from a loaded world to a drained one. The exit code: not 0 for a loss, which has been
 // told.
-absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& runtime,
+absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime& runtime,
                                       const ServeOptions& options, server::ServeFront& front,
                                       const tokenizer::Tokenizer* tokenizer,
-                                      const jinja::ChatTemplate* chat_template) {
+                                      const chat::ChatTemplate* chat_template) {
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
@@ -137,7 +138,7 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& ru
   config.eos_token_ids = runtime.eos_token_ids();
   config.watch = WatchOptionsOf(options.watch);
   engine::EngineHooks hooks;
-  hooks.on_watch = &LogWatchAction;
+  hooks.on_watch = &rank::LogWatchAction;
   if (runtime.tp() > 1) {
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
     hooks.idle_interval = HeartbeatInterval(options);
@@ -149,7 +150,7 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& ru
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
                           engine::Engine::Create(config, &runtime.runner(), hooks));
   engine->Start();
-  std::optional<PeerWatch> watch;
+  std::optional<rank::PeerWatch> watch;
   watch.emplace(runtime.places(), [&front](const absl::Status& status) { front.Fail(status); });
   server::ServedModel model;
   model.engine = engine.get();
@@ -161,11 +162,11 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& ru
                 .tp_degree = runtime.tp(),
                 .weight_dtype = runtime.weight_format(),
                 .version = TANDEM_VERSION};
-  model.defaults = DefaultsOf(runtime.generation());
+  model.defaults = server::DefaultsOf(runtime.generation());
   model.ranks = [&runtime] { return runtime.DescribeRanks(); };
   model.engine_metrics = hooks.metrics;
-  // Cards compute on when a call that starts their work has returned.
-  model.step_parts = runtime.timer() != nullptr && !runtime.on_card();
+  // GPUs compute on when a call that starts their work has returned.
+  model.step_parts = runtime.timer() != nullptr && !runtime.on_gpu();
   front.SetModel(std::move(model));
   spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
                options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
@@ -175,7 +176,7 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& ru
   }
   const absl::Status status = front.WaitUntilStopped();
   // Not after Stop: the step in progress may be waiting for the rank that is lost.
-  const int code = status.ok() ? 0 : LostWorld(world, status);
+  const int code = status.ok() ? 0 : rank::LostWorld(world, status);
   watch.reset();
   engine->Stop();
   return code;
@@ -184,9 +185,9 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, RankRuntime& ru
 }  // namespace
 
 int RunGenerateRank(const GenerateOptions& options) {
-  const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  const absl::StatusOr<rank::StartedRank> started =
+      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
@@ -198,42 +199,42 @@ int RunGenerateRank(const GenerateOptions& options) {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
   const absl::Status read = rank == 0 ? ReadPrompt(options, job, tokenizer) : absl::OkStatus();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, read); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
-  RankOptions rank_options = RankOptionsOf(options.model);
+  rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.max_num_seqs = 1;
   const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
-  if (!context.ok()) return LoneError(world, context.status());
+  if (!context.ok()) return rank::LoneError(world, context.status());
   rank_options.used_context = *context;
-  const auto trace = StartTrace(*communicator, options.model);
-  if (!trace.ok()) return AgreedError(world, trace.status());
+  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
+  if (!trace.ok()) return rank::AgreedError(world, trace.status());
   if (*trace != nullptr) job.timer = rank_options.timer = (*trace)->timer();
-  const auto runtime = RankRuntime::Load(world, rank_options);
-  if (!runtime.ok()) return AgreedError(world, runtime.status());
+  const auto runtime = rank::RankRuntime::Load(world, rank_options);
+  if (!runtime.ok()) return rank::AgreedError(world, runtime.status());
 
   absl::StatusOr<GenerateResult> result = GenerateResult();
   if (rank == 0) {
     result = RunGenerate(**runtime, job);
-    if (LostRank(world, result.status())) return LostWorld(world, result.status());
+    if (rank::LostRank(world, result.status())) return rank::LostWorld(world, result.status());
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-      return LoneError(world, status);
+      return rank::LoneError(world, status);
     }
   } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
-    return LoneError(world, status);
+    return rank::LoneError(world, status);
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, result.status()); !agreed.ok()) {
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
   const auto reports = (*runtime)->GatherReports();
-  if (!reports.ok()) return LoneError(world, reports.status());
+  if (!reports.ok()) return rank::LoneError(world, reports.status());
   if (*trace != nullptr) {
     if (absl::Status status = (*trace)->Write(*communicator); !status.ok()) {
-      return LoneError(world, status);
+      return rank::LoneError(world, status);
     }
   }
   if (rank == 0 && options.json) {
     std::cout << GenerateJson(*result, *reports) << std::endl;
-    if (!std::cout) return ReportError(OutputError("stdout: cannot be written"));
+    if (!std::cout) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
   }
   return 0;
 }
@@ -241,16 +242,16 @@ int RunGenerateRank(const GenerateOptions& options) {
 int RunServeRank(const ServeOptions& options) {
   // Before MPI and gRPC start threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
-  if (!signals.ok()) return ReportError(signals.status());
-  const absl::StatusOr<StartedRank> started =
-      StartRank(spdlog::level::info, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  if (!signals.ok()) return rank::ReportError(signals.status());
+  const absl::StatusOr<rank::StartedRank> started =
+      rank::StartRank(spdlog::level::info, options.model.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* world = started->world.get();
   parallel::Communicator* communicator = started->communicator.get();
   const int rank = communicator->rank();
 
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
-  absl::StatusOr<jinja::ChatTemplate> chat_template = absl::NotFoundError("");
+  absl::StatusOr<chat::ChatTemplate> chat_template = absl::NotFoundError("");
   std::unique_ptr<server::ServeFront> front;
   absl::Status opened;
   if (rank == 0) {
@@ -258,21 +259,22 @@ int RunServeRank(const ServeOptions& options) {
     server::ServeFrontOptions front_options;
     front_options.server = ServerOptionsOf(options);
     front_options.metrics_listen = options.metrics_listen;
-    front_options.info = {.version = TANDEM_VERSION,
-                          .build = std::string(absl::StripPrefix(BuildId(), TANDEM_VERSION " ")),
-                          .restarts = RestartsSoFar()};
+    front_options.info = {
+        .version = TANDEM_VERSION,
+        .build = std::string(absl::StripPrefix(rank::BuildId(), TANDEM_VERSION " ")),
+        .restarts = RestartsSoFar()};
     front_options.auth_token_file = options.auth_token_file;
     // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
     front_options.sigterm_is_loss =
         communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
-    front_options.dies_while_loading = StartedByLauncher();
+    front_options.dies_while_loading = rank::StartedByLauncher();
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     opened = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
       WarnOfOpenDoors(options);
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
-      chat_template = LoadChatTemplate(options.model.model);
+      chat_template = chat::LoadChatTemplate(options.model.model);
       if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) {
         // A damaged one; text and ids can be served all the same.
         spdlog::warn("no chat messages: {}", std::string(chat_template.status().message()));
@@ -284,17 +286,17 @@ int RunServeRank(const ServeOptions& options) {
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, opened); !agreed.ok()) {
     front.reset();
-    return AgreedError(world, agreed);
+    return rank::AgreedError(world, agreed);
   }
-  RankOptions rank_options = RankOptionsOf(options.model);
+  rank::RankOptions rank_options = RankOptionsOf(options.model);
   const auto step_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
-  const auto trace = StartTrace(*communicator, options.model);
+  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
   if (!trace.ok()) {
     front.reset();
-    return AgreedError(world, trace.status());
+    return rank::AgreedError(world, trace.status());
   }
   parallel::StepTimer timer;  // for the metrics, which are rank 0's
   if (*trace != nullptr) {
@@ -305,27 +307,28 @@ int RunServeRank(const ServeOptions& options) {
   const auto write_trace = [&]() -> absl::Status {
     return *trace == nullptr ? absl::OkStatus() : (*trace)->Write(*communicator);
   };
-  const auto runtime = RankRuntime::Load(world, rank_options);
+  const auto runtime = rank::RankRuntime::Load(world, rank_options);
   if (!runtime.ok()) {
     front.reset();
-    return AgreedError(world, runtime.status());
+    return rank::AgreedError(world, runtime.status());
   }
   if (world != nullptr) world->SetPatience(step_timeout);  // nothing is left that takes long
   if (rank != 0) {
-    if (absl::Status status = (*runtime)->Work(); !status.ok()) return LostWorld(world, status);
-    if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);
+    if (absl::Status status = (*runtime)->Work(); !status.ok())
+      return rank::LostWorld(world, status);
+    if (absl::Status status = write_trace(); !status.ok()) return rank::LoneError(world, status);
     return 0;
   }
   const absl::StatusOr<int> code =
       ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
                         chat_template.ok() ? &*chat_template : nullptr);
   front.reset();
-  if (!code.ok()) return LostWorld(world, code.status());
+  if (!code.ok()) return rank::LostWorld(world, code.status());
   if (*code != 0) return *code;
   if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-    return LostWorld(world, status);
+    return rank::LostWorld(world, status);
   }
-  if (absl::Status status = write_trace(); !status.ok()) return LoneError(world, status);
+  if (absl::Status status = write_trace(); !status.ok()) return rank::LoneError(world, status);
   return 0;
 }
 

@@ -38,7 +38,7 @@ std::string ReadAll(std::istream& in) {
 absl::Status Write(std::ostream& out, const std::string& bytes) {
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   out.flush();
-  return out.good() ? absl::OkStatus() : OutputError("stdout: cannot be written");
+  return out.good() ? absl::OkStatus() : rank::OutputError("stdout: cannot be written");
 }
 
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
@@ -102,12 +102,12 @@ absl::Status Detokenize(const DetokenizeOptions& options, std::istream& in, std:
 
 int RunTokenize(const TokenizeOptions& options, std::istream& in, std::ostream& out) {
   const absl::Status status = Tokenize(options, in, out);
-  return status.ok() ? 0 : ReportError(status);
+  return status.ok() ? 0 : rank::ReportError(status);
 }
 
 int RunDetokenize(const DetokenizeOptions& options, std::istream& in, std::ostream& out) {
   const absl::Status status = Detokenize(options, in, out);
-  return status.ok() ? 0 : ReportError(status);
+  return status.ok() ? 0 : rank::ReportError(status);
 }
 
 }  // namespace tandem::launcher

@@ -4,7 +4,6 @@
 
 #include <cstring>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "runtime/rank/parent_process.h"
@@ -12,41 +11,19 @@
 namespace tandem::launcher {
 namespace {
 
-std::optional<int> Number(const char* text) {
-  int value = 0;
-  if (text == nullptr || !absl::SimpleAtoi(text, &value) || value < 1) return std::nullopt;
-  return value;
-}
-
 bool StartsWith(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
 
 }  // namespace
 
-absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
-  // Open MPI's mpirun.
-  if (const std::optional<int> size = Number(get_env("OMPI_COMM_WORLD_SIZE"))) return size;
-  // srun: a step of its own, and the library's way in.
-  const std::optional<int> tasks = Number(get_env("SLURM_STEP_NUM_TASKS"));
-  const bool step = get_env("SLURM_STEP_ID") != nullptr && get_env("SLURM_PROCID") != nullptr;
-  if (get_env("PMIX_RANK") != nullptr) {
-    if (tasks.has_value()) return tasks;
-    return std::optional<int>(Number(get_env("SLURM_NTASKS")).value_or(1));
-  }
-  if (step && tasks.value_or(1) > 1) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "started by srun with ", *tasks, " tasks but without PMIx: use srun --mpi=pmix"));
-  }
-  return std::optional<int>();
-}
-
 std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
-                                       const std::vector<HostSlots>& hosts,
+                                       const std::vector<rank::HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program,
-                                       const GetEnv& get_env) {
+                                       const rank::GetEnv& get_env) {
   std::vector<std::string> argv = {mpirun, "-np", absl::StrCat(ranks)};
   if (root) argv.push_back("--allow-run-as-root");
-  if (!hosts.empty()) argv.insert(argv.end(), {"--host", FormatHosts(hosts), "--map-by", "slot"});
+  if (!hosts.empty())
+    argv.insert(argv.end(), {"--host", rank::FormatHosts(hosts), "--map-by", "slot"});
   // A batch system counts tasks, a host its cores: neither is how many ranks were asked for.
   argv.push_back("--oversubscribe");
   argv.insert(argv.end(), {"--bind-to", "none"});
@@ -72,18 +49,20 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int
 }
 
 std::vector<std::string> ExportedVariables(const char* const* environment) {
-  std::vector<std::string> names = {kParentVariable, kRestartsVariable, kDataStoreVariable};
+  std::vector<std::string> names = {rank::kParentVariable, rank::kRestartsVariable,
+                                    rank::kDataStoreVariable};
   for (; *environment != nullptr; ++environment) {
     const std::string name(*environment, std::strcspn(*environment, "="));
     const bool wanted = StartsWith(name, "TANDEM_") || StartsWith(name, "NCCL_") ||
                         StartsWith(name, "CUDA_") || name == "HF_HOME" || name == "HF_HUB_CACHE" ||
                         name == "XDG_CACHE_HOME" || name == "LD_LIBRARY_PATH";
-    if (wanted && name != kParentVariable && name != kRestartsVariable) names.push_back(name);
+    if (wanted && name != rank::kParentVariable && name != rank::kRestartsVariable)
+      names.push_back(name);
   }
   return names;
 }
 
-absl::StatusOr<std::string> FindProgram(const std::string& name, const GetEnv& get_env) {
+absl::StatusOr<std::string> FindProgram(const std::string& name, const rank::GetEnv& get_env) {
   if (name.find('/') != std::string::npos) {
     if (access(name.c_str(), X_OK) == 0) return name;
   } else {

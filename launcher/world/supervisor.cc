@@ -31,7 +31,7 @@ constexpr std::chrono::seconds kOrphansEnd{10};
 
 int Fail(const std::string& what) {
   std::fprintf(stderr, "tandem: %s\n", what.c_str());
-  return kExitInternal;
+  return rank::kExitInternal;
 }
 
 // In the child; does not return.
@@ -41,12 +41,12 @@ int Fail(const std::string& what) {
   // A group of its own: Ctrl-C in a terminal is for the launcher, who knows how to pass it on.
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != launcher) _exit(kExitInternal);
+  if (getppid() != launcher) _exit(rank::kExitInternal);
   const pid_t parent_of_ranks = options.through_mpirun ? getpid() : launcher;
-  setenv(kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
-  setenv(kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
+  setenv(rank::kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
+  setenv(rank::kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
   // PMIx's default has locks in shared memory: a rank that is killed holding one hangs mpirun.
-  setenv(kDataStoreVariable, "hash", 0);
+  setenv(rank::kDataStoreVariable, "hash", 0);
   if (!options.pass_stdin || isatty(STDIN_FILENO)) {
     const int null = open("/dev/null", O_RDONLY);
     if (null >= 0) {
@@ -62,7 +62,7 @@ int Fail(const std::string& what) {
   sigprocmask(SIG_SETMASK, &mask, nullptr);
   execv(arguments[0], arguments.data());
   std::fprintf(stderr, "tandem: cannot run %s: %s\n", arguments[0], std::strerror(errno));
-  _exit(kExitUnavailable);
+  _exit(rank::kExitUnavailable);
 }
 
 // Ranks whose mpirun is gone come to us, their subreaper. They are dying already; make sure. False
@@ -145,7 +145,7 @@ WorldEnd Explain(int status, const std::optional<RankEnd>& first, const WorldOpt
                  const std::string& program) {
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (code == 0) return {0, false};
-  if (WIFEXITED(status) && IsExplained(code)) return {code, code == kExitInternal};
+  if (WIFEXITED(status) && IsExplained(code)) return {code, code == rank::kExitInternal};
   if (WIFSIGNALED(status)) {
     Fail(absl::StrCat(options.through_mpirun ? "mpirun" : "the rank", " was killed by ",
                       SignalName(WTERMSIG(status))));
@@ -171,10 +171,11 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
   OutputRelay answers(STDOUT_FILENO);
   OutputRelay errors(STDERR_FILENO, &notices);
   if (options.relay_stdout) {
-    if (const absl::Status status = answers.Open(); !status.ok()) return {ReportError(status)};
+    if (const absl::Status status = answers.Open(); !status.ok())
+      return {rank::ReportError(status)};
   }
   if (options.through_mpirun) {
-    if (const absl::Status status = errors.Open(); !status.ok()) return {ReportError(status)};
+    if (const absl::Status status = errors.Open(); !status.ok()) return {rank::ReportError(status)};
   }
   std::fflush(nullptr);  // or the child would have our unwritten output too
   const pid_t launcher = getpid();
@@ -254,7 +255,7 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
 
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (answers.failed() && *asked_by == 0 && (code == 0 || force > 0)) {
-    return {ReportError(OutputError("stdout: cannot be written"))};
+    return {rank::ReportError(rank::OutputError("stdout: cannot be written"))};
   }
   if (*asked_by != 0) {
     if (!options.drains) return {128 + *asked_by};
@@ -263,13 +264,13 @@ WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& optio
         Fail(insisted ? "a second signal ended the world before it had drained"
                       : "the world did not end within the drain timeout");
       }
-      return {options.resumable ? kExitRequeue : kExitInternal};
+      return {options.resumable ? rank::kExitRequeue : rank::kExitInternal};
     }
     // Nobody was there yet to take the request: nothing was being done either.
-    if (code == 128 + SIGUSR1) return {options.resumable ? kExitRequeue : 0};
+    if (code == 128 + SIGUSR1) return {options.resumable ? rank::kExitRequeue : 0};
   }
-  if (!all_gone) return {kExitInternal};  // what they hold, a new world would lack
-  if (lost) return {kExitInternal, true};
+  if (!all_gone) return {rank::kExitInternal};  // what they hold, a new world would lack
+  if (lost) return {rank::kExitInternal, true};
   return Explain(status, notices.rank_end(), options, argv[0]);
 }
 
@@ -284,7 +285,7 @@ int RunWorld(const std::vector<std::string>& argv, const WorldOptions& options) 
     const Clock::time_point start = Clock::now();
     const WorldEnd end = RunOnce(argv, options, signals, restarts, &asked_by);
     if (!end.failed || asked_by != 0 || options.max_restarts == 0) {
-      return end.failed && options.resumable ? kExitInternal : end.code;
+      return end.failed && options.resumable ? rank::kExitInternal : end.code;
     }
     if (Clock::now() - start >= options.stable_after) failures = 0;
     if (++failures > options.max_restarts) {

@@ -34,7 +34,7 @@
 #include "runtime/rank/roofline.h"
 #include "runtime/server/drain_signals.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -72,43 +72,43 @@ std::string ModelName(const std::string& path) {
 // What a replica's rank 0 works for: the files of the job, or a coordinator that has them.
 struct Source {
   std::unique_ptr<BatchJob> job;
-  std::unique_ptr<server::LinkListener> listener;  // with a job of several replicas
-  std::unique_ptr<ReplicaLinks> others;            // likewise
-  std::unique_ptr<server::LinkFeed> link;          // without a job
-  server::BatchFeed& feed() const {
-    return job != nullptr ? static_cast<server::BatchFeed&>(*job->coordinator) : *link;
+  std::unique_ptr<LinkListener> listener;  // with a job of several replicas
+  std::unique_ptr<ReplicaLinks> others;    // likewise
+  std::unique_ptr<LinkFeed> link;          // without a job
+  BatchFeed& feed() const {
+    return job != nullptr ? static_cast<BatchFeed&>(*job->coordinator) : *link;
   }
 };
 
 // A replica's rank 0: rows through the engine until all are over (0), something stops the job
 // (kExitRequeue), or it fails. `stop` is null where the coordinator alone decides.
-absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
-                            const BatchOptions& options, const BatchModel& model, Source& source,
-                            const BatchStop* stop, CountingExecutor& executor,
+absl::StatusOr<int> RunRows(parallel::MpiWorld* world, rank::RankRuntime& runtime,
+                            const JobOptions& options, const BatchModel& model, Source& source,
+                            const BatchStop* stop, plan::CountingExecutor& executor,
                             BatchSummary* summary) {
-  server::BatchFeed& feed = source.feed();
+  BatchFeed& feed = source.feed();
   engine::EngineConfig config;
   config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
   config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
-  config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
+  config.max_num_seqs = static_cast<int32_t>(options.rank.max_num_seqs);
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
   config.eos_token_ids = runtime.eos_token_ids();
-  config.watch = WatchOptionsOf(options.watch);
+  config.watch = options.watch;
   // Rows wait for each other as long as it takes.
   config.watch.latency_warning = config.watch.latency_alarm =
       std::numeric_limits<double>::infinity();
   // Enough waits that the step is full while this thread writes. What a replica keeps waiting the
   // others lack at the end.
   const int64_t window = source.job != nullptr && source.others == nullptr
-                             ? 2 * options.model.max_num_seqs + 16
-                             : options.model.max_num_seqs + 8;
+                             ? 2 * options.rank.max_num_seqs + 16
+                             : options.rank.max_num_seqs + 8;
   config.max_queue = static_cast<int32_t>(window + server::kMaxChoices);
 
   std::atomic<bool> failed{false};
   absl::Status failure;
   engine::EngineHooks hooks;
-  hooks.on_watch = &LogWatchAction;
+  hooks.on_watch = &rank::LogWatchAction;
   if (runtime.tp() > 1) {
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
     hooks.idle_interval = kHeartbeat;
@@ -118,15 +118,15 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     failed.store(true, std::memory_order_release);
   };
   TANDEM_ASSIGN_OR_RETURN(const auto engine, engine::Engine::Create(config, &executor, hooks));
-  server::BatchWorker worker(
-      *engine, model.tokenizer.get(), ModelName(options.model.model),
+  BatchWorker worker(
+      *engine, model.tokenizer.get(), ModelName(options.rank.model),
       {.tokens = [&](uint64_t key, int32_t choice,
                      const std::vector<int32_t>& ids) { feed.AddTokens(key, choice, ids); },
        .finish = [&](uint64_t key, bool row_failed,
                      std::string line) { feed.Finish(key, row_failed, std::move(line)); }});
   std::atomic<bool> peer_lost{false};
   absl::Status peer_status;
-  std::optional<PeerWatch> peers;
+  std::optional<rank::PeerWatch> peers;
   peers.emplace(runtime.places(), [&](const absl::Status& status) {
     peer_status = status;
     peer_lost.store(true, std::memory_order_release);
@@ -163,7 +163,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
       most = std::min(most, source.others->FairShare());
     }
     while (worker.open_choices() < most) {
-      std::optional<server::Assignment> next = feed.Next();
+      std::optional<Assignment> next = feed.Next();
       if (!next.has_value()) break;
       const absl::Status started = worker.Start(next->row, std::move(next->tokens));
       if (!started.ok()) break;  // the engine has failed: seen above
@@ -200,7 +200,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
     }
     // Not after Stop: the step in progress may be waiting for the rank that is lost. In a world of
     // one, which is still here, the engine ends before what its requests' sinks belong to.
-    LostWorld(world, status);
+    rank::LostWorld(world, status);
     engine->Stop();
     return status;
   }
@@ -210,11 +210,11 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, RankRuntime& runtime,
   TANDEM_RETURN_IF_ERROR(status);
   if (reason.empty()) return 0;
   TANDEM_RETURN_IF_ERROR(feed.Flush(/*with_tokens=*/true));
-  if (source.job == nullptr) return kExitRequeue;
+  if (source.job == nullptr) return rank::kExitRequeue;
   std::fprintf(stderr,
                "tandem: stopping, %s: %lld rows are left, run the same line again to go on\n",
                reason.c_str(), static_cast<long long>(summary->counts.left()));
-  return kExitRequeue;
+  return rank::kExitRequeue;
 }
 
 // A world that was given, cut into replicas.
@@ -224,16 +224,16 @@ struct Parts {
   int replica = 0;
   int replicas = 1;
   bool several_hosts = false;
-  HostShare cpus;    // of those that this rank may use
-  HostShare memory;  // of this host's
+  rank::HostShare cpus;    // of those that this rank may use
+  rank::HostShare memory;  // of this host's
 };
 
 // Decided alike by all ranks: by their hosts, their CPUs and the options.
 absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
-                               parallel::Communicator& communicator, const BatchOptions& options) {
+                               parallel::Communicator& communicator, const JobOptions& options) {
   const std::vector<int>& host_of = world.host_of();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> cpus,
-                          communicator.AllGatherBytes(absl::StrJoin(AllowedCpus(), " ")));
+                          communicator.AllGatherBytes(absl::StrJoin(rank::AllowedCpus(), " ")));
   std::vector<std::vector<int>> ranks_on;  // by host
   for (int rank = 0; rank < world.size(); ++rank) {
     if (host_of[rank] == static_cast<int>(ranks_on.size())) ranks_on.emplace_back();
@@ -241,7 +241,7 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
   }
   std::vector<int> slots;
   for (const auto& ranks : ranks_on) slots.push_back(static_cast<int>(ranks.size()));
-  int tp = options.model.tp;
+  int tp = options.tp;
   if (tp == 0 && options.replicas == 0 && slots.size() == 1) {
     // One host: a replica a socket, where sockets have several ranks.
     std::set<int> all_cpus;
@@ -251,13 +251,13 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
         if (absl::SimpleAtoi(word, &cpu)) all_cpus.insert(cpu);
       }
     }
-    const absl::StatusOr<Topology> topology = Topology::Load();
+    const absl::StatusOr<rank::Topology> topology = rank::Topology::Load();
     const int sockets =
         topology.ok() ? topology->MemorySockets({all_cpus.begin(), all_cpus.end()}) : 1;
     tp = slots[0] % sockets == 0 && slots[0] > sockets ? slots[0] / sockets : slots[0];
   }
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
-                          CutReplicas(slots, tp, options.replicas));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<rank::ReplicaPlace> places,
+                          rank::CutReplicas(slots, tp, options.replicas));
   std::vector<int> replica_of(world.size(), -1);
   std::vector<size_t> used(slots.size(), 0);
   for (size_t k = 0; k < places.size(); ++k) {
@@ -283,7 +283,7 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
     if (cpus[rank] == cpus[own]) with_cpus.insert(replica_of[rank]);
   }
   const auto share = [&](const std::set<int>& replicas) {
-    return HostShare{
+    return rank::HostShare{
         static_cast<int>(std::distance(replicas.begin(), replicas.find(parts.replica))),
         static_cast<int>(replicas.size())};
   };
@@ -297,19 +297,19 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
 }
 
 // Rank 0 of all: the job's files, and the door for other replicas.
-absl::Status OpenSource(const BatchOptions& options, const Parts& parts,
+absl::Status OpenSource(const JobOptions& options, const Parts& parts,
                         std::unique_ptr<BatchModel>& model, Source& source, Start& start) {
   TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
   if (const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess()) {
     TANDEM_ASSIGN_OR_RETURN(source.link,
-                            server::LinkFeed::Start(role->coordinator, role->index, model->reader));
+                            LinkFeed::Start(role->coordinator, role->index, model->reader));
     start = {.run = true, .context = source.link->context()};
     return absl::OkStatus();
   }
   TANDEM_ASSIGN_OR_RETURN(source.job, OpenBatchJob(options, *model));
   start = {.run = !source.job->coordinator->all_done(), .context = source.job->context};
   if (parts.replicas > 1 && start.run) {
-    TANDEM_ASSIGN_OR_RETURN(source.listener, server::LinkListener::Open(parts.several_hosts));
+    TANDEM_ASSIGN_OR_RETURN(source.listener, LinkListener::Open(parts.several_hosts));
     source.others = std::make_unique<ReplicaLinks>(*source.listener, *source.job->coordinator,
                                                    source.job->context, parts.replicas,
                                                    kStepTimeout + 2 * kHeartbeat);
@@ -319,23 +319,23 @@ absl::Status OpenSource(const BatchOptions& options, const Parts& parts,
 }
 
 // Rank 0 of another replica of this world.
-absl::Status LinkSource(const BatchOptions& options, const Parts& parts, const Start& start,
+absl::Status LinkSource(const JobOptions& options, const Parts& parts, const Start& start,
                         std::unique_ptr<BatchModel>& model, Source& source) {
   TANDEM_ASSIGN_OR_RETURN(model, OpenBatchModel(options));
   TANDEM_ASSIGN_OR_RETURN(source.link,
-                          server::LinkFeed::Start(start.coordinator, parts.replica, model->reader));
+                          LinkFeed::Start(start.coordinator, parts.replica, model->reader));
   return absl::OkStatus();
 }
 
 }  // namespace
 
-int RunBatchRank(const BatchOptions& options) {
+int RunBatchRank(const JobOptions& options) {
   // Before MPI starts threads, which inherit the mask.
   auto signals = server::DrainSignals::Block();
-  if (!signals.ok()) return ReportError(signals.status());
-  const absl::StatusOr<StartedRank> started = StartRank(
-      BarColumns() > 0 ? spdlog::level::warn : spdlog::level::info, options.model.start_timeout);
-  if (!started.ok()) return ReportError(started.status());
+  if (!signals.ok()) return rank::ReportError(signals.status());
+  const absl::StatusOr<rank::StartedRank> started = rank::StartRank(
+      BarColumns() > 0 ? spdlog::level::warn : spdlog::level::info, options.start_timeout);
+  if (!started.ok()) return rank::ReportError(started.status());
   parallel::MpiWorld* all_world = started->world.get();
   parallel::Communicator& all = *started->communicator;
 
@@ -343,9 +343,9 @@ int RunBatchRank(const BatchOptions& options) {
   const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess();
   if (role.has_value()) {
     parts.cpus = parts.memory = role->share;
-  } else if (all_world != nullptr && !StartedByLauncher()) {
+  } else if (all_world != nullptr && !rank::StartedByLauncher()) {
     absl::StatusOr<Parts> cut = CutWorld(*all_world, all, options);
-    if (!cut.ok()) return AgreedError(all_world, cut.status());
+    if (!cut.ok()) return rank::AgreedError(all_world, cut.status());
     parts = *std::move(cut);
   }
   // Of this rank's replica.
@@ -359,17 +359,17 @@ int RunBatchRank(const BatchOptions& options) {
   absl::Status opened;
   if (all.rank() == 0) {
     // Ranks of a foreign mpirun or srun end together.
-    const bool may_leave = all_world == nullptr || StartedByLauncher();
+    const bool may_leave = all_world == nullptr || rank::StartedByLauncher();
     stop.emplace(*std::move(signals), options.time_limit, may_leave);
   } else {
     server::IgnoreDrainSignals();
   }
   if (all.rank() == 0) opened = OpenSource(options, parts, model, source, start);
   if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
-    return AgreedError(all_world, agreed);
+    return rank::AgreedError(all_world, agreed);
   }
   const absl::StatusOr<Start> agreed_start = AgreeOnStart(all, start);
-  if (!agreed_start.ok()) return LoneError(all_world, agreed_start.status());
+  if (!agreed_start.ok()) return rank::LoneError(all_world, agreed_start.status());
   BatchSummary summary;
   summary.replicas = parts.replicas;
   if (source.job != nullptr) summary.counts = source.job->coordinator->counts();
@@ -381,14 +381,14 @@ int RunBatchRank(const BatchOptions& options) {
     opened = LinkSource(options, parts, *agreed_start, model, source);
   }
   if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
-    return AgreedError(all_world, agreed);
+    return rank::AgreedError(all_world, agreed);
   }
-  RankOptions rank_options = RankOptionsOf(options.model);
+  rank::RankOptions rank_options = options.rank;
   rank_options.used_context = agreed_start->context;
   rank_options.timeouts = {.step = kStepTimeout, .silence = kStepTimeout + kHeartbeat};
   rank_options.cpus = parts.cpus;
   rank_options.memory = parts.memory;
-  const auto runtime = RankRuntime::Load(world, rank_options);
+  const auto runtime = rank::RankRuntime::Load(world, rank_options);
   absl::Status loaded = runtime.status();
   if (loaded.ok() && (*runtime)->max_model_len() < agreed_start->context) {
     loaded = absl::ResourceExhaustedError(
@@ -397,46 +397,48 @@ int RunBatchRank(const BatchOptions& options) {
                      "; give --max-tokens or --max-model-len, more --kv-memory or more ranks"));
   }
   if (const absl::Status agreed = AgreeOnStatus(all, loaded); !agreed.ok()) {
-    return AgreedError(all_world, agreed);
+    return rank::AgreedError(all_world, agreed);
   }
 
-  const absl::StatusOr<ModelWork> work = WorkOf(**runtime);
-  if (!work.ok()) return LoneError(all_world, work.status());
+  const absl::StatusOr<plan::ModelWork> work = rank::WorkOf(**runtime);
+  if (!work.ok()) return rank::LoneError(all_world, work.status());
   if (all_world != nullptr) {
     // Nothing is left that takes long, but for other replicas the end of the job.
     all_world->SetPatience(parts.replica == 0 ? kStepTimeout : std::chrono::seconds(0));
   }
   if (stop.has_value()) stop->RowsBegin();
-  std::optional<CountingExecutor> executor;
+  std::optional<plan::CountingExecutor> executor;
   absl::StatusOr<int> code = 0;
   if (rank == 0) {
     executor.emplace((*runtime)->runner(), *work);
     code = RunRows(all_world, **runtime, options, *model, source,
                    stop.has_value() ? &*stop : nullptr, *executor, &summary);
-    if (!code.ok() && absl::IsInternal(code.status())) return kExitInternal;  // it has been told
+    if (!code.ok() && absl::IsInternal(code.status()))
+      return rank::kExitInternal;  // it has been told
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-      return LostWorld(all_world, status);
+      return rank::LostWorld(all_world, status);
     }
   } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
-    return LostWorld(all_world, status);
+    return rank::LostWorld(all_world, status);
   }
   if (const absl::Status agreed = AgreeOnStatus(all, code.status()); !agreed.ok()) {
-    return AgreedError(all_world, agreed);
+    return rank::AgreedError(all_world, agreed);
   }
   const absl::StatusOr<int> agreed_code = AgreeOnCode(all, *code);
-  if (!agreed_code.ok()) return LoneError(all_world, agreed_code.status());
+  if (!agreed_code.ok()) return rank::LoneError(all_world, agreed_code.status());
   // Of one replica, when all is done: who stops early has no time for it.
   if (*agreed_code == 0 && parts.replicas == 1 && !role.has_value()) {
-    const absl::StatusOr<double> least = SecondsAtCeilings(
-        **runtime, options.model.isa, executor.has_value() ? &*executor : nullptr);
-    if (!least.ok()) return LoneError(all_world, least.status());
+    const absl::StatusOr<double> least = rank::SecondsAtCeilings(
+        **runtime, options.rank.isa, executor.has_value() ? &*executor : nullptr);
+    if (!least.ok()) return rank::LoneError(all_world, least.status());
     if (summary.seconds > 0) summary.roofline_fraction = *least / summary.seconds;
   }
   if (source.job != nullptr) {
     std::printf("%s\n", SummaryJson(summary).c_str());
-    if (std::fflush(stdout) != 0) return ReportError(OutputError("stdout: cannot be written"));
+    if (std::fflush(stdout) != 0)
+      return rank::ReportError(rank::OutputError("stdout: cannot be written"));
   }
   return *agreed_code;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -1,11 +1,11 @@
 // `tandem batch` on a rank.
 #pragma once
 
-#include "launcher/command/options.h"
+#include "runtime/batch/options.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 // The exit code: 0 when every row is over, kExitRequeue when rows are left for another run.
-int RunBatchRank(const BatchOptions& options);
+int RunBatchRank(const JobOptions& options);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

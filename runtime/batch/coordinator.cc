@@ -7,7 +7,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 int64_t LengthAtMost(const BatchRow& row) {
@@ -231,4 +231,4 @@ BatchCounts BatchCoordinator::counts() const {
   return counts_;
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -17,7 +17,7 @@
 #include "runtime/batch/journal.h"
 #include "runtime/batch/row.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 struct BatchCounts {
   int64_t rows = 0;               // of the input
@@ -91,4 +91,4 @@ class BatchCoordinator : public BatchFeed {
   BatchCounts counts_;
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "runtime/batch/row.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // A row to run, with the tokens that each choice has already.
 struct Assignment {
@@ -43,4 +43,4 @@ class BatchFeed {
   virtual std::string stop_reason() const { return ""; }
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

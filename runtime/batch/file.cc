@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 // Whether the file's tail from `at` on is zeros of a crash, after lines of `later`, the last of
@@ -152,4 +152,4 @@ absl::Status ResultFile::Append(absl::string_view lines) {
   return absl::OkStatus();
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

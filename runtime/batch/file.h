@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // ABORTED (exit 74): "PATH: WHAT: errno's text".
 absl::Status FileError(const std::string& path, absl::string_view what);
@@ -60,4 +60,4 @@ class ResultFile {
   int64_t size_ = 0;
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 constexpr size_t kMaxLineBytes = size_t{64} << 20;
@@ -75,4 +75,4 @@ absl::StatusOr<std::vector<InputLine>> ReadLines(const std::string& path) {
   return lines;
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

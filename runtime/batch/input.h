@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 struct InputLine {
   int64_t number = 0;  // from 1
@@ -18,4 +18,4 @@ struct InputLine {
 // line of more than 64 MiB, DATA_LOSS where reading fails or a gzip file is cut short.
 absl::StatusOr<std::vector<InputLine>> ReadLines(const std::string& path);
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

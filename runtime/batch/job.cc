@@ -14,8 +14,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/command/generate_front.h"
-#include "launcher/command/sampling_request.h"
 #include "runtime/batch/input.h"
 #include "runtime/batch/result.h"
 #include "runtime/loader/checkpoint.h"
@@ -26,7 +24,7 @@
 #include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_template_file.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 // Ranks of a job that was killed need a moment to die.
@@ -39,10 +37,10 @@ std::string Digest(const std::string& text) {
   return absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
 }
 
-std::string JournalOf(const BatchOptions& options) {
+std::string JournalOf(const JobOptions& options) {
   return absl::StrCat(options.output, ".journal");
 }
-std::string ErrorsOf(const BatchOptions& options) {
+std::string ErrorsOf(const JobOptions& options) {
   return options.errors.empty() ? absl::StrCat(options.output, ".errors") : options.errors;
 }
 
@@ -66,7 +64,7 @@ bool SameFile(const std::filesystem::path& a, const std::filesystem::path& b) {
 }
 
 // Two writers of one file would overwrite each other, and results their own input.
-absl::Status CheckFilesDiffer(const BatchOptions& options) {
+absl::Status CheckFilesDiffer(const JobOptions& options) {
   std::vector<std::pair<std::string, std::string>> files = {
       {"--output", options.output},
       {"the journal of --output", JournalOf(options)},
@@ -85,10 +83,10 @@ absl::Status CheckFilesDiffer(const BatchOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& options) {
+absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& options) {
   auto model = std::make_unique<BatchModel>();
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder,
-                          loader::ModelFolder::Open(options.model.model));
+                          loader::ModelFolder::Open(options.rank.model));
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const loader::GenerationConfig generation,
                           loader::ReadGenerationConfig(folder));
@@ -98,30 +96,30 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& o
     TANDEM_ASSIGN_OR_RETURN(model->tokenizer,
                             tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json")));
   }
-  absl::StatusOr<jinja::ChatTemplate> chat_template = LoadChatTemplate(options.model.model);
+  absl::StatusOr<chat::ChatTemplate> chat_template = chat::LoadChatTemplate(options.rank.model);
   if (chat_template.ok()) {
     model->chat_template = *std::move(chat_template);
   } else if (!absl::IsNotFound(chat_template.status())) {
     return chat_template.status();
   }
 
-  server::RowReader& reader = model->reader;
+  RowReader& reader = model->reader;
   reader.tokenizer = model->tokenizer.get();
   reader.chat_template = model->chat_template.has_value() ? &*model->chat_template : nullptr;
-  v1::SamplingParams defaults = ToProto(options.sampling);
+  v1::SamplingParams defaults = options.sampling;
   reader.seed = static_cast<uint64_t>(defaults.seed());
   defaults.clear_seed();
   reader.defaults = server::SamplingFromProto(defaults);
-  reader.model_defaults = DefaultsOf(generation);
+  reader.model_defaults = server::DefaultsOf(generation);
   reader.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
   const int64_t context = config.max_position_embeddings;
-  if (options.model.max_model_len > context) {
+  if (options.rank.max_model_len > context) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--max-model-len: found ", options.model.max_model_len, ", expected at most ",
+        absl::StrCat("--max-model-len: found ", options.rank.max_model_len, ", expected at most ",
                      context, ", the model's max_position_embeddings"));
   }
   reader.limits.max_model_len =
-      static_cast<int32_t>(options.model.max_model_len > 0 ? options.model.max_model_len : context);
+      static_cast<int32_t>(options.rank.max_model_len > 0 ? options.rank.max_model_len : context);
   reader.limits.max_queue = kMaxQueue;
 
   // What an answer depends on beside its row. Not the number of ranks, threads or replicas.
@@ -130,39 +128,39 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& o
   TANDEM_ASSIGN_OR_RETURN(const std::string jinja, FileDigest(folder, "chat_template.jinja"));
   TANDEM_ASSIGN_OR_RETURN(const std::string suggested,
                           FileDigest(folder, "generation_config.json"));
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<std::string> tool_use, ReadToolUseTemplate(folder));
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<std::string> tool_use,
+                          chat::ReadToolUseTemplate(folder));
   model->header = {{"model", absl::StrFormat("%016x", checkpoint->Identity())},
                    {"tokenizer", absl::StrCat(tokenizer, " ", settings, " ", jinja)},
                    {"generation_config", suggested},
-                   {"dtype", options.model.dtype},
-                   {"group-size", absl::StrCat(options.model.group_size)},
-                   {"head-dtype", options.model.head_dtype},
-                   {"kv-dtype", options.model.kv_dtype},
+                   {"dtype", options.rank.dtype},
+                   {"group-size", absl::StrCat(options.rank.group_size)},
+                   {"head-dtype", options.rank.head_dtype},
+                   {"kv-dtype", options.rank.kv_dtype},
                    {"max-model-len", absl::StrCat(reader.limits.max_model_len)},
                    {"sampling", defaults.ShortDebugString()},
                    {"seed", absl::StrCat(reader.seed)},
                    {"ordered", options.ordered ? "yes" : "no"}};
   // What most jobs do not have is named only by those that do.
   if (tool_use.has_value()) model->header.emplace_back("tool-use-template", Digest(*tool_use));
-  if (options.model.device != "cpu") {
-    model->header.emplace_back("device", options.model.device);
-    model->header.emplace_back("deterministic", options.model.deterministic ? "yes" : "no");
+  if (options.rank.device != "cpu") {
+    model->header.emplace_back("device", options.rank.device);
+    model->header.emplace_back("deterministic", options.rank.deterministic ? "yes" : "no");
   }
   return model;
 }
 
-absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& options,
+absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const JobOptions& options,
                                                        const BatchModel& model) {
   TANDEM_RETURN_IF_ERROR(CheckFilesDiffer(options));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<server::InputLine> lines,
-                          server::ReadLines(options.input));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<InputLine> lines, ReadLines(options.input));
   const std::string input = options.input == "-" ? "standard input" : options.input;
-  std::vector<server::BatchRow> rows;
-  std::vector<server::BatchCoordinator::BadRow> bad;
+  std::vector<BatchRow> rows;
+  std::vector<BatchCoordinator::BadRow> bad;
   std::unordered_map<std::string, int64_t> line_of_id;
-  for (const server::InputLine& line : lines) {
+  for (const InputLine& line : lines) {
     std::string id;
-    absl::StatusOr<server::BatchRow> row = model.reader.Read(line.text, line.number, &id);
+    absl::StatusOr<BatchRow> row = model.reader.Read(line.text, line.number, &id);
     if (!id.empty()) {
       const auto [first, is_new] = line_of_id.emplace(id, line.number);
       if (!is_new) {
@@ -181,9 +179,9 @@ absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& optio
                    std::string(row.status().message()).c_str());
     }
     const bool openai = line.text.find("\"custom_id\"") != std::string::npos;
-    bad.push_back({.key = server::RowKey(line.text),
+    bad.push_back({.key = RowKey(line.text),
                    .id = id,
-                   .line = server::ErrorLine(id, openai, line.number, row.status())});
+                   .line = ErrorLine(id, openai, line.number, row.status())});
   }
   if (!bad.empty() && options.on_error == "stop") {
     return absl::InvalidArgumentError(
@@ -192,18 +190,18 @@ absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& optio
   }
   auto job = std::make_unique<BatchJob>();
   TANDEM_ASSIGN_OR_RETURN(job->journal,
-                          server::BatchJournal::Open(JournalOf(options), model.header, kLockWait));
-  job->results = std::make_unique<server::ResultFile>(options.output, kLockWait);
-  job->errors = std::make_unique<server::ResultFile>(ErrorsOf(options), kLockWait);
-  for (const server::BatchRow& row : rows) {
+                          BatchJournal::Open(JournalOf(options), model.header, kLockWait));
+  job->results = std::make_unique<ResultFile>(options.output, kLockWait);
+  job->errors = std::make_unique<ResultFile>(ErrorsOf(options), kLockWait);
+  for (const BatchRow& row : rows) {
     job->context = std::max<int64_t>(
         job->context, static_cast<int64_t>(row.prompt_ids.size()) + row.params.max_tokens);
   }
-  job->coordinator = std::make_unique<server::BatchCoordinator>(
+  job->coordinator = std::make_unique<BatchCoordinator>(
       std::move(rows), *job->journal, *job->results, *job->errors, options.ordered);
   TANDEM_RETURN_IF_ERROR(job->coordinator->Restore(bad));
   TANDEM_RETURN_IF_ERROR(job->coordinator->Flush(/*with_tokens=*/false));
   return job;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

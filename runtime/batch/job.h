@@ -9,16 +9,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "launcher/command/options.h"
 #include "parallel/timeouts.h"
 #include "runtime/batch/coordinator.h"
 #include "runtime/batch/file.h"
 #include "runtime/batch/journal.h"
+#include "runtime/batch/options.h"
 #include "runtime/batch/row.h"
 #include "runtime/text/chat/chat_template.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 // A rank that keeps the others waiting for longer counts as lost, and a replica whose steps do.
 inline constexpr std::chrono::seconds kStepTimeout = parallel::kPatientStep;
@@ -28,23 +28,23 @@ inline constexpr std::chrono::seconds kHeartbeat{5};
 // What rows are read with; a replica's leader needs the same.
 struct BatchModel {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null: ids only
-  std::optional<jinja::ChatTemplate> chat_template;
-  server::RowReader reader;  // of both
-  server::JournalHeader header;
+  std::optional<chat::ChatTemplate> chat_template;
+  RowReader reader;  // of both
+  JournalHeader header;
 };
-absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const BatchOptions& options);
+absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& options);
 
 struct BatchJob {
-  std::unique_ptr<server::BatchJournal> journal;
-  std::unique_ptr<server::ResultFile> results, errors;
-  std::unique_ptr<server::BatchCoordinator> coordinator;
+  std::unique_ptr<BatchJournal> journal;
+  std::unique_ptr<ResultFile> results, errors;
+  std::unique_ptr<BatchCoordinator> coordinator;
   int64_t context = 0;  // tokens of the longest row that is left, answer included
 };
 
 // INVALID_ARGUMENT for bad rows (each told on stderr, with its line) unless they are to be skipped,
 // and for an id that appears twice or a file that is named twice; else as BatchJournal and
 // BatchCoordinator say.
-absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const BatchOptions& options,
+absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const JobOptions& options,
                                                        const BatchModel& model);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -17,7 +17,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/batch/file.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -178,4 +178,4 @@ absl::Status BatchJournal::Commit() {
   return absl::OkStatus();
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

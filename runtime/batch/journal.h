@@ -21,7 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // Names and values of what a job's results depend on.
 using JournalHeader = std::vector<std::pair<std::string, std::string>>;
@@ -78,4 +78,4 @@ class BatchJournal {
   std::map<std::pair<uint64_t, int32_t>, Tokens> progress_;
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

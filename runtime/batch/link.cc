@@ -22,7 +22,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 constexpr size_t kLongestMessage = size_t{1} << 30;  // a row with its tokens
@@ -359,4 +359,4 @@ std::string LinkFeed::stop_reason() const {
   return lost_ && !end_ ? "the coordinator has gone" : "";
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

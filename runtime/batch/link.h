@@ -28,7 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/batch/feed.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // One end. Send from any thread, Receive from one. An end whose host has gone is found out within
 // 15 s.
@@ -125,4 +125,4 @@ class LinkFeed : public BatchFeed {
   bool woken_ = false;
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

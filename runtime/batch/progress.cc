@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 constexpr char kColumnsVariable[] = "TANDEM_BAR_COLUMNS";
@@ -51,7 +51,7 @@ void TellLine(const std::string& line) {
   std::fprintf(stderr, "%s%s\n", BarColumns() > 0 ? kClearLine : "", line.c_str());
 }
 
-std::string Figures(const server::BatchCounts& counts, double seconds) {
+std::string Figures(const BatchCounts& counts, double seconds) {
   const double passed = std::max(1e-3, seconds);
   const int64_t here = counts.finished + counts.failed_now;
   const std::string left =
@@ -62,7 +62,7 @@ std::string Figures(const server::BatchCounts& counts, double seconds) {
                          static_cast<double>(counts.completion_tokens) / passed, left);
 }
 
-std::string BarLine(const server::BatchCounts& counts, double seconds, int columns) {
+std::string BarLine(const BatchCounts& counts, double seconds, int columns) {
   std::string line = Figures(counts, seconds);
   // A terminal that is written to its last column begins a new line.
   const int most = std::max(0, columns - 1);
@@ -88,7 +88,7 @@ double BatchProgress::seconds() const {
   return std::chrono::duration<double>(Clock::now() - start_).count();
 }
 
-void BatchProgress::Update(const server::BatchCounts& counts) {
+void BatchProgress::Update(const BatchCounts& counts) {
   const Clock::time_point now = Clock::now();
   if (now < next_) return;
   next_ = now + interval_;
@@ -107,7 +107,7 @@ void BatchProgress::End() {
 }
 
 std::string SummaryJson(const BatchSummary& summary) {
-  const server::BatchCounts& counts = summary.counts;
+  const BatchCounts& counts = summary.counts;
   nlohmann::ordered_json json;
   json["rows"] = counts.rows;
   json["finished"] = counts.finished;
@@ -127,4 +127,4 @@ std::string SummaryJson(const BatchSummary& summary) {
   return json.dump();
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

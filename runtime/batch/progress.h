@@ -7,7 +7,7 @@
 
 #include "runtime/batch/coordinator.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 // Columns of the terminal that a bar may be drawn on, stderr's or the launcher's; 0: none. The
 // launcher passes its own on to its ranks, whose stderr ends there.
@@ -18,9 +18,9 @@ void PassBarOn();
 void TellLine(const std::string& line);
 
 // The bar and its figures, no longer than the terminal is wide. `seconds`: since this run began.
-std::string BarLine(const server::BatchCounts& counts, double seconds, int columns);
+std::string BarLine(const BatchCounts& counts, double seconds, int columns);
 // "12 of 40 rows, 1 failed, 830.5 tok/s, 1m20s left": what is left at the pace of this run.
-std::string Figures(const server::BatchCounts& counts, double seconds);
+std::string Figures(const BatchCounts& counts, double seconds);
 
 class BatchProgress {
  public:
@@ -28,7 +28,7 @@ class BatchProgress {
   explicit BatchProgress(double interval);
 
   // To stderr, when it is time.
-  void Update(const server::BatchCounts& counts);
+  void Update(const BatchCounts& counts);
   // Ends the bar's line.
   void End();
   double seconds() const;
@@ -43,7 +43,7 @@ class BatchProgress {
 };
 
 struct BatchSummary {
-  server::BatchCounts counts;
+  BatchCounts counts;
   double seconds = 0;  // of running, without loading
   int replicas = 1;
   int replicas_lost = 0;
@@ -54,4 +54,4 @@ struct BatchSummary {
 // One line of JSON.
 std::string SummaryJson(const BatchSummary& summary);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -8,11 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/batch/progress.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
-ReplicaLinks::ReplicaLinks(const server::LinkListener& listener,
-                           server::BatchCoordinator& coordinator, int64_t context, int replicas,
-                           std::chrono::milliseconds stall)
+ReplicaLinks::ReplicaLinks(const LinkListener& listener, BatchCoordinator& coordinator,
+                           int64_t context, int replicas, std::chrono::milliseconds stall)
     : listener_(listener),
       coordinator_(coordinator),
       context_(context),
@@ -31,7 +30,7 @@ ReplicaLinks::~ReplicaLinks() {
 }
 
 void ReplicaLinks::Accept() {
-  while (std::unique_ptr<server::LineSocket> socket = listener_.Accept()) {
+  while (std::unique_ptr<LineSocket> socket = listener_.Accept()) {
     std::lock_guard lock(mutex_);
     Link& link = links_.emplace_back();
     link.socket = std::move(socket);
@@ -88,7 +87,7 @@ void ReplicaLinks::Listen(Link& link) {
 void ReplicaLinks::HandOut() {
   const int64_t most = FairShare();
   std::list<Link> over;
-  std::vector<std::pair<server::LineSocket*, nlohmann::json>> rows;
+  std::vector<std::pair<LineSocket*, nlohmann::json>> rows;
   {
     std::lock_guard lock(mutex_);
     for (auto next = links_.begin(); next != links_.end();) {
@@ -110,7 +109,7 @@ void ReplicaLinks::HandOut() {
         continue;
       }
       while (link->wanted > 0 && static_cast<int64_t>(link->rows.size()) < most) {
-        std::optional<server::Assignment> row = coordinator_.Next();
+        std::optional<Assignment> row = coordinator_.Next();
         if (!row.has_value()) break;
         --link->wanted;
         if (link->rows.empty()) link->moved = Clock::now();
@@ -164,4 +163,4 @@ int ReplicaLinks::lost() const {
   return static_cast<int>(lost_.size());
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -15,15 +15,15 @@
 #include "runtime/batch/coordinator.h"
 #include "runtime/batch/link.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 class ReplicaLinks {
  public:
   // So many replicas share the rows, of which the coordinator's own has no link. `context`: tokens
   // of the longest row. A replica that has rows and makes no step for `stall` is lost. Starts a
   // thread. What is borrowed outlives it.
-  ReplicaLinks(const server::LinkListener& listener, server::BatchCoordinator& coordinator,
-               int64_t context, int replicas, std::chrono::milliseconds stall);
+  ReplicaLinks(const LinkListener& listener, BatchCoordinator& coordinator, int64_t context,
+               int replicas, std::chrono::milliseconds stall);
   ~ReplicaLinks();
   ReplicaLinks(const ReplicaLinks&) = delete;
   ReplicaLinks& operator=(const ReplicaLinks&) = delete;
@@ -45,7 +45,7 @@ class ReplicaLinks {
  private:
   using Clock = std::chrono::steady_clock;
   struct Link {
-    std::unique_ptr<server::LineSocket> socket;
+    std::unique_ptr<LineSocket> socket;
     std::thread thread;
     int replica = -1;  // not known yet
     int64_t wanted = 0;
@@ -58,8 +58,8 @@ class ReplicaLinks {
   void Listen(Link& link);
   void CountLoss(int replica);  // mutex_ is held
 
-  const server::LinkListener& listener_;
-  server::BatchCoordinator& coordinator_;
+  const LinkListener& listener_;
+  BatchCoordinator& coordinator_;
   const int64_t context_;
   const int replicas_;
   const std::chrono::milliseconds stall_;
@@ -71,4 +71,4 @@ class ReplicaLinks {
   std::thread thread_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -28,11 +28,10 @@
 #include "runtime/rank/exit_code.h"
 #include "runtime/server/drain_signals.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using server::BatchCoordinator;
 
 constexpr std::chrono::milliseconds kResultInterval{50};
 constexpr std::chrono::milliseconds kTokenInterval{1000};
@@ -48,7 +47,7 @@ constexpr char kShareVariable[] = "TANDEM_HOST_SHARE";
 [[noreturn]] void BecomeReplica(char** argv, const ReplicaRole& role, pid_t parent) {
   setpgid(0, 0);  // Ctrl-C is for the coordinator
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(kExitInternal);
+  if (getppid() != parent) _exit(rank::kExitInternal);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -62,7 +61,7 @@ constexpr char kShareVariable[] = "TANDEM_HOST_SHARE";
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);
   execv("/proc/self/exe", argv);
-  _exit(kExitUnavailable);
+  _exit(rank::kExitUnavailable);
 }
 
 // The processes of replicas.
@@ -83,7 +82,7 @@ class ReplicaGroup {
     for (const HostedReplica& replica : replicas) {
       const ReplicaRole role = {.coordinator = coordinator,
                                 .index = static_cast<int>(processes_.size()),
-                                .hosts = FormatHosts(replica.hosts),
+                                .hosts = rank::FormatHosts(replica.hosts),
                                 .share = replica.share};
       std::fflush(nullptr);
       const pid_t pid = fork();
@@ -135,7 +134,7 @@ class ReplicaGroup {
     int status = 0;
     if (waitpid(process.pid, &status, WNOHANG) != process.pid) return;
     process.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (ending_ && (process.exit_code == 0 || process.exit_code == kExitRequeue)) return;
+    if (ending_ && (process.exit_code == 0 || process.exit_code == rank::kExitRequeue)) return;
     if (first_failure_ == 0) first_failure_ = process.exit_code;
     TellLine(absl::StrCat("tandem: replica ", process.index,
                           process.hosts.empty() ? "" : absl::StrCat(" on ", process.hosts),
@@ -165,21 +164,22 @@ std::optional<ReplicaRole> ReplicaRoleOfThisProcess() {
   return role;
 }
 
-absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const BatchOptions& options) {
+absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const JobOptions& options) {
   std::vector<HostedReplica> replicas;
-  if (options.model.hosts.empty()) {
+  if (options.hosts.empty()) {
     const int count = std::max(1, options.replicas);
     for (int k = 0; k < count; ++k) {
       replicas.push_back({.share = {.index = k, .count = count}});
     }
     return replicas;
   }
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<HostSlots> hosts, ParseHosts(options.model.hosts));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<rank::HostSlots> hosts,
+                          rank::ParseHosts(options.hosts));
   std::vector<int> slots;
-  for (const HostSlots& host : hosts) slots.push_back(host.slots);
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
-                          CutReplicas(slots, options.model.tp, options.replicas));
-  for (const ReplicaPlace& place : places) {
+  for (const rank::HostSlots& host : hosts) slots.push_back(host.slots);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<rank::ReplicaPlace> places,
+                          rank::CutReplicas(slots, options.tp, options.replicas));
+  for (const rank::ReplicaPlace& place : places) {
     HostedReplica& replica = replicas.emplace_back();
     replica.share = place.share;
     for (const auto& [host, ranks] : place.ranks) {
@@ -189,7 +189,7 @@ absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const BatchOptions& option
   return replicas;
 }
 
-absl::StatusOr<int> RunReplicas(const BatchOptions& options,
+absl::StatusOr<int> RunReplicas(const JobOptions& options,
                                 const std::vector<HostedReplica>& replicas, char** argv) {
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<server::DrainSignals> signals,
                           server::DrainSignals::Block());
@@ -203,8 +203,8 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
   summary.replicas = static_cast<int>(replicas.size());
   summary.counts = coordinator.counts();
   if (!coordinator.all_done()) {
-    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<server::LinkListener> listener,
-                            server::LinkListener::Open(!options.model.hosts.empty()));
+    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LinkListener> listener,
+                            LinkListener::Open(!options.hosts.empty()));
     ReplicaGroup group;
     // Forks: before any thread.
     TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
@@ -264,8 +264,8 @@ absl::StatusOr<int> RunReplicas(const BatchOptions& options,
     }
   }
   std::printf("%s\n", SummaryJson(summary).c_str());
-  if (std::fflush(stdout) != 0) return OutputError("stdout: cannot be written");
-  return summary.stopped ? kExitRequeue : 0;
+  if (std::fflush(stdout) != 0) return rank::OutputError("stdout: cannot be written");
+  return summary.stopped ? rank::kExitRequeue : 0;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -8,30 +8,30 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "launcher/command/options.h"
+#include "runtime/batch/options.h"
 #include "runtime/rank/host_list.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 // What a replica's processes are told through the environment.
 struct ReplicaRole {
   std::string coordinator;  // as server::LinkListener has it
   int index = 0;
-  std::string hosts;  // to start its ranks on, as ParseHosts reads them; empty: this one
-  HostShare share;    // of each of its hosts
+  std::string hosts;      // to start its ranks on, as ParseHosts reads them; empty: this one
+  rank::HostShare share;  // of each of its hosts
 };
 // nullopt in a process that is no replica's.
 std::optional<ReplicaRole> ReplicaRoleOfThisProcess();
 
 struct HostedReplica {
-  std::vector<HostSlots> hosts;  // empty: this one
-  HostShare share;
+  std::vector<rank::HostSlots> hosts;  // empty: this one
+  rank::HostShare share;
 };
 // What --hosts, --tp and --replicas ask for; one replica at least.
-absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const BatchOptions& options);
+absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const JobOptions& options);
 
 // The exit code. Starts `argv` again for each replica. The caller must not have started threads.
-absl::StatusOr<int> RunReplicas(const BatchOptions& options,
+absl::StatusOr<int> RunReplicas(const JobOptions& options,
                                 const std::vector<HostedReplica>& replicas, char** argv);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -7,7 +7,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/text/tokenizer/utf8.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -163,4 +163,4 @@ std::string ErrorLine(const std::string& id, bool openai, int64_t line, const ab
   return Dump(json);
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

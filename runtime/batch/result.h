@@ -11,7 +11,7 @@
 #include "runtime/engine/engine_client.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // One choice, finished.
 struct ChoiceResult {
@@ -35,4 +35,4 @@ std::string ResultLine(const BatchRow& row, std::span<const ChoiceResult> choice
 // {"id" or "custom_id", "line", "error": {"code", "message"}}; `id` is JSON, empty: null.
 std::string ErrorLine(const std::string& id, bool openai, int64_t line, const absl::Status& error);
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

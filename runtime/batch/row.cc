@@ -12,7 +12,7 @@
 #include "runtime/loader/json_fields.h"
 #include "runtime/text/chat/chat_inputs.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -102,7 +102,7 @@ class Fields {
 };
 
 // Sampling fields that both forms share.
-absl::Status ReadSampling(Fields& fields, SamplingRequest* out) {
+absl::Status ReadSampling(Fields& fields, server::SamplingRequest* out) {
   TANDEM_RETURN_IF_ERROR(fields.Number("temperature", &out->temperature));
   TANDEM_RETURN_IF_ERROR(fields.Number("top_k", &out->top_k));
   TANDEM_RETURN_IF_ERROR(fields.Number("top_p", &out->top_p));
@@ -165,8 +165,8 @@ class Reading {
     for (const char* name : {"messages", "tools", "add_generation_prompt"}) {
       if (const Json* value = fields.Take(name)) chat[name] = *value;
     }
-    TANDEM_ASSIGN_OR_RETURN(const jinja::ChatInputs inputs,
-                            jinja::ParseChatInputs(chat.dump(), field));
+    TANDEM_ASSIGN_OR_RETURN(const chat::ChatInputs inputs,
+                            chat::ParseChatInputs(chat.dump(), field));
     jinja::RenderOptions options;
     options.max_output_bytes = kMaxRenderedBytes;
     options.max_memory_bytes = kMaxRenderMemory;
@@ -296,7 +296,7 @@ absl::StatusOr<BatchRow> RowReader::Read(std::string_view line, int64_t number,
   row.text = line;
   row.key = RowKey(line);
   row.sampling = defaults;
-  absl::StatusOr<Json> parsed = jinja::ParseOrdered(line, "row");
+  absl::StatusOr<Json> parsed = chat::ParseOrdered(line, "row");
   if (!parsed.ok()) return parsed.status();
   const Json& object = *parsed;
   if (!object.is_object()) return Wrong("row", object, "an object");
@@ -312,16 +312,17 @@ absl::StatusOr<BatchRow> RowReader::Read(std::string_view line, int64_t number,
   *id_out = row.id;
   Reading reading(*this, &row);
   TANDEM_RETURN_IF_ERROR(openai ? reading.OpenAiForm(object) : reading.ShortForm(object));
-  TANDEM_RETURN_IF_ERROR(CheckPrompt(row.prompt_ids, limits));
+  TANDEM_RETURN_IF_ERROR(server::CheckPrompt(row.prompt_ids, limits));
   if (!row.sampling.stop.empty() && tokenizer == nullptr) {
     return absl::FailedPreconditionError(
         "stop: the model has no tokenizer.json; give stop_token_ids");
   }
   TANDEM_ASSIGN_OR_RETURN(
-      row.params, MakeSampling(row.sampling, model_defaults, limits,
-                               static_cast<int64_t>(row.prompt_ids.size()), row.key ^ seed));
+      row.params,
+      server::MakeSampling(row.sampling, model_defaults, limits,
+                           static_cast<int64_t>(row.prompt_ids.size()), row.key ^ seed));
   row.choices = std::exchange(row.params.n, 1);
   return row;
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

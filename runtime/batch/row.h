@@ -17,7 +17,7 @@
 #include "runtime/server/served_model.h"
 #include "runtime/server/validation.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 enum class RowForm : uint8_t { kShort, kChatCompletion, kCompletion };
 
@@ -27,18 +27,18 @@ struct BatchRow {
   std::string id;    // as JSON: "\"a\"" or "7"
   RowForm form = RowForm::kShort;
   std::vector<int32_t> prompt_ids;
-  SamplingRequest sampling;       // with stop texts, which are not the engine's business
-  engine::SamplingParams params;  // of one choice: n is 1
+  server::SamplingRequest sampling;  // with stop texts, which are not the engine's business
+  engine::SamplingParams params;     // of one choice: n is 1
   int32_t choices = 1;
   uint64_t key = 0;  // of the row's text: another text is another row
 };
 
 // What rows are read against.
 struct RowReader {
-  const tokenizer::Tokenizer* tokenizer = nullptr;     // null: ids only
-  const jinja::ChatTemplate* chat_template = nullptr;  // null: no messages
-  SamplingRequest defaults;                            // of the command line; a row's fields win
-  SamplingDefaults model_defaults;                     // of generation_config.json
+  const tokenizer::Tokenizer* tokenizer = nullptr;    // null: ids only
+  const chat::ChatTemplate* chat_template = nullptr;  // null: no messages
+  server::SamplingRequest defaults;                   // of the command line; a row's fields win
+  server::SamplingDefaults model_defaults;            // of generation_config.json
   engine::EngineLimits limits;
   uint64_t seed = 0;  // rows without a seed draw by this one and their key
 
@@ -50,4 +50,4 @@ struct RowReader {
 // Of a row's text, also where it is no row.
 uint64_t RowKey(std::string_view line);
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/rank/exit_code.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 // Before Slurm's end of the job: a step, the journal, and the end of the ranks.
@@ -37,7 +37,7 @@ BatchStop::BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_
     if (!leaves_early || rows_begun_) return;
     std::fprintf(stderr, "tandem: stopping, %s, before a row has begun: run the same line again\n",
                  Reason().c_str());
-    _exit(kExitRequeue);
+    _exit(rank::kExitRequeue);
   });
 }
 
@@ -56,4 +56,4 @@ void BatchStop::EndIn(std::chrono::duration<double> left) {
   end_ = std::min(end_, Clock::now() + std::chrono::duration_cast<Clock::duration>(left));
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -9,7 +9,7 @@
 
 #include "runtime/server/drain_signals.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 
 class BatchStop {
  public:
@@ -38,4 +38,4 @@ class BatchStop {
   std::thread thread_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

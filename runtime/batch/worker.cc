@@ -5,13 +5,13 @@
 #include "runtime/batch/result.h"
 #include "runtime/server/answer_text.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 struct BatchWorker::Running {
   BatchRow row;
   std::mutex mutex;  // Start's thread and the engine's
   std::vector<ChoiceResult> results;
-  std::vector<std::optional<AnswerText>> texts;
+  std::vector<std::optional<server::AnswerText>> texts;
   int32_t open = 0;
   bool over = false;  // finished, failed or given up
 };
@@ -29,8 +29,9 @@ absl::Status BatchWorker::Start(const BatchRow& row, std::vector<std::vector<int
   for (int32_t c = 0; c < row.choices; ++c) {
     running->results[c].token_ids = tokens[c];
     if (tokenizer_ == nullptr) continue;
-    running->texts[c].emplace(*tokenizer_, StopTexts{row.sampling.stop, row.sampling.include_stop,
-                                                     row.sampling.min_tokens.value_or(0)});
+    running->texts[c].emplace(*tokenizer_,
+                              server::StopTexts{row.sampling.stop, row.sampling.include_stop,
+                                                row.sampling.min_tokens.value_or(0)});
     running->texts[c]->Append(tokens[c], &running->results[c].text);
   }
   for (int32_t c = 0; c < row.choices; ++c) {
@@ -74,7 +75,7 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
   }
   ChoiceResult& result = running->results[choice];
   result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
-  std::optional<AnswerText>& text = running->texts[choice];
+  std::optional<server::AnswerText>& text = running->texts[choice];
   if (text.has_value()) {
     const size_t shown = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
     text->Append(std::span(event.token_ids).first(shown), &result.text);
@@ -129,4 +130,4 @@ void BatchWorker::CancelAll() {
   }
 }
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

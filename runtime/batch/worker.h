@@ -16,7 +16,7 @@
 #include "runtime/engine/engine_client.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 
 // Where results go. Called on the engine's thread and on Start's; must not block.
 struct BatchSink {
@@ -56,4 +56,4 @@ class BatchWorker {
   std::map<uint64_t, std::vector<engine::RequestId>> requests_;  // by row
 };
 
-}  // namespace tandem::server
+}  // namespace tandem::batch

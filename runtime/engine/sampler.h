@@ -34,7 +34,7 @@
 // stopped. Its first 64 bits, scaled to the kept weights' sum, are looked up in
 // their running sum in order of ids.
 //
-// Where logits lie in cards' memory, Choose does the same from what the ranks say of
+// Where logits lie in GPUs' memory, Choose does the same from what the ranks say of
 // their columns (kernels/sampling.h): the same integers, so the same token.
 #pragma once
 

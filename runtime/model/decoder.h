@@ -45,10 +45,10 @@ enum class LayersIn {
   kHost,    // pinned memory of the host, while the backend's is another (kernels::LayerStream)
 };
 
-// --weights stream or resident, on cards or CPUs.
-constexpr LayersIn LayersOf(bool stream, bool on_card) {
+// --weights stream or resident, on GPUs or CPUs.
+constexpr LayersIn LayersOf(bool stream, bool on_gpu) {
   if (!stream) return LayersIn::kMemory;
-  return on_card ? LayersIn::kHost : LayersIn::kFile;
+  return on_gpu ? LayersIn::kHost : LayersIn::kFile;
 }
 
 struct DecoderOptions {
@@ -241,7 +241,7 @@ class Decoder {
   std::unique_ptr<RowSampling> sampling_;  // null: the backend surveys nothing
   int32_t step_rows_ = 0;                  // of the last step
   std::vector<int32_t> whole_rows_;        // of it
-  std::vector<RecordedStep> recorded_;  // fewer sequences first, then shorter contexts
+  std::vector<RecordedStep> recorded_;     // fewer sequences first, then shorter contexts
   uint64_t recorded_bytes_ = 0;
   absl::Status recording_failure_;
   int64_t replayed_ = 0;
@@ -249,7 +249,7 @@ class Decoder {
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
   parallel::TreeLayout attention_tree_, ffn_tree_;
-  size_t weight_bytes_ = 0;               // in memory for good
+  size_t weight_bytes_ = 0;                       // in memory for good
   std::unique_ptr<kernels::LayerStream> stream_;  // null: all are
 };
 

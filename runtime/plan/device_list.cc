@@ -10,7 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::launcher {
+namespace tandem::plan {
 namespace {
 
 std::optional<double> UnitBytes(const std::string& unit) {
@@ -47,15 +47,15 @@ absl::Status Wrong(absl::string_view group) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<engine::PlanDevice>> ParseDevices(
-    const std::string& devices, const std::vector<double>& bandwidths) {
+absl::StatusOr<std::vector<PlanDevice>> ParseDevices(const std::string& devices,
+                                                     const std::vector<double>& bandwidths) {
   const std::vector<absl::string_view> groups = absl::StrSplit(devices, ',');
   if (bandwidths.size() != 1 && bandwidths.size() != groups.size()) {
     return absl::InvalidArgumentError(absl::StrCat("--bandwidth: found ", bandwidths.size(),
                                                    " values, expected one or ", groups.size(),
                                                    ", one for each group of --devices"));
   }
-  std::vector<engine::PlanDevice> list;
+  std::vector<PlanDevice> list;
   for (size_t i = 0; i < groups.size(); ++i) {
     const absl::string_view group = absl::StripAsciiWhitespace(groups[i]);
     int count = 1;
@@ -75,4 +75,4 @@ absl::StatusOr<std::vector<engine::PlanDevice>> ParseDevices(
   return list;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::plan

@@ -10,7 +10,7 @@
 #include <sstream>
 #include <vector>
 
-namespace tandem::engine {
+namespace tandem::plan {
 namespace {
 
 // Ranks whose memory differs by less share a model evenly.
@@ -88,9 +88,9 @@ std::vector<int64_t> SharesByMemory(std::span<const uint64_t> memory) {
   return shares;
 }
 
-int RanksOnCard(std::span<const std::string> cards, int rank) {
-  if (cards[rank].empty()) return 1;
-  return static_cast<int>(std::count(cards.begin(), cards.end(), cards[rank]));
+int RanksOnGpu(std::span<const std::string> gpus, int rank) {
+  if (gpus[rank].empty()) return 1;
+  return static_cast<int>(std::count(gpus.begin(), gpus.end(), gpus[rank]));
 }
 
 uint64_t ResidentBytes() { return KilobyteField("/proc/self/status", {"RssAnon:", "RssShmem:"}); }
@@ -139,4 +139,4 @@ int AvailableCpus(const std::string& root) {
   return std::max(1, cpus);
 }
 
-}  // namespace tandem::engine
+}  // namespace tandem::plan

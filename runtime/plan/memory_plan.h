@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace tandem::engine {
+namespace tandem::plan {
 
 // Bytes on one rank.
 struct MemoryPlan {
@@ -18,29 +18,29 @@ struct MemoryPlan {
   uint64_t workspace = 0;      // scratch of a step
   uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
   uint64_t process = 0;        // the process itself: libraries, MPI, gRPC, tokenizer
-  // Weights that stay in a file, or in the host's memory while the rank computes on a card, and are
+  // Weights that stay in a file, or in the host's memory while the rank computes on a GPU, and are
   // read in each step; `weights` has the `present` bytes that they take at once where the rank
   // computes.
   uint64_t streamed = 0;
   uint64_t present = 0;
   uint64_t read() const { return weights - present + streamed; }  // of weights, in each step
 
-  // Where the rank computes on a card, weights, KV cache and workspace are of the card, and so
+  // Where the rank computes on a GPU, weights, KV cache and workspace are of the GPU, and so
   // are
-  bool on_card = false;
+  bool on_gpu = false;
   uint64_t scratch = 0;      // of kernels, libraries and the driver
   uint64_t graphs = 0;       // recorded steps, at most
-  uint64_t collectives = 0;  // those between cards
+  uint64_t collectives = 0;  // those between GPUs
   // while this is of the host: for copies, and all that is streamed.
   uint64_t pinned = 0;
 
-  uint64_t card() const {
-    return on_card ? weights + kv + workspace + scratch + graphs + collectives : 0;
+  uint64_t gpu() const {
+    return on_gpu ? weights + kv + workspace + scratch + graphs + collectives : 0;
   }
   uint64_t host() const {
-    return communication + process + pinned + (on_card ? 0 : weights + kv + workspace);
+    return communication + process + pinned + (on_gpu ? 0 : weights + kv + workspace);
   }
-  uint64_t total() const { return host() + card(); }
+  uint64_t total() const { return host() + gpu(); }
 };
 
 // Weights by which ranks that have so much memory share a model (parallel::ShardPlan): in
@@ -48,9 +48,9 @@ struct MemoryPlan {
 // hosts does.
 std::vector<int64_t> SharesByMemory(std::span<const uint64_t> memory);
 
-// How many ranks have the card of `rank`, itself among them. cards[r] names rank r's, and its
+// How many ranks have the GPU of `rank`, itself among them. GPUs[r] names rank r's, and its
 // host; empty: none.
-int RanksOnCard(std::span<const std::string> cards, int rank);
+int RanksOnGpu(std::span<const std::string> gpus, int rank);
 
 // Memory that this process holds by itself, in bytes: anonymous and shared
 // pages, not the mapped files' (the kernel may drop those).
@@ -79,4 +79,4 @@ uint64_t AvailableMemory(const std::string& root = "");
 // control group's quota. At least 1.
 int AvailableCpus(const std::string& root = "");
 
-}  // namespace tandem::engine
+}  // namespace tandem::plan

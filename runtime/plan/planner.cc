@@ -14,14 +14,14 @@
 #include "runtime/model/model_tensors.h"
 #include "runtime/model/row_sampling.h"
 
-namespace tandem::engine {
+namespace tandem::plan {
 namespace {
 
 // What MPI itself allocates when it first exchanges with a rank of the host.
 constexpr uint64_t kMpiBytesPerPeer = 64 << 10;
 
-// What the driver takes of a card for a process: its context, the code of kernels.
-constexpr uint64_t kCardDriverBytes = uint64_t{512} << 20;
+// What the driver takes of a GPU for a process: its context, the code of kernels.
+constexpr uint64_t kGpuDriverBytes = uint64_t{512} << 20;
 
 // Of a step, beside memory traffic and collectives: scheduling, sampling, starts
 // of kernels.
@@ -80,7 +80,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
   for (const PlanDevice& each : devices) memory.push_back(each.memory);
   const parallel::ShardPlan shards =
       parallel::ShardPlan::Make(model::ShapeOf(config), SharesByMemory(memory));
-  const bool cards = !device.memory_is_host();
+  const bool gpus = !device.memory_is_host();
   const int64_t sequence_blocks = Ceil(request.context, model::kBlockSize);
   // A row or a sequence of a step has a token of it at least.
   const int64_t sequences =
@@ -91,8 +91,8 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
                                          .max_rows = sequences,
                                          .max_sequences = sequences,
                                          .max_blocks = sequence_blocks,
-                                         .recorded_sequences = cards ? request.max_num_seqs : 0,
-                                         .layers = model::LayersOf(request.stream, cards)};
+                                         .recorded_sequences = gpus ? request.max_num_seqs : 0,
+                                         .layers = model::LayersOf(request.stream, gpus)};
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < tp; ++r) {
@@ -106,9 +106,9 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     rank.bytes.workspace = bytes.workspace;
     rank.bytes.communication = CommunicationBytes(shards, r, options);
     rank.bytes.process = request.process_bytes;
-    if (cards) {
-      AddCardBytes(shards, options, device.leaf_sums(),
-                   kernels::CudaScratchBytes({}) + kCardDriverBytes, &rank.bytes);
+    if (gpus) {
+      AddGpuBytes(shards, options, device.leaf_sums(),
+                  kernels::CudaScratchBytes({}) + kGpuDriverBytes, &rank.bytes);
     }
     plan.fits = plan.fits && rank.free() >= 0;
     const uint64_t block = KvBlockBytes(config, shards, r, request.kv_dtype);
@@ -127,7 +127,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
 }
 
 std::string Names(const FormatPlan& plan) {
-  const bool unpacked = plan.format == Format::kFp8 && !plan.ranks[0].bytes.on_card;
+  const bool unpacked = plan.format == Format::kFp8 && !plan.ranks[0].bytes.on_gpu;
   return absl::StrCat(FormatName(plan.format), unpacked ? " (held in 16 bits on CPUs)" : "",
                       " at TP = ", plan.tp);
 }
@@ -186,15 +186,15 @@ DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
           .max_gathered = std::max(options.max_rows * widest, sampling.gathered)};
 }
 
-void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
-                  bool leaf_sums, uint64_t scratch, MemoryPlan* bytes) {
+void AddGpuBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
+                 bool leaf_sums, uint64_t scratch, MemoryPlan* bytes) {
   const DeviceMessages messages = DeviceMessagesOf(plan, options, leaf_sums);
   const parallel::DeviceBytes collectives =
       parallel::DeviceCommunicatorBytes(plan.tp, messages.max_floats, messages.max_gathered);
-  bytes->on_card = true;
+  bytes->on_gpu = true;
   bytes->scratch = scratch;
   bytes->graphs = options.records() ? options.recording.bytes : 0;
-  bytes->collectives = collectives.card;
+  bytes->collectives = collectives.gpu;
   bytes->pinned = collectives.pinned + kernels::kCudaPinnedBytes + bytes->streamed;
 }
 
@@ -356,4 +356,4 @@ Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& r
                           Names(*nearest), static_cast<double>(least) / (1 << 30))};
 }
 
-}  // namespace tandem::engine
+}  // namespace tandem::plan

@@ -15,14 +15,14 @@
 #include "runtime/model/decoder.h"
 #include "runtime/plan/memory_plan.h"
 
-namespace tandem::engine {
+namespace tandem::plan {
 
 // What the collectives hold on a rank, over MPI or shared memory, whichever takes
 // more: the partial sums of the largest all-reduce and, on rank 0, the logits.
 uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
                             const model::DecoderOptions& options);
 
-// The longest messages of collectives between cards, as DeviceCommunicatorOptions have them.
+// The longest messages of collectives between GPUs, as DeviceCommunicatorOptions have them.
 struct DeviceMessages {
   int64_t max_floats = 0;
   int64_t max_gathered = 0;
@@ -30,11 +30,11 @@ struct DeviceMessages {
 DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
                                 const model::DecoderOptions& options, bool leaf_sums);
 
-// Adds what a rank on a card takes beside weights, KV cache and workspace: its kernels' scratch,
-// recorded steps, collectives between cards, pinned memory of the host. `bytes` has what is
+// Adds what a rank on a GPU takes beside weights, KV cache and workspace: its kernels' scratch,
+// recorded steps, collectives between GPUs, pinned memory of the host. `bytes` has what is
 // streamed.
-void AddCardBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
-                  bool leaf_sums, uint64_t scratch, MemoryPlan* bytes);
+void AddGpuBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
+                 bool leaf_sums, uint64_t scratch, MemoryPlan* bytes);
 
 // Of the KV cache on one rank: one block of model::kBlockSize tokens.
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
@@ -71,7 +71,7 @@ struct PlanRequest {
   Format stored = Format::kBf16;      // nothing more precise is recommended
   std::optional<Format> only;         // if one is asked for, no other
   double all_reduce_seconds = 20e-6;  // of one token's activations
-  bool stream = false;                // weights stay on disk, those of cards in the host's memory
+  bool stream = false;                // weights stay on disk, those of GPUs in the host's memory
   double stream_bandwidth = 0;        // bytes a second and rank from there, where they do
   uint64_t process_bytes = 0;         // of a rank, before the model
 };
@@ -82,7 +82,7 @@ struct RankPlan {
   // What is left; negative: what is lacking.
   int64_t free() const {
     return static_cast<int64_t>(device) -
-           static_cast<int64_t>(bytes.on_card ? bytes.card() : bytes.host());
+           static_cast<int64_t>(bytes.on_gpu ? bytes.gpu() : bytes.host());
   }
 };
 
@@ -100,7 +100,7 @@ struct FormatPlan {
 std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanRequest& request,
                                 const kernels::DeviceLayout& device);
 
-// A rank more must make decoding faster by this factor to be worth a card.
+// A rank more must make decoding faster by this factor to be worth a GPU.
 inline constexpr double kWorthwhileGain = 1.1;
 
 struct Recommendation {
@@ -111,4 +111,4 @@ struct Recommendation {
 // or asked for alone: INT8 in groups of 32 loses less in as many bytes.
 Recommendation Recommend(std::span<const FormatPlan> plans, const PlanRequest& request);
 
-}  // namespace tandem::engine
+}  // namespace tandem::plan

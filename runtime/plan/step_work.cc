@@ -5,7 +5,7 @@
 
 #include "kernels/base/status_macros.h"
 
-namespace tandem::launcher {
+namespace tandem::plan {
 
 ModelWork OperationsOf(const loader::ModelConfig& config) {
   const auto hidden = static_cast<double>(config.hidden_size);
@@ -62,4 +62,4 @@ double CountingExecutor::SecondsAt(double bytes_per_s, double operations_per_s,
   return seconds;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::plan

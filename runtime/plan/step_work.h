@@ -10,7 +10,7 @@
 #include "runtime/engine/step_executor.h"
 #include "runtime/loader/model_config.h"
 
-namespace tandem::launcher {
+namespace tandem::plan {
 
 // Of all ranks together.
 struct ModelWork {
@@ -64,4 +64,4 @@ class CountingExecutor : public engine::StepExecutor {
   std::array<StepWork, 128> by_intensity_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::plan

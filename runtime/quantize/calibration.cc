@@ -10,7 +10,7 @@
 #include "runtime/model/model_tensors.h"
 #include "runtime/model/step_input.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 absl::StatusOr<std::unique_ptr<Calibration>> Calibration::Create(
     const loader::ModelConfig& config, const SourceWeights& weights, kernels::Backend& backend,
@@ -34,12 +34,13 @@ absl::StatusOr<std::unique_ptr<Calibration>> Calibration::Create(
   run->inverse_frequencies_ = loader::InverseFrequencies(config.rope, config.head_dim);
   TANDEM_ASSIGN_OR_RETURN(
       run->cache_,
-      KvCache::Allocate(backend, {.layers = 1,
-                                  .blocks = (run->longest_ + kBlockSize - 1) / kBlockSize,
-                                  .kv_heads = config.num_kv_heads,
-                                  .head_dim = config.head_dim,
-                                  .dtype = kernels::KvDType::kF32}));
-  const loader::CheckpointTensor& table = weights.Get(std::string(kEmbedding) + ".weight");
+      model::KvCache::Allocate(
+          backend, {.layers = 1,
+                    .blocks = (run->longest_ + model::kBlockSize - 1) / model::kBlockSize,
+                    .kv_heads = config.num_kv_heads,
+                    .head_dim = config.head_dim,
+                    .dtype = kernels::KvDType::kF32}));
+  const loader::CheckpointTensor& table = weights.Get(std::string(model::kEmbedding) + ".weight");
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& sequence = run->sequences_[i];
     backend.EmbedTokens(table.data(), table.dtype(), hidden, sequences[i].data(), sequence.tokens,
@@ -55,7 +56,7 @@ absl::Status Calibration::RunLayer(int64_t index, StageVisitor visit) {
   const int64_t ffn = config_.intermediate_size;
   const float epsilon = static_cast<float>(config_.rms_norm_eps);
   const auto read = [&](std::string_view part) {
-    return weights_.ReadVector(LayerTensor(index, part));
+    return weights_.ReadVector(model::LayerTensor(index, part));
   };
   // Biases of merged matrices, one after the other; empty where there are none.
   const auto read_biases =
@@ -79,7 +80,7 @@ absl::Status Calibration::RunLayer(int64_t index, StageVisitor visit) {
                           read_biases({"mlp.gate_proj.bias", "mlp.up_proj.bias"}));
   TANDEM_ASSIGN_OR_RETURN(const auto down_bias, read("mlp.down_proj.bias"));
   const auto data = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
-  const auto name = [&](std::string_view part) { return LayerTensor(index, part); };
+  const auto name = [&](std::string_view part) { return model::LayerTensor(index, part); };
   const auto add = [&](const Sequence& s, const kernels::LinearWeight& weight, const float* x,
                        const std::vector<float>& bias, const std::vector<float>& norm) {
     backend_.Linear(weight, x, s.tokens, data(bias), delta_.data());
@@ -131,7 +132,7 @@ absl::Status Calibration::Attend(const Sequence& sequence, const std::vector<flo
   std::vector<int32_t> positions(tokens), token_sequence(tokens, 0);
   std::iota(positions.begin(), positions.end(), 0);
   const std::vector<int32_t>& slots = positions;  // blocks in order
-  std::vector<int32_t> blocks((tokens + kBlockSize - 1) / kBlockSize);
+  std::vector<int32_t> blocks((tokens + model::kBlockSize - 1) / model::kBlockSize);
   std::iota(blocks.begin(), blocks.end(), 0);
   std::vector<int32_t> head_to_kv(config_.num_heads);
   for (int64_t h = 0; h < config_.num_heads; ++h) {
@@ -170,4 +171,4 @@ absl::Status Calibration::Attend(const Sequence& sequence, const std::vector<flo
   return absl::OkStatus();
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

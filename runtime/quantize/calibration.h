@@ -18,7 +18,7 @@
 #include "runtime/model/kv_cache.h"
 #include "runtime/quantize/source_weights.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 // Matrices with the same input, and that input over all the text.
 struct CalibrationStage {
@@ -72,7 +72,7 @@ class Calibration {
   std::vector<float> wide_;      // [longest, rows of qkv or of gate and up]
   std::vector<float> delta_;     // [longest, hidden]
   std::vector<float> inverse_frequencies_;
-  KvCache cache_;  // of one sequence and one layer
+  model::KvCache cache_;  // of one sequence and one layer
 };
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -5,7 +5,7 @@
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(
     const std::string& folder, const std::vector<OutputTensor>& tensors, uint64_t max_file_bytes) {
@@ -51,4 +51,4 @@ absl::Status CheckpointWriter::Close() {
   return absl::OkStatus();
 }
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

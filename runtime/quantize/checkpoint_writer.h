@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/quantize/safetensors_writer.h"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 
 class CheckpointWriter {
  public:
@@ -34,4 +34,4 @@ class CheckpointWriter {
   std::vector<std::unique_ptr<SafetensorsWriter>> files_;
 };
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

@@ -6,7 +6,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 namespace {
 
 using kernels::DType;
@@ -92,4 +92,4 @@ nlohmann::json PackedConfig(const std::vector<ConfigGroup>& groups,
   return config;
 }
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

@@ -20,7 +20,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/quantize/safetensors_writer.h"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 
 // The tensors of a module [rows, columns]; format.scale_dtype is what its scales
 // are stored in. Groups must divide the columns.
@@ -47,4 +47,4 @@ struct ConfigGroup {
 nlohmann::json PackedConfig(const std::vector<ConfigGroup>& groups,
                             const std::vector<std::string>& ignore);
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

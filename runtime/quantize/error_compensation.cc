@@ -10,7 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/quantize_rows.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 // Columns that are factored and quantized at a time, before what they change is
@@ -254,4 +254,4 @@ absl::Status ErrorCompensation::QuantizeBlock(const float* rows, int64_t n, int6
   return failed;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

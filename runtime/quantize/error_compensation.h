@@ -18,7 +18,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/thread_pool.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 // out[i, j] = sum over k of b[i, k] a[j, k]: b is [n, k] and packed, rows of a
 // [m, k] are a_stride floats apart, out is [n, m]. All on the host, fp32.
@@ -74,4 +74,4 @@ class ErrorCompensation {
   std::vector<float> r_;  // row-major, upper triangular
 };
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

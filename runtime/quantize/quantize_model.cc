@@ -14,7 +14,7 @@
 #include "runtime/quantize/error_compensation.h"
 #include "runtime/quantize/source_weights.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 // Values of a piece of a matrix that is read at a time.
@@ -39,8 +39,7 @@ struct QuantizedMatrix {
 
 class ModelQuantizer {
  public:
-  ModelQuantizer(const QuantizeJob& job, loader::CheckpointWriter& writer)
-      : job_(job), writer_(writer) {}
+  ModelQuantizer(const QuantizeJob& job, CheckpointWriter& writer) : job_(job), writer_(writer) {}
 
   absl::Status Run() {
     TANDEM_ASSIGN_OR_RETURN(source_, SourceWeights::Take(job_.checkpoint, job_.config));
@@ -127,11 +126,10 @@ class ModelQuantizer {
 
   absl::Status AppendCodes(const QuantizedModule& module, const int8_t* codes, int64_t rows,
                            std::span<const float> scales) {
-    const std::vector<uint32_t> packed =
-        loader::PackCodes(codes, rows, module.columns, module.format.bits);
+    const std::vector<uint32_t> packed = PackCodes(codes, rows, module.columns, module.format.bits);
     TANDEM_RETURN_IF_ERROR(
         writer_.Append(module.name + ".weight_packed", packed.data(), packed.size() * 4));
-    const std::vector<std::byte> stored = loader::StoreScales(scales, module.format.scale_dtype);
+    const std::vector<std::byte> stored = StoreScales(scales, module.format.scale_dtype);
     return writer_.Append(module.name + ".weight_scale", stored.data(), stored.size());
   }
 
@@ -139,7 +137,7 @@ class ModelQuantizer {
     const int64_t shape[] = {module.rows, module.columns};
     TANDEM_RETURN_IF_ERROR(writer_.Append(module.name + ".weight_shape", shape, sizeof(shape)));
     if (!module.format.zero_points) return absl::OkStatus();
-    const std::vector<uint32_t> packed = loader::PackZeroPoints(
+    const std::vector<uint32_t> packed = PackZeroPoints(
         zeros, module.rows, module.columns / module.format.group_size, module.format.bits);
     return writer_.Append(module.name + ".weight_zero_point", packed.data(), packed.size() * 4);
   }
@@ -246,16 +244,16 @@ class ModelQuantizer {
   }
 
   const QuantizeJob& job_;
-  loader::CheckpointWriter& writer_;
+  CheckpointWriter& writer_;
   std::unique_ptr<SourceWeights> source_;
   uint64_t done_ = 0;
 };
 
 }  // namespace
 
-absl::Status QuantizeModel(const QuantizeJob& job, loader::CheckpointWriter& writer) {
+absl::Status QuantizeModel(const QuantizeJob& job, CheckpointWriter& writer) {
   TANDEM_CHECK(job.method != QuantizeMethod::kGptq || !job.calibration.empty());
   return ModelQuantizer(job, writer).Run();
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

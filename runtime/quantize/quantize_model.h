@@ -14,7 +14,7 @@
 #include "runtime/quantize/checkpoint_writer.h"
 #include "runtime/quantize/quantize_plan.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 enum class QuantizeMethod : uint8_t {
   kRtn,     // plain rounding
@@ -41,6 +41,6 @@ struct QuantizeJob {
 // embedding are never calibrated: with 8 bits they do not need it. Without
 // calibration memory holds some rows of one matrix; with it, one layer in fp32
 // and the activations of the text.
-absl::Status QuantizeModel(const QuantizeJob& job, loader::CheckpointWriter& writer);
+absl::Status QuantizeModel(const QuantizeJob& job, CheckpointWriter& writer);
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

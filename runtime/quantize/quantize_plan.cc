@@ -10,7 +10,7 @@
 #include "runtime/model/model_tensors.h"
 #include "runtime/quantize/compressed_tensors_writer.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 using kernels::QuantFormat;
@@ -44,7 +44,7 @@ absl::StatusOr<QuantizedModule> PlanModule(const loader::TensorInfo& info, const
 
 uint64_t QuantizePlan::bytes() const {
   uint64_t sum = 0;
-  for (const loader::OutputTensor& tensor : tensors) sum += tensor.bytes();
+  for (const OutputTensor& tensor : tensors) sum += tensor.bytes();
   return sum;
 }
 
@@ -57,43 +57,41 @@ const QuantizedModule* QuantizePlan::Find(std::string_view name) const {
 absl::StatusOr<QuantizePlan> PlanQuantization(const loader::ModelConfig& config,
                                               const loader::Checkpoint& checkpoint,
                                               const QuantizeFormat& format) {
-  const std::vector<loader::ExpectedTensor> expected = ExpectedTensors(config, nullptr);
+  const std::vector<loader::ExpectedTensor> expected = model::ExpectedTensors(config, nullptr);
   TANDEM_RETURN_IF_ERROR(checkpoint.CheckPresent(expected));
   QuantizePlan plan;
-  std::vector<loader::ConfigGroup> groups;
+  std::vector<ConfigGroup> groups;
   std::vector<std::string> ignore;
   for (const loader::ExpectedTensor& tensor : expected) {
     TANDEM_ASSIGN_OR_RETURN(const loader::TensorInfo* info, checkpoint.Find(tensor.name));
     plan.source_bytes += info->bytes;
     const std::string name(absl::StripSuffix(tensor.name, ".weight"));
-    const bool is_head = name == kEmbedding || name == kHead;
+    const bool is_head = name == model::kEmbedding || name == model::kHead;
     const bool quantized = info->shape.size() == 2 && (!is_head || format.head_bits.has_value());
     if (!quantized) {
       plan.copied.push_back(tensor.name);
       plan.tensors.push_back({tensor.name, info->stored_type, info->shape});
       // The embedding is no linear layer: nothing targets it.
-      if (name == kHead) ignore.push_back(name);
+      if (name == model::kHead) ignore.push_back(name);
       continue;
     }
     TANDEM_ASSIGN_OR_RETURN(const QuantizedModule module,
                             PlanModule(*info, name, is_head ? *format.head_bits : format.bits,
                                        !is_head && format.zero_points, format.group_size));
     plan.modules.push_back(module);
-    for (loader::OutputTensor& output :
-         loader::PackedTensors(name, module.rows, module.columns, module.format)) {
+    for (OutputTensor& output : PackedTensors(name, module.rows, module.columns, module.format)) {
       plan.tensors.push_back(std::move(output));
     }
-    auto group = std::find_if(groups.begin(), groups.end(), [&](const loader::ConfigGroup& g) {
-      return g.format == module.format;
-    });
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const ConfigGroup& g) { return g.format == module.format; });
     if (group == groups.end()) group = groups.insert(groups.end(), {module.format, {}});
     const std::string target = TargetOf(name);
     if (std::find(group->targets.begin(), group->targets.end(), target) == group->targets.end()) {
       group->targets.push_back(target);
     }
   }
-  plan.config = loader::PackedConfig(groups, ignore);
+  plan.config = PackedConfig(groups, ignore);
   return plan;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -14,7 +14,7 @@
 #include "runtime/loader/model_config.h"
 #include "runtime/quantize/safetensors_writer.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 struct QuantizeFormat {
   int bits = 4;  // 4 or 8
@@ -32,11 +32,11 @@ struct QuantizedModule {
 };
 
 struct QuantizePlan {
-  std::vector<QuantizedModule> modules;       // in the order of the forward pass
-  std::vector<std::string> copied;            // tensors that stay as they are
-  std::vector<loader::OutputTensor> tensors;  // of the new folder
-  nlohmann::json config;                      // its quantization_config
-  uint64_t source_bytes = 0;                  // of what is read
+  std::vector<QuantizedModule> modules;  // in the order of the forward pass
+  std::vector<std::string> copied;       // tensors that stay as they are
+  std::vector<OutputTensor> tensors;     // of the new folder
+  nlohmann::json config;                 // its quantization_config
+  uint64_t source_bytes = 0;             // of what is read
 
   uint64_t bytes() const;  // of the tensors
   const QuantizedModule* Find(std::string_view name) const;
@@ -50,4 +50,4 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const loader::ModelConfig& config,
                                               const loader::Checkpoint& checkpoint,
                                               const QuantizeFormat& format);
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -12,7 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 namespace {
 
 uint64_t ElementBytes(std::string_view type) {
@@ -141,4 +141,4 @@ absl::Status SyncFolder(const std::string& path) {
   return SyncAndClose(fd, path);
 }
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 
 // A tensor to be written. Row-major.
 struct OutputTensor {
@@ -59,4 +59,4 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view bytes);
 // Makes the names inside a folder survive a crash.
 absl::Status SyncFolder(const std::string& path);
 
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

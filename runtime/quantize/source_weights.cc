@@ -7,12 +7,12 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/model/model_tensors.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 absl::StatusOr<std::unique_ptr<SourceWeights>> SourceWeights::Take(
     loader::Checkpoint& checkpoint, const loader::ModelConfig& config) {
   auto weights = std::make_unique<SourceWeights>();
-  for (const loader::ExpectedTensor& tensor : ExpectedTensors(config, nullptr)) {
+  for (const loader::ExpectedTensor& tensor : model::ExpectedTensors(config, nullptr)) {
     TANDEM_ASSIGN_OR_RETURN(const loader::CheckpointTensor taken,
                             checkpoint.Take(tensor.name, tensor.shape));
     weights->tensors_.emplace(tensor.name, taken);
@@ -52,4 +52,4 @@ absl::StatusOr<std::vector<float>> SourceWeights::ReadVector(const std::string& 
   return values;
 }
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -14,7 +14,7 @@
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 
 class SourceWeights {
  public:
@@ -35,4 +35,4 @@ class SourceWeights {
   std::unordered_map<std::string, loader::CheckpointTensor> tensors_;
 };
 
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 size_t AlignUp(size_t n) { return (n + 3) & ~size_t{3}; }
@@ -46,4 +46,4 @@ std::string BuildId() {
   return digest.empty() ? TANDEM_VERSION : absl::StrCat(TANDEM_VERSION, " ", digest);
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

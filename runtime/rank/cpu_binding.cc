@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using CoreList = std::vector<Topology::Core>;
@@ -227,4 +227,4 @@ std::string CpuList(std::vector<int> cpus) {
   return list;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

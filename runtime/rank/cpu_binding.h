@@ -11,7 +11,7 @@
 
 struct hwloc_topology;
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 // Sockets, NUMA nodes, cores and CPUs (hardware threads, by the system's numbers) of a machine.
 class Topology {
@@ -81,4 +81,4 @@ absl::Status BindThisThread(int cpu);
 // "0-3,8".
 std::string CpuList(std::vector<int> cpus);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

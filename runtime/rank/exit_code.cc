@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <string>
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 int ExitCode(const absl::Status& status) {
   switch (status.code()) {
@@ -41,4 +41,4 @@ int ReportError(const absl::Status& status) {
   return ExitCode(status);
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

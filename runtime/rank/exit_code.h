@@ -15,7 +15,7 @@
 
 #include "absl/status/status.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 inline constexpr int kExitUsage = 64;
 inline constexpr int kExitData = 65;
@@ -34,4 +34,4 @@ absl::Status OutputError(const std::string& message);
 // spaces.
 int ReportError(const absl::Status& status);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 constexpr int kMostSlots = 4096;
@@ -93,4 +93,4 @@ absl::StatusOr<std::vector<ReplicaPlace>> CutReplicas(const std::vector<int>& sl
   return places;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

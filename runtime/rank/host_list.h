@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/rank/cpu_binding.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 struct HostSlots {
   std::string name;
@@ -33,4 +33,4 @@ struct ReplicaPlace {
 absl::StatusOr<std::vector<ReplicaPlace>> CutReplicas(const std::vector<int>& slots, int tp,
                                                       int replicas);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -10,7 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/model/packed_weights.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using PackedFilePtr = std::unique_ptr<loader::PackedFile>;
@@ -98,4 +98,4 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
   return file.ok() ? *std::move(file) : nullptr;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

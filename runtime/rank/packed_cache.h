@@ -15,7 +15,7 @@
 #include "runtime/model/weight_format.h"
 #include "runtime/rank/peer_watch.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 struct PackedCacheArgs {
   std::string directory;
@@ -34,4 +34,4 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
     parallel::Communicator& communicator);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -9,7 +9,7 @@
 
 #include "absl/strings/numbers.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 bool StartedByLauncher() { return std::getenv(kParentVariable) != nullptr; }
 
@@ -29,4 +29,4 @@ absl::Status DieWithParent() {
   return absl::OkStatus();
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

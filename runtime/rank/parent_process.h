@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 // The pid that a rank of ours must have as its parent; set by RunWorld.
 inline constexpr char kParentVariable[] = "TANDEM_PARENT_PID";
@@ -22,4 +22,4 @@ bool StartedByLauncher();
 // nothing in a process that the launcher did not start.
 absl::Status DieWithParent();
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -15,7 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 RankPlace OwnPlace() {
@@ -86,4 +86,4 @@ void PeerWatch::Watch() {
   }
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

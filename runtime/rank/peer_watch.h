@@ -15,7 +15,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 // Where a rank runs.
 struct RankPlace {
@@ -54,4 +54,4 @@ class PeerWatch {
   std::thread thread_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

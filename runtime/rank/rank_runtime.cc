@@ -22,13 +22,13 @@
 #include "runtime/rank/build_id.h"
 #include "runtime/rank/packed_cache.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 // Share of the free memory that a KV cache of its own accord takes.
 constexpr double kKvShare = 0.5;
-// The same of a card, which nobody else uses.
-constexpr double kCardKvShare = 0.9;
+// The same of a GPU, which nobody else uses.
+constexpr double kGpuKvShare = 0.9;
 
 // Planned and measured bytes may be so far apart, as a part of the plan.
 constexpr double kPlanTolerance = 0.05;
@@ -152,7 +152,7 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
       spdlog::warn("steps are not recorded, which makes decoding slower: {}",
                    std::string(decoder.recording_failure().message()));
     } else if (decoder.recorded_steps() > 0) {
-      spdlog::info("recorded {} steps for replay, {} of the card", decoder.recorded_steps(),
+      spdlog::info("recorded {} steps for replay, {} of the GPU", decoder.recorded_steps(),
                    Mebibytes(decoder.recorded_bytes()));
     }
     runtime->runner_ = std::make_unique<engine::ModelRunner>(
@@ -165,7 +165,7 @@ absl::Status RankRuntime::Bind(const parallel::MpiWorld* world, const RankOption
   const absl::StatusOr<Topology> topology = Topology::Load();
   RankCpus mine = {.allowed = AllowedCpus(), .threads = options.threads};
   decoder_options_.stream_cpus = mine.allowed;  // beside threads that are bound below
-  const int usable = engine::AvailableCpus();
+  const int usable = plan::AvailableCpus();
   if (usable < static_cast<int>(mine.allowed.size())) {
     mine.quota = std::max(1, usable / options.memory.count);
   }
@@ -279,10 +279,10 @@ absl::Status RankRuntime::MakeBackend(const RankOptions& options) {
 }
 
 uint64_t RankRuntime::FreeMemory() const {
-  if (const auto card = backend_->device_memory()) {
-    return card->free / engine::RanksOnCard(cards_, rank());
+  if (const auto gpu = backend_->device_memory()) {
+    return gpu->free / plan::RanksOnGpu(gpus_, rank());
   }
-  return engine::AvailableMemory() / host_ranks_;
+  return plan::AvailableMemory() / host_ranks_;
 }
 
 // Ranks must mean the same model, instruction set and options, or their numbers
@@ -304,18 +304,17 @@ absl::Status RankRuntime::CheckAgreement(const RankOptions& options) {
                      absl::StrCat(options.packed_cache.empty() ? "no " : "a ", "packed cache"),
                      absl::StrCat("--weights ", options.stream_weights ? "stream" : "resident"),
                      absl::StrCat("--collectives ", static_cast<int>(options.collectives)),
-                     absl::StrCat("--card-collectives ", options.card_collectives)},
+                     absl::StrCat("--gpu-collectives ", options.gpu_collectives)},
                     "\n");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, communicator_->AllGatherBytes(mine));
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] != all[0]) return Differs(rank, all[rank], all[0]);
   }
   TANDEM_ASSIGN_OR_RETURN(places_, GatherPlaces(*communicator_));
-  const auto card = backend_->device_memory();
-  TANDEM_ASSIGN_OR_RETURN(
-      cards_,
-      communicator_->AllGatherBytes(card ? absl::StrCat(places_[rank()].host, " ", card->id) : ""));
-  if (card) card_free_ = card->free;
+  const auto gpu = backend_->device_memory();
+  TANDEM_ASSIGN_OR_RETURN(gpus_, communicator_->AllGatherBytes(
+                                     gpu ? absl::StrCat(places_[rank()].host, " ", gpu->id) : ""));
+  if (gpu) gpu_free_ = gpu->free;
   return absl::OkStatus();
 }
 
@@ -327,7 +326,7 @@ absl::Status RankRuntime::CutShards(const RankOptions& options) {
                             communicator_->AllGatherBytes(Pack(FreeMemory())));
     std::vector<uint64_t> memory;
     for (const std::string& theirs : all) memory.push_back(Unpack<uint64_t>(theirs));
-    shard_weights_ = engine::SharesByMemory(memory);
+    shard_weights_ = plan::SharesByMemory(memory);
     if (rank() == 0) {
       const auto [least, most] = std::minmax_element(shard_weights_.begin(), shard_weights_.end());
       spdlog::info("shards in proportion to free memory: {}",
@@ -386,13 +385,13 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   plan_.streamed = bytes.streamed;
   plan_.present = bytes.present;
   plan_.workspace = bytes.workspace;
-  plan_.communication = engine::CommunicationBytes(shards_, rank(), decoder_options_);
-  plan_.process = engine::ResidentBytes();
-  if (const auto card = backend_->device_memory()) {
-    engine::AddCardBytes(shards_, decoder_options_, backend_->leaf_sums(), card->scratch, &plan_);
+  plan_.communication = plan::CommunicationBytes(shards_, rank(), decoder_options_);
+  plan_.process = plan::ResidentBytes();
+  if (const auto gpu = backend_->device_memory()) {
+    plan::AddGpuBytes(shards_, decoder_options_, backend_->leaf_sums(), gpu->scratch, &plan_);
   }
   TANDEM_RETURN_IF_ERROR(CheckMemory());
-  const uint64_t block_bytes = engine::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
+  const uint64_t block_bytes = plan::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
 
   // Blocks for every sequence at full length are the most that can be of use.
   const int64_t useful = sequence_blocks * options.max_num_seqs;
@@ -401,10 +400,10 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
     uint64_t memory = options.kv_memory;
     if (memory == 0) {
       const uint64_t share = FreeMemory();
-      const double kv_share = backend_->memory_is_host() ? kKvShare : kCardKvShare;
+      const double kv_share = backend_->memory_is_host() ? kKvShare : kGpuKvShare;
       const uint64_t taken =
           plan_.weights + plan_.workspace +
-          (plan_.on_card ? plan_.graphs + plan_.collectives : plan_.communication);
+          (plan_.on_gpu ? plan_.graphs + plan_.collectives : plan_.communication);
       memory = share > taken ? static_cast<uint64_t>((share - taken) * kv_share) : 0;
     }
     blocks = std::min<int64_t>(useful, static_cast<int64_t>(memory / block_bytes));
@@ -432,26 +431,26 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
 }
 
 absl::Status RankRuntime::CheckMemory() {
-  if (const auto card = backend_->device_memory()) {
-    const uint64_t needed = plan_.card() - plan_.scratch;  // which is taken already
+  if (const auto gpu = backend_->device_memory()) {
+    const uint64_t needed = plan_.gpu() - plan_.scratch;  // which is taken already
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                             communicator_->AllGatherBytes(Pack(needed)));
     uint64_t together = 0;
     for (size_t r = 0; r < all.size(); ++r) {
-      if (cards_[r] == cards_[rank()]) together += Unpack<uint64_t>(all[r]);
+      if (gpus_[r] == gpus_[rank()]) together += Unpack<uint64_t>(all[r]);
     }
     absl::Status fits;
-    if (together > card->free) {
+    if (together > gpu->free) {
       fits = absl::ResourceExhaustedError(absl::StrCat(
-          "memory: this rank needs ", Mebibytes(needed), " of its card, ", Mebibytes(plan_.kv),
+          "memory: this rank needs ", Mebibytes(needed), " of its GPU, ", Mebibytes(plan_.kv),
           " of them for the KV cache, the ranks on it ", Mebibytes(together),
-          " together; free are ", Mebibytes(card->free), " beside the kernels' ",
-          Mebibytes(card->scratch), "; use more cards, a smaller format or less --kv-memory"));
+          " together; free are ", Mebibytes(gpu->free), " beside the kernels' ",
+          Mebibytes(gpu->scratch), "; use more GPUs, a smaller format or less --kv-memory"));
     }
     TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(*communicator_, fits));
   }
   // Measured while nobody has loaded: the first ranks' weights would count against the others.
-  const uint64_t available = engine::AvailableMemory();
+  const uint64_t available = plan::AvailableMemory();
   const uint64_t needed = plan_.host() - plan_.process;  // the process is here already
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator_->AllGatherBytes(Pack(needed)));
@@ -463,21 +462,21 @@ absl::Status RankRuntime::CheckMemory() {
   absl::Status status;
   if (together > available) {
     const std::string most =
-        plan_.on_card ? absl::StrCat(" of its host, ", Mebibytes(plan_.pinned), " of them pinned")
-                      : absl::StrCat(", ", Mebibytes(plan_.kv), " of them for the KV cache");
+        plan_.on_gpu ? absl::StrCat(" of its host, ", Mebibytes(plan_.pinned), " of them pinned")
+                     : absl::StrCat(", ", Mebibytes(plan_.kv), " of them for the KV cache");
     status = absl::ResourceExhaustedError(absl::StrCat(
         "memory: this rank needs ", Mebibytes(needed), most, ", the ranks of this host ",
         Mebibytes(together), " together; free are ", Mebibytes(available),
         "; use more ranks on other hosts",
-        plan_.on_card ? " or a smaller format" : ", a smaller format or less --kv-memory"));
+        plan_.on_gpu ? " or a smaller format" : ", a smaller format or less --kv-memory"));
   }
   return parallel::AgreeOnStatus(*communicator_, status);
 }
 
 absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   if (backend_->memory_is_host()) return absl::OkStatus();
-  const engine::DeviceMessages messages =
-      engine::DeviceMessagesOf(shards_, decoder_options_, backend_->leaf_sums());
+  const plan::DeviceMessages messages =
+      plan::DeviceMessagesOf(shards_, decoder_options_, backend_->leaf_sums());
   std::vector<parallel::AllReduceTrial> trials;
   // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
   TANDEM_ASSIGN_OR_RETURN(
@@ -487,15 +486,15 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
                                                  .max_gathered = messages.max_gathered,
                                                  .step_timeout = options.timeouts.step,
                                                  .deterministic = options.deterministic,
-                                                 .way = options.card_collectives},
+                                                 .way = options.gpu_collectives},
                                                 &trials));
   for (const parallel::AllReduceTrial& trial : trials) {
     if (rank() != 0) break;
     if (trial.status.ok()) {
-      spdlog::debug("all-reduce between cards, {} of {} KiB: {:.1f} us", trial.way,
+      spdlog::debug("all-reduce between GPUs, {} of {} KiB: {:.1f} us", trial.way,
                     trial.count * sizeof(float) / 1024, trial.microseconds);
     } else {
-      spdlog::warn("all-reduce between cards: does without {}: {}", trial.way,
+      spdlog::warn("all-reduce between GPUs: does without {}: {}", trial.way,
                    std::string(trial.status.message()));
     }
   }
@@ -503,7 +502,7 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
 }
 
 absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
-  file_bytes_ = engine::PresentFileBytes();
+  file_bytes_ = plan::PresentFileBytes();
   parallel::Communicator* const of_steps = device_ ? device_.get() : communicator_;
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
@@ -530,34 +529,34 @@ absl::Status RankRuntime::GatherRanks() {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> plans,
                           communicator_->AllGatherBytes(Pack(plan_)));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> measured,
-                          communicator_->AllGatherBytes(Pack(engine::ResidentBytes())));
-  std::vector<engine::MemoryPlan> planned;
-  for (const std::string& plan : plans) planned.push_back(Unpack<engine::MemoryPlan>(plan));
-  card_taken_ = CheckCardMemory(planned);
+                          communicator_->AllGatherBytes(Pack(plan::ResidentBytes())));
+  std::vector<plan::MemoryPlan> planned;
+  for (const std::string& plan : plans) planned.push_back(Unpack<plan::MemoryPlan>(plan));
+  gpu_taken_ = CheckGpuMemory(planned);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> taken,
-                          communicator_->AllGatherBytes(Pack(card_taken_)));
+                          communicator_->AllGatherBytes(Pack(gpu_taken_)));
   for (size_t i = 0; i < plans.size(); ++i) {
     ranks_.push_back({.host = places_[i].host,
                       .pid = places_[i].pid,
                       .planned = planned[i],
                       .measured_bytes = Unpack<uint64_t>(measured[i]),
                       .loaded_bytes = Unpack<uint64_t>(measured[i]),
-                      .card_bytes = Unpack<uint64_t>(taken[i])});
+                      .gpu_bytes = Unpack<uint64_t>(taken[i])});
   }
   return absl::OkStatus();
 }
 
-uint64_t RankRuntime::CheckCardMemory(const std::vector<engine::MemoryPlan>& plans) const {
-  const auto card = backend_->device_memory();
-  if (!card) return 0;
+uint64_t RankRuntime::CheckGpuMemory(const std::vector<plan::MemoryPlan>& plans) const {
+  const auto gpu = backend_->device_memory();
+  if (!gpu) return 0;
   uint64_t planned = 0;
   for (size_t r = 0; r < plans.size(); ++r) {
-    if (cards_[r] == cards_[rank()]) planned += plans[r].card() - plans[r].scratch;
+    if (gpus_[r] == gpus_[rank()]) planned += plans[r].gpu() - plans[r].scratch;
   }
-  const uint64_t taken = card_free_ - std::min(card_free_, card->free);
+  const uint64_t taken = gpu_free_ - std::min(gpu_free_, gpu->free);
   spdlog::log(taken > planned ? spdlog::level::warn : spdlog::level::info,
-              "card memory: planned {}, taken {}, by {} rank(s); recorded steps have {} of {}",
-              Mebibytes(planned), Mebibytes(taken), engine::RanksOnCard(cards_, rank()),
+              "GPU memory: planned {}, taken {}, by {} rank(s); recorded steps have {} of {}",
+              Mebibytes(planned), Mebibytes(taken), plan::RanksOnGpu(gpus_, rank()),
               Mebibytes(decoder_->recorded_bytes()), Mebibytes(plan_.graphs));
   return taken;
 }
@@ -566,7 +565,7 @@ std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
   std::vector<server::RankInfo> ranks = ranks_;
   for (size_t i = 0; i < ranks.size(); ++i) {
     if (places_[i].pid_namespace != places_[0].pid_namespace) continue;
-    const uint64_t now = engine::ResidentBytes(places_[i].pid);
+    const uint64_t now = plan::ResidentBytes(places_[i].pid);
     ranks[i].seen = true;
     ranks[i].ended = now == 0;
     if (now > 0) ranks[i].measured_bytes = now;
@@ -578,13 +577,13 @@ absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();
   // Of streamed weights the last layer and the first are present now.
   const bool from_file = decoder_options_.layers == model::LayersIn::kFile;
-  const uint64_t file_bytes = from_file ? engine::PresentFileBytes() : 0;
+  const uint64_t file_bytes = from_file ? plan::PresentFileBytes() : 0;
   const RankReport mine = {
       .bytes_read = decoder_->bytes_read(),
       .planned_bytes = plan_.host(),
       .peak_memory = peak_.bytes() + file_bytes - std::min(file_bytes, file_bytes_),
-      .planned_card = plan_.card(),
-      .card_memory = card_taken_ > 0 ? card_taken_ + plan_.scratch : 0};
+      .planned_gpu = plan_.gpu(),
+      .gpu_memory = gpu_taken_ > 0 ? gpu_taken_ + plan_.scratch : 0};
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator_->AllGatherBytes(Pack(mine)));
   std::vector<RankReport> reports;
@@ -592,4 +591,4 @@ absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   return reports;
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

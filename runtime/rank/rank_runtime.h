@@ -23,19 +23,19 @@
 #include "runtime/rank/peer_watch.h"
 #include "runtime/server/served_model.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 struct RankOptions {
   std::string model;           // folder or name in the hub's cache
   int threads = 0;             // a rank's; 0: its share of the host's CPUs
   std::string isa = "auto";    // as kernels::PinIsa
-  std::string device = "cpu";  // or cuda: the card with the rank's number on its host
+  std::string device = "cpu";  // or cuda: the GPU with the rank's number on its host
   bool deterministic = false;  // as kernels::CudaOptions
   std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse
   int64_t group_size = 0;
   std::string head_dtype = "auto";
   std::string packed_cache;       // folder of packed weights; empty: none
-  bool stream_weights = false;    // layers stay in its file; those of a card in the host's memory
+  bool stream_weights = false;    // layers stay in its file; those of a GPU in the host's memory
   std::string kv_dtype = "auto";  // auto (as the weights), fp32, fp16, bf16, int8
   std::string shards = "even";    // even, auto (by the ranks' free memory), or weights 3,3,2
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
@@ -48,7 +48,7 @@ struct RankOptions {
   // Where other worlds run on this host: of the CPUs that this rank may use, and of its memory.
   HostShare cpus, memory;
   parallel::CollectivesChoice collectives = parallel::CollectivesChoice::kAuto;
-  std::string card_collectives = "auto";  // as parallel::DeviceCommunicatorOptions::way
+  std::string gpu_collectives = "auto";  // as parallel::DeviceCommunicatorOptions::way
   parallel::Timeouts timeouts = {.step = parallel::kPatientStep};
   parallel::StepTimer* timer = nullptr;  // outlives the runtime; null: off
 };
@@ -63,8 +63,8 @@ struct RankReport {
   uint64_t peak_memory = 0;    // anonymous and shared; what a rank takes it keeps, so that
                                // the end shows it; with streamed weights, file pages that came
                                // with them
-  uint64_t planned_card = 0;   // of the rank's card, MemoryPlan's; 0: none
-  uint64_t card_memory = 0;    // taken of it by all ranks that have it; 0: none
+  uint64_t planned_gpu = 0;    // of the rank's GPU, MemoryPlan's; 0: none
+  uint64_t gpu_memory = 0;     // taken of it by all ranks that have it; 0: none
 };
 
 class RankRuntime {
@@ -84,7 +84,7 @@ class RankRuntime {
   const std::vector<RankPlace>& places() const { return places_; }  // of all ranks
   const Binding& binding() const { return binding_; }
   int local_rank() const { return local_rank_; }
-  bool on_card() const { return !backend_->memory_is_host(); }
+  bool on_gpu() const { return !backend_->memory_is_host(); }
   model::LayersIn layers() const { return decoder_options_.layers; }
   int ranks_on_host() const { return host_ranks_; }
   parallel::StepTimer* timer() const { return timer_; }
@@ -93,7 +93,7 @@ class RankRuntime {
   model::Decoder& decoder() { return *decoder_; }
   // Of the layers' matrices as held: "BF16", "INT4, groups of 128".
   const std::string& weight_format() const { return weight_format_; }
-  const engine::MemoryPlan& plan() const { return plan_; }
+  const plan::MemoryPlan& plan() const { return plan_; }
   int64_t num_blocks() const { return num_blocks_; }
   int64_t max_model_len() const { return max_model_len_; }
   int64_t max_batched_tokens() const { return decoder_options_.max_tokens; }
@@ -116,10 +116,10 @@ class RankRuntime {
   absl::Status Bind(const parallel::MpiWorld* world, const RankOptions& options);
   absl::Status Prepare(const RankOptions& options);  // local, before anything large
   absl::Status MakeBackend(const RankOptions& options);
-  // That this rank may take: its share of its card's, or of the host's.
+  // That this rank may take: its share of its GPU's, or of the host's.
   uint64_t FreeMemory() const;
-  // The plans of all ranks that have this one's card against what they have taken; what they took.
-  uint64_t CheckCardMemory(const std::vector<engine::MemoryPlan>& plans) const;
+  // The plans of all ranks that have this one's GPU against what they have taken; what they took.
+  uint64_t CheckGpuMemory(const std::vector<plan::MemoryPlan>& plans) const;
   absl::Status CutShards(const RankOptions& options);  // collective
   absl::Status SizeCache(const RankOptions& options);  // collective
   absl::Status CheckMemory();                          // collective: the plan against what is free
@@ -156,15 +156,15 @@ class RankRuntime {
   int64_t max_model_len_ = 0;
   int64_t num_blocks_ = 0;
   model::DecoderOptions decoder_options_;
-  engine::MemoryPlan plan_;
-  engine::PeakMemory peak_;
+  plan::MemoryPlan plan_;
+  plan::PeakMemory peak_;
   uint64_t file_bytes_ = 0;                         // present before weights were loaded
-  std::vector<std::string> cards_;                  // of all ranks, with their hosts; empty: none
-  uint64_t card_free_ = 0;                          // when all had their backends alone
-  uint64_t card_taken_ = 0;                         // since, by all ranks that have it
-  std::unique_ptr<parallel::Communicator> device_;  // of steps on a card; else null
+  std::vector<std::string> gpus_;                   // of all ranks, with their hosts; empty: none
+  uint64_t gpu_free_ = 0;                           // when all had their backends alone
+  uint64_t gpu_taken_ = 0;                          // since, by all ranks that have it
+  std::unique_ptr<parallel::Communicator> device_;  // of steps on a GPU; else null
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<engine::ModelRunner> runner_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -12,10 +12,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/world/mpirun.h"
 #include "runtime/rank/exit_code.h"
+#include "runtime/rank/given_world.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 void StartLog(int rank, spdlog::level::level_enum level) {
@@ -54,9 +54,9 @@ absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level, doubl
 }
 
 absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& communicator,
-                                                      const ModelOptions& model) {
-  if (model.trace_file.empty()) return nullptr;
-  return StepTrace::Start(communicator, model.trace_file);
+                                                      const std::string& file) {
+  if (file.empty()) return nullptr;
+  return StepTrace::Start(communicator, file);
 }
 
 int AgreedError(parallel::MpiWorld* world, const absl::Status& status) {
@@ -83,15 +83,6 @@ int LostWorld(parallel::MpiWorld* world, const absl::Status& status) {
   return LoneError(world, absl::InternalError(std::string(status.message())));
 }
 
-engine::WatchOptions WatchOptionsOf(const WatchLimits& limits) {
-  return {.kv_low = limits.kv.first,
-          .kv_high = limits.kv.second,
-          .fragmentation_low = limits.fragmentation.first,
-          .fragmentation_high = limits.fragmentation.second,
-          .latency_warning = limits.latency.first,
-          .latency_alarm = limits.latency.second};
-}
-
 void LogWatchAction(const engine::WatchAction& action) {
   using Kind = engine::WatchAction::Kind;
   const spdlog::level::level_enum level =
@@ -102,30 +93,4 @@ void LogWatchAction(const engine::WatchAction& action) {
   spdlog::log(level, "{}", action.reason);
 }
 
-RankOptions RankOptionsOf(const ModelOptions& model) {
-  RankOptions options;
-  options.model = model.model;
-  options.threads = model.threads;
-  options.isa = model.isa;
-  options.device = model.device;
-  options.deterministic = model.deterministic;
-  options.dtype = model.dtype;
-  options.group_size = model.group_size;
-  options.head_dtype = model.head_dtype;
-  options.packed_cache = model.packed_cache;
-  options.stream_weights = model.weights == "stream";
-  options.kv_dtype = model.kv_dtype;
-  options.shards = model.shards;
-  options.max_model_len = model.max_model_len;
-  options.kv_memory = model.kv_memory;
-  options.max_num_seqs = model.max_num_seqs;
-  options.max_batched_tokens = model.max_batched_tokens;
-  options.bind = model.bind;
-  options.collectives = model.collectives == "shm"   ? parallel::CollectivesChoice::kShm
-                        : model.collectives == "mpi" ? parallel::CollectivesChoice::kMpi
-                                                     : parallel::CollectivesChoice::kAuto;
-  options.card_collectives = model.card_collectives;
-  return options;
-}
-
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

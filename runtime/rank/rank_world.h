@@ -7,13 +7,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "launcher/command/options.h"
 #include "parallel/mpi_world.h"
 #include "runtime/engine/memory_watch.h"
 #include "runtime/rank/rank_runtime.h"
 #include "runtime/rank/step_trace.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 struct StartedRank {
   std::unique_ptr<parallel::MpiWorld> world;  // null in a world of one without MPI
@@ -25,9 +24,9 @@ struct StartedRank {
 // rank does not come within start_timeout seconds, ends this one with kExitInternal.
 absl::StatusOr<StartedRank> StartRank(spdlog::level::level_enum log_level, double start_timeout);
 
-// Collective. Null without --trace.
+// Collective. Null where `file` is empty.
 absl::StatusOr<std::unique_ptr<StepTrace>> StartTrace(parallel::Communicator& communicator,
-                                                      const ModelOptions& model);
+                                                      const std::string& file);
 
 // An error that all ranks have agreed on: rank 0 says it, all end with its code. DEADLINE_EXCEEDED
 // is none: a rank did not come to agree, and the world is lost.
@@ -43,11 +42,7 @@ bool LostRank(const parallel::MpiWorld* world, const absl::Status& status);
 // that makes the launcher start a new world.
 int LostWorld(parallel::MpiWorld* world, const absl::Status& status);
 
-engine::WatchOptions WatchOptionsOf(const WatchLimits& limits);
-
 // To the log: alarms as errors, warnings and what costs work as warnings.
 void LogWatchAction(const engine::WatchAction& action);
 
-RankOptions RankOptionsOf(const ModelOptions& model);
-
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

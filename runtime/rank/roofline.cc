@@ -9,13 +9,13 @@
 #include "kernels/cuda/cuda_probe.h"
 #include "runtime/plan/memory_plan.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 // Larger than any processor's caches, of all ranks of a host together.
 constexpr size_t kProbeBytes = size_t{512} << 20;
-// Of each of two buffers on a card: more than its caches hold.
-constexpr size_t kCardProbeBytes = size_t{256} << 20;
+// Of each of two buffers on a GPU: more than its caches hold.
+constexpr size_t kGpuProbeBytes = size_t{256} << 20;
 constexpr std::chrono::milliseconds kProbeTime{60};
 
 // Columns of a rank's answer, added over the ranks.
@@ -54,7 +54,7 @@ kernels::DotType DotTypeOf(const kernels::LinearSpec& spec) {
 
 absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
                                                                  const std::string& isa) {
-  if (runtime.on_card()) return kernels::MakeCudaProbe(runtime.local_rank(), kCardProbeBytes);
+  if (runtime.on_gpu()) return kernels::MakeCudaProbe(runtime.local_rank(), kGpuProbeBytes);
   return kernels::MakeMachineProbe(isa,
                                    {.threads = runtime.binding().threads,
                                     .cpus = runtime.binding().cpus,
@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
                                    kProbeBytes / static_cast<size_t>(runtime.ranks_on_host()));
 }
 
-absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe) {
+absl::StatusOr<plan::Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe) {
   parallel::Communicator& communicator = runtime.communicator();
   TANDEM_RETURN_IF_ERROR(communicator.Barrier());
   const double read = probe.ReadBandwidth(kProbeTime);
@@ -75,10 +75,10 @@ absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineP
   }
   using Triple = std::array<double, 3>;
   TANDEM_ASSIGN_OR_RETURN(const Triple sum, Sum<3>(communicator, {read, peak, stream}));
-  return Ceilings{.read = sum[0], .peak = sum[1], .stream = sum[2]};
+  return plan::Ceilings{.read = sum[0], .peak = sum[1], .stream = sum[2]};
 }
 
-absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
+absl::StatusOr<plan::ModelWork> WorkOf(RankRuntime& runtime) {
   model::Decoder& decoder = runtime.decoder();
   const model::DecoderBytes bytes = decoder.bytes();
   using Four = std::array<double, 4>;
@@ -89,7 +89,7 @@ absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
                                   static_cast<double>(bytes.kv) /
                                       static_cast<double>(runtime.num_blocks() * model::kBlockSize),
                                   static_cast<double>(bytes.streamed)}));
-  ModelWork work = OperationsOf(runtime.config());
+  plan::ModelWork work = plan::OperationsOf(runtime.config());
   work.weights = sum[0];
   work.head = sum[1];
   work.kv_token = sum[2];
@@ -98,11 +98,11 @@ absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime) {
 }
 
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
-                                         const CountingExecutor* done) {
+                                         const plan::CountingExecutor* done) {
   parallel::Communicator& communicator = runtime.communicator();
   // Nothing has planned the probe's memory: where it is scarce a job that is done is not to end so.
   absl::Status room;
-  if (!runtime.on_card() && engine::AvailableMemory() < 2 * kProbeBytes) {
+  if (!runtime.on_gpu() && plan::AvailableMemory() < 2 * kProbeBytes) {
     room = absl::ResourceExhaustedError("memory for the probe");
   }
   TANDEM_ASSIGN_OR_RETURN(const bool has_room, AllAgree(communicator, room));
@@ -110,8 +110,8 @@ absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string
   auto probe = MakeProbe(runtime, isa);
   TANDEM_ASSIGN_OR_RETURN(const bool has_probe, AllAgree(communicator, probe.status()));
   if (!has_probe) return 0.0;
-  TANDEM_ASSIGN_OR_RETURN(const Ceilings ceilings, MeasureCeilings(runtime, **probe));
+  TANDEM_ASSIGN_OR_RETURN(const plan::Ceilings ceilings, MeasureCeilings(runtime, **probe));
   return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak, ceilings.stream);
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -7,28 +7,28 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu/probe.h"
-#include "launcher/command/bench_report.h"
+#include "runtime/plan/ceilings.h"
 #include "runtime/plan/step_work.h"
 #include "runtime/rank/rank_runtime.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 // Of the products of a model's layers.
 kernels::DotType DotTypeOf(const kernels::LinearSpec& spec);
 
-// A probe with the threads of the runtime's backend, or of its card.
+// A probe with the threads of the runtime's backend, or of its GPU.
 absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRuntime& runtime,
                                                                  const std::string& isa);
 
 // Collective: all ranks at once, each with its threads.
-absl::StatusOr<Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe);
+absl::StatusOr<plan::Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe);
 
 // Collective: of all ranks together.
-absl::StatusOr<ModelWork> WorkOf(RankRuntime& runtime);
+absl::StatusOr<plan::ModelWork> WorkOf(RankRuntime& runtime);
 
 // Collective: seconds that counted steps would take at the ceilings, measured now; 0 where there is
 // no room for it. `done` is rank 0's, null elsewhere.
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
-                                         const CountingExecutor* done);
+                                         const plan::CountingExecutor* done);
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -15,7 +15,7 @@
 #include "parallel/clock_offset.h"
 #include "runtime/rank/exit_code.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using parallel::StepPart;
@@ -133,4 +133,4 @@ absl::Status StepTrace::Write(parallel::Communicator& communicator) {
   return absl::OkStatus();
 }
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

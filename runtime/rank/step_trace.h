@@ -16,7 +16,7 @@
 #include "parallel/communicator.h"
 #include "parallel/step_timer.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 
 struct RankTrace {
   std::string host;
@@ -46,4 +46,4 @@ class StepTrace {
   std::vector<int64_t> clock_offsets_;
 };
 
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

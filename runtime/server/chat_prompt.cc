@@ -60,7 +60,7 @@ Json ToJson(const Struct& fields) {
 }
 
 absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field) {
-  absl::StatusOr<Json> parsed = jinja::ParseOrdered(text, field);
+  absl::StatusOr<Json> parsed = chat::ParseOrdered(text, field);
   if (!parsed.ok()) {
     std::string what(parsed.status().message());
     if (what.rfind(field + ": ", 0) == 0) what.erase(0, field.size() + 2);
@@ -102,11 +102,11 @@ absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::st
 }  // namespace
 
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
-                                       const jinja::ChatTemplate& chat_template) {
+                                       const chat::ChatTemplate& chat_template) {
   if (prompt.messages().empty()) {
     return FieldError("messages.messages", "empty, allowed: at least 1 message");
   }
-  jinja::ChatInputs inputs;
+  chat::ChatInputs inputs;
   for (int i = 0; i < prompt.messages_size(); ++i) {
     TANDEM_ASSIGN_OR_RETURN(
         Json message,

@@ -12,6 +12,6 @@ namespace tandem::server {
 // INVALID_ARGUMENT naming the field, or with the template's own message where it refuses the
 // conversation or meets a limit. Any thread.
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
-                                       const jinja::ChatTemplate& chat_template);
+                                       const chat::ChatTemplate& chat_template);
 
 }  // namespace tandem::server

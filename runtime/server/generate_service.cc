@@ -195,9 +195,9 @@ absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
     planned->set_graphs(ranks[i].planned.graphs);
     planned->set_collectives(ranks[i].planned.collectives);
     planned->set_pinned(ranks[i].planned.pinned);
-    planned->set_card(ranks[i].planned.card());
+    planned->set_gpu(ranks[i].planned.gpu());
     rank->set_measured_bytes(ranks[i].measured_bytes);
-    rank->set_card_bytes(ranks[i].card_bytes);
+    rank->set_gpu_bytes(ranks[i].gpu_bytes);
   }
   response.set_running(stats.running);
   response.set_waiting(stats.waiting);

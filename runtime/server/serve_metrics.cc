@@ -171,7 +171,7 @@ void AddRanks(const std::vector<RankInfo>& ranks, const std::vector<uint64_t>& p
   }
   out.Gauge("rank_memory_planned_bytes", "What the plan gives a rank, by purpose.");
   for (size_t i = 0; i < ranks.size(); ++i) {
-    const engine::MemoryPlan& plan = ranks[i].planned;
+    const plan::MemoryPlan& plan = ranks[i].planned;
     const std::pair<const char*, uint64_t> parts[] = {{"weights", plan.weights},
                                                       {"kv", plan.kv},
                                                       {"workspace", plan.workspace},
@@ -184,7 +184,7 @@ void AddRanks(const std::vector<RankInfo>& ranks, const std::vector<uint64_t>& p
     }
   }
   out.Gauge("rank_memory_bytes",
-            "Anonymous and shared memory of the ranks on rank 0's host; not a card's.");
+            "Anonymous and shared memory of the ranks on rank 0's host; not a GPU's.");
   for (size_t i = 0; i < ranks.size(); ++i) {
     if (!ranks[i].seen || ranks[i].ended) continue;
     out.Value(static_cast<double>(ranks[i].measured_bytes), labels(i));

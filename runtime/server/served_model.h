@@ -40,18 +40,18 @@ struct ModelInfo {
 struct RankInfo {
   std::string host;
   int64_t pid = 0;
-  engine::MemoryPlan planned;
+  plan::MemoryPlan planned;
   uint64_t measured_bytes = 0;  // anonymous and shared memory; of one not seen, loaded_bytes
   uint64_t loaded_bytes = 0;    // the same when the model was loaded
-  uint64_t card_bytes = 0;      // taken of its card by all ranks that have it, beside scratch
+  uint64_t gpu_bytes = 0;       // taken of its GPU by all ranks that have it, beside scratch
   bool seen = false;            // a process of rank 0's host: measured now
   bool ended = false;           // seen to have
 };
 
 struct ServedModel {
-  engine::EngineClient* engine = nullptr;           // outlives the server; limits are asked of it
-  const tokenizer::Tokenizer* tokenizer = nullptr;  // outlives the server; null: ids only
-  const jinja::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
+  engine::EngineClient* engine = nullptr;             // outlives the server; limits are asked of it
+  const tokenizer::Tokenizer* tokenizer = nullptr;    // outlives the server; null: ids only
+  const chat::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
   SamplingDefaults defaults;
   std::function<std::vector<RankInfo>()> ranks;           // any thread; empty: not told

@@ -177,6 +177,21 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
   return params;
 }
 
+SamplingDefaults DefaultsOf(const loader::GenerationConfig& config) {
+  const auto narrow = [](const std::optional<double>& value) -> std::optional<float> {
+    if (!value) return std::nullopt;
+    return static_cast<float>(*value);
+  };
+  SamplingDefaults defaults;
+  defaults.temperature = narrow(config.temperature);
+  if (config.do_sample.has_value() && !*config.do_sample) defaults.temperature = 0.0f;
+  if (config.top_k) defaults.top_k = static_cast<int32_t>(*config.top_k);
+  defaults.top_p = narrow(config.top_p);
+  defaults.min_p = narrow(config.min_p);
+  defaults.repetition_penalty = narrow(config.repetition_penalty);
+  return defaults;
+}
+
 uint64_t FreshSeed() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/sampling_params.h"
+#include "runtime/loader/generation_config.h"
 #include "runtime/server/served_model.h"
 #include "tandem/v1/inference.pb.h"
 
@@ -63,6 +64,9 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const SamplingRequest& reque
                                                     const SamplingDefaults& defaults,
                                                     const engine::EngineLimits& limits,
                                                     int64_t prompt_tokens, uint64_t fresh_seed);
+
+// What a model's makers suggest.
+SamplingDefaults DefaultsOf(const loader::GenerationConfig& config);
 
 // A seed that no one can foresee, from the kernel.
 uint64_t FreshSeed();

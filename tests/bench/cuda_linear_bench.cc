@@ -1,9 +1,9 @@
-// How long a card takes for products of a matrix with 1, 2, 4, ... tokens by each way that
+// How long a GPU takes for products of a matrix with 1, 2, 4, ... tokens by each way that
 // kernels/cuda has, to see where one should give way to the next (LimitsOf in
 // kernels/cuda/cuda_backend.cc). One line a case, as JSON:
 //   cuda_linear_bench [--rows N --columns N] [--formats bf16,int8,...] [--tokens N] [--bytes N]
 // --tokens: the most; --bytes: of weights that take turns, so that none stays in the cache.
-// Exits 77 where there is no card.
+// Exits 77 where there is no GPU.
 #include <algorithm>
 #include <array>
 #include <chrono>

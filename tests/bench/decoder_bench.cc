@@ -1,4 +1,4 @@
-// Speed of the decoder on a card (or the CPU), ranks as threads, without MPI and gRPC, on a model
+// Speed of the decoder on a GPU (or the CPU), ranks as threads, without MPI and gRPC, on a model
 // of random weights that needs no file:
 //   decoder_bench --shape 8b --formats bf16,int4 --json results.jsonl
 //   decoder_bench --shape 8b --shard 1/4     a rank's share alone, for scripts/tp_model.py
@@ -252,7 +252,7 @@ absl::Status Run(const BenchOptions& options) {
   // Before a model is made, whether there is a device at all.
   TANDEM_RETURN_IF_ERROR(MakeBackend(options, 0, false).status());
   Report report(options);
-  // What an emulation does is no result of a card.
+  // What an emulation does is no result of a GPU.
   report.Set("device", options.device + TANDEM_BENCH_NOTE);
   report.Set("kv_dtype", options.kv_dtype);
   if (options.layers > 0) report.Set("layers", options.layers);

@@ -29,7 +29,7 @@ struct BenchOptions {
   std::string kv_dtype = "bf16";
   int tp = 1;                // ranks, as threads
   int shard = 0;             // > 0: one rank's share of so many, alone
-  std::string way = "auto";  // of collectives between cards
+  std::string way = "auto";  // of collectives between GPUs
   // graphs, issued, deterministic, streamed (issued, layers in the host's memory): each loads the
   // model anew.
   std::vector<std::string> modes = {"graphs", "issued", "deterministic"};

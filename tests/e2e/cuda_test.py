@@ -1,4 +1,4 @@
-"""The commands with `--device cuda`, on emulated cards: ranks are processes that share one, so
+"""The commands with `--device cuda`, on emulated GPUs: ranks are processes that share one, so
 that their sums take the staged way."""
 
 import json
@@ -92,7 +92,7 @@ class Commands(unittest.TestCase):
     found = json.loads(done.stdout)
     self.assertEqual([row["phase"] for row in found["results"]], ["prefill", "decode"])
 
-  def test_a_plan_made_without_a_card_is_what_ranks_hold(self):
+  def test_a_plan_made_without_a_gpu_is_what_ranks_hold(self):
     for dtype in ("bf16", "int8", "int4", "fp8"):
       done = worlds.run("plan", worlds.DEMO, "--devices", "2x1GiB", "--device", "cuda", "--format",
                         dtype, "--tp", 2, "--json")
@@ -111,9 +111,9 @@ class Commands(unittest.TestCase):
       self.assertEqual(stream["logits_hash"], resident["logits_hash"])
       for rank in range(tp):
         of = {name: (resident["ranks"][rank][name], stream["ranks"][rank][name])
-              for name in ("planned_bytes", "planned_card")}
+              for name in ("planned_bytes", "planned_gpu")}
         self.assertGreater(of["planned_bytes"][1], of["planned_bytes"][0])
-        self.assertLess(of["planned_card"][1], of["planned_card"][0])
+        self.assertLess(of["planned_gpu"][1], of["planned_gpu"][0])
 
   def test_bench_tells_the_rate_of_streamed_weights(self):
     done = worlds.run("bench", worlds.DEMO, "--device", "cuda", "--weights", "stream", "--json",
@@ -132,7 +132,7 @@ class Commands(unittest.TestCase):
     self.assertIn("error", ways["peer"])
     self.assertIn("error", ways["nccl"])
 
-  def test_what_cards_do_not_offer_is_one_line(self):
+  def test_what_gpus_do_not_offer_is_one_line(self):
     done = worlds.run("generate", worlds.DEMO, prompt(), "--device", "cuda", "--packed-cache", "/tmp")
     self.assertNotEqual(done.returncode, 0)
     lines = done.stderr.decode().strip().splitlines()

@@ -39,7 +39,7 @@ class Doctor(unittest.TestCase):
   def test_a_device_that_is_not_there_is_said_once(self):
     done = worlds.run("doctor", "--tp", 2, "--device", "cuda")
     if done.returncode == 0:
-      self.skipTest("this machine has cards")
+      self.skipTest("this machine has GPUs")
     lines = [line for line in done.stderr.decode().splitlines() if "cuda" in line.lower()]
     self.assertEqual(len(lines), 1, done.stderr)
     self.assertEqual(done.stdout, b"")

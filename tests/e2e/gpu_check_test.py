@@ -1,5 +1,5 @@
-"""scripts/gpu_check.sh without a card: what it says, and that its report survives whatever happens to
-the stages. Cards and benchmarks are stood in for by scripts."""
+"""scripts/gpu_check.sh without a GPU: what it says, and that its report survives whatever happens to
+the stages. GPUs and benchmarks are stood in for by scripts."""
 
 import json
 import os
@@ -30,9 +30,9 @@ class GpuCheck(unittest.TestCase):
     self.tools = self.folder / "tools"
     self.tools.mkdir()
 
-  def card(self):
+  def gpu(self):
     write_program(
-        self.tools / "nvidia-smi", 'case $1 in *=name) echo "A card";; *compute_cap) echo 9.0;; '
+        self.tools / "nvidia-smi", 'case $1 in *=name) echo "A GPU";; *compute_cap) echo 9.0;; '
         "*) echo 1;; esac\n")
 
   def bench(self, text):
@@ -53,30 +53,30 @@ class GpuCheck(unittest.TestCase):
     return [json.loads(line) for line in self.report.read_text().splitlines()
             if line.startswith("{")]
 
-  def test_without_a_card_it_says_so_and_is_skipped(self):
+  def test_without_a_gpu_it_says_so_and_is_skipped(self):
     write_program(self.tools / "nvidia-smi", "exit 9\n")
     code, _, error = self.run_script()
     self.assertEqual(code, 77)
     self.assertEqual(len(error.strip().splitlines()), 1)
-    self.assertIn("no card", error)
+    self.assertIn("no GPU", error)
     code, _, error = self.run_script("--build-only")
     self.assertEqual(code, 64)
     self.assertIn("--arch", error)
 
   def test_records_and_table_of_each_bench_are_in_the_report(self):
-    self.card()
+    self.gpu()
     self.bench('[[ $1 == --json ]] && echo \'{"what":"decode","batch":1}\' >> "$2"; echo a table\n')
     code, out, _ = self.run_script("--stages", "bench")
     self.assertEqual(code, 0, out)
     text = self.report.read_text()
-    self.assertIn("A card", text)
+    self.assertIn("A GPU", text)
     self.assertIn("a table", text)
     what = [record["what"] for record in self.records()]
-    self.assertEqual(what, ["card", "decode", "stage"])
+    self.assertEqual(what, ["gpu", "decode", "stage"])
     self.assertEqual(self.records()[-1]["status"], "passed")
 
   def test_a_failure_does_not_stop_the_rest(self):
-    self.card()
+    self.gpu()
     self.bench('echo "$*"; [[ $* != *deterministic* ]] || { echo broken; exit 3; }\n')
     code, out, _ = self.run_script("--stages", "deterministic,shards")
     self.assertEqual(code, 1, out)
@@ -87,14 +87,14 @@ class GpuCheck(unittest.TestCase):
     self.assertIn("broken", self.report.read_text())
 
   def test_what_has_no_time_left_is_skipped(self):
-    self.card()
+    self.gpu()
     self.bench("exit 0\n")
     code, _, _ = self.run_script("--stages", "bench", "--minutes", "0")
     self.assertEqual(code, 0)
     self.assertEqual(self.records()[-1]["status"], "skipped")
 
   def test_who_kills_it_finds_what_was_there(self):
-    self.card()
+    self.gpu()
     self.bench('if [[ $* == *graphs,issued* ]]; then echo \'{"what":"decode"}\' >> "$2"; else sleep 60; fi\n')
     process = self.command("--stages", "bench,deterministic")
     for _ in range(200):

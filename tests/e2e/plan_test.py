@@ -114,9 +114,9 @@ class Plan(unittest.TestCase):
   def test_fp8_is_held_in_16_bits_on_cpus(self):
     self.assertEqual(self.rows("--devices", "64GiB")["fp8", 1]["ranks"],
                      self.rows("--devices", "64GiB")["bf16", 1]["ranks"])
-    on_card = self.rows("--devices", "64GiB", "--device", "cuda")
-    self.assertLess(on_card["fp8", 1]["ranks"][0]["weights"],
-                    0.6 * on_card["bf16", 1]["ranks"][0]["weights"])
+    on_gpu = self.rows("--devices", "64GiB", "--device", "cuda")
+    self.assertLess(on_gpu["fp8", 1]["ranks"][0]["weights"],
+                    0.6 * on_gpu["bf16", 1]["ranks"][0]["weights"])
     stored = worlds.SOURCE / "tests/golden/quantized/fp8_block"
     for args, name in (((), r"fp8 \(held in 16 bits on CPUs\)"), (("--device", "cuda"), "fp8")):
       done = worlds.run("plan", stored, "--devices", "4GiB", *args)

@@ -1,5 +1,5 @@
 """scripts/tp_model.py against speed-ups that were published: gpt-fast, Llama-2-7B in BF16 on A100
-(104.9 tokens/s on one card at 1397 GB/s; 1.61, 2.42 and 3.13 times that on 2, 4 and 8)."""
+(104.9 tokens/s on one GPU at 1397 GB/s; 1.61, 2.42 and 3.13 times that on 2, 4 and 8)."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import unittest
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "scripts/tp_model.py"
 PUBLISHED = {2: 1.61, 4: 2.42, 8: 3.13}
-# The step of one card less what does not shrink, read at the published bandwidth.
+# The step of one GPU less what does not shrink, read at the published bandwidth.
 ONE_STEP_US = 1e6 / 104.9
 FIXED_US = 150
 MODEL = ["--layers", "32", "--fixed-us", str(FIXED_US), "--bandwidth", "1397",
@@ -31,7 +31,7 @@ class TpModel(unittest.TestCase):
       known = ",".join(f"{n}:{s}" for n, s in PUBLISHED.items() if n != left_out)
       found, speedup = predict(*MODEL, "--fit", known)
       self.assertAlmostEqual(speedup[left_out] / PUBLISHED[left_out], 1, delta=0.03)
-      # What a collective then costs is what such cards are known for: 15 to 30 us in a graph
+      # What a collective then costs is what such GPUs are known for: 15 to 30 us in a graph
       # of NCCL calls.
       for doublings in (1, 3):
         self.assertGreater(found["a_us"] + doublings * found["b_us"], 15)

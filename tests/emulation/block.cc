@@ -40,7 +40,7 @@ namespace tandem::emulation {
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kSharedBytes = 228 << 10;  // of the largest card
+constexpr size_t kSharedBytes = 228 << 10;  // of the largest GPU
 constexpr size_t kCopyBytes = 16;
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
@@ -125,7 +125,7 @@ void Start(Fiber& fiber, unsigned number) {
 void* Carve(size_t bytes) {
   const size_t begin = (machine.shared_used + 15) / 16 * 16;
   if (begin + bytes > machine.shared.size())
-    Fail("a block takes more shared memory than a card has");
+    Fail("a block takes more shared memory than a GPU has");
   machine.shared_used = begin + bytes;
   return machine.shared.data() + begin;
 }

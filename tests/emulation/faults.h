@@ -1,4 +1,4 @@
-// Faults of the ways between cards, for tests of who must find them.
+// Faults of the ways between GPUs, for tests of who must find them.
 #pragma once
 
 #include <atomic>
@@ -8,8 +8,8 @@ namespace tandem::emulation {
 struct Faults {
   std::atomic<bool> graphs_refused = false;     // none can be made of what is captured
   std::atomic<bool> pinning_refused = false;    // of the host's memory
-  std::atomic<bool> one_card = false;           // of all threads, which have one each else
-  std::atomic<bool> peer_writes_lost = false;   // another card's memory, once opened, is none
+  std::atomic<bool> one_gpu = false;            // of all threads, which have one each else
+  std::atomic<bool> peer_writes_lost = false;   // another GPU's memory, once opened, is none
   std::atomic<bool> ipc_unsupported = false;    // no handles, as in some containers
   std::atomic<bool> ipc_refused = false;        // as between ranks of one process
   std::atomic<bool> nccl_sums_wrong = false;    // in one element

@@ -1,5 +1,5 @@
 // NCCL's functions for ranks as threads of a process, as far as parallel/ uses them; ranks of
-// mpirun, which are processes, it refuses, as NCCL does where they share a card. What is
+// mpirun, which are processes, it refuses, as NCCL does where they share a GPU. What is
 // queued on a stream waits for the other ranks without holding its thread, so that it can be
 // given up. As NCCL's, a communicator does not end before the graphs that have its calls are gone:
 // ncclCommAbort waits for that. Values are added in the order of ranks.

@@ -1,4 +1,4 @@
-// Memory of other cards: of ranks that are threads it is reached as it is, or, as the fault
+// Memory of other GPUs: of ranks that are threads it is reached as it is, or, as the fault
 // peer_writes_lost, not at all; of other processes it cannot be opened.
 #include "tests/emulation/peer.h"
 

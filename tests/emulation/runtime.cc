@@ -51,8 +51,8 @@ namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::vector<CUstream_st*> streams;  // that this thread made
 
-std::atomic<int> cards = 0;
-thread_local const int own_card = cards++;
+std::atomic<int> gpus = 0;
+thread_local const int own_gpu = gpus++;
 
 // While streams run ahead of one that is looked at, their waits leave that one alone.
 thread_local bool ahead = false;
@@ -134,12 +134,12 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = tandem::emulation::GetFaults().one_card ? 0 : tandem::emulation::own_card;
+  *device = tandem::emulation::GetFaults().one_gpu ? 0 : tandem::emulation::own_gpu;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device < 0 || device > tandem::emulation::cards) return Failed(cudaErrorInvalidDevice);
+  if (device < 0 || device > tandem::emulation::gpus) return Failed(cudaErrorInvalidDevice);
   *properties = {};
   std::memcpy(properties->uuid.bytes, &device, sizeof(device));
   std::strcpy(properties->name, "emulation");
@@ -164,7 +164,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   return cudaSuccess;
 }
 
-// Waits for the device's work, as a card does.
+// Waits for the device's work, as a GPU does.
 cudaError_t cudaFree(void* data) {
   tandem::emulation::NoteFree(data);
   taken -= malloc_usable_size(data);

@@ -33,18 +33,18 @@ void CheckLine(const std::string& line) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const auto tokenizer = tokenizer::Tokenizer::FromJson(kTokenizer, "tokenizer");
   static const auto chat_template =
-      jinja::ChatTemplate::FromTokenizerConfig("{}", std::string_view(kTemplate));
+      chat::ChatTemplate::FromTokenizerConfig("{}", std::string_view(kTemplate));
   Check(tokenizer.ok() && chat_template.ok());
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  server::RowReader reader;
+  batch::RowReader reader;
   reader.tokenizer = tokenizer->get();
   reader.chat_template = &*chat_template;
   reader.limits = {.vocab_size = 1000, .max_model_len = 64, .max_queue = 64};
   std::string id;
-  const absl::StatusOr<server::BatchRow> row = reader.Read(text, 1, &id);
+  const absl::StatusOr<batch::BatchRow> row = reader.Read(text, 1, &id);
   if (!row.ok()) {
     for (const bool openai : {false, true}) {
-      CheckLine(server::ErrorLine(id, openai, 1, row.status()));
+      CheckLine(batch::ErrorLine(id, openai, 1, row.status()));
     }
     return 0;
   }
@@ -52,18 +52,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Check(row->prompt_ids.size() < 64);
   for (const int32_t token : row->prompt_ids) Check(token >= 0 && token < 1000);
   Check(engine::ValidateSamplingParams(row->params, 1000).ok());
-  const absl::StatusOr<server::BatchRow> again = reader.Read(row->text, 1, &id);
+  const absl::StatusOr<batch::BatchRow> again = reader.Read(row->text, 1, &id);
   Check(again.ok() && again->key == row->key && again->prompt_ids == row->prompt_ids &&
         again->params.seed == row->params.seed && again->choices == row->choices);
-  server::ChoiceResult choice;
+  batch::ChoiceResult choice;
   choice.token_ids = {2, 999};
   choice.text = "ab\xff";  // a character that was cut off
   if (row->params.logprobs >= 0) {
     choice.chosen_logprobs = {{2, -0.5f}, {999, -1.0f}};
     choice.top_logprobs = {{{2, -0.5f}}, {{1, -0.75f}}};
   }
-  const std::vector<server::ChoiceResult> choices(static_cast<size_t>(row->choices), choice);
-  CheckLine(server::ResultLine(*row, choices, tokenizer->get(), "m"));
-  CheckLine(server::ResultLine(*row, choices, nullptr, "m"));
+  const std::vector<batch::ChoiceResult> choices(static_cast<size_t>(row->choices), choice);
+  CheckLine(batch::ResultLine(*row, choices, tokenizer->get(), "m"));
+  CheckLine(batch::ResultLine(*row, choices, nullptr, "m"));
   return 0;
 }

@@ -20,7 +20,7 @@ constexpr char kTemplate[] =
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content if m.content is string else m.content | "
     "tojson }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{% endfor %}{{ tools }}";
 
-void Generate(const grpc::ByteBuffer& bytes, const jinja::ChatTemplate& chat_template) {
+void Generate(const grpc::ByteBuffer& bytes, const chat::ChatTemplate& chat_template) {
   v1::GenerateRequest message;
   absl::Status status = server::ParseMessage(bytes, &message);
   const engine::EngineLimits limits = {.vocab_size = 1000, .max_model_len = 512, .max_queue = 64};
@@ -57,7 +57,7 @@ void Parse(const grpc::ByteBuffer& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const auto chat_template =
-      jinja::ChatTemplate::FromTokenizerConfig("{}", std::string_view(kTemplate));
+      chat::ChatTemplate::FromTokenizerConfig("{}", std::string_view(kTemplate));
   if (size == 0) return 0;
   const grpc::Slice slice(data + 1, size - 1);
   const grpc::ByteBuffer bytes(&slice, 1);

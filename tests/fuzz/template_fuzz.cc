@@ -6,12 +6,12 @@
 #include "runtime/text/chat/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using tandem::jinja::ChatTemplate;
+  using tandem::chat::ChatTemplate;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const auto chat_template =
       ChatTemplate::FromTokenizerConfig(R"({"bos_token": "<s>", "eos_token": "</s>"})", text);
   if (!chat_template.ok()) return 0;
-  tandem::jinja::ChatInputs inputs;
+  tandem::chat::ChatInputs inputs;
   inputs.messages = nlohmann::ordered_json::parse(R"([
       {"role": "system", "content": "Be brief."},
       {"role": "user", "content": "How warm is it? \u00e9"},

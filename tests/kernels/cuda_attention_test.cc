@@ -1,4 +1,4 @@
-// Rotation, cache and attention on a card: the cache against the scalar specification's,
+// Rotation, cache and attention on a GPU: the cache against the scalar specification's,
 // attention against softmax in double precision over the cache as it is stored, and that it
 // is the same whatever the batch. With `deterministic`, which has no matrix units.
 #include <gtest/gtest.h>
@@ -93,7 +93,7 @@ class World {
     v_ = dv_->ToHost();
   }
 
-  // Both write; returns the rotated qkv of the card.
+  // Both write; returns the rotated qkv of the GPU.
   std::vector<float> RopeAndCache(const Batch& batch, uint32_t seed) {
     const int64_t tokens = batch.tokens(), d = shape_.head_dim;
     const int64_t width = (shape_.q_heads + 2 * shape_.kv_heads) * d;
@@ -247,7 +247,7 @@ class World {
   Shape shape_;
   std::unique_ptr<Backend> cuda_, ref_;
   KvCacheView view_;
-  std::vector<std::byte> k_, v_;  // the reference's, then the card's
+  std::vector<std::byte> k_, v_;  // the reference's, then the GPU's
   std::optional<DeviceArray<std::byte>> dk_, dv_;
   std::vector<int32_t> head_to_kv_;
   Batch batch_;

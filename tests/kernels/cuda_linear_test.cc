@@ -1,4 +1,4 @@
-// Products on a card against exact ones in double precision, in all formats, and the
+// Products on a GPU against exact ones in double precision, in all formats, and the
 // promise of equal bits where the tree of leaves is asked for.
 #include <gtest/gtest.h>
 

@@ -45,7 +45,7 @@ bool HasBf16() {
   return properties.major >= 8;
 }
 
-// The layout's types of activations: a card without BF16 has codes too, and no other type.
+// The layout's types of activations: a GPU without BF16 has codes too, and no other type.
 std::vector<DType> TypesOf(const LinearCase& c) {
   if (!HasBf16()) return {DType::kF16};
   if (c.quant) return {DType::kBF16, DType::kF16};

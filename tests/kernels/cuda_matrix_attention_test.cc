@@ -1,4 +1,4 @@
-// Attention on a card's matrix units against softmax in double precision, over caches filled with
+// Attention on a GPU's matrix units against softmax in double precision, over caches filled with
 // what they may hold: NaN wherever nothing was written, tables that name no block of the cache
 // where a sequence has none.
 #include <gtest/gtest.h>

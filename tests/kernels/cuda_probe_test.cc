@@ -1,4 +1,4 @@
-// What measures a card's ceilings.
+// What measures a GPU's ceilings.
 #include "kernels/cuda/cuda_probe.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Operations on rows of a card against the scalar specification.
+// Operations on rows of a GPU against the scalar specification.
 #include <gtest/gtest.h>
 
 #include <cmath>

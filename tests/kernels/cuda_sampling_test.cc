@@ -1,4 +1,4 @@
-// Choosing tokens on a card against the scalar specification: surveys and candidates in the same
+// Choosing tokens on a GPU against the scalar specification: surveys and candidates in the same
 // bits, with the vocabulary whole and cut among ranks.
 #include <gtest/gtest.h>
 
@@ -162,12 +162,12 @@ struct HostArray {
 
 TEST(CudaSampling, FollowsReference) {
   CudaStream stream;
-  const cuda::CudaSampling card(stream.get());
+  const cuda::CudaSampling gpu(stream.get());
   const auto on_host = [](auto values) {
     using T = typename decltype(values)::value_type;
     return std::make_unique<HostArray<T>>(HostArray<T>{values});
   };
-  const auto on_card = [&](const auto& values) {
+  const auto on_gpu = [&](const auto& values) {
     using T = typename std::decay_t<decltype(values)>::value_type;
     return std::make_unique<CudaArray<T>>(stream, values);
   };
@@ -186,7 +186,7 @@ TEST(CudaSampling, FollowsReference) {
     SCOPED_TRACE(shape.vocab);
     const Case c = MakeCase(shape.vocab, seed++);
     const auto expected = RunRanks(c, shape.cuts, shape.list_size, RefSampling(), on_host);
-    const auto found = RunRanks(c, shape.cuts, shape.list_size, card, on_card);
+    const auto found = RunRanks(c, shape.cuts, shape.list_size, gpu, on_gpu);
     int drawn = 0;
     for (size_t rank = 0; rank < expected.size(); ++rank) {
       for (int64_t r = 0; r < c.rows; ++r) {

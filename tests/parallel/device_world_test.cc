@@ -1,4 +1,4 @@
-// Collectives between cards, ranks as threads.
+// Collectives between GPUs, ranks as threads.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -28,7 +28,7 @@ constexpr int64_t kMaxFloats = 220000;  // of 43 leaves, the longest messages
 // Those that must give the tree's sums, and what else must be right.
 const char* const kWays[] = {"staged", "peer", "nccl"};
 
-// Has arguments in the card's memory for who calls with the host's.
+// Has arguments in the GPU's memory for who calls with the host's.
 class FromHostMemory : public Communicator {
  public:
   FromHostMemory(const CudaStream& stream, Communicator& inner) : stream_(stream), inner_(inner) {}
@@ -97,7 +97,7 @@ TEST(DeviceWorld, CollectivesAreThoseOfTheHost) {
   }
 }
 
-// Partial sums of a world of `size` ranks, the last of which has no leaves, added up on the cards
+// Partial sums of a world of `size` ranks, the last of which has no leaves, added up on the GPUs
 // and, for whole numbers, known.
 void AddUnevenLeaves(const CudaStream& stream, Communicator& communicator, int64_t count) {
   const int size = communicator.size(), rank = communicator.rank();
@@ -244,13 +244,13 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
   };
   const Shape shapes[] = {{1, 1028, false, true}, {3, 2052, true, true}, {32, 64, true, true},
                           {33, 64, false, false}, {2, 102, true, false}, {1, 4096, true, true}};
-  // On one card, which has four multiprocessors here, each has a part of them for its blocks.
-  for (const auto& [size, one_card] : {std::pair(2, false), {3, false}, {4, false}, {2, true}}) {
-    emulation::GetFaults().one_card = one_card;
+  // On one GPU, which has four multiprocessors here, each has a part of them for its blocks.
+  for (const auto& [size, one_gpu] : {std::pair(2, false), {3, false}, {4, false}, {2, true}}) {
+    emulation::GetFaults().one_gpu = one_gpu;
     ThreadWorld world(size);
     std::vector<std::thread> ranks;
     for (int r = 0; r < size; ++r) {
-      ranks.emplace_back([&, r, size, one_card] {
+      ranks.emplace_back([&, r, size, one_gpu] {
         const auto backend = *kernels::MakeCudaBackend({.scratch_bytes = 64 << 10});
         const auto host = world.Make(r);
         const auto made = MakeDeviceCommunicator(*host, {.stream = kernels::CudaStreamOf(*backend),
@@ -276,7 +276,7 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
           const int64_t middle = emulation::GridsRun();
           EXPECT_EQ(run(true), two) << size << " ranks, " << shape.tokens << " x " << shape.hidden;
           const int64_t grids = emulation::GridsRun() - middle;
-          const bool fits = shape.fits && (!one_card || shape.tokens <= 4 / size);
+          const bool fits = shape.fits && (!one_gpu || shape.tokens <= 4 / size);
           EXPECT_EQ(grids, fits ? (middle - begin) / 2 : middle - begin);
         }
         EXPECT_TRUE(host->Barrier().ok());
@@ -284,27 +284,27 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
     }
     for (std::thread& rank : ranks) rank.join();
   }
-  emulation::GetFaults().one_card = false;
+  emulation::GetFaults().one_gpu = false;
 }
 
-uint64_t FreeOnCard() {
+uint64_t FreeOnGpu() {
   size_t free = 0, total = 0;
   EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
   return free;
 }
 
-// All ranks are on one card here.
-TEST(DeviceWorld, HoldsOfTheCardWhatIsPlanned) {
-  const uint64_t before = FreeOnCard();
+// All ranks are on one GPU here.
+TEST(DeviceWorld, HoldsOfTheGpuWhatIsPlanned) {
+  const uint64_t before = FreeOnGpu();
   RunRanks(3, {}, [&](const CudaStream&, Communicator& host, Communicator&) {
     EXPECT_TRUE(host.Barrier().ok());
     // The trial's buffers are gone, and NCCL holds nothing of its own here.
-    const uint64_t planned = 3 * (DeviceCommunicatorBytes(3, 4096, 30000).card - kNcclOwnBytes);
-    EXPECT_GE(before - FreeOnCard(), planned);
-    EXPECT_LE(before - FreeOnCard(), planned + (64 << 10));
+    const uint64_t planned = 3 * (DeviceCommunicatorBytes(3, 4096, 30000).gpu - kNcclOwnBytes);
+    EXPECT_GE(before - FreeOnGpu(), planned);
+    EXPECT_LE(before - FreeOnGpu(), planned + (64 << 10));
     EXPECT_TRUE(host.Barrier().ok());
   });
-  EXPECT_EQ(FreeOnCard(), before);
+  EXPECT_EQ(FreeOnGpu(), before);
 }
 
 TEST(DeviceWorld, ErrorsOfQueuedAllReducesComeWithTheGather) {
@@ -407,18 +407,18 @@ TEST(DeviceWorld, WaysAreTriedAfterOneThatIsNotThere) {
 }
 
 // Where the driver may run what the staged way does on the host for one rank after the other.
-TEST(DeviceWorld, ThreadsOnOneCardTakeThePeerWayForTheStagedOne) {
-  const Fault fault(emulation::GetFaults().one_card);
+TEST(DeviceWorld, ThreadsOnOneGpuTakeThePeerWayForTheStagedOne) {
+  const Fault fault(emulation::GetFaults().one_gpu);
   const Verdict verdict = TryFaulty("staged", {.way = "staged"});
   EXPECT_EQ(verdict.status.code(), absl::StatusCode::kUnimplemented) << verdict.status;
-  EXPECT_NE(verdict.status.message().find("ranks 0 and 1 are threads of one process on one card"),
+  EXPECT_NE(verdict.status.message().find("ranks 0 and 1 are threads of one process on one GPU"),
             std::string_view::npos)
       << verdict.status;
   EXPECT_TRUE(verdict.usable);
 }
 
 TEST(DeviceWorld, MessagesThatNoWayTakesAreToldAtTheStart) {
-  const Fault fault(emulation::GetFaults().one_card);
+  const Fault fault(emulation::GetFaults().one_gpu);
   ThreadWorld world(2);
   std::vector<std::thread> ranks;
   for (int r = 0; r < 2; ++r) {
@@ -438,7 +438,7 @@ TEST(DeviceWorld, MessagesThatNoWayTakesAreToldAtTheStart) {
   for (std::thread& rank : ranks) rank.join();
 }
 
-TEST(DeviceWorld, LostWritesBetweenCardsAreFoundInTime) {
+TEST(DeviceWorld, LostWritesBetweenGpusAreFoundInTime) {
   const Fault fault(emulation::GetFaults().peer_writes_lost);
   const int freed = emulation::FreedWhileOpen();
   const Verdict verdict = TryFaulty("peer");

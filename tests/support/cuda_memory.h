@@ -1,4 +1,4 @@
-// A stream and arrays on the card, for tests of its kernels.
+// A stream and arrays on the GPU, for tests of its kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>

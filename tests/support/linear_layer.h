@@ -1,4 +1,4 @@
-// Linear layers in every format of a card, with their exact values: for tests of products.
+// Linear layers in every format of a GPU, with their exact values: for tests of products.
 #pragma once
 
 #include <gtest/gtest.h>

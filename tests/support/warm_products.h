@@ -1,4 +1,4 @@
-// For ranks that are threads on one card.
+// For ranks that are threads on one GPU.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 namespace tandem::testing {
 
 // Products of many tokens in each type, before ranks have kernels that wait for each other: what
-// cuBLASLt loads when it is first called waits for all kernels of the card.
+// cuBLASLt loads when it is first called waits for all kernels of the GPU.
 inline void WarmProducts(kernels::Backend& backend) {
   constexpr int64_t kRows = 64, kColumns = 128, kTokens = 300;
   const kernels::Buffer x = *backend.Allocate(kTokens * kColumns * sizeof(float));

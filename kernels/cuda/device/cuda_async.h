@@ -1,4 +1,4 @@
-// Copies from the card's memory to shared memory that pass by the registers, for nvcc; the
+// Copies from the GPU's memory to shared memory that pass by the registers, for nvcc; the
 // emulation has its own (tests/emulation/include/cuda_async.h). A thread may read what it
 // copied after WaitCopies, the block's other threads after a barrier behind that. Before
 // compute capability 8.0 they are plain copies.

@@ -1,5 +1,5 @@
 // What kernels are written with, for nvcc. Kernel sources say #include <cuda_device.h>
-// and get this file on a card, or tests/emulation/include/cuda_device.h where a host
+// and get this file on a GPU, or tests/emulation/include/cuda_device.h where a host
 // compiler builds the same sources against the emulation; both offer the same names.
 //
 // Rules for kernel sources: shared memory by these macros alone; launches by Launch
@@ -31,8 +31,8 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// Whether kernels that look like this one wait in AwaitPrevious on the thread's card: they were
-// compiled for compute capability 9.0 or later, which is less than the card's own where a build
+// Whether kernels that look like this one wait in AwaitPrevious on the thread's GPU: they were
+// compiled for compute capability 9.0 or later, which is less than the GPU's own where a build
 // lacks it.
 template <typename Kernel>
 bool WaitsForPrevious(Kernel* kernel) {
@@ -50,7 +50,7 @@ bool WaitsForPrevious(Kernel* kernel) {
 }
 
 // A kernel that may start while the one before it in the stream still runs, where the
-// card can and that one has called StartNext. All its threads call AwaitPrevious before they
+// GPU can and that one has called StartNext. All its threads call AwaitPrevious before they
 // read or write what others do, and before they end: who waits for this kernel takes it that
 // all before it are done. An error stays with the runtime until cudaGetLastError: looked at once
 // a step.
@@ -75,7 +75,7 @@ __device__ inline void AwaitPrevious() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Once all blocks have called it or ended, the next kernel may start, if the card can. It
+// Once all blocks have called it or ended, the next kernel may start, if the GPU can. It
 // waits for this one's end all the same.
 __device__ inline void StartNext() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -1,4 +1,4 @@
-// The card's matrix units, for nvcc; the emulation has its own
+// The GPU's matrix units, for nvcc; the emulation has its own
 // (tests/emulation/include/cuda_matrix.h). Called by whole warps.
 //
 // Fragments are those of PTX's mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
@@ -36,7 +36,7 @@ __device__ inline void MultiplyTiles(const unsigned (&a)[4], const unsigned (&b)
   }
 #else
   if constexpr (kType == DType::kBF16) {
-    __trap();  // never launched: such a card's weights are FP16
+    __trap();  // never launched: such a GPU's weights are FP16
   } else {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

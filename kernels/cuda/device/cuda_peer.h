@@ -1,4 +1,4 @@
-// Words that cards pass to each other and to the host, for nvcc; the emulation has its own
+// Words that GPUs pass to each other and to the host, for nvcc; the emulation has its own
 // (tests/emulation/include/cuda_peer.h). As in cuda_device.h, but single threads may call.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace tandem::kernels::cuda {
 
-// Two values into another card's memory, each with a flag beside it: 8 bytes arrive together,
+// Two values into another GPU's memory, each with a flag beside it: 8 bytes arrive together,
 // so that no fence is needed.
 __device__ inline void StoreFlagged(uint4* to, float first, float second, unsigned flag) {
   asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};"
@@ -29,7 +29,7 @@ __device__ inline uint4 LoadFlagged(const uint4* from) {
 __device__ inline unsigned LoadWord(const unsigned* word) {
   return *static_cast<const volatile unsigned*>(word);
 }
-// The word is this card's or pinned memory of the host.
+// The word is this GPU's or pinned memory of the host.
 __device__ inline void StoreWord(unsigned* word, unsigned value) {
   *static_cast<volatile unsigned*>(word) = value;
   __threadfence_system();
@@ -42,7 +42,7 @@ __device__ inline uint64_t Nanoseconds() {
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   return now;
 }
-// Between two looks at a word of another card.
+// Between two looks at a word of another GPU.
 __device__ inline void PauseSpin() {}
 
 }  // namespace tandem::kernels::cuda

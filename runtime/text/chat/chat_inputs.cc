@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/json.h"
 
-namespace tandem::jinja {
+namespace tandem::chat {
 
 using Json = nlohmann::ordered_json;
 
@@ -52,4 +52,4 @@ absl::StatusOr<ChatInputs> ParseChatInputs(std::string_view text, std::string_vi
   return inputs;
 }
 
-}  // namespace tandem::jinja
+}  // namespace tandem::chat

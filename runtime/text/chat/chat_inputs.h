@@ -7,7 +7,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/text/chat/chat_template.h"
 
-namespace tandem::jinja {
+namespace tandem::chat {
 
 // As json::Parse, with the order of keys kept: a template may write an object into the prompt.
 // INVALID_ARGUMENT beginning with `name`.
@@ -18,4 +18,4 @@ absl::StatusOr<nlohmann::ordered_json> ParseOrdered(std::string_view text, std::
 // template variable. INVALID_ARGUMENT beginning with `name` and naming the field.
 absl::StatusOr<ChatInputs> ParseChatInputs(std::string_view text, std::string_view name);
 
-}  // namespace tandem::jinja
+}  // namespace tandem::chat

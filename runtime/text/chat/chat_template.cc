@@ -4,7 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 
-namespace tandem::jinja {
+namespace tandem::chat {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -43,8 +43,8 @@ absl::StatusOr<std::string> TokenText(const std::string& name, const Json& value
   return Bad(absl::StrCat(name, ": expected a string or an object, found ", token->type_name()));
 }
 
-absl::StatusOr<Template> ParseNamed(const std::string& name, const std::string& text) {
-  absl::StatusOr<Template> parsed = Template::Parse(text);
+absl::StatusOr<jinja::Template> ParseNamed(const std::string& name, const std::string& text) {
+  absl::StatusOr<jinja::Template> parsed = jinja::Template::Parse(text);
   if (parsed.ok()) return parsed;
   return absl::Status(parsed.status().code(),
                       absl::StrCat("chat template '", name, "': ", parsed.status().message()));
@@ -74,7 +74,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
     }
   }
   const auto add = [&](const std::string& name, const std::string& text) -> absl::Status {
-    absl::StatusOr<Template> one = ParseNamed(name, text);
+    absl::StatusOr<jinja::Template> one = ParseNamed(name, text);
     if (!one.ok()) return one.status();
     for (auto& [old_name, old] : out.templates_) {
       if (old_name != name) continue;
@@ -122,11 +122,11 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
-                                                 const RenderOptions& options) const {
+                                                 const jinja::RenderOptions& options) const {
   if (!inputs.extra.is_null() && !inputs.extra.is_object()) {
     return absl::InvalidArgumentError("extra template variables must be a JSON object");
   }
-  const Template* chosen = nullptr;
+  const jinja::Template* chosen = nullptr;
   for (const auto& [name, candidate] : templates_) {
     if (name == "default" && chosen == nullptr) chosen = &candidate;
     if (name == "tool_use" && !inputs.tools.is_null()) chosen = &candidate;
@@ -146,4 +146,4 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
   return chosen->Render(variables, options);
 }
 
-}  // namespace tandem::jinja
+}  // namespace tandem::chat

@@ -15,7 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/text/jinja/template.h"
 
-namespace tandem::jinja {
+namespace tandem::chat {
 
 struct ChatInputs {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
@@ -38,13 +38,13 @@ class ChatTemplate {
       std::optional<std::string_view> tool_use_jinja = std::nullopt);
 
   // The prompt. Errors as of Template::Render. Const; any number of threads may call it.
-  absl::StatusOr<std::string> Render(const ChatInputs& inputs,
-                                     const RenderOptions& options = RenderOptions()) const;
+  absl::StatusOr<std::string> Render(
+      const ChatInputs& inputs, const jinja::RenderOptions& options = jinja::RenderOptions()) const;
 
  private:
-  std::vector<std::pair<std::string, Template>> templates_;  // by name
+  std::vector<std::pair<std::string, jinja::Template>> templates_;  // by name
   // bos_token and so on, and the list additional_special_tokens: variables of every template.
   nlohmann::ordered_json special_tokens_ = nlohmann::ordered_json::object();
 };
 
-}  // namespace tandem::jinja
+}  // namespace tandem::chat

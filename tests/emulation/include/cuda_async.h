@@ -1,5 +1,5 @@
 // kernels/cuda/device/cuda_async.h on the emulation: copies are done when they are waited for,
-// as late as a card may, or at once, as early.
+// as late as a GPU may, or at once, as early.
 #pragma once
 
 #include <cuda_device.h>

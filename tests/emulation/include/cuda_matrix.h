@@ -1,6 +1,6 @@
 // kernels/cuda/device/cuda_matrix.h on the emulation: the same fragments, by a warp's
 // exchanges. Sums of 16 products are added in double, so that results are the exact ones
-// rounded once; a card's may differ in the last bits.
+// rounded once; a GPU's may differ in the last bits.
 #pragma once
 
 #include <cuda_device.h>

@@ -1,5 +1,5 @@
 // The names of kernels/cuda/device/cuda_peer.h on the host: ranks are threads, and memory of
-// another card is that of another thread.
+// another GPU is that of another thread.
 #pragma once
 
 #include <cuda_device.h>

@@ -110,7 +110,7 @@ TEST(BenchWork, CountsWhatAStepExecutesAndTouches) {
   config.num_kv_heads = 2;
   config.head_dim = 2;
   config.vocab_size = 100;
-  ModelWork model = OperationsOf(config);
+  plan::ModelWork model = plan::OperationsOf(config);
   // q, k, v: 16 x 8; output: 8 x 8; gate, up, down: 3 x 16 x 8; two layers, two operations.
   EXPECT_DOUBLE_EQ(model.linear_token, 2.0 * 2 * (16 * 8 + 8 * 8 + 3 * 16 * 8));
   // Scores and values of 4 heads of 2.
@@ -126,13 +126,13 @@ TEST(BenchWork, CountsWhatAStepExecutesAndTouches) {
   plan.positions = {3, 4, 9};
   plan.context_lens = {5, 10};
   plan.logits_indices = {2};
-  const StepWork work = CountStep(model, plan);
+  const plan::StepWork work = plan::CountStep(model, plan);
   EXPECT_EQ(work.tokens, 3);
   EXPECT_DOUBLE_EQ(work.bytes, 1000 + 100 + 15 * 10);
   EXPECT_DOUBLE_EQ(work.operations, 3 * model.linear_token +
                                         (4 + 5 + 10) * model.attention_position + model.head_row);
   plan.logits_indices.clear();
-  EXPECT_DOUBLE_EQ(CountStep(model, plan).bytes, 1000 + 15 * 10);
+  EXPECT_DOUBLE_EQ(plan::CountStep(model, plan).bytes, 1000 + 15 * 10);
 }
 
 // Each step is bound by its own ceiling: a sum over both kinds would hide one of them.
@@ -142,10 +142,10 @@ TEST(BenchWork, StepsAreBoundOneByOne) {
       return absl::OkStatus();
     }
   } nothing;
-  ModelWork model;
+  plan::ModelWork model;
   model.weights = 1000;
   model.linear_token = 2000;
-  CountingExecutor executor(nothing, model);
+  plan::CountingExecutor executor(nothing, model);
   engine::StepPlan decode;
   decode.token_ids.assign(1, 1);
   decode.positions.assign(1, 0);
@@ -158,7 +158,7 @@ TEST(BenchWork, StepsAreBoundOneByOne) {
   EXPECT_DOUBLE_EQ(executor.SecondsAt(1000, 20000), 3 * 1.0 + 6.4);
   // All weights streamed at half that rate: 2 s a step.
   model.streamed = 1000;
-  CountingExecutor streaming(nothing, model);
+  plan::CountingExecutor streaming(nothing, model);
   ASSERT_TRUE(streaming.Execute(decode, {}).ok());
   ASSERT_TRUE(streaming.Execute(prefill, {}).ok());
   EXPECT_DOUBLE_EQ(streaming.SecondsAt(1000, 20000, 500), 2.0 + 6.4);

@@ -27,16 +27,16 @@ TEST(OptionsTest, Serve) {
   EXPECT_EQ(serve.drain_timeout, 30);
 }
 
-TEST(OptionsTest, CardsAddUpAsAsked) {
-  EXPECT_EQ(std::get<ServeOptions>(*Parse({"serve", "m"}).command).model.card_collectives, "auto");
+TEST(OptionsTest, GpusAddUpAsAsked) {
+  EXPECT_EQ(std::get<ServeOptions>(*Parse({"serve", "m"}).command).model.gpu_collectives, "auto");
   for (const char* way : {"auto", "nccl", "peer", "staged"}) {
-    const CommandLine line = Parse({"serve", "m", "--device", "cuda", "--card-collectives", way});
+    const CommandLine line = Parse({"serve", "m", "--device", "cuda", "--gpu-collectives", way});
     ASSERT_TRUE(line.command.has_value()) << line.output;
-    EXPECT_EQ(std::get<ServeOptions>(*line.command).model.card_collectives, way);
+    EXPECT_EQ(std::get<ServeOptions>(*line.command).model.gpu_collectives, way);
   }
-  const CommandLine wrong = Parse({"serve", "m", "--card-collectives", "shm"});
+  const CommandLine wrong = Parse({"serve", "m", "--gpu-collectives", "shm"});
   EXPECT_EQ(wrong.exit_code, 64);
-  EXPECT_THAT(wrong.output, HasSubstr("--card-collectives"));
+  EXPECT_THAT(wrong.output, HasSubstr("--gpu-collectives"));
 }
 
 TEST(OptionsTest, RenderAndChat) {

@@ -12,8 +12,8 @@ namespace {
 
 constexpr uint64_t kGib = uint64_t{1} << 30;
 
-TEST(ParseDevices, GroupsUnitsAndBandwidths) {
-  const auto devices = ParseDevices("2x24GiB, 1x16gb,1.5TiB,512m", {1008, 288, 80, 20});
+TEST(plan::ParseDevices, GroupsUnitsAndBandwidths) {
+  const auto devices = plan::ParseDevices("2x24GiB, 1x16gb,1.5TiB,512m", {1008, 288, 80, 20});
   ASSERT_TRUE(devices.ok()) << devices.status();
   ASSERT_EQ(devices->size(), 5u);
   EXPECT_EQ((*devices)[0].memory, 24 * kGib);
@@ -25,23 +25,23 @@ TEST(ParseDevices, GroupsUnitsAndBandwidths) {
   EXPECT_DOUBLE_EQ((*devices)[2].bandwidth, 288e9);
 }
 
-TEST(ParseDevices, RefusesWithTheGroup) {
+TEST(plan::ParseDevices, RefusesWithTheGroup) {
   for (const char* text : {"", "2x", "x24GiB", "0x24GiB", "-1x24GiB", "24QiB", "2x24GiB,", "24",
                            "257x1GiB", "200x1GiB,100x1GiB", "1e30GiB", "nanGiB", "2x-4GiB"}) {
-    const auto devices = ParseDevices(text, {600});
+    const auto devices = plan::ParseDevices(text, {600});
     EXPECT_FALSE(devices.ok()) << text;
     EXPECT_THAT(std::string(devices.status().message()),
                 ::testing::StartsWith("--devices: found '"));
   }
-  const auto devices = ParseDevices("2x24GiB,1x16GiB", {1, 2, 3});
+  const auto devices = plan::ParseDevices("2x24GiB,1x16GiB", {1, 2, 3});
   EXPECT_THAT(std::string(devices.status().message()),
               ::testing::StartsWith("--bandwidth: found 3 values, expected one or 2"));
 }
 
-engine::FormatPlan Plan() {
-  engine::FormatPlan plan = {.format = engine::Format::kInt8, .tp = 3, .fits = false};
+plan::FormatPlan Plan() {
+  plan::FormatPlan plan = {.format = plan::Format::kInt8, .tp = 3, .fits = false};
   for (int r = 0; r < 3; ++r) {
-    engine::RankPlan rank;
+    plan::RankPlan rank;
     rank.device = 2 * kGib;
     rank.bytes = {.weights = r == 2 ? 3 * kGib : kGib, .kv = 5, .workspace = 6, .communication = 7};
     plan.ranks.push_back(rank);
@@ -50,10 +50,10 @@ engine::FormatPlan Plan() {
   return plan;
 }
 
-TEST(PlanJson, NamesWhatCardsHold) {
-  engine::FormatPlan plan = Plan();
-  for (engine::RankPlan& rank : plan.ranks) {
-    rank.bytes.on_card = true;
+TEST(PlanJson, NamesWhatGpusHold) {
+  plan::FormatPlan plan = Plan();
+  for (plan::RankPlan& rank : plan.ranks) {
+    rank.bytes.on_gpu = true;
     rank.bytes.graphs = 8;
     rank.bytes.scratch = 9;
     rank.bytes.collectives = 10;
@@ -69,7 +69,7 @@ TEST(PlanJson, NamesWhatCardsHold) {
 }
 
 TEST(PlanJson, HasExactlyTheNamedKeys) {
-  const engine::FormatPlan plan = Plan();
+  const plan::FormatPlan plan = Plan();
   const auto json = nlohmann::json::parse(PlanJson({&plan, 1}));
   ASSERT_EQ(json.size(), 1u);
   EXPECT_EQ(json[0].size(), 5u);
@@ -87,7 +87,7 @@ TEST(PlanJson, HasExactlyTheNamedKeys) {
 }
 
 TEST(PlanTable, OneLineForEqualRanks) {
-  const engine::FormatPlan plan = Plan();
+  const plan::FormatPlan plan = Plan();
   loader::ModelConfig config;
   config.num_layers = 1;
   const std::string table =
@@ -98,7 +98,7 @@ TEST(PlanTable, OneLineForEqualRanks) {
 }
 
 TEST(PlanPicture, DrawsEveryRank) {
-  const engine::FormatPlan plan = Plan();
+  const plan::FormatPlan plan = Plan();
   const std::string svg = PlanPicture({&plan, 1}, {});
   size_t frames = 0;
   for (size_t at = svg.find("fill=\"none\""); at != std::string::npos;

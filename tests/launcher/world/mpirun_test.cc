@@ -14,7 +14,7 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-GetEnv Env(const std::map<std::string, std::string>& variables) {
+rank::GetEnv Env(const std::map<std::string, std::string>& variables) {
   return [variables](const char* name) -> const char* {
     const auto found = variables.find(name);
     return found == variables.end() ? nullptr : found->second.c_str();
@@ -22,7 +22,7 @@ GetEnv Env(const std::map<std::string, std::string>& variables) {
 }
 
 std::optional<int> World(const std::map<std::string, std::string>& variables) {
-  const auto world = FindWorld(Env(variables));
+  const auto world = rank::FindWorld(Env(variables));
   EXPECT_TRUE(world.ok()) << world.status();
   return world.value_or(std::nullopt);
 }
@@ -44,13 +44,13 @@ TEST(FindWorldTest, ABatchScriptIsInNoWorld) {
 }
 
 TEST(FindWorldTest, SrunWithoutPmixIsRefused) {
-  const auto world = FindWorld(
+  const auto world = rank::FindWorld(
       Env({{"SLURM_PROCID", "0"}, {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "4"}}));
   EXPECT_EQ(world.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(world.status().message()), HasSubstr("--mpi=pmix"));
 }
 
-std::string Joined(bool root, int ranks, const std::vector<HostSlots>& hosts = {},
+std::string Joined(bool root, int ranks, const std::vector<rank::HostSlots>& hosts = {},
                    const std::map<std::string, std::string>& variables = {}) {
   std::string line;
   for (const std::string& word : MpirunCommand("/usr/bin/mpirun", root, ranks, hosts, {"A", "B"},
@@ -77,7 +77,7 @@ TEST(MpirunCommandTest, OnOtherHosts) {
 }
 
 TEST(MpirunCommandTest, SshDoesNotAsk) {
-  const std::vector<HostSlots> hosts = {{"node1", 1}};
+  const std::vector<rank::HostSlots> hosts = {{"node1", 1}};
   EXPECT_THAT(Joined(false, 1, hosts),
               HasSubstr("--mca plm_rsh_args -o BatchMode=yes -o ConnectTimeout=10 "));
   EXPECT_THAT(Joined(false, 1), Not(HasSubstr("plm_rsh_args")));

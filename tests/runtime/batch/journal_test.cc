@@ -12,7 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/batch/coordinator.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using ::testing::HasSubstr;
@@ -343,4 +343,4 @@ TEST_F(BatchCoordinatorTest, AnErrorsFileIsOneJobs) {
 }
 
 }  // namespace
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -10,7 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using ::testing::HasSubstr;
@@ -86,4 +86,4 @@ TEST(BatchLinkTest, ShutdownEndsTheWaitForLinks) {
 }
 
 }  // namespace
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -5,12 +5,12 @@
 
 #include "gtest/gtest.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
 // Of 200 rows 40 were done before, 30 are done by this run, 10 of all have failed, all of them now.
-server::BatchCounts Counts() {
-  server::BatchCounts counts;
+BatchCounts Counts() {
+  BatchCounts counts;
   counts.rows = 200;
   counts.before = 40;
   counts.finished = 20;
@@ -23,7 +23,7 @@ TEST(BatchProgressTest, FiguresAreOfThePaceOfThisRun) {
   // 130 rows are left, 30 took a minute.
   EXPECT_EQ(Figures(Counts(), 60), "70 of 200 rows, 10 failed, 100.0 tok/s, 4m20s left");
   EXPECT_EQ(Figures(Counts(), 3600), "70 of 200 rows, 10 failed, 1.7 tok/s, 4h20m left");
-  server::BatchCounts nothing;
+  BatchCounts nothing;
   nothing.rows = 5;
   EXPECT_EQ(Figures(nothing, 7), "0 of 5 rows, 0 failed, 0.0 tok/s, ? left");
 }
@@ -41,11 +41,11 @@ TEST(BatchProgressTest, TheBarFitsTheTerminal) {
 }
 
 TEST(BatchProgressTest, FullAndEmpty) {
-  server::BatchCounts counts;
+  BatchCounts counts;
   EXPECT_EQ(BarLine(counts, 1, 100).substr(0, 26), "[" + std::string(24, '#') + "]");
   counts.rows = 3;
   EXPECT_EQ(BarLine(counts, 1, 100).substr(0, 26), "[" + std::string(24, '.') + "]");
 }
 
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -18,11 +18,11 @@
 #include "gtest/gtest.h"
 #include "runtime/batch/coordinator.h"
 
-namespace tandem::launcher {
+namespace tandem::batch {
 namespace {
 
-using server::BatchRow;
-using server::LineSocket;
+using BatchRow;
+using LineSocket;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
@@ -30,18 +30,18 @@ using ::testing::IsEmpty;
 class ReplicaLinksTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    journal_ = *server::BatchJournal::Open(folder_ + "/journal", {}, milliseconds(0));
+    journal_ = *BatchJournal::Open(folder_ + "/journal", {}, milliseconds(0));
     std::vector<BatchRow> rows;
     for (int i = 0; i < 2; ++i) {
       BatchRow& row = rows.emplace_back();
       row.text = absl::StrCat("row ", i);
       row.id = absl::StrCat(i);
-      row.key = server::RowKey(row.text);
+      row.key = RowKey(row.text);
     }
-    coordinator_ = std::make_unique<server::BatchCoordinator>(std::move(rows), *journal_, results_,
-                                                              errors_, /*ordered=*/false);
+    coordinator_ = std::make_unique<BatchCoordinator>(std::move(rows), *journal_, results_, errors_,
+                                                      /*ordered=*/false);
     ASSERT_TRUE(coordinator_->Restore({}).ok());
-    listener_ = *server::LinkListener::Open(/*for_other_hosts=*/false);
+    listener_ = *LinkListener::Open(/*for_other_hosts=*/false);
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -80,11 +80,11 @@ class ReplicaLinksTest : public ::testing::Test {
   }
 
   const std::string folder_ = MakeFolder();
-  std::unique_ptr<server::BatchJournal> journal_;
-  server::ResultFile results_{folder_ + "/results", milliseconds(0)};
-  server::ResultFile errors_{folder_ + "/errors", milliseconds(0)};
-  std::unique_ptr<server::BatchCoordinator> coordinator_;
-  std::unique_ptr<server::LinkListener> listener_;
+  std::unique_ptr<BatchJournal> journal_;
+  ResultFile results_{folder_ + "/results", milliseconds(0)};
+  ResultFile errors_{folder_ + "/errors", milliseconds(0)};
+  std::unique_ptr<BatchCoordinator> coordinator_;
+  std::unique_ptr<LinkListener> listener_;
 };
 
 TEST_F(ReplicaLinksTest, AReplicaThatMakesNoStepLosesItsRows) {
@@ -138,4 +138,4 @@ TEST_F(ReplicaLinksTest, StrangersLeaveNothing) {
 }
 
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::batch

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tandem::server {
+namespace tandem::batch {
 namespace {
 
 using ::testing::HasSubstr;
@@ -110,4 +110,4 @@ TEST(BatchRow, RefusalsNameTheField) {
 }
 
 }  // namespace
-}  // namespace tandem::server
+}  // namespace tandem::batch

@@ -1,4 +1,4 @@
-// The whole engine over ranks that compute on (emulated) cards: choosing tokens on the cards
+// The whole engine over ranks that compute on (emulated) GPUs: choosing tokens on the GPUs
 // gives those that whole rows of logits give, at every degree and with all settings in one batch.
 #include <gtest/gtest.h>
 

@@ -171,9 +171,9 @@ INSTANTIATE_TEST_SUITE_P(Caches, EngineWorld,
                          });
 
 TEST(Memory, IsMeasured) {
-  EXPECT_GE(engine::AvailableCpus(), 1);
-  EXPECT_GT(engine::AvailableMemory(), uint64_t{1} << 20);
-  engine::PeakMemory peak;
+  EXPECT_GE(plan::AvailableCpus(), 1);
+  EXPECT_GT(plan::AvailableMemory(), uint64_t{1} << 20);
+  plan::PeakMemory peak;
   peak.Sample();
   const uint64_t before = peak.bytes();
   std::vector<char> touched(64 << 20, 1);

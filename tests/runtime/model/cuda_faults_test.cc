@@ -1,4 +1,4 @@
-// Worlds on emulated cards that fail at what they can do without.
+// Worlds on emulated GPUs that fail at what they can do without.
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/cuda_backend.h"

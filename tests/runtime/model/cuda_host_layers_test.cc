@@ -21,7 +21,7 @@ using testing::Rank;
 using testing::Sequence;
 using testing::Step;
 
-testing::WorldOptions OnCards(int tp, bool deterministic, const char* dtype) {
+testing::WorldOptions OnGpus(int tp, bool deterministic, const char* dtype) {
   testing::WorldOptions options = {.tp = tp, .num_blocks = 8, .max_tokens = 32};
   options.weights = *model::WeightRequests::Parse(dtype, 0, "auto");
   options.make_backend = [deterministic] {
@@ -94,7 +94,7 @@ TEST(CudaHostLayers, GiveTheBitsOfResidentOnes) {
     for (const int tp : {1, 2}) {
       SCOPED_TRACE(::testing::Message() << layers << " layers at TP " << tp);
       const bool deterministic = layers == 3;
-      const auto options = OnCards(tp, deterministic, layers == 4 ? "int4" : "auto");
+      const auto options = OnGpus(tp, deterministic, layers == 4 ? "int4" : "auto");
       const Outcome resident = RunSteps(made->folder(), options, LayersIn::kMemory);
       const Outcome streamed = RunSteps(made->folder(), options, LayersIn::kHost);
       EXPECT_EQ(streamed.logits, resident.logits);
@@ -112,13 +112,13 @@ TEST(CudaHostLayers, GiveTheBitsOfResidentOnes) {
   }
 }
 
-// Parts of all kinds: biases stay on the card, scales and zero points travel, norms of heads.
+// Parts of all kinds: biases stay on the GPU, scales and zero points travel, norms of heads.
 TEST(CudaHostLayers, OfEveryFormat) {
   for (const char* name : {"logits/llama_biases", "logits/qwen3_tied", "quantized/ct_int8_zeros",
                            "quantized/fp8_block", "quantized/ct_mixed"}) {
     SCOPED_TRACE(name);
     const std::string folder = SourcePath(std::string("tests/golden/") + name);
-    const auto options = OnCards(2, false, "auto");
+    const auto options = OnGpus(2, false, "auto");
     EXPECT_EQ(RunSteps(folder, options, LayersIn::kHost).logits,
               RunSteps(folder, options, LayersIn::kMemory).logits);
   }

@@ -1,4 +1,4 @@
-// Whole worlds whose ranks compute on (emulated) cards: golden logits in all formats, and
+// Whole worlds whose ranks compute on (emulated) GPUs: golden logits in all formats, and
 // with --deterministic the same bits at every degree, in any company, recorded or not.
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@ using testing::Step;
 using testing::WorldOptions;
 
 // way: of device_communicator.h.
-WorldOptions OnCards(int tp, bool deterministic, const std::string& way) {
+WorldOptions OnGpus(int tp, bool deterministic, const std::string& way) {
   WorldOptions options = {.tp = tp, .num_blocks = 64, .max_tokens = 128};
   options.make_backend = [deterministic] {
     return kernels::MakeCudaBackend({.deterministic = deterministic, .scratch_bytes = 256 << 10});
@@ -40,15 +40,12 @@ WorldOptions OnCards(int tp, bool deterministic, const std::string& way) {
 }
 
 // The same bits whichever way.
-WorldOptions OnCards(int tp, bool deterministic) {
-  return OnCards(tp, deterministic,
-                 deterministic && tp == 3 ? "peer"
-                 : tp == 4                ? "nccl"
-                                          : "staged");
+WorldOptions OnGpus(int tp, bool deterministic) {
+  return OnGpus(tp, deterministic, deterministic && tp == 3 ? "peer" : tp == 4 ? "nccl" : "staged");
 }
 
-testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t length,
-                                   const testing::LogitScale& scale) {
+testing::LogitBounds BoundsOnGpus(const loader::ModelConfig& config, int64_t length,
+                                  const testing::LogitScale& scale) {
   using kernels::DType;
   // Products of more than a few tokens round activations and, of many tokens, quantized
   // weights by 2^-8 at most each.
@@ -66,7 +63,7 @@ testing::LogitBounds BoundsOnCards(const loader::ModelConfig& config, int64_t le
 // Parts of one matrix that are stored unlike each other are held in BF16, off by 2^-8 at most.
 testing::LogitBounds BoundsOfMixed(const loader::ModelConfig& config, int64_t length,
                                    const testing::LogitScale& scale) {
-  const double off = BoundsOnCards(config, length, scale).off +
+  const double off = BoundsOnGpus(config, length, scale).off +
                      testing::PathProducts(config) * 0x1p-8 * scale.largest;
   return {.off = off, .behind = 2 * off};
 }
@@ -77,7 +74,7 @@ template <int kBits>
 testing::LogitBounds BoundsOf16BitCache(const loader::ModelConfig& config, int64_t length,
                                         const testing::LogitScale& scale) {
   const double rounding = 1.0 / (1 << kBits);
-  const double off = BoundsOnCards(config, length, scale).off +
+  const double off = BoundsOnGpus(config, length, scale).off +
                      static_cast<double>(4 * config.num_layers) * rounding * scale.largest;
   return {.off = off, .behind = 2 * off};
 }
@@ -85,7 +82,7 @@ testing::LogitBounds BoundsOf16BitCache(const loader::ModelConfig& config, int64
 TEST(CudaGoldenLogits16BitCache, MatchTransformers) {
   for (const std::string& name : testing::GoldenCases("logits")) {
     SCOPED_TRACE(name);
-    WorldOptions options = OnCards(1, false);
+    WorldOptions options = OnGpus(1, false);
     options.kv_dtype = kernels::KvDType::kF16;
     testing::CheckGoldenLogits(SourcePath("tests/golden/logits/" + name), options,
                                &BoundsOf16BitCache<11>);
@@ -99,9 +96,8 @@ class CudaGoldenLogits : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(CudaGoldenLogits, MatchTransformers) {
   for (int tp : {1, 2, 3}) {
-    testing::CheckGoldenLogits(
-        SourcePath("tests/golden/" + GetParam()), OnCards(tp, false),
-        GetParam() == "quantized/ct_mixed" ? &BoundsOfMixed : &BoundsOnCards);
+    testing::CheckGoldenLogits(SourcePath("tests/golden/" + GetParam()), OnGpus(tp, false),
+                               GetParam() == "quantized/ct_mixed" ? &BoundsOfMixed : &BoundsOnGpus);
   }
 }
 
@@ -133,7 +129,7 @@ TEST(CudaFloat8, IsHeldAsPlanned) {
     SCOPED_TRACE(name);
     const std::string path = SourcePath(std::string("tests/golden/") + name);
     for (const int tp : {1, 3}) {
-      WorldOptions options = OnCards(tp, false);
+      WorldOptions options = OnGpus(tp, false);
       options.weights = *model::WeightRequests::Parse(dtype, 0, "auto");
       const absl::Status status = RunWorld(path, options, [&](Rank& rank) {
         const auto folder = *loader::ModelFolder::Open(path);
@@ -148,7 +144,7 @@ TEST(CudaFloat8, IsHeldAsPlanned) {
         const auto weights = [&](const model::WeightRequests& requests) {
           const auto bytes = model::Decoder::Plan(config, *checkpoint, plan, rank.index, *backend,
                                                   {.max_rows = 8, .weights = requests});
-          // A plan made without a card is the same.
+          // A plan made without a GPU is the same.
           const auto without = model::Decoder::Plan(config, *checkpoint, plan, rank.index,
                                                     *kernels::MakeCudaLayout(),
                                                     {.max_rows = 8, .weights = requests});
@@ -215,24 +211,24 @@ TEST(CudaDeterministic, SameBitsAtEveryDegreeAndInAnyCompany) {
         "quantized/ct_int8_zeros", "quantized/fp8_block"}) {
     SCOPED_TRACE(model);
     const std::string folder = SourcePath(std::string("tests/golden/") + model);
-    const auto whole = RunAlone(folder, OnCards(1, true), {kLength}, 0);
+    const auto whole = RunAlone(folder, OnGpus(1, true), {kLength}, 0);
     for (const int tp : {2, 3, 4}) {
-      EXPECT_EQ(RunAlone(folder, OnCards(tp, true), {kLength}, 0), whole) << "TP " << tp;
+      EXPECT_EQ(RunAlone(folder, OnGpus(tp, true), {kLength}, 0), whole) << "TP " << tp;
     }
-    EXPECT_EQ(RunAlone(folder, OnCards(1, true), {1}, 0), whole);
-    EXPECT_EQ(RunAlone(folder, OnCards(2, true), {7, 1, 20}, 5), whole);
+    EXPECT_EQ(RunAlone(folder, OnGpus(1, true), {1}, 0), whole);
+    EXPECT_EQ(RunAlone(folder, OnGpus(2, true), {7, 1, 20}, 5), whole);
   }
 }
 
 // Codes of a group are the same on every rank that has a part of it; and they lose little.
 TEST(CudaDeterministic, Float8AtLoad) {
   const std::string folder = SourcePath("tests/golden/logits/llama_fp32");
-  const auto exact = RunAlone(folder, OnCards(1, true), {kLength}, 0);
-  WorldOptions options = OnCards(1, true);
+  const auto exact = RunAlone(folder, OnGpus(1, true), {kLength}, 0);
+  WorldOptions options = OnGpus(1, true);
   options.weights = *model::WeightRequests::Parse("fp8", 0, "fp8");
   const auto whole = RunAlone(folder, options, {kLength}, 0);
   for (const int tp : {2, 3}) {
-    WorldOptions more = OnCards(tp, true);
+    WorldOptions more = OnGpus(tp, true);
     more.weights = options.weights;
     EXPECT_EQ(RunAlone(folder, more, {kLength}, 0), whole) << "TP " << tp;
   }
@@ -253,7 +249,7 @@ void CheckRecorded(WorldOptions options) {
   const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
   const auto issued = RunAlone(folder, options, {1}, 2);
   options.recorded_sequences = 4;
-  // What graphs take is a change of the card's free memory, where others may be at work.
+  // What graphs take is a change of the GPU's free memory, where others may be at work.
   options.recording = [](int) {
     return model::RecordingBudget{.time = absl::InfiniteDuration(), .bytes = UINT64_MAX};
   };
@@ -269,14 +265,14 @@ void CheckRecorded(WorldOptions options) {
 }
 
 TEST(CudaRecorded, RecordedStepsGiveTheSameBits) {
-  for (const bool deterministic : {false, true}) CheckRecorded(OnCards(1, deterministic));
+  for (const bool deterministic : {false, true}) CheckRecorded(OnGpus(1, deterministic));
 }
 
 TEST(CudaRecorded, WorldsRecordTheirAllReduces) {
   for (const char* way : {"staged", "peer", "nccl"}) {
     for (const int tp : {2, 3}) {
       SCOPED_TRACE(::testing::Message() << way << ", TP " << tp);
-      CheckRecorded(OnCards(tp, tp == 3, way));
+      CheckRecorded(OnGpus(tp, tp == 3, way));
     }
   }
 }
@@ -285,7 +281,7 @@ TEST(CudaRecorded, WorldsRecordTheirAllReduces) {
 TEST(CudaRecorded, RanksStopRecordingTogether) {
   const std::string folder = SourcePath("tests/golden/logits/qwen3_untied");
   for (const bool time : {true, false}) {
-    WorldOptions options = OnCards(2, false, "peer");
+    WorldOptions options = OnGpus(2, false, "peer");
     options.recorded_sequences = 4;
     options.recording = [&](int rank) {
       model::RecordingBudget budget;
@@ -301,7 +297,7 @@ TEST(CudaRecorded, RanksStopRecordingTogether) {
       replayed[rank.index] = rank.decoder.replayed_steps();
     });
     EXPECT_TRUE(status.ok()) << status;
-    // A card may have had room for more already.
+    // A GPU may have had room for more already.
     EXPECT_GE(recorded[0], 1);
     if (time) EXPECT_EQ(recorded[0], 1);
     EXPECT_EQ(recorded[1], recorded[0]);

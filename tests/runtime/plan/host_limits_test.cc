@@ -3,7 +3,7 @@
 #include "runtime/plan/memory_plan.h"
 #include "tests/runtime/loader/temp_dir.h"
 
-namespace tandem::engine {
+namespace tandem::plan {
 namespace {
 
 using loader::TempDir;
@@ -88,4 +88,4 @@ TEST_F(HostLimits, Version2CpuQuota) {
 }
 
 }  // namespace
-}  // namespace tandem::engine
+}  // namespace tandem::plan

@@ -9,7 +9,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "runtime/model/row_sampling.h"
 
-namespace tandem::engine {
+namespace tandem::plan {
 namespace {
 
 loader::ModelConfig Llama8B() {
@@ -53,28 +53,28 @@ class PlannerTest : public ::testing::Test {
   loader::ModelConfig config_ = Llama8B();
   PlanRequest request_;
   std::unique_ptr<kernels::Backend> cpu_ = *kernels::MakeCpuBackend("auto", {.threads = 1});
-  std::unique_ptr<kernels::DeviceLayout> card_ = kernels::MakeCudaLayout();
+  std::unique_ptr<kernels::DeviceLayout> gpu_ = kernels::MakeCudaLayout();
 };
 
-TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
+TEST_F(PlannerTest, GpusHoldGraphsScratchAndCollectives) {
   const auto on_cpus = Plan({80, 80});
-  const auto plans = PlanAll(config_, request_, *card_);
+  const auto plans = PlanAll(config_, request_, *gpu_);
   for (const int tp : {1, 2}) {
     const RankPlan& rank = At(plans, Format::kBf16, tp).ranks[0];
     const MemoryPlan& bytes = rank.bytes;
-    EXPECT_TRUE(bytes.on_card);
+    EXPECT_TRUE(bytes.on_gpu);
     EXPECT_EQ(bytes.graphs, model::RecordingBudget().bytes);
     // Three buffers of 64 MiB, 32 MiB of the library, 512 MiB of the driver.
     EXPECT_EQ(bytes.scratch, uint64_t{736} << 20);
     EXPECT_EQ(bytes.collectives,
               tp == 1 ? 0 : (2 * (uint64_t{2} << 20)) + (2 * (uint64_t{4} << 20)) + (256 << 20));
-    EXPECT_EQ(bytes.card(), bytes.weights + bytes.kv + bytes.workspace + bytes.graphs +
-                                bytes.scratch + bytes.collectives);
+    EXPECT_EQ(bytes.gpu(), bytes.weights + bytes.kv + bytes.workspace + bytes.graphs +
+                               bytes.scratch + bytes.collectives);
     // Two pinned buffers of 8 MiB, 64 rows of logits, partial sums on their way.
     const uint64_t logits = uint64_t{64} * 128256 / tp * sizeof(float);
     EXPECT_EQ(bytes.pinned, (16 << 20) + logits + (tp == 1 ? 0 : 2 * 512 * 4096 * sizeof(float)));
     EXPECT_EQ(bytes.host(), bytes.communication + bytes.process + bytes.pinned);
-    EXPECT_EQ(rank.free(), static_cast<int64_t>(rank.device - bytes.card()));
+    EXPECT_EQ(rank.free(), static_cast<int64_t>(rank.device - bytes.gpu()));
     // The step's arrays, block tables of 64 sequences of 512 blocks, and what chooses tokens.
     const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config_), tp);
     const uint64_t tables = (3 * 512 + 64 + 64 * 512) * sizeof(int32_t);
@@ -83,23 +83,23 @@ TEST_F(PlannerTest, CardsHoldGraphsScratchAndCollectives) {
   }
 }
 
-TEST_F(PlannerTest, CardsHoldTwoStreamedLayers) {
+TEST_F(PlannerTest, GpusHoldTwoStreamedLayers) {
   Plan({8, 8});
-  const auto resident = PlanAll(config_, request_, *card_);
+  const auto resident = PlanAll(config_, request_, *gpu_);
   request_.stream = true;
   request_.stream_bandwidth = 20e9;
-  const auto streamed = PlanAll(config_, request_, *card_);
+  const auto streamed = PlanAll(config_, request_, *gpu_);
   for (const Format format : {Format::kBf16, Format::kInt4, Format::kFp8}) {
     for (const int tp : {1, 2}) {
       const FormatPlan& plan = At(streamed, format, tp);
       const MemoryPlan& bytes = plan.ranks[0].bytes;
       const MemoryPlan& whole = At(resident, format, tp).ranks[0].bytes;
       EXPECT_EQ(bytes.present, 2 * bytes.streamed / config_.num_layers);
-      // Head and norms stay on the card.
+      // Head and norms stay on the GPU.
       EXPECT_EQ(bytes.read(), whole.weights);
       EXPECT_LT(bytes.weights, whole.weights / 4);
       EXPECT_EQ(bytes.pinned, whole.pinned + bytes.streamed);
-      EXPECT_EQ(bytes.card(), whole.card() - whole.weights + bytes.weights - whole.graphs);
+      EXPECT_EQ(bytes.gpu(), whole.gpu() - whole.weights + bytes.weights - whole.graphs);
       EXPECT_TRUE(plan.fits);
       const double seconds = static_cast<double>(bytes.streamed) / request_.stream_bandwidth;
       EXPECT_NEAR(plan.decode_tokens_per_s * seconds, 1, 0.1);
@@ -108,12 +108,12 @@ TEST_F(PlannerTest, CardsHoldTwoStreamedLayers) {
   EXPECT_FALSE(At(resident, Format::kBf16, 1).fits);
 }
 
-TEST(RanksOnCard, CountsThoseOfTheSameHostAndCard) {
-  const std::string cards[] = {"a 1", "a 2", "b 1", "a 1"};
-  EXPECT_EQ(RanksOnCard(cards, 0), 2);
-  EXPECT_EQ(RanksOnCard(cards, 2), 1);
+TEST(RanksOnGpu, CountsThoseOfTheSameHostAndGpu) {
+  const std::string gpus[] = {"a 1", "a 2", "b 1", "a 1"};
+  EXPECT_EQ(RanksOnGpu(gpus, 0), 2);
+  EXPECT_EQ(RanksOnGpu(gpus, 2), 1);
   const std::string none[] = {"", ""};
-  EXPECT_EQ(RanksOnCard(none, 1), 1);
+  EXPECT_EQ(RanksOnGpu(none, 1), 1);
 }
 
 TEST(StorageBytes, OfTheEightBillionShape) {
@@ -144,7 +144,7 @@ TEST_F(PlannerTest, WeightsAreThoseOfStorageWithoutTheEmbedding) {
             StorageBytes(config_, Format::kBf16) - 2 * embedding + 2 * norms);
   // Held is a scale for 128 columns of each row, stored one for 128 rows of them.
   const uint64_t elements = uint64_t{8030261248} - norms - 2 * embedding;
-  EXPECT_EQ(At(PlanAll(config_, request_, *card_), Format::kFp8, 1).ranks[0].bytes.weights,
+  EXPECT_EQ(At(PlanAll(config_, request_, *gpu_), Format::kFp8, 1).ranks[0].bytes.weights,
             elements + elements / 128 * 4 + 2 * embedding + 4 * norms);
   // CPUs do not multiply it.
   EXPECT_EQ(At(plans, Format::kFp8, 1).ranks[0].bytes.weights,
@@ -186,7 +186,7 @@ TEST_F(PlannerTest, FitsExactlyWhenNothingLacks) {
   EXPECT_EQ(At(plans, Format::kBf16, 1).kv_tokens, 8192 - 16);
 }
 
-TEST_F(PlannerTest, MixedCardsTakeSharesByTheirMemory) {
+TEST_F(PlannerTest, MixedGpusTakeSharesByTheirMemory) {
   const auto plans = Plan({16, 24, 24});
   const FormatPlan& plan = At(plans, Format::kBf16, 3);
   EXPECT_EQ(plan.ranks[0].device, FromGib(24));
@@ -200,7 +200,7 @@ TEST_F(PlannerTest, MixedCardsTakeSharesByTheirMemory) {
   EXPECT_EQ(two.ranks[0].bytes.weights, two.ranks[1].bytes.weights);
 }
 
-TEST_F(PlannerTest, CardsThatHardlyDifferTakeEqualShares) {
+TEST_F(PlannerTest, GpusThatHardlyDifferTakeEqualShares) {
   const auto plans = Plan({24, 23});
   const FormatPlan& plan = At(plans, Format::kBf16, 2);
   EXPECT_EQ(plan.ranks[0].bytes.weights, plan.ranks[1].bytes.weights);
@@ -263,10 +263,10 @@ TEST_F(PlannerTest, RecommendsTheMostPreciseFormatThatFits) {
 TEST_F(PlannerTest, RecommendsAFormatThatIsAskedForAlone) {
   for (const double gib : {80.0, 1.0}) {
     Plan({gib});
-    for (const bool cards : {false, true}) {
+    for (const bool gpus : {false, true}) {
       for (const Format format : kFormats) {
         request_.only = format;
-        const auto plans = PlanAll(config_, request_, cards ? *card_ : *cpu_);
+        const auto plans = PlanAll(config_, request_, gpus ? *gpu_ : *cpu_);
         ASSERT_EQ(plans.size(), 1u);
         const Recommendation best = Recommend(plans, request_);
         EXPECT_EQ(best.choice.has_value(), gib == 80);
@@ -280,10 +280,10 @@ TEST_F(PlannerTest, RecommendsAFormatThatIsAskedForAlone) {
 TEST_F(PlannerTest, RecommendsFp8WhereItIsStored) {
   Plan({12});
   request_.stored = Format::kFp8;
-  const auto on_card = PlanAll(config_, request_, *card_);
-  Recommendation best = Recommend(on_card, request_);
+  const auto on_gpu = PlanAll(config_, request_, *gpu_);
+  Recommendation best = Recommend(on_gpu, request_);
   ASSERT_TRUE(best.choice.has_value());
-  EXPECT_EQ(on_card[*best.choice].format, Format::kFp8);
+  EXPECT_EQ(on_gpu[*best.choice].format, Format::kFp8);
   EXPECT_THAT(best.reason, ::testing::HasSubstr("the format that is stored fits"));
   // CPUs hold it in 16 bits, for which there is no room.
   const auto on_cpu = PlanAll(config_, request_, *cpu_);
@@ -293,9 +293,9 @@ TEST_F(PlannerTest, RecommendsFp8WhereItIsStored) {
   EXPECT_THAT(best.reason, ::testing::HasSubstr("fp8 at no degree"));
   // Of others INT8 loses less.
   request_.stored = Format::kBf16;
-  best = Recommend(on_card, request_);
+  best = Recommend(on_gpu, request_);
   ASSERT_TRUE(best.choice.has_value());
-  EXPECT_EQ(on_card[*best.choice].format, Format::kInt8);
+  EXPECT_EQ(on_gpu[*best.choice].format, Format::kInt8);
 }
 
 TEST_F(PlannerTest, RefusesRanksThatDoNotMakeItFaster) {
@@ -308,4 +308,4 @@ TEST_F(PlannerTest, RefusesRanksThatDoNotMakeItFaster) {
 }
 
 }  // namespace
-}  // namespace tandem::engine
+}  // namespace tandem::plan

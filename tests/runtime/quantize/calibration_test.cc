@@ -14,7 +14,7 @@
 #include "runtime/quantize/error_compensation.h"
 #include "tests/support/source_path.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 class CalibrationTest : public ::testing::TestWithParam<const char*> {};
@@ -72,9 +72,9 @@ TEST_P(CalibrationTest, GivesTheModelsLogits) {
   }
 
   const int64_t hidden = config->hidden_size;
-  const auto norm = *(*weights)->ReadVector(std::string(kFinalNorm));
+  const auto norm = *(*weights)->ReadVector(std::string(model::kFinalNorm));
   const std::string head_name =
-      std::string(config->tie_word_embeddings ? kEmbedding : kHead) + ".weight";
+      std::string(config->tie_word_embeddings ? model::kEmbedding : model::kHead) + ".weight";
   std::vector<float> head(config->vocab_size * hidden);
   ASSERT_TRUE((*weights)->ReadRows(head_name, 0, config->vocab_size, head.data()).ok());
   int64_t last = -1;
@@ -112,4 +112,4 @@ INSTANTIATE_TEST_SUITE_P(Models, CalibrationTest,
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -9,7 +9,7 @@
 #include "runtime/loader/model_folder.h"
 #include "tests/runtime/loader/temp_dir.h"
 
-namespace tandem::loader {
+namespace tandem::quantize {
 namespace {
 
 // Bytes that tell where they belong.
@@ -28,7 +28,7 @@ const std::vector<OutputTensor> kTensors = {
 class CheckpointWriterTest : public ::testing::TestWithParam<uint64_t> {};
 
 TEST_P(CheckpointWriterTest, WhatIsWrittenIsRead) {
-  const TempDir dir;
+  const loader::TempDir dir;
   dir.Write("config.json", "{}");
   const auto writer = CheckpointWriter::Create(dir.path(), kTensors, GetParam());
   ASSERT_TRUE(writer.ok()) << writer.status();
@@ -41,9 +41,9 @@ TEST_P(CheckpointWriterTest, WhatIsWrittenIsRead) {
   }
   ASSERT_TRUE((*writer)->Close().ok());
 
-  const auto folder = ModelFolder::Open(dir.path());
+  const auto folder = loader::ModelFolder::Open(dir.path());
   ASSERT_TRUE(folder.ok());
-  const auto checkpoint = Checkpoint::Open(*folder);
+  const auto checkpoint = loader::Checkpoint::Open(*folder);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ((*checkpoint)->ListTensors().size(), kTensors.size());
   EXPECT_EQ((*checkpoint)->file_count() > 1, GetParam() < 100);
@@ -54,7 +54,7 @@ TEST_P(CheckpointWriterTest, WhatIsWrittenIsRead) {
     EXPECT_EQ((*info)->shape, kTensors[i].shape);
     const std::vector<uint8_t> expected = Bytes(kTensors[i], static_cast<int>(i));
     std::vector<uint8_t> found(expected.size());
-    const MappedFile& file = (*checkpoint)->file((*info)->file).file();
+    const loader::MappedFile& file = (*checkpoint)->file((*info)->file).file();
     ASSERT_TRUE(file.Read((*info)->offset, found.size(), found.data()).ok());
     EXPECT_EQ(found, expected) << kTensors[i].name;
     // Other readers map tensors as arrays of their type.
@@ -71,7 +71,7 @@ TEST_P(CheckpointWriterTest, WhatIsWrittenIsRead) {
 INSTANTIATE_TEST_SUITE_P(FileBytes, CheckpointWriterTest, ::testing::Values(1, 50, 1 << 20));
 
 TEST(CheckpointWriter, FailedOutputIsNoInternalError) {
-  const TempDir dir;
+  const loader::TempDir dir;
   const auto no_folder = CheckpointWriter::Create(dir / "missing", kTensors);
   EXPECT_EQ(no_folder.status().code(), absl::StatusCode::kAborted) << no_folder.status();
   // More than any disk has.
@@ -84,4 +84,4 @@ TEST(CheckpointWriter, FailedOutputIsNoInternalError) {
 }
 
 }  // namespace
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tandem::loader {
+namespace tandem::quantize {
 namespace {
 
 using kernels::DType;
@@ -76,4 +76,4 @@ TEST(PackedConfig, IsCompressedTensors) {
 }
 
 }  // namespace
-}  // namespace tandem::loader
+}  // namespace tandem::quantize

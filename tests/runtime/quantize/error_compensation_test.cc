@@ -8,7 +8,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "runtime/loader/quantize_rows.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 using kernels::QuantFormat;
@@ -235,4 +235,4 @@ TEST(ErrorCompensation, ColumnsWithoutInputAndFewTokens) {
 }
 
 }  // namespace
-}  // namespace tandem::model
+}  // namespace tandem::quantize

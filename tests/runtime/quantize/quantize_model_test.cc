@@ -13,7 +13,7 @@
 #include "tests/runtime/loader/temp_dir.h"
 #include "tests/support/source_path.h"
 
-namespace tandem::model {
+namespace tandem::quantize {
 namespace {
 
 using ::testing::HasSubstr;
@@ -136,7 +136,7 @@ TEST_P(QuantizeModelTest, FolderHoldsTheModel) {
   }
   const loader::TempDir dir;
   dir.Write("config.json", "{}");
-  const auto writer = loader::CheckpointWriter::Create(dir.path(), plan->tensors);
+  const auto writer = CheckpointWriter::Create(dir.path(), plan->tensors);
   ASSERT_TRUE(writer.ok());
   const auto backend = *kernels::MakeCpuBackend("auto", {.threads = 2});
   kernels::ThreadPool pool(2);
@@ -187,4 +187,4 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{.bits = 4, .group_size = 64, .zero_points = true}, QuantizeMethod::kGptq, 0.3}));
 
 }  // namespace
-}  // namespace tandem::model
+}  // namespace tandem::quantize

@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using ::testing::ElementsAre;
@@ -177,4 +177,4 @@ TEST(CpusOfShareTest, ARunOfCoresEach) {
 }
 
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -7,7 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using ::testing::HasSubstr;
@@ -66,4 +66,4 @@ TEST(CutReplicasTest, FewerThanThereIsRoomFor) {
 }
 
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

@@ -9,7 +9,7 @@
 
 #include "parallel/thread_communicator.h"
 
-namespace tandem::launcher {
+namespace tandem::rank {
 namespace {
 
 using parallel::StepPart;
@@ -98,4 +98,4 @@ TEST(StepTrace, AFileThatCannotBeWrittenIsFoundAtTheStart) {
 }
 
 }  // namespace
-}  // namespace tandem::launcher
+}  // namespace tandem::rank

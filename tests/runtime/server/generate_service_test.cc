@@ -80,7 +80,7 @@ class GenerateServiceTest : public ::testing::Test {
   }
 
   void UseTemplate(const char* text) {
-    auto made = jinja::ChatTemplate::FromTokenizerConfig("{}", text);
+    auto made = chat::ChatTemplate::FromTokenizerConfig("{}", text);
     ASSERT_TRUE(made.ok()) << made.status();
     chat_template_ = *std::move(made);
   }
@@ -167,7 +167,7 @@ class GenerateServiceTest : public ::testing::Test {
 
   std::unique_ptr<FakeEngine> engine_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
-  std::optional<jinja::ChatTemplate> chat_template_;  // set before Start
+  std::optional<chat::ChatTemplate> chat_template_;  // set before Start
   RequestMetrics metrics_;
   GenerateService service_{&metrics_};
   std::unique_ptr<GrpcServer> server_;

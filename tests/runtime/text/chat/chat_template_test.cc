@@ -3,7 +3,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace tandem::jinja {
+namespace tandem::chat {
 namespace {
 
 using ::testing::HasSubstr;
@@ -86,4 +86,4 @@ TEST(ChatTemplate, BadConfigsAreRefusedByName) {
 }
 
 }  // namespace
-}  // namespace tandem::jinja
+}  // namespace tandem::chat
