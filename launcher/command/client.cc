@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "launcher/command/client_channel.h"
-#include "launcher/command/sampling_request.h"
+#include "launcher/command/sampling_options.h"
 #include "nlohmann/json.hpp"
 #include "runtime/rank/exit_code.h"
 #include "runtime/text/tokenizer/utf8.h"

@@ -156,33 +156,6 @@ void AddPrompt(CLI::App* app, std::optional<std::string>* prompt, std::vector<in
       ->excludes(text);
 }
 
-void AddSampling(CLI::App* app, SamplingOptions* options) {
-  app->add_option("--max-tokens", options->max_tokens,
-                  "Most tokens of the answer (default: what the context leaves)");
-  app->add_option("--temperature", options->temperature, "0 is greedy");
-  app->add_option("--top-k", options->top_k, "0 is off");
-  app->add_option("--top-p", options->top_p, "1 is off");
-  app->add_option("--min-p", options->min_p, "0 is off");
-  app->add_option("--repetition-penalty", options->repetition_penalty, "1 is off");
-  app->add_option("--presence-penalty", options->presence_penalty, "0 is off");
-  app->add_option("--frequency-penalty", options->frequency_penalty, "0 is off");
-  app->add_option("--logit-bias", options->logit_bias, "ID BIAS, added to that token's logit");
-  app->add_option("--min-tokens", options->min_tokens, "No stop before so many tokens");
-  app->add_flag("--ignore-eos", options->ignore_eos, "Go on past the model's own stop tokens");
-  app->add_option("--stop", options->stop, "Text that ends the answer; may be given again")
-      ->allow_extra_args(false);
-  app->add_flag("--include-stop", options->include_stop, "Keep that text in the answer");
-  app->add_option("--stop-token-ids", options->stop_token_ids, "Ids that end the answer: 1,2,3")
-      ->delimiter(',');
-  app->add_option("--seed", options->seed, "Default: a random one")
-      // CLI11 would take a number that is too large as the largest.
-      ->check([](const std::string& text) {
-        int64_t value = 0;
-        return absl::SimpleAtoi(text, &value) ? std::string()
-                                              : "expected a 64-bit integer, found " + text;
-      });
-}
-
 CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
   CLI::App* batch =
       app.add_subcommand("batch", "Answer a file of prompts; can be stopped and resumed");

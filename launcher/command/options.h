@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "launcher/command/sampling_options.h"
+
 namespace tandem::launcher {
 
 // Of every command that runs a model.
@@ -74,24 +76,6 @@ struct ChannelOptions {
   std::string tls_cert, tls_key;  // of this client
   std::string tls_name;           // that the server's certificate is to show, if not the host's
   std::string token_file;         // its first line goes along as the bearer token
-};
-
-struct SamplingOptions {
-  std::optional<double> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<double> top_p;
-  std::optional<double> min_p;
-  std::optional<double> repetition_penalty;
-  std::optional<double> presence_penalty;
-  std::optional<double> frequency_penalty;
-  std::vector<std::pair<int32_t, double>> logit_bias;
-  std::optional<int64_t> seed;
-  std::optional<int32_t> max_tokens;
-  std::optional<int32_t> min_tokens;
-  bool ignore_eos = false;
-  std::vector<std::string> stop;
-  bool include_stop = false;
-  std::vector<int32_t> stop_token_ids;
 };
 
 struct GenerateOptions {

@@ -1,6 +1,6 @@
 #include "launcher/command/runtime_options.h"
 
-#include "launcher/command/sampling_request.h"
+#include "launcher/command/sampling_options.h"
 
 namespace tandem::launcher {
 

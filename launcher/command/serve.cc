@@ -18,7 +18,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/command/generate_front.h"
 #include "launcher/command/runtime_options.h"
-#include "launcher/command/sampling_request.h"
+#include "launcher/command/sampling_options.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/build_id.h"
 #include "runtime/rank/exit_code.h"
