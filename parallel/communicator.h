@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/sum_tree.h"
 #include "kernels/residual_norm.h"
+#include "parallel/control_group.h"
 
 namespace tandem::parallel {
 
@@ -52,12 +53,8 @@ struct TreeLayout {
 void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t count,
                  std::vector<const float*>& values);
 
-class Communicator {
+class Communicator : public ControlGroup {
  public:
-  virtual ~Communicator() = default;
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
-
   // The one all-reduce: mine is [node_count(rank), count], this rank's partial
   // sums; every rank gets the tree's root, [count], in the same bits.
   virtual absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
@@ -77,12 +74,6 @@ class Communicator {
   // Until all-reduces that were only queued are done, on this rank, with the deadline of a
   // step; their error. Not collective.
   virtual absl::Status Await() { return absl::OkStatus(); }
-
-  // Everybody's bytes, by rank. For start and end, not for steps. DEADLINE_EXCEEDED where a rank
-  // does not come within the world's patience (mpi_world.h): the world is lost.
-  virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) = 0;
-
-  virtual absl::Status Barrier() = 0;
 };
 
 // A world of one: a copy.
@@ -97,10 +88,5 @@ class SelfCommunicator : public Communicator {
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override;
   absl::Status Barrier() override { return absl::OkStatus(); }
 };
-
-// OK if every rank is; otherwise on all ranks the error of the lowest rank that
-// has one, with "rank N: " before it unless it is rank 0's. A start-up
-// phase ends with it, so that all ranks fail together.
-absl::Status AgreeOnStatus(Communicator& communicator, const absl::Status& mine);
 
 }  // namespace tandem::parallel

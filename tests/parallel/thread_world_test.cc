@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernels/ref/ref_backend.h"
+#include "parallel/all_gather.h"
 #include "parallel/all_reduce_trial.h"
 #include "parallel/linear.h"
 #include "parallel/step_channel.h"
@@ -98,6 +99,49 @@ TEST(ThreadWorld, StatusIsAgreedOn) {
   for (const absl::Status& status : agreed) {
     EXPECT_EQ(status, absl::NotFoundError("rank 1: no such file"));
   }
+}
+
+struct Place {
+  int64_t node;
+  bool first;
+  bool operator==(const Place&) const = default;
+};
+
+TEST(AllGather, EveryRankGetsEveryValueByRank) {
+  ThreadWorld world(3);
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 3; ++rank) {
+    ranks.emplace_back([&, rank] {
+      const auto group = world.Make(rank);
+      EXPECT_EQ(*AllGather(*group, Place{rank * 10, rank == 0}),
+                (std::vector<Place>{{0, true}, {10, false}, {20, false}}));
+      EXPECT_EQ(*AllGather(*group, rank == 1), (std::vector<bool>{false, true, false}));
+      EXPECT_EQ(*AllGather(*group, std::string(rank, 'a')),
+                (std::vector<std::string>{"", "a", "aa"}));
+      EXPECT_EQ(*AllGatherVectors(*group, std::vector<int>(rank, rank)),
+                (std::vector<std::vector<int>>{{}, {1}, {2, 2}}));
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+}
+
+TEST(AllGather, ValuesOfAnotherSizeAreAnError) {
+  ThreadWorld world(2);
+  std::vector<absl::Status> found(2);
+  std::thread other([&] {
+    const auto group = world.Make(1);
+    found[1] = AllGather(*group, int64_t{1}).status();
+    EXPECT_TRUE(AllGatherVectors(*group, std::vector<char>(5)).ok());
+  });
+  const auto group = world.Make(0);
+  found[0] = AllGather(*group, int32_t{1}).status();
+  EXPECT_EQ(AllGatherVectors(*group, std::vector<int>{1}).status().code(),
+            absl::StatusCode::kInternal);
+  other.join();
+  EXPECT_EQ(found[0], absl::InternalError("exchange between ranks: found 8 bytes from rank 1, "
+                                          "expected 4"));
+  EXPECT_EQ(found[1], absl::InternalError("exchange between ranks: found 4 bytes from rank 0, "
+                                          "expected 8"));
 }
 
 // A rank that went by its own time, with all digits, might choose another way than the others.
