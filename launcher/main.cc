@@ -6,13 +6,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/command/client.h"
 #include "launcher/command/doctor.h"
@@ -24,79 +22,25 @@
 #include "launcher/command/runtime_options.h"
 #include "launcher/command/serve.h"
 #include "launcher/command/tokenize.h"
-#include "launcher/world/mpirun.h"
 #include "launcher/world/slurm_job.h"
-#include "launcher/world/supervisor.h"
+#include "launcher/world/start.h"
 #include "runtime/batch/batch_rank.h"
 #include "runtime/batch/progress.h"
 #include "runtime/batch/replicas.h"
-#include "runtime/rank/cpu_binding.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
 
 namespace tandem::launcher {
 namespace {
 
-absl::StatusOr<std::string> OwnPath() {
-  char path[4096];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
-  if (length <= 0 || length == static_cast<ssize_t>(sizeof(path))) {
-    return absl::InternalError("cannot find this program's own path");
-  }
-  return std::string(path, static_cast<size_t>(length));
-}
-
 const char* Environment(const char* name) { return std::getenv(name); }
 
-// Runs `rank` here, if this process is a rank or the world is one without supervision; else
-// starts the world. Returns the exit code.
 template <typename Rank>
-absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world_options,
+absl::StatusOr<int> RunModel(const ModelOptions& model, const WorldOptions& world,
                              bool alone_in_process, char** argv, Rank rank) {
-  TANDEM_ASSIGN_OR_RETURN(const std::optional<int> world, rank::FindWorld(Environment));
-  if (world.has_value() || rank::StartedByLauncher()) {
-    TANDEM_RETURN_IF_ERROR(rank::DieWithParent());
-    const int size = world.value_or(1);
-    if (!model.hosts.empty() && !rank::StartedByLauncher()) {
-      return absl::InvalidArgumentError(
-          "--hosts: found in a process that mpirun or srun started, expected without them");
-    }
-    if (model.tp != 0 && model.tp != size) {
-      // Every rank sees it; one says it.
-      const char* own_rank = std::getenv("PMIX_RANK");
-      if (own_rank != nullptr && std::string(own_rank) != "0") return rank::kExitConfig;
-      return absl::FailedPreconditionError(absl::StrCat("--tp ", model.tp, ", but this world has ",
-                                                        size, size == 1 ? " rank" : " ranks"));
-    }
-    return rank();
-  }
-  const std::vector<int> cpus = rank::AllowedCpus();
-  const absl::StatusOr<rank::Topology> topology = rank::Topology::Load();
-  absl::StatusOr<std::string> mpirun = FindProgram("mpirun", Environment);
-  std::vector<rank::HostSlots> hosts;
-  if (!model.hosts.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(hosts, rank::ParseHosts(model.hosts));
-  }
-  int ranks = model.tp;
-  for (const rank::HostSlots& host : hosts) ranks += model.tp == 0 ? host.slots : 0;
-  if (ranks == 0) {
-    ranks = topology.ok() && mpirun.ok() ? topology->MemorySockets(cpus) : 1;
-    if (ranks > 1)
-      std::fprintf(stderr, "tandem: %d ranks, one for each socket (see --tp)\n", ranks);
-  }
-  if (ranks == 1 && hosts.empty() && alone_in_process) return rank();
-
-  TANDEM_ASSIGN_OR_RETURN(const std::string self, OwnPath());
-  std::vector<std::string> command = {self};
-  for (char** argument = argv + 1; *argument != nullptr; ++argument) command.push_back(*argument);
-  WorldOptions options = world_options;
-  options.through_mpirun = ranks > 1 || !hosts.empty();
-  if (options.through_mpirun) {
-    TANDEM_RETURN_IF_ERROR(mpirun.status());
-    command = MpirunCommand(*mpirun, geteuid() == 0, ranks, hosts, ExportedVariables(environ),
-                            command, Environment);
-  }
-  return RunWorld(command, options);
+  return RunRankOrWorld(
+      {.tp = model.tp, .hosts = model.hosts, .alone_in_process = alone_in_process, .world = world},
+      argv, rank);
 }
 
 absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
@@ -111,8 +55,7 @@ absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
     model.hosts = role->hosts;
   } else {
     TANDEM_ASSIGN_OR_RETURN(const std::optional<int> joined, rank::FindWorld(Environment));
-    const char* own_rank = std::getenv("PMIX_RANK");
-    if (own_rank == nullptr || std::strcmp(own_rank, "0") == 0) LearnSlurmEnd();
+    if (IsFirstRank(Environment)) LearnSlurmEnd();
     if (joined.has_value() && !rank::StartedByLauncher())
       model.tp = 0;  // its ranks cut it themselves
     if (!joined.has_value() && !rank::StartedByLauncher()) {
