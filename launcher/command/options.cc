@@ -330,7 +330,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   AddMemoryWatch(serve_app, &serve.watch);
   AddPair(serve_app, "--watch-latency", &serve.watch.latency, 1e9,
           "Seconds of time to first token or between tokens, 95th percentile: warning, alarm");
-  serve_app->add_option("--listen", serve.listen, "HOST:PORT, [IPv6]:PORT or unix:PATH")
+  serve_app->add_option("--listen", serve.listen,
+                        "HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free port and logs it")
       ->capture_default_str();
   serve_app->add_option("--metrics-listen", serve.metrics_listen,
                         "HOST:PORT or [IPv6]:PORT for Prometheus, at /metrics (default: none)");

@@ -74,6 +74,15 @@ void WarnOfOpenDoors(const ServeOptions& options) {
                options.auth_token_file.empty() ? "" : ", tokens can be read on the way");
 }
 
+// Port 0 takes a free port, which nobody knows until it is printed. Other addresses are printed
+// once the model is loaded.
+void LogTakenPorts(const ServeOptions& options, const server::ServeFront& front) {
+  if (front.address() != options.listen) spdlog::info("listening on {}", front.address());
+  if (front.metrics_address() != options.metrics_listen) {
+    spdlog::info("metrics at {}", front.metrics_address());
+  }
+}
+
 // Null where the folder has no tokenizer.json.
 absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> LoadTokenizer(const std::string& model) {
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder, loader::ModelFolder::Open(model));
@@ -169,10 +178,10 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, rank::RankRunti
   model.step_parts = runtime.timer() != nullptr && !runtime.on_gpu();
   front.SetModel(std::move(model));
   spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
-               options.listen, runtime.tp(), runtime.num_blocks() * model::kBlockSize,
+               front.address(), runtime.tp(), runtime.num_blocks() * model::kBlockSize,
                runtime.max_model_len());
   if (!options.metrics_listen.empty()) {
-    spdlog::info("metrics at {}, port {}", options.metrics_listen, front.metrics_port());
+    spdlog::info("metrics at {}", front.metrics_address());
   }
   const absl::Status status = front.WaitUntilStopped();
   // Not after Stop: the step in progress may be waiting for the rank that is lost.
@@ -272,6 +281,7 @@ int RunServeRank(const ServeOptions& options) {
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     opened = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
+      LogTakenPorts(options, *front);
       WarnOfOpenDoors(options);
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
       chat_template = chat::LoadChatTemplate(options.model.model);

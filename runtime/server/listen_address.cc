@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -101,6 +102,11 @@ absl::Status ProbeAddress(const std::string& listen) {
     if (failure == EADDRINUSE) return CannotListen(listen, std::strerror(failure));
   }
   return listened ? absl::OkStatus() : CannotListen(listen, std::strerror(failure));
+}
+
+std::string WithPort(const std::string& listen, int port) {
+  if (!absl::EndsWith(listen, ":0") || absl::StartsWith(listen, "unix:")) return listen;
+  return absl::StrCat(listen.substr(0, listen.size() - 1), port);
 }
 
 absl::StatusOr<ListeningSocket> ListenOn(const std::string& listen) {

@@ -18,6 +18,9 @@ struct ListeningSocket {
   int port = 0;
 };
 
+// `listen` with `port` in place of its port 0; any other address as it is.
+std::string WithPort(const std::string& listen, int port);
+
 // Listens on `listen` (HOST:PORT or [IPv6]:PORT), the first address of a name; port 0 takes a free
 // one. The address is the socket's alone. Errors as above.
 absl::StatusOr<ListeningSocket> ListenOn(const std::string& listen);

@@ -6,6 +6,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/server/listen_address.h"
 
 namespace tandem::server {
 namespace {
@@ -65,6 +66,12 @@ ServeFront::~ServeFront() {
     signals_->Wake();
     signal_thread_.join();
   }
+}
+
+std::string ServeFront::address() const { return WithPort(options_.server.listen, port_); }
+
+std::string ServeFront::metrics_address() const {
+  return WithPort(options_.metrics_listen, metrics_port());
 }
 
 void ServeFront::SetModel(ServedModel model) {

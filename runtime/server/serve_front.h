@@ -66,6 +66,9 @@ class ServeFront {
   ~ServeFront();
 
   int port() const { return port_; }
+  // As given in the options, with the port that was taken in place of port 0.
+  std::string address() const;
+  std::string metrics_address() const;
   int metrics_port() const { return metrics_server_ == nullptr ? 0 : metrics_server_->port(); }
 
   // Ready: SERVING, unless a drain was asked for meanwhile. Once only.

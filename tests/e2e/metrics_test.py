@@ -396,7 +396,7 @@ class Lifecycle(unittest.TestCase):
       told = ""
       while "metrics at" not in told:
         told = server.process.stderr.readline().decode()
-      port = re.search(r"metrics at \[::1\]:0, port (\d+)", told)[1]
+      port = re.search(r"metrics at \[::1\]:(\d+)", told)[1]
       self.assertEqual(Scrape(f"[::1]:{port}").get("model_loaded"), 1)
 
 

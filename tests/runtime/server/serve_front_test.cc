@@ -49,7 +49,8 @@ class ServeFrontTest : public ::testing::Test {
     auto front = ServeFront::Start(options, std::move(signals));
     ASSERT_TRUE(front.ok()) << front.status();
     front_ = *std::move(front);
-    address_ = "127.0.0.1:" + std::to_string(front_->port());
+    address_ = front_->address();
+    ASSERT_EQ(address_, "127.0.0.1:" + std::to_string(front_->port()));
     channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
     stub_ = v1::InferenceService::NewStub(channel_);
     health_ = grpc::health::v1::Health::NewStub(channel_);
