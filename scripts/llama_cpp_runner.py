@@ -11,7 +11,10 @@ import json
 import sys
 import time
 
-import numpy as np
+import third_party
+
+with third_party.modules("pip install numpy gguf llama-cpp-python"):
+  import numpy as np
 
 # Bytes of a block and its elements.
 BLOCKS = {"bf16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}

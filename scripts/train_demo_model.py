@@ -22,11 +22,14 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import tokenizers
-import torch
-import transformers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+import third_party
+
+with third_party.modules(third_party.ORACLE):
+  import numpy as np
+  import tokenizers
+  import torch
+  import transformers
+  from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import demo_tasks
 

@@ -21,17 +21,22 @@ BINARY = os.environ.get("TANDEM_BINARY", str(SOURCE / "build/release/tandem"))
 STUBS = os.environ.get("TANDEM_PYTHON_STUBS", str(SOURCE / "build/release/tests/e2e/stubs"))
 sys.path.insert(0, STUBS)
 
-import grpc  # noqa: E402
+try:
+  import grpc
 
-# The health stubs live in a package named like the library's.
-grpc.__path__.append(STUBS + "/grpc")
-import google  # noqa: E402
+  # The health stubs live in a package named like the library's.
+  grpc.__path__.append(STUBS + "/grpc")
+  import google
 
-google.__path__ = [*google.__path__, STUBS + "/google"]
-from google.rpc import error_details_pb2, status_pb2  # noqa: E402
-from grpc.health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
-from tandem.v1 import inference_pb2 as pb  # noqa: E402
-from tandem.v1 import inference_pb2_grpc as pb_grpc  # noqa: E402
+  google.__path__ = [*google.__path__, STUBS + "/google"]
+  from google.rpc import error_details_pb2, status_pb2
+  from grpc.health.v1 import health_pb2, health_pb2_grpc
+  from tandem.v1 import inference_pb2 as pb
+  from tandem.v1 import inference_pb2_grpc as pb_grpc
+except ModuleNotFoundError as missing:
+  print(f"worlds.py: the Python module {missing.name} is missing; scripts/install_packages.sh "
+        "installs gRPC, the build target python_stubs makes the stubs", file=sys.stderr)
+  sys.exit(69)
 
 SHARED = pathlib.Path(os.environ.get("TANDEM_SHARED", SOURCE.parent / "shared"))
 DEMO = SOURCE / "tests/models/demo"

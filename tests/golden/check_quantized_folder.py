@@ -23,12 +23,16 @@ import pathlib
 import re
 import sys
 
-import numpy as np
-import torch
-import transformers
-from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
-from compressed_tensors.quantization import QuantizationConfig
-from safetensors import safe_open
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  import numpy as np
+  import torch
+  import transformers
+  from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+  from compressed_tensors.quantization import QuantizationConfig
+  from safetensors import safe_open
 
 
 def load_tensors(folder: pathlib.Path) -> dict[str, torch.Tensor]:

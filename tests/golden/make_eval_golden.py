@@ -8,9 +8,14 @@ reaches it. Packages as in scripts/requirements-oracle.txt.
 
 import json
 import pathlib
+import sys
 
-import torch
-import transformers
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  import torch
+  import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DEMO = ROOT / "tests/models/demo"

@@ -22,10 +22,15 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 
-import numpy as np
-import torch
-import transformers
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  import numpy as np
+  import torch
+  import transformers
 
 # Rotary scaling only shows in sequences longer than this.
 ORIGINAL_POSITIONS = 16

@@ -23,15 +23,20 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 
-from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import QuantizationArgs
-from compressed_tensors.quantization import QuantizationScheme
-from compressed_tensors.quantization.utils import calculate_qparams
-import numpy as np
-import torch
-import transformers
-from safetensors.torch import save_file
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  from compressed_tensors.compressors import BaseCompressor
+  from compressed_tensors.quantization import QuantizationArgs
+  from compressed_tensors.quantization import QuantizationScheme
+  from compressed_tensors.quantization.utils import calculate_qparams
+  import numpy as np
+  import torch
+  import transformers
+  from safetensors.torch import save_file
 
 # 6 query heads of 16 columns: groups of 32 span the cuts between ranks.
 SHAPE = {

@@ -16,12 +16,17 @@ import json
 import pathlib
 import random
 import re
+import sys
 import warnings
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-from jinja2 import nodes
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  import jinja2
+  import jinja2.ext
+  import jinja2.sandbox
+  from jinja2 import nodes
 
 NOW = datetime.datetime(2025, 3, 7, 9, 5, 3, 42)
 ADDRESS = re.compile(r"at (?:0x|&#)?0x[0-9a-f]+|AT 0X|At 0X", re.I)

@@ -20,10 +20,15 @@ out where it is that of base_model.json; a case is
 import json
 import pathlib
 import random
+import sys
 
-import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-from tokenizers import pre_tokenizers, processors, trainers
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import third_party  # noqa: E402
+
+with third_party.modules(third_party.ORACLE):
+  import tokenizers
+  from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+  from tokenizers import pre_tokenizers, processors, trainers
 
 OUT = pathlib.Path(__file__).parent / "tokenizer"
 assert tokenizers.__version__ == "0.21.1", tokenizers.__version__

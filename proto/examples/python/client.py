@@ -14,10 +14,15 @@ import os
 import sys
 import threading
 
-import grpc
+try:
+  import grpc
 
-from tandem.v1 import inference_pb2 as pb
-from tandem.v1 import inference_pb2_grpc as pb_grpc
+  from tandem.v1 import inference_pb2 as pb
+  from tandem.v1 import inference_pb2_grpc as pb_grpc
+except ModuleNotFoundError as missing:
+  print(f"client.py: the Python module {missing.name} is missing; the top of client.py has the "
+        "two commands that install it", file=sys.stderr)
+  sys.exit(69)
 
 # UNAVAILABLE (starting, draining, a rank was lost) is worth another try; gRPC makes it only as
 # long as no message has come, so no text comes twice. A full queue answers RESOURCE_EXHAUSTED:
