@@ -27,7 +27,7 @@ class Scripts(unittest.TestCase):
         self.assertIn(done.returncode, (0, 69), done.stderr)
         if done.returncode == 69:
           self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
-          self.assertRegex(done.stderr, r"^\w+\.py: the Python module \w+ is missing; .*install")
+          self.assertRegex(done.stderr, r"^\w+\.py: the Python module [\w.]+ is missing; .*install")
       codes[path.name] = done.returncode
     self.assertEqual(codes["make_synthetic_model.py"], 0)
     self.assertEqual(codes["train_demo_model.py"], 69)
