@@ -21,12 +21,12 @@
 #include "runtime/batch/link.h"
 #include "runtime/batch/progress.h"
 #include "runtime/batch/replica_links.h"
+#include "runtime/batch/replica_places.h"
 #include "runtime/batch/replicas.h"
 #include "runtime/batch/stop.h"
 #include "runtime/batch/worker.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/rank/host_list.h"
 #include "runtime/rank/parent_process.h"
 #include "runtime/rank/peer_watch.h"
 #include "runtime/rank/rank_runtime.h"
@@ -256,8 +256,8 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
         topology.ok() ? topology->MemorySockets({all_cpus.begin(), all_cpus.end()}) : 1;
     tp = slots[0] % sockets == 0 && slots[0] > sockets ? slots[0] / sockets : slots[0];
   }
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<rank::ReplicaPlace> places,
-                          rank::CutReplicas(slots, tp, options.replicas));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
+                          CutReplicas(slots, tp, options.replicas));
   std::vector<int> replica_of(world.size(), -1);
   std::vector<size_t> used(slots.size(), 0);
   for (size_t k = 0; k < places.size(); ++k) {
@@ -312,7 +312,7 @@ absl::Status OpenSource(const JobOptions& options, const Parts& parts,
     TANDEM_ASSIGN_OR_RETURN(source.listener, LinkListener::Open(parts.several_hosts));
     source.others = std::make_unique<ReplicaLinks>(*source.listener, *source.job->coordinator,
                                                    source.job->context, parts.replicas,
-                                                   kStepTimeout + 2 * kHeartbeat);
+                                                   parallel::kPatientStep + 2 * kHeartbeat);
     start.coordinator = source.listener->coordinator();
   }
   return absl::OkStatus();
@@ -385,7 +385,7 @@ int RunBatchRank(const JobOptions& options) {
   }
   rank::RankOptions rank_options = options.rank;
   rank_options.used_context = agreed_start->context;
-  rank_options.timeouts = {.step = kStepTimeout, .silence = kStepTimeout + kHeartbeat};
+  rank_options.timeouts = {.step = parallel::kPatientStep, .silence = parallel::kPatientStep + kHeartbeat};
   rank_options.cpus = parts.cpus;
   rank_options.memory = parts.memory;
   const auto runtime = rank::RankRuntime::Load(world, rank_options);
@@ -404,7 +404,7 @@ int RunBatchRank(const JobOptions& options) {
   if (!work.ok()) return rank::LoneError(all_world, work.status());
   if (all_world != nullptr) {
     // Nothing is left that takes long, but for other replicas the end of the job.
-    all_world->SetPatience(parts.replica == 0 ? kStepTimeout : std::chrono::seconds(0));
+    all_world->SetPatience(parts.replica == 0 ? parallel::kPatientStep : std::chrono::seconds(0));
   }
   if (stop.has_value()) stop->RowsBegin();
   std::optional<plan::CountingExecutor> executor;

@@ -20,8 +20,6 @@
 
 namespace tandem::batch {
 
-// A rank that keeps the others waiting for longer counts as lost, and a replica whose steps do.
-inline constexpr std::chrono::seconds kStepTimeout = parallel::kPatientStep;
 // Between two signs of life.
 inline constexpr std::chrono::seconds kHeartbeat{5};
 

@@ -24,6 +24,7 @@
 #include "runtime/batch/link.h"
 #include "runtime/batch/progress.h"
 #include "runtime/batch/replica_links.h"
+#include "runtime/batch/replica_places.h"
 #include "runtime/batch/stop.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/server/drain_signals.h"
@@ -177,9 +178,9 @@ absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const JobOptions& options)
                           rank::ParseHosts(options.hosts));
   std::vector<int> slots;
   for (const rank::HostSlots& host : hosts) slots.push_back(host.slots);
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<rank::ReplicaPlace> places,
-                          rank::CutReplicas(slots, options.tp, options.replicas));
-  for (const rank::ReplicaPlace& place : places) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<ReplicaPlace> places,
+                          CutReplicas(slots, options.tp, options.replicas));
+  for (const ReplicaPlace& place : places) {
     HostedReplica& replica = replicas.emplace_back();
     replica.share = place.share;
     for (const auto& [host, ranks] : place.ranks) {
@@ -209,7 +210,7 @@ absl::StatusOr<int> RunReplicas(const JobOptions& options,
     // Forks: before any thread.
     TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
     ReplicaLinks links(*listener, coordinator, job->context, summary.replicas,
-                       kStepTimeout + 2 * kHeartbeat);
+                       parallel::kPatientStep + 2 * kHeartbeat);
     const BatchStop stop(std::move(signals), options.time_limit, /*leaves_early=*/false);
     BatchProgress progress(options.progress_interval);
     Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;

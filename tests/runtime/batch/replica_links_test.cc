@@ -21,8 +21,6 @@
 namespace tandem::batch {
 namespace {
 
-using BatchRow;
-using LineSocket;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
