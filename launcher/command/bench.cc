@@ -19,8 +19,8 @@
 #include "runtime/model/kv_cache.h"
 #include "runtime/plan/step_work.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/rank/rank_world.h"
 #include "runtime/rank/roofline.h"
+#include "runtime/rank/start.h"
 
 namespace tandem::launcher {
 namespace {
@@ -155,14 +155,9 @@ absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-int RunBenchRank(const BenchOptions& options) {
-  const absl::StatusOr<rank::StartedRank> started =
-      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* world = started->world.get();
-  parallel::Communicator* communicator = started->communicator.get();
+rank::RankOutcome Bench(rank::JoinedWorld& joined, const BenchOptions& options) {
+  parallel::MpiWorld* world = joined.world.get();
+  parallel::Communicator* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   absl::Status writable;
@@ -171,14 +166,12 @@ int RunBenchRank(const BenchOptions& options) {
         absl::StrCat("--plot ", options.plot_file, ": cannot be written"));
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, writable); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
-  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
-  if (!trace.ok()) return rank::AgreedError(world, trace.status());
   parallel::StepTimer totals;
   const std::vector<BenchPoint> points = PointsOf(options);
   rank::RankOptions rank_options = RankOptionsOf(options.model);
-  rank_options.timer = *trace != nullptr ? (*trace)->timer() : &totals;
+  rank_options.timer = &totals;
   // Room for every cell's context at once: later rounds find it in the prefix cache.
   rank_options.used_context = 0;
   rank_options.max_num_seqs = 0;
@@ -187,9 +180,9 @@ int RunBenchRank(const BenchOptions& options) {
     rank_options.used_context = std::max(
         rank_options.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
   }
-  const auto loaded = rank::RankRuntime::Load(world, rank_options);
-  if (!loaded.ok()) return rank::AgreedError(world, loaded.status());
-  rank::RankRuntime& runtime = **loaded;
+  auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
+  if (!loaded.ok()) return rank::ReportAgreedError(world, loaded.status());
+  rank::RankRuntime& runtime = *loaded->runtime;
 
   std::unique_ptr<kernels::MachineProbe> probe;
   const absl::Status prepared = [&]() -> absl::Status {
@@ -198,10 +191,10 @@ int RunBenchRank(const BenchOptions& options) {
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
   const auto work = rank::WorkOf(runtime);
-  if (!work.ok()) return rank::LoneError(world, work.status());
+  if (!work.ok()) return rank::AbortWorld(world, work.status());
 
   BenchReport report;
   report.model = options.model.model;
@@ -214,22 +207,27 @@ int RunBenchRank(const BenchOptions& options) {
   report.points = points;
   const absl::Status status = rank == 0 ? RunRounds(runtime, options, *work, *probe, report)
                                         : FollowRounds(runtime, *probe);
-  if (!status.ok()) return rank::LoneError(world, status);
+  if (!status.ok()) return rank::AbortWorld(world, status);
   const auto reports = runtime.GatherReports();
-  if (!reports.ok()) return rank::LoneError(world, reports.status());
+  if (!reports.ok()) return rank::AbortWorld(world, reports.status());
   for (const rank::RankReport& mine : *reports) {
     report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
   }
-  if (*trace != nullptr) {
-    if (absl::Status written = (*trace)->Write(*communicator); !written.ok()) {
-      return rank::LoneError(world, written);
-    }
+  if (absl::Status written = loaded->WriteTrace(*communicator); !written.ok()) {
+    return rank::AbortWorld(world, written);
   }
   const absl::Status told = rank == 0 ? Tell(options, report) : absl::OkStatus();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, told); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
-  return 0;
+  return rank::Done();
+}
+
+}  // namespace
+
+int RunBenchRank(const BenchOptions& options) {
+  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
+                       [&](rank::JoinedWorld& joined) { return Bench(joined, options); });
 }
 
 }  // namespace tandem::launcher

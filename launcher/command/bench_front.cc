@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kernels/base/status_macros.h"
+#include "runtime/rank/engine_setup.h"
 
 namespace tandem::launcher {
 
@@ -14,13 +15,9 @@ absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(rank::RankRuntime&
                                                               int64_t max_batch,
                                                               int64_t decode_tokens) {
   std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
-  engine::EngineConfig config;
+  engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.watch.kv_high = config.watch.fragmentation_high = 1;  // a run's batch is what it says
-  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
-  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
-  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
   config.max_num_seqs = static_cast<int32_t>(max_batch);
-  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
   config.max_queue = static_cast<int32_t>(max_batch + 1);
   TANDEM_ASSIGN_OR_RETURN(front->engine_, engine::Engine::Create(config, &front->executor_,
                                                                  {.timer = runtime.timer()}));

@@ -18,7 +18,7 @@
 #include "parallel/collectives.h"
 #include "parallel/device_communicator.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/rank/rank_world.h"
+#include "runtime/rank/start.h"
 
 namespace tandem::launcher {
 namespace {
@@ -121,20 +121,15 @@ void PrintJson(const std::vector<AllReduceTrial>& trials, int ranks) {
   std::cout << nlohmann::ordered_json({{"ranks", ranks}, {"all_reduce", rows}}).dump() << '\n';
 }
 
-}  // namespace
-
-int RunDoctorRank(const DoctorOptions& options) {
-  const absl::StatusOr<rank::StartedRank> started =
-      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* const world = started->world.get();
-  parallel::Communicator& start = *started->communicator;
+rank::RankOutcome Diagnose(rank::JoinedWorld& joined, const DoctorOptions& options) {
+  parallel::MpiWorld* const world = joined.world.get();
+  parallel::Communicator& start = *joined.communicator;
   if (start.size() == 1) {
-    return rank::ReportError(absl::FailedPreconditionError(
+    return rank::ReportOwnError(absl::FailedPreconditionError(
         "doctor: found a world of one rank, which adds nothing up; expected --tp 2 or more"));
   }
   const auto trials = options.device == "cuda" ? TryGpus(*world, start) : TryHost(*world, start);
-  if (!trials.ok()) return rank::AgreedError(world, trials.status());
+  if (!trials.ok()) return rank::ReportAgreedError(world, trials.status());
   if (start.rank() == 0) {
     if (options.json) {
       PrintJson(*trials, start.size());
@@ -144,14 +139,21 @@ int RunDoctorRank(const DoctorOptions& options) {
     std::cout.flush();
     std::fflush(stdout);
     if (!std::cout || std::ferror(stdout) != 0) {
-      return rank::LoneError(world, rank::OutputError("stdout: cannot be written"));
+      return rank::AbortWorld(world, rank::OutputError("stdout: cannot be written"));
     }
   }
   // What the machine does not have is no illness: a GPU for each rank, memory that is shared.
   const bool ill = std::any_of(trials->begin(), trials->end(), [](const AllReduceTrial& trial) {
     return trial.count > 0 && !trial.status.ok();
   });
-  return ill ? rank::kExitUnavailable : 0;
+  return rank::Done(ill ? rank::kExitUnavailable : 0);
+}
+
+}  // namespace
+
+int RunDoctorRank(const DoctorOptions& options) {
+  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
+                       [&](rank::JoinedWorld& joined) { return Diagnose(joined, options); });
 }
 
 }  // namespace tandem::launcher

@@ -14,7 +14,7 @@
 #include "launcher/command/runtime_options.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/rank/rank_world.h"
+#include "runtime/rank/start.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
@@ -55,10 +55,12 @@ struct EvalPass {
   int64_t vocab = 0;                      // that the model must have; 0: any
 };
 
-// Loads a model, runs the text through it and ends its steps. The same status on all ranks.
-absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Communicator& all,
-                                     const EvalOptions& options, const EvalPass& pass, EvalJob& job,
-                                     int64_t* vocab) {
+// Loads a model, runs the text through it and ends its steps. Rank 0 gets the result.
+rank::RankOutcome EvalModel(rank::JoinedWorld& joined, const EvalOptions& options,
+                            const EvalPass& pass, EvalJob& job, int64_t* vocab,
+                            EvalResult* evaluated) {
+  parallel::MpiWorld* const world = joined.world.get();
+  parallel::Communicator& all = *joined.communicator;
   rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.model = pass.model;
   if (pass.as_stored) {
@@ -70,7 +72,9 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
   rank_options.max_rows = kEvalStepTokens;
   rank_options.max_batched_tokens = kEvalStepTokens;
   rank_options.used_context = options.context > 0 ? options.context : kMostDefaultContext;
-  TANDEM_ASSIGN_OR_RETURN(const auto runtime, rank::RankRuntime::Load(world, rank_options));
+  const auto loaded = rank::RankRuntime::Load(world, rank_options);
+  if (!loaded.ok()) return rank::ReportAgreedError(world, loaded.status());
+  const std::unique_ptr<rank::RankRuntime>& runtime = *loaded;
   *vocab = runtime->config().vocab_size;
   absl::StatusOr<EvalResult> result = EvalResult();
   if (all.rank() == 0) {
@@ -106,24 +110,25 @@ absl::StatusOr<EvalResult> EvalModel(parallel::MpiWorld* world, parallel::Commun
       }
       return RunEval(*runtime, job, given.has_value() ? &*given : pass.reference, pass.logits);
     }();
-    if (rank::LostRank(world, result.status())) rank::LostWorld(world, result.status());
-    if (absl::Status status = runtime->runner().Shutdown(); !status.ok())
-      rank::LoneError(world, status);
+    if (rank::IsRankFailure(world, result.status())) {
+      return rank::AbortAfterRankFailure(world, result.status());
+    }
+    if (absl::Status status = runtime->runner().Shutdown(); !status.ok()) {
+      return rank::AbortWorld(world, status);
+    }
   } else if (absl::Status status = runtime->Work(); !status.ok()) {
-    rank::LoneError(world, status);
+    return rank::AbortWorld(world, status);
   }
-  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(all, result.status()));
-  return result;
+  if (const absl::Status agreed = AgreeOnStatus(all, result.status()); !agreed.ok()) {
+    return rank::ReportAgreedError(world, agreed);
+  }
+  *evaluated = *std::move(result);
+  return rank::Done();
 }
 
-}  // namespace
-
-int RunEvalRank(const EvalOptions& options) {
-  const absl::StatusOr<rank::StartedRank> started =
-      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* world = started->world.get();
-  parallel::Communicator* communicator = started->communicator.get();
+rank::RankOutcome Eval(rank::JoinedWorld& joined, const EvalOptions& options) {
+  parallel::MpiWorld* world = joined.world.get();
+  parallel::Communicator* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   EvalText text;
@@ -140,29 +145,37 @@ int RunEvalRank(const EvalOptions& options) {
     return absl::OkStatus();
   }();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
   EvalJob job = {.text = text};
   EvalPass pass = {.model = options.model.model};
   int64_t vocab = 0;
+  EvalResult result;
   // One model after the other, so that the larger of the two has to fit, not both.
   if (!options.reference.empty()) {
     EvalPass first = {.model = options.reference, .as_stored = true};
     if (rank == 0) first.logits = &*reference;
-    const auto result = EvalModel(world, *communicator, options, first, job, &vocab);
-    if (!result.ok()) return rank::AgreedError(world, result.status());
+    const rank::RankOutcome outcome = EvalModel(joined, options, first, job, &vocab, &result);
+    if (!outcome.done()) return outcome;
     pass.vocab = vocab;
     if (rank == 0) pass.reference = &*reference;
   }
   if (logits.has_value()) pass.logits = &*logits;
-  const auto result = EvalModel(world, *communicator, options, pass, job, &vocab);
-  if (!result.ok()) return rank::AgreedError(world, result.status());
+  const rank::RankOutcome outcome = EvalModel(joined, options, pass, job, &vocab, &result);
+  if (!outcome.done()) return outcome;
   if (rank == 0) {
-    std::cout << (options.json ? EvalJson(*result, job) + "\n" : EvalTable(*result, job))
+    std::cout << (options.json ? EvalJson(result, job) + "\n" : EvalTable(result, job))
               << std::flush;
-    if (!std::cout) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
+    if (!std::cout) return rank::ReportOwnError(rank::OutputError("stdout: cannot be written"));
   }
-  return 0;
+  return rank::Done();
+}
+
+}  // namespace
+
+int RunEvalRank(const EvalOptions& options) {
+  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
+                       [&](rank::JoinedWorld& joined) { return Eval(joined, options); });
 }
 
 }  // namespace tandem::launcher

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/engine/engine.h"
+#include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/server/answer_text.h"
 #include "runtime/text/tokenizer/tokenizer.h"
@@ -74,15 +75,10 @@ absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const Gen
     }
   }
   LogitsRecorder recorder(runtime.runner(), logits_file.is_open() ? &logits_file : nullptr);
-  engine::EngineConfig config;
-  config.vocab_size = limits.vocab_size;
-  config.max_model_len = limits.max_model_len;
-  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = 1;
-  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
-  config.eos_token_ids = runtime.eos_token_ids();
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
-                          engine::Engine::Create(config, &recorder, {.timer = job.timer}));
+                          engine::Engine::Create(config, &recorder, {.timer = runtime.timer()}));
 
   GenerateResult result;
   std::optional<server::AnswerText> text;

@@ -16,7 +16,6 @@ struct GenerateJob {
   const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
   server::SamplingRequest sampling;                 // unset fields come from generation_config.json
   bool json = false;                                // one object at the end; else text as it comes
-  parallel::StepTimer* timer = nullptr;             // null: off
   std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
 };
 

@@ -21,10 +21,11 @@
 #include "launcher/command/sampling_options.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/build_id.h"
+#include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
 #include "runtime/rank/rank_runtime.h"
-#include "runtime/rank/rank_world.h"
+#include "runtime/rank/start.h"
 #include "runtime/server/serve_front.h"
 #include "runtime/text/chat/chat_template_file.h"
 
@@ -131,33 +132,22 @@ std::string LastPart(const std::string& path) {
                      end - (begin == std::string::npos ? 0 : begin + 1) + 1);
 }
 
-// Rank 0 from a loaded world to a drained one. The exit code: not 0 for a loss, which has been
-// told.
-absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime& runtime,
-                                      const ServeOptions& options, server::ServeFront& front,
-                                      const tokenizer::Tokenizer* tokenizer,
-                                      const chat::ChatTemplate* chat_template) {
-  engine::EngineConfig config;
-  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
-  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
-  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+// Rank 0, from a loaded world to a drained one.
+rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime& runtime,
+                                    const ServeOptions& options, server::ServeFront& front,
+                                    const tokenizer::Tokenizer* tokenizer,
+                                    const chat::ChatTemplate* chat_template) {
+  engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
-  config.max_batched_tokens = static_cast<int32_t>(options.model.max_batched_tokens);
   config.max_queue = static_cast<int32_t>(options.max_queue);
-  config.eos_token_ids = runtime.eos_token_ids();
   config.watch = WatchOptionsOf(options.watch);
-  engine::EngineHooks hooks;
-  hooks.on_watch = &rank::LogWatchAction;
-  if (runtime.tp() > 1) {
-    hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
-    hooks.idle_interval = HeartbeatInterval(options);
-  }
-  hooks.timer = runtime.timer();
+  engine::EngineHooks hooks = rank::EngineHooksOf(runtime, HeartbeatInterval(options));
   engine::EngineMetrics metrics;
   if (!options.metrics_listen.empty()) hooks.metrics = &metrics;
   hooks.on_failure = [&front](const absl::Status& status) { front.Fail(status); };
-  TANDEM_ASSIGN_OR_RETURN(const auto engine,
-                          engine::Engine::Create(config, &runtime.runner(), hooks));
+  const auto created = engine::Engine::Create(config, &runtime.runner(), hooks);
+  if (!created.ok()) return rank::AbortAfterRankFailure(world, created.status());
+  const std::unique_ptr<engine::Engine>& engine = *created;
   engine->Start();
   std::optional<rank::PeerWatch> watch;
   watch.emplace(runtime.places(), [&front](const absl::Status& status) { front.Fail(status); });
@@ -184,21 +174,17 @@ absl::StatusOr<int> ServeUntilDrained(parallel::MpiWorld* world, rank::RankRunti
     spdlog::info("metrics at {}", front.metrics_address());
   }
   const absl::Status status = front.WaitUntilStopped();
-  // Not after Stop: the step in progress may be waiting for the rank that is lost.
-  const int code = status.ok() ? 0 : rank::LostWorld(world, status);
+  // Before Stop, since the step in progress may be waiting for the rank that died.
+  const rank::RankOutcome outcome =
+      status.ok() ? rank::Done() : rank::AbortAfterRankFailure(world, status);
   watch.reset();
   engine->Stop();
-  return code;
+  return outcome;
 }
 
-}  // namespace
-
-int RunGenerateRank(const GenerateOptions& options) {
-  const absl::StatusOr<rank::StartedRank> started =
-      rank::StartRank(spdlog::level::warn, options.model.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* world = started->world.get();
-  parallel::Communicator* communicator = started->communicator.get();
+rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& options) {
+  parallel::MpiWorld* world = joined.world.get();
+  parallel::Communicator* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   GenerateJob job;
@@ -208,55 +194,48 @@ int RunGenerateRank(const GenerateOptions& options) {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
   const absl::Status read = rank == 0 ? ReadPrompt(options, job, tokenizer) : absl::OkStatus();
   if (const absl::Status agreed = AgreeOnStatus(*communicator, read); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
   rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.max_num_seqs = 1;
   const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
-  if (!context.ok()) return rank::LoneError(world, context.status());
+  if (!context.ok()) return rank::AbortWorld(world, context.status());
   rank_options.used_context = *context;
-  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
-  if (!trace.ok()) return rank::AgreedError(world, trace.status());
-  if (*trace != nullptr) job.timer = rank_options.timer = (*trace)->timer();
-  const auto runtime = rank::RankRuntime::Load(world, rank_options);
-  if (!runtime.ok()) return rank::AgreedError(world, runtime.status());
+  auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
+  if (!loaded.ok()) return rank::ReportAgreedError(world, loaded.status());
+  rank::RankRuntime& runtime = *loaded->runtime;
 
   absl::StatusOr<GenerateResult> result = GenerateResult();
   if (rank == 0) {
-    result = RunGenerate(**runtime, job);
-    if (rank::LostRank(world, result.status())) return rank::LostWorld(world, result.status());
-    if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-      return rank::LoneError(world, status);
+    result = RunGenerate(runtime, job);
+    if (rank::IsRankFailure(world, result.status())) {
+      return rank::AbortAfterRankFailure(world, result.status());
     }
-  } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
-    return rank::LoneError(world, status);
+    if (absl::Status status = runtime.runner().Shutdown(); !status.ok()) {
+      return rank::AbortWorld(world, status);
+    }
+  } else if (absl::Status status = runtime.Work(); !status.ok()) {
+    return rank::AbortWorld(world, status);
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, result.status()); !agreed.ok()) {
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
-  const auto reports = (*runtime)->GatherReports();
-  if (!reports.ok()) return rank::LoneError(world, reports.status());
-  if (*trace != nullptr) {
-    if (absl::Status status = (*trace)->Write(*communicator); !status.ok()) {
-      return rank::LoneError(world, status);
-    }
+  const auto reports = runtime.GatherReports();
+  if (!reports.ok()) return rank::AbortWorld(world, reports.status());
+  if (absl::Status status = loaded->WriteTrace(*communicator); !status.ok()) {
+    return rank::AbortWorld(world, status);
   }
   if (rank == 0 && options.json) {
     std::cout << GenerateJson(*result, *reports) << std::endl;
-    if (!std::cout) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
+    if (!std::cout) return rank::ReportOwnError(rank::OutputError("stdout: cannot be written"));
   }
-  return 0;
+  return rank::Done();
 }
 
-int RunServeRank(const ServeOptions& options) {
-  // Before MPI and gRPC start threads, which inherit the mask.
-  auto signals = server::DrainSignals::Block();
-  if (!signals.ok()) return rank::ReportError(signals.status());
-  const absl::StatusOr<rank::StartedRank> started =
-      rank::StartRank(spdlog::level::info, options.model.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* world = started->world.get();
-  parallel::Communicator* communicator = started->communicator.get();
+rank::RankOutcome Serve(rank::JoinedWorld& joined, const ServeOptions& options,
+                        std::unique_ptr<server::DrainSignals> signals) {
+  parallel::MpiWorld* world = joined.world.get();
+  parallel::Communicator* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
@@ -280,7 +259,7 @@ int RunServeRank(const ServeOptions& options) {
     front_options.drain_timeout =
         std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
     opened = [&]() -> absl::Status {
-      TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, *std::move(signals)));
+      TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, std::move(signals)));
       LogTakenPorts(options, *front);
       WarnOfOpenDoors(options);
       TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
@@ -296,50 +275,58 @@ int RunServeRank(const ServeOptions& options) {
   }
   if (const absl::Status agreed = AgreeOnStatus(*communicator, opened); !agreed.ok()) {
     front.reset();
-    return rank::AgreedError(world, agreed);
+    return rank::ReportAgreedError(world, agreed);
   }
   rank::RankOptions rank_options = RankOptionsOf(options.model);
   const auto step_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
-  const auto trace = rank::StartTrace(*communicator, options.model.trace_file);
-  if (!trace.ok()) {
-    front.reset();
-    return rank::AgreedError(world, trace.status());
-  }
   parallel::StepTimer timer;  // for the metrics, which are rank 0's
-  if (*trace != nullptr) {
-    rank_options.timer = (*trace)->timer();
-  } else if (rank == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
+  if (rank == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
     rank_options.timer = &timer;
   }
-  const auto write_trace = [&]() -> absl::Status {
-    return *trace == nullptr ? absl::OkStatus() : (*trace)->Write(*communicator);
-  };
-  const auto runtime = rank::RankRuntime::Load(world, rank_options);
-  if (!runtime.ok()) {
+  auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
+  if (!loaded.ok()) {
     front.reset();
-    return rank::AgreedError(world, runtime.status());
+    return rank::ReportAgreedError(world, loaded.status());
   }
+  rank::RankRuntime& runtime = *loaded->runtime;
   if (world != nullptr) world->SetPatience(step_timeout);  // nothing is left that takes long
   if (rank != 0) {
-    if (absl::Status status = (*runtime)->Work(); !status.ok())
-      return rank::LostWorld(world, status);
-    if (absl::Status status = write_trace(); !status.ok()) return rank::LoneError(world, status);
-    return 0;
+    if (absl::Status status = runtime.Work(); !status.ok()) {
+      return rank::AbortAfterRankFailure(world, status);
+    }
+  } else {
+    const rank::RankOutcome outcome =
+        ServeUntilDrained(world, runtime, options, *front, tokenizer.get(),
+                          chat_template.ok() ? &*chat_template : nullptr);
+    front.reset();
+    if (!outcome.done()) return outcome;
+    if (absl::Status status = runtime.runner().Shutdown(); !status.ok()) {
+      return rank::AbortAfterRankFailure(world, status);
+    }
   }
-  const absl::StatusOr<int> code =
-      ServeUntilDrained(world, **runtime, options, *front, tokenizer.get(),
-                        chat_template.ok() ? &*chat_template : nullptr);
-  front.reset();
-  if (!code.ok()) return rank::LostWorld(world, code.status());
-  if (*code != 0) return *code;
-  if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-    return rank::LostWorld(world, status);
+  if (absl::Status status = loaded->WriteTrace(*communicator); !status.ok()) {
+    return rank::AbortWorld(world, status);
   }
-  if (absl::Status status = write_trace(); !status.ok()) return rank::LoneError(world, status);
-  return 0;
+  return rank::Done();
+}
+
+}  // namespace
+
+int RunGenerateRank(const GenerateOptions& options) {
+  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
+                       [&](rank::JoinedWorld& joined) { return Generate(joined, options); });
+}
+
+int RunServeRank(const ServeOptions& options) {
+  // Before MPI and gRPC start threads, which inherit the mask.
+  auto signals = server::DrainSignals::Block();
+  if (!signals.ok()) return rank::ReportError(signals.status());
+  return rank::RunRank(
+      {spdlog::level::info, options.model.start_timeout},
+      [&](rank::JoinedWorld& joined) { return Serve(joined, options, *std::move(signals)); });
 }
 
 }  // namespace tandem::launcher

@@ -26,12 +26,13 @@
 #include "runtime/batch/stop.h"
 #include "runtime/batch/worker.h"
 #include "runtime/engine/engine.h"
+#include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
 #include "runtime/rank/peer_watch.h"
 #include "runtime/rank/rank_runtime.h"
-#include "runtime/rank/rank_world.h"
 #include "runtime/rank/roofline.h"
+#include "runtime/rank/start.h"
 #include "runtime/server/drain_signals.h"
 
 namespace tandem::batch {
@@ -81,19 +82,15 @@ struct Source {
 };
 
 // A replica's rank 0: rows through the engine until all are over (0), something stops the job
-// (kExitRequeue), or it fails. `stop` is null where the coordinator alone decides.
-absl::StatusOr<int> RunRows(parallel::MpiWorld* world, rank::RankRuntime& runtime,
-                            const JobOptions& options, const BatchModel& model, Source& source,
-                            const BatchStop* stop, plan::CountingExecutor& executor,
-                            BatchSummary* summary) {
+// (kExitRequeue), or it fails. A status is an output error. `stop` is null where the coordinator
+// alone decides.
+absl::StatusOr<rank::RankOutcome> RunRows(parallel::MpiWorld* world, rank::RankRuntime& runtime,
+                                          const JobOptions& options, const BatchModel& model,
+                                          Source& source, const BatchStop* stop,
+                                          plan::CountingExecutor& executor, BatchSummary* summary) {
   BatchFeed& feed = source.feed();
-  engine::EngineConfig config;
-  config.vocab_size = static_cast<int32_t>(runtime.config().vocab_size);
-  config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
-  config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
+  engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.rank.max_num_seqs);
-  config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
-  config.eos_token_ids = runtime.eos_token_ids();
   config.watch = options.watch;
   // Rows wait for each other as long as it takes.
   config.watch.latency_warning = config.watch.latency_alarm =
@@ -107,12 +104,7 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, rank::RankRuntime& runtim
 
   std::atomic<bool> failed{false};
   absl::Status failure;
-  engine::EngineHooks hooks;
-  hooks.on_watch = &rank::LogWatchAction;
-  if (runtime.tp() > 1) {
-    hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
-    hooks.idle_interval = kHeartbeat;
-  }
+  engine::EngineHooks hooks = rank::EngineHooksOf(runtime, kHeartbeat);
   hooks.on_failure = [&](const absl::Status& status) {
     failure = status;
     failed.store(true, std::memory_order_release);
@@ -198,23 +190,23 @@ absl::StatusOr<int> RunRows(parallel::MpiWorld* world, rank::RankRuntime& runtim
     if (source.job != nullptr) {
       std::fprintf(stderr, "tandem: finished rows are safe; run the same line again to go on\n");
     }
-    // Not after Stop: the step in progress may be waiting for the rank that is lost. In a world of
+    // Before Stop, since the step in progress may be waiting for the rank that died. In a world of
     // one, which is still here, the engine ends before what its requests' sinks belong to.
-    rank::LostWorld(world, status);
+    const rank::RankOutcome outcome = rank::AbortAfterRankFailure(world, status);
     engine->Stop();
-    return status;
+    return outcome;
   }
   peers.reset();
   worker.CancelAll();
   engine->Stop();
   TANDEM_RETURN_IF_ERROR(status);
-  if (reason.empty()) return 0;
+  if (reason.empty()) return rank::Done();
   TANDEM_RETURN_IF_ERROR(feed.Flush(/*with_tokens=*/true));
-  if (source.job == nullptr) return rank::kExitRequeue;
+  if (source.job == nullptr) return rank::Done(rank::kExitRequeue);
   std::fprintf(stderr,
                "tandem: stopping, %s: %lld rows are left, run the same line again to go on\n",
                reason.c_str(), static_cast<long long>(summary->counts.left()));
-  return rank::kExitRequeue;
+  return rank::Done(rank::kExitRequeue);
 }
 
 // A world that was given, cut into replicas.
@@ -327,17 +319,10 @@ absl::Status LinkSource(const JobOptions& options, const Parts& parts, const Sta
   return absl::OkStatus();
 }
 
-}  // namespace
-
-int RunBatchRank(const JobOptions& options) {
-  // Before MPI starts threads, which inherit the mask.
-  auto signals = server::DrainSignals::Block();
-  if (!signals.ok()) return rank::ReportError(signals.status());
-  const absl::StatusOr<rank::StartedRank> started = rank::StartRank(
-      BarColumns() > 0 ? spdlog::level::warn : spdlog::level::info, options.start_timeout);
-  if (!started.ok()) return rank::ReportError(started.status());
-  parallel::MpiWorld* all_world = started->world.get();
-  parallel::Communicator& all = *started->communicator;
+rank::RankOutcome RunBatch(rank::JoinedWorld& joined, const JobOptions& options,
+                           std::unique_ptr<server::DrainSignals> signals) {
+  parallel::MpiWorld* all_world = joined.world.get();
+  parallel::Communicator& all = *joined.communicator;
 
   Parts parts;
   const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess();
@@ -345,7 +330,7 @@ int RunBatchRank(const JobOptions& options) {
     parts.cpus = parts.memory = role->share;
   } else if (all_world != nullptr && !rank::StartedByLauncher()) {
     absl::StatusOr<Parts> cut = CutWorld(*all_world, all, options);
-    if (!cut.ok()) return rank::AgreedError(all_world, cut.status());
+    if (!cut.ok()) return rank::ReportAgreedError(all_world, cut.status());
     parts = *std::move(cut);
   }
   // Of this rank's replica.
@@ -360,28 +345,28 @@ int RunBatchRank(const JobOptions& options) {
   if (all.rank() == 0) {
     // Ranks of a foreign mpirun or srun end together.
     const bool may_leave = all_world == nullptr || rank::StartedByLauncher();
-    stop.emplace(*std::move(signals), options.time_limit, may_leave);
+    stop.emplace(std::move(signals), options.time_limit, may_leave);
   } else {
     server::IgnoreDrainSignals();
   }
   if (all.rank() == 0) opened = OpenSource(options, parts, model, source, start);
   if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
-    return rank::AgreedError(all_world, agreed);
+    return rank::ReportAgreedError(all_world, agreed);
   }
   const absl::StatusOr<Start> agreed_start = AgreeOnStart(all, start);
-  if (!agreed_start.ok()) return rank::LoneError(all_world, agreed_start.status());
+  if (!agreed_start.ok()) return rank::AbortWorld(all_world, agreed_start.status());
   BatchSummary summary;
   summary.replicas = parts.replicas;
   if (source.job != nullptr) summary.counts = source.job->coordinator->counts();
   if (!agreed_start->run) {
     if (all.rank() == 0) std::printf("%s\n", SummaryJson(summary).c_str());
-    return 0;
+    return rank::Done();
   }
   if (rank == 0 && all.rank() != 0) {
     opened = LinkSource(options, parts, *agreed_start, model, source);
   }
   if (const absl::Status agreed = AgreeOnStatus(all, opened); !agreed.ok()) {
-    return rank::AgreedError(all_world, agreed);
+    return rank::ReportAgreedError(all_world, agreed);
   }
   rank::RankOptions rank_options = options.rank;
   rank_options.used_context = agreed_start->context;
@@ -397,48 +382,58 @@ int RunBatchRank(const JobOptions& options) {
                      "; give --max-tokens or --max-model-len, more --kv-memory or more ranks"));
   }
   if (const absl::Status agreed = AgreeOnStatus(all, loaded); !agreed.ok()) {
-    return rank::AgreedError(all_world, agreed);
+    return rank::ReportAgreedError(all_world, agreed);
   }
 
   const absl::StatusOr<plan::ModelWork> work = rank::WorkOf(**runtime);
-  if (!work.ok()) return rank::LoneError(all_world, work.status());
+  if (!work.ok()) return rank::AbortWorld(all_world, work.status());
   if (all_world != nullptr) {
     // Nothing is left that takes long, but for other replicas the end of the job.
     all_world->SetPatience(parts.replica == 0 ? parallel::kPatientStep : std::chrono::seconds(0));
   }
   if (stop.has_value()) stop->RowsBegin();
   std::optional<plan::CountingExecutor> executor;
-  absl::StatusOr<int> code = 0;
+  absl::StatusOr<rank::RankOutcome> rows = rank::Done();
   if (rank == 0) {
     executor.emplace((*runtime)->runner(), *work);
-    code = RunRows(all_world, **runtime, options, *model, source,
+    rows = RunRows(all_world, **runtime, options, *model, source,
                    stop.has_value() ? &*stop : nullptr, *executor, &summary);
-    if (!code.ok() && absl::IsInternal(code.status()))
-      return rank::kExitInternal;  // it has been told
+    if (rows.ok() && !rows->done()) return *rows;
     if (absl::Status status = (*runtime)->runner().Shutdown(); !status.ok()) {
-      return rank::LostWorld(all_world, status);
+      return rank::AbortAfterRankFailure(all_world, status);
     }
   } else if (absl::Status status = (*runtime)->Work(); !status.ok()) {
-    return rank::LostWorld(all_world, status);
+    return rank::AbortAfterRankFailure(all_world, status);
   }
-  if (const absl::Status agreed = AgreeOnStatus(all, code.status()); !agreed.ok()) {
-    return rank::AgreedError(all_world, agreed);
+  if (const absl::Status agreed = AgreeOnStatus(all, rows.status()); !agreed.ok()) {
+    return rank::ReportAgreedError(all_world, agreed);
   }
-  const absl::StatusOr<int> agreed_code = AgreeOnCode(all, *code);
-  if (!agreed_code.ok()) return rank::LoneError(all_world, agreed_code.status());
+  const absl::StatusOr<int> agreed_code = AgreeOnCode(all, rows->exit_code);
+  if (!agreed_code.ok()) return rank::AbortWorld(all_world, agreed_code.status());
   // Of one replica, when all is done: who stops early has no time for it.
   if (*agreed_code == 0 && parts.replicas == 1 && !role.has_value()) {
     const absl::StatusOr<double> least = rank::SecondsAtCeilings(
         **runtime, options.rank.isa, executor.has_value() ? &*executor : nullptr);
-    if (!least.ok()) return rank::LoneError(all_world, least.status());
+    if (!least.ok()) return rank::AbortWorld(all_world, least.status());
     if (summary.seconds > 0) summary.roofline_fraction = *least / summary.seconds;
   }
   if (source.job != nullptr) {
     std::printf("%s\n", SummaryJson(summary).c_str());
     if (std::fflush(stdout) != 0)
-      return rank::ReportError(rank::OutputError("stdout: cannot be written"));
+      return rank::ReportOwnError(rank::OutputError("stdout: cannot be written"));
   }
-  return *agreed_code;
+  return rank::Done(*agreed_code);
+}
+
+}  // namespace
+
+int RunBatchRank(const JobOptions& options) {
+  // Before MPI starts threads, which inherit the mask.
+  auto signals = server::DrainSignals::Block();
+  if (!signals.ok()) return rank::ReportError(signals.status());
+  return rank::RunRank(
+      {BarColumns() > 0 ? spdlog::level::warn : spdlog::level::info, options.start_timeout},
+      [&](rank::JoinedWorld& joined) { return RunBatch(joined, options, *std::move(signals)); });
 }
 
 }  // namespace tandem::batch

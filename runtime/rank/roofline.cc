@@ -8,6 +8,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_probe.h"
 #include "runtime/plan/memory_plan.h"
+#include "runtime/rank/outcome.h"
 
 namespace tandem::rank {
 namespace {
@@ -34,10 +35,10 @@ absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
   return sum;
 }
 
-// Whether all ranks are OK; what keeps them from telling each other is an error.
+// Whether all ranks are OK. A failed exchange is an error.
 absl::StatusOr<bool> AllAgree(parallel::Communicator& communicator, const absl::Status& mine) {
   const absl::Status agreed = AgreeOnStatus(communicator, mine);
-  if (absl::IsDeadlineExceeded(agreed)) return agreed;
+  if (ExchangeTimedOut(agreed)) return agreed;
   return agreed.ok();
 }
 
