@@ -85,8 +85,9 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
                           loader::Checkpoint::Open(folder));
   TANDEM_RETURN_IF_ERROR(
       checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
-  const model::WeightFormat stored =
-      model::StoredFormat(config, *checkpoint, model::ModulesOf(config, 0).gate);
+  const model::Module gate =
+      model::LayerMatrix(config, 0, model::MatrixRole::kGateUp).modules.front();
+  const model::WeightFormat stored = model::StoredFormat(config, *checkpoint, gate);
   if (stored.quant && stored.quant->code_type == kernels::CodeType::kFloat8) {
     request.stored = plan::Format::kFp8;
   } else if (stored.quant) {

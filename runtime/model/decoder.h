@@ -194,15 +194,20 @@ class Decoder {
           parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
           const DecoderOptions& options);
 
-  struct PlannedMatrix;
-  using MergedModules = std::initializer_list<const Module*>;  // held as one matrix
+  // How a rank will hold a matrix.
+  struct PlannedMatrix {
+    WeightFormat format;
+    bool has_bias = false;
+  };
   static DecoderBytes PlanMatrices(const loader::ModelConfig& config,
-                                   absl::FunctionRef<PlannedMatrix(MergedModules)> plan_matrix,
+                                   absl::FunctionRef<PlannedMatrix(const HeldMatrix&)> plan_matrix,
                                    const parallel::ShardPlan& plan, int rank,
                                    const kernels::DeviceLayout& device,
                                    const DecoderOptions& options);
   absl::Status LoadWeights();
   absl::Status LoadLayer(int64_t index);
+  absl::Status LoadNorm(const Norm& norm, Layer& layer);
+  absl::Status LoadMatrix(const HeldMatrix& matrix, Layer& layer);
   // From the layers and the head, loaded: starts reading the first one from the file.
   void StartFileStream();
   const RecordedStep* FindRecorded(const StepInput& input) const;

@@ -20,30 +20,24 @@ std::string Describe(const WeightRequest& request) {
 }
 
 // Calls fn(module, format, leaf_size) for every matrix of the model, until one fails. Modules that
-// ranks hold as one are packed one by one, in one format.
+// ranks hold as one matrix are packed one by one, in one format.
 template <typename Fn>
-absl::Status ForEachMatrix(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
+absl::Status ForEachModule(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const WeightRequests& weights, const kernels::Backend& backend,
                            const Fn& fn) {
-  const auto each = [&](std::initializer_list<const Module*> modules, const WeightRequest& request,
-                        int64_t leaf_size) -> absl::Status {
-    const WeightFormat format = HeldFormat(config, checkpoint, modules, request, backend);
-    for (const Module* module : modules) {
-      TANDEM_RETURN_IF_ERROR(fn(*module, format, leaf_size));
+  const auto each = [&](const HeldMatrix& matrix) -> absl::Status {
+    const WeightFormat format = HeldFormat(config, checkpoint, matrix, weights, backend);
+    for (const Module& module : matrix.modules) {
+      TANDEM_RETURN_IF_ERROR(fn(module, format, matrix.leaf_size));
     }
     return absl::OkStatus();
   };
-  const int64_t column_leaf = parallel::kColumnLeafSize;
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    const LayerModules m = ModulesOf(config, i);
-    TANDEM_RETURN_IF_ERROR(each({&m.q, &m.k, &m.v}, weights.body, column_leaf));
-    TANDEM_RETURN_IF_ERROR(each({&m.gate, &m.up}, weights.body, column_leaf));
-    TANDEM_RETURN_IF_ERROR(each({&m.o}, weights.body, config.head_dim));
-    TANDEM_RETURN_IF_ERROR(
-        each({&m.down}, weights.body, parallel::FfnLeafSize(config.intermediate_size)));
+    for (const HeldMatrix& matrix : LayerMatrices(config, i)) {
+      TANDEM_RETURN_IF_ERROR(each(matrix));
+    }
   }
-  const Module head = HeadModule(config);
-  return each({&head}, weights.head, column_leaf);
+  return each(HeadMatrix(config));
 }
 
 }  // namespace
@@ -68,7 +62,7 @@ absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
 absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer) {
-  return ForEachMatrix(
+  return ForEachModule(
       config, checkpoint, weights, backend,
       [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
         TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, module));
@@ -81,7 +75,7 @@ absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Check
 absl::Status CheckPackedWeights(const loader::ModelConfig& config,
                                 const loader::Checkpoint& checkpoint, const WeightRequests& weights,
                                 const kernels::Backend& backend, const loader::PackedFile& file) {
-  return ForEachMatrix(
+  return ForEachModule(
       config, checkpoint, weights, backend,
       [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
         const kernels::LinearSpec whole = {

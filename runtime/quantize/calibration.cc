@@ -7,7 +7,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/rope_frequencies.h"
-#include "runtime/model/model_tensors.h"
+#include "runtime/model/model_matrices.h"
 #include "runtime/model/step_input.h"
 
 namespace tandem::quantize {
@@ -15,118 +15,120 @@ namespace tandem::quantize {
 absl::StatusOr<std::unique_ptr<Calibration>> Calibration::Create(
     const loader::ModelConfig& config, const SourceWeights& weights, kernels::Backend& backend,
     const std::vector<std::vector<int32_t>>& sequences) {
-  std::unique_ptr<Calibration> run(new Calibration(config, weights, backend));
+  std::unique_ptr<Calibration> pass(new Calibration(config, weights, backend));
   const int64_t hidden = config.hidden_size;
   const int64_t q = config.num_heads * config.head_dim;
   for (const std::vector<int32_t>& ids : sequences) {
     const auto count = static_cast<int64_t>(ids.size());
     TANDEM_CHECK(count > 0 && count <= config.max_position_embeddings);
-    run->sequences_.push_back({run->tokens_, count});
-    run->tokens_ += count;
-    run->longest_ = std::max(run->longest_, count);
+    pass->sequences_.push_back({pass->tokens_, count});
+    pass->tokens_ += count;
+    pass->longest_ = std::max(pass->longest_, count);
   }
-  run->residual_.resize(run->tokens_ * hidden);
-  run->normed_.resize(run->tokens_ * hidden);
-  run->inner_.resize(run->tokens_ * std::max(q, config.intermediate_size));
-  run->wide_.resize(run->longest_ * std::max(q + 2 * config.num_kv_heads * config.head_dim,
-                                             2 * config.intermediate_size));
-  run->delta_.resize(run->longest_ * hidden);
-  run->inverse_frequencies_ = loader::InverseFrequencies(config.rope, config.head_dim);
+  pass->residual_.resize(pass->tokens_ * hidden);
+  pass->normed_.resize(pass->tokens_ * hidden);
+  pass->inner_.resize(pass->tokens_ * std::max(q, config.intermediate_size));
+  pass->wide_.resize(pass->longest_ * std::max(q + 2 * config.num_kv_heads * config.head_dim,
+                                               2 * config.intermediate_size));
+  pass->delta_.resize(pass->longest_ * hidden);
+  pass->inverse_frequencies_ = loader::InverseFrequencies(config.rope, config.head_dim);
   TANDEM_ASSIGN_OR_RETURN(
-      run->cache_,
+      pass->cache_,
       model::KvCache::Allocate(
           backend, {.layers = 1,
-                    .blocks = (run->longest_ + model::kBlockSize - 1) / model::kBlockSize,
+                    .blocks = (pass->longest_ + model::kBlockSize - 1) / model::kBlockSize,
                     .kv_heads = config.num_kv_heads,
                     .head_dim = config.head_dim,
                     .dtype = kernels::KvDType::kF32}));
   const loader::CheckpointTensor& table = weights.Get(std::string(model::kEmbedding) + ".weight");
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const Sequence& sequence = run->sequences_[i];
+    const Sequence& sequence = pass->sequences_[i];
     backend.EmbedTokens(table.data(), table.dtype(), hidden, sequences[i].data(), sequence.tokens,
-                        &run->residual_[sequence.begin * hidden]);
+                        &pass->residual_[sequence.begin * hidden]);
   }
   backend.Synchronize();
-  return run;
+  return pass;
+}
+
+absl::StatusOr<Calibration::LayerVectors> Calibration::ReadVectors(
+    const std::vector<model::HeldMatrix>& matrices) const {
+  LayerVectors vectors;
+  const auto read_norm = [&](const model::Norm& norm) -> absl::Status {
+    TANDEM_ASSIGN_OR_RETURN(vectors.norms[norm.role], weights_.ReadVector(norm.name));
+    return absl::OkStatus();
+  };
+  for (const model::HeldMatrix& matrix : matrices) {
+    if (matrix.input_norm) TANDEM_RETURN_IF_ERROR(read_norm(*matrix.input_norm));
+    for (const model::Norm& norm : matrix.output_norms) TANDEM_RETURN_IF_ERROR(read_norm(norm));
+    std::vector<float>& biases = vectors.biases[matrix.role];
+    for (const model::Module& module : matrix.modules) {
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<float> bias,
+                              weights_.ReadVector(module.name + ".bias"));
+      biases.insert(biases.end(), bias.begin(), bias.end());
+    }
+  }
+  return vectors;
+}
+
+void Calibration::AddAndNorm(const Sequence& s, const float* delta,
+                             const std::vector<float>& norm) {
+  const int64_t at = s.begin * config_.hidden_size;
+  backend_.AddRmsNorm(delta, nullptr, &residual_[at], norm.data(),
+                      static_cast<float>(config_.rms_norm_eps), s.tokens, config_.hidden_size,
+                      &normed_[at]);
 }
 
 absl::Status Calibration::RunLayer(int64_t index, StageVisitor visit) {
-  const int64_t hidden = config_.hidden_size;
-  const int64_t q = config_.num_heads * config_.head_dim;
-  const int64_t ffn = config_.intermediate_size;
-  const float epsilon = static_cast<float>(config_.rms_norm_eps);
-  const auto read = [&](std::string_view part) {
-    return weights_.ReadVector(model::LayerTensor(index, part));
-  };
-  // Biases of merged matrices, one after the other; empty where there are none.
-  const auto read_biases =
-      [&](std::initializer_list<std::string_view> parts) -> absl::StatusOr<std::vector<float>> {
-    std::vector<float> all;
-    for (const std::string_view part : parts) {
-      TANDEM_ASSIGN_OR_RETURN(const std::vector<float> bias, read(part));
-      all.insert(all.end(), bias.begin(), bias.end());
+  const std::vector<model::HeldMatrix> matrices = model::LayerMatrices(config_, index);
+  TANDEM_ASSIGN_OR_RETURN(const LayerVectors vectors, ReadVectors(matrices));
+  for (const Sequence& s : sequences_) {
+    AddAndNorm(s, nullptr, vectors.norm(model::NormRole::kInput));
+  }
+  for (const model::HeldMatrix& matrix : matrices) {
+    CalibrationStage stage = {.inputs = matrix.input_norm ? normed_.data() : inner_.data(),
+                              .tokens = tokens_,
+                              .columns = matrix.columns()};
+    for (const model::Module& module : matrix.modules) stage.modules.push_back(module.name);
+    backend_.Synchronize();
+    TANDEM_ASSIGN_OR_RETURN(const auto weight, visit(stage));
+    for (const Sequence& s : sequences_) {
+      TANDEM_RETURN_IF_ERROR(Multiply(s, matrix, *weight, vectors));
     }
-    return all;
-  };
-  TANDEM_ASSIGN_OR_RETURN(const auto input_norm, read("input_layernorm.weight"));
-  TANDEM_ASSIGN_OR_RETURN(const auto post_norm, read("post_attention_layernorm.weight"));
-  TANDEM_ASSIGN_OR_RETURN(const auto q_norm, read("self_attn.q_norm.weight"));
-  TANDEM_ASSIGN_OR_RETURN(const auto k_norm, read("self_attn.k_norm.weight"));
-  TANDEM_ASSIGN_OR_RETURN(
-      const auto qkv_bias,
-      read_biases({"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"}));
-  TANDEM_ASSIGN_OR_RETURN(const auto output_bias, read("self_attn.o_proj.bias"));
-  TANDEM_ASSIGN_OR_RETURN(const auto gate_up_bias,
-                          read_biases({"mlp.gate_proj.bias", "mlp.up_proj.bias"}));
-  TANDEM_ASSIGN_OR_RETURN(const auto down_bias, read("mlp.down_proj.bias"));
-  const auto data = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
-  const auto name = [&](std::string_view part) { return model::LayerTensor(index, part); };
-  const auto add = [&](const Sequence& s, const kernels::LinearWeight& weight, const float* x,
-                       const std::vector<float>& bias, const std::vector<float>& norm) {
-    backend_.Linear(weight, x, s.tokens, data(bias), delta_.data());
-    backend_.AddRmsNorm(delta_.data(), nullptr, &residual_[s.begin * hidden], norm.data(), epsilon,
-                        s.tokens, hidden, &normed_[s.begin * hidden]);
-  };
-
-  for (const Sequence& s : sequences_) {
-    backend_.AddRmsNorm(nullptr, nullptr, &residual_[s.begin * hidden], input_norm.data(), epsilon,
-                        s.tokens, hidden, &normed_[s.begin * hidden]);
   }
-  backend_.Synchronize();
-  TANDEM_ASSIGN_OR_RETURN(
-      auto weight,
-      visit({{name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")},
-             normed_.data(),
-             tokens_,
-             hidden}));
-  for (const Sequence& s : sequences_) {
-    backend_.Linear(*weight, &normed_[s.begin * hidden], s.tokens, data(qkv_bias), wide_.data());
-    TANDEM_RETURN_IF_ERROR(Attend(s, q_norm, k_norm, wide_.data(), &inner_[s.begin * q]));
-  }
-  backend_.Synchronize();
-  TANDEM_ASSIGN_OR_RETURN(weight, visit({{name("self_attn.o_proj")}, inner_.data(), tokens_, q}));
-  for (const Sequence& s : sequences_)
-    add(s, *weight, &inner_[s.begin * q], output_bias, post_norm);
-  backend_.Synchronize();
-  TANDEM_ASSIGN_OR_RETURN(
-      weight,
-      visit({{name("mlp.gate_proj"), name("mlp.up_proj")}, normed_.data(), tokens_, hidden}));
-  for (const Sequence& s : sequences_) {
-    backend_.Linear(*weight, &normed_[s.begin * hidden], s.tokens, data(gate_up_bias),
-                    wide_.data());
-    backend_.SiluMul(wide_.data(), s.tokens, ffn, &inner_[s.begin * ffn]);
-  }
-  backend_.Synchronize();
-  TANDEM_ASSIGN_OR_RETURN(weight, visit({{name("mlp.down_proj")}, inner_.data(), tokens_, ffn}));
-  // The norm that comes out is not used: the next layer has its own.
-  for (const Sequence& s : sequences_)
-    add(s, *weight, &inner_[s.begin * ffn], down_bias, post_norm);
   backend_.Synchronize();
   return absl::OkStatus();
 }
 
-absl::Status Calibration::Attend(const Sequence& sequence, const std::vector<float>& q_norm,
-                                 const std::vector<float>& k_norm, float* qkv, float* out) {
+absl::Status Calibration::Multiply(const Sequence& s, const model::HeldMatrix& matrix,
+                                   const kernels::LinearWeight& weight,
+                                   const LayerVectors& vectors) {
+  const int64_t inner_columns = config_.num_heads * config_.head_dim;
+  const int64_t ffn = config_.intermediate_size;
+  const float* x = matrix.input_norm ? &normed_[s.begin * matrix.columns()]
+                                     : &inner_[s.begin * matrix.columns()];
+  const float* bias = vectors.bias(matrix.role);
+  switch (matrix.role) {
+    case model::MatrixRole::kQkv:
+      backend_.Linear(weight, x, s.tokens, bias, wide_.data());
+      return Attend(s, vectors, wide_.data(), &inner_[s.begin * inner_columns]);
+    case model::MatrixRole::kGateUp:
+      backend_.Linear(weight, x, s.tokens, bias, wide_.data());
+      backend_.SiluMul(wide_.data(), s.tokens, ffn, &inner_[s.begin * ffn]);
+      return absl::OkStatus();
+    case model::MatrixRole::kOutput:
+    case model::MatrixRole::kDown:
+      backend_.Linear(weight, x, s.tokens, bias, delta_.data());
+      // After kDown the norm's output is not used: the next layer has a norm of its own.
+      AddAndNorm(s, delta_.data(), vectors.norm(model::NormRole::kPostAttention));
+      return absl::OkStatus();
+    case model::MatrixRole::kHead:
+      break;
+  }
+  TANDEM_CHECK(false);
+}
+
+absl::Status Calibration::Attend(const Sequence& sequence, const LayerVectors& vectors, float* qkv,
+                                 float* out) {
   const int64_t tokens = sequence.tokens;
   const int64_t half = config_.head_dim / 2;
   std::vector<int32_t> positions(tokens), token_sequence(tokens, 0);
@@ -142,17 +144,18 @@ absl::Status Calibration::Attend(const Sequence& sequence, const std::vector<flo
   backend_.RopeAngles(positions.data(), tokens, inverse_frequencies_.data(), half,
                       static_cast<float>(config_.rope.attention_factor), cos.data(), sin.data());
   const kernels::KvCacheView cache = cache_.layer(0);
-  backend_.RopeAndCache({.tokens = tokens,
-                         .q_heads = config_.num_heads,
-                         .head_dim = config_.head_dim,
-                         .qkv = qkv,
-                         .q_norm = q_norm.empty() ? nullptr : q_norm.data(),
-                         .k_norm = k_norm.empty() ? nullptr : k_norm.data(),
-                         .norm_epsilon = static_cast<float>(config_.rms_norm_eps),
-                         .cos = cos.data(),
-                         .sin = sin.data(),
-                         .slot_mapping = slots.data(),
-                         .cache = cache});
+  backend_.RopeAndCache(
+      {.tokens = tokens,
+       .q_heads = config_.num_heads,
+       .head_dim = config_.head_dim,
+       .qkv = qkv,
+       .q_norm = config_.qk_norm ? vectors.norm(model::NormRole::kQuery).data() : nullptr,
+       .k_norm = config_.qk_norm ? vectors.norm(model::NormRole::kKey).data() : nullptr,
+       .norm_epsilon = static_cast<float>(config_.rms_norm_eps),
+       .cos = cos.data(),
+       .sin = sin.data(),
+       .slot_mapping = slots.data(),
+       .cache = cache});
   backend_.PagedAttention(
       {.tokens = tokens,
        .q_heads = config_.num_heads,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@
 #include "kernels/backend.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/model/kv_cache.h"
+#include "runtime/model/model_matrices.h"
 #include "runtime/quantize/source_weights.h"
 
 namespace tandem::quantize {
@@ -57,8 +59,28 @@ class Calibration {
   Calibration(const loader::ModelConfig& config, const SourceWeights& weights,
               kernels::Backend& backend)
       : config_(config), weights_(weights), backend_(backend) {}
-  absl::Status Attend(const Sequence& sequence, const std::vector<float>& q_norm,
-                      const std::vector<float>& k_norm, float* qkv, float* out);
+
+  // The vectors of one layer, fp32.
+  struct LayerVectors {
+    std::map<model::NormRole, std::vector<float>> norms;
+    std::map<model::MatrixRole, std::vector<float>>
+        biases;  // of merged modules, in order; or empty
+
+    const std::vector<float>& norm(model::NormRole role) const { return norms.at(role); }
+    const float* bias(model::MatrixRole role) const {
+      const std::vector<float>& values = biases.at(role);
+      return values.empty() ? nullptr : values.data();
+    }
+  };
+  absl::StatusOr<LayerVectors> ReadVectors(const std::vector<model::HeldMatrix>& matrices) const;
+
+  // The matrix applied to a sequence, and what follows until the next matrix.
+  absl::Status Multiply(const Sequence& s, const model::HeldMatrix& matrix,
+                        const kernels::LinearWeight& weight, const LayerVectors& vectors);
+  absl::Status Attend(const Sequence& sequence, const LayerVectors& vectors, float* qkv,
+                      float* out);
+  // Adds delta (or nothing, where null) to the sequence's residual stream and norms that.
+  void AddAndNorm(const Sequence& s, const float* delta, const std::vector<float>& norm);
 
   const loader::ModelConfig& config_;
   const SourceWeights& weights_;

@@ -237,14 +237,11 @@ absl::Status RankRuntime::Prepare(const RankOptions& options) {
   TANDEM_RETURN_IF_ERROR(MakeBackend(options));
   const model::WeightRequests& weights = decoder_options_.weights;
   TANDEM_RETURN_IF_ERROR(weights.Check(*backend_));
-  const auto held = [&](std::initializer_list<const model::Module*> modules,
-                        const model::WeightRequest& request) {
-    return model::FormatName(model::HeldFormat(config_, *checkpoint_, modules, request, *backend_));
+  const auto held = [&](const model::HeldMatrix& matrix) {
+    return model::FormatName(model::HeldFormat(config_, *checkpoint_, matrix, weights, *backend_));
   };
-  const model::LayerModules layer = model::ModulesOf(config_, 0);
-  const model::Module head = model::HeadModule(config_);
-  weight_format_ = held({&layer.gate, &layer.up}, weights.body);
-  head_format_ = held({&head}, weights.head);
+  weight_format_ = held(model::LayerMatrix(config_, 0, model::MatrixRole::kGateUp));
+  head_format_ = held(model::HeadMatrix(config_));
   if (options.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-model-len: found ", options.max_model_len, ", expected at most ",

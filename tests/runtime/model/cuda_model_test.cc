@@ -136,9 +136,9 @@ TEST(CudaFloat8, IsHeldAsPlanned) {
         const auto config = *loader::ReadConfig(folder);
         const auto checkpoint = *loader::Checkpoint::Open(folder);
         const auto backend = *options.make_backend();
-        const model::LayerModules layer = model::ModulesOf(config, 0);
-        const auto held = model::HeldFormat(config, *checkpoint, {&layer.gate, &layer.up},
-                                            options.weights.body, *backend);
+        const auto held = model::HeldFormat(
+            config, *checkpoint, model::LayerMatrix(config, 0, model::MatrixRole::kGateUp),
+            options.weights, *backend);
         EXPECT_TRUE(FormatName(held).starts_with("FP8")) << FormatName(held);
         const auto plan = parallel::ShardPlan::Make(model::ShapeOf(config), tp);
         const auto weights = [&](const model::WeightRequests& requests) {
