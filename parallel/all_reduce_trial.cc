@@ -18,14 +18,14 @@ float ValueOf(int rank, int64_t i, int round) {
 }
 
 // One round; the seconds.
-absl::StatusOr<double> Round(const Communicator& host, const TreeLayout& layout, int64_t count,
-                             int round, int repeats, AllReduceRun run) {
+absl::StatusOr<double> Round(const ControlGroup& control, int64_t count, int round, int repeats,
+                             AllReduceRun run) {
   std::vector<float> mine(count), sum(count);
-  for (int64_t i = 0; i < count; ++i) mine[i] = ValueOf(host.rank(), i, round);
-  TANDEM_ASSIGN_OR_RETURN(const double seconds, run(layout, mine, repeats, sum));
+  for (int64_t i = 0; i < count; ++i) mine[i] = ValueOf(control.rank(), i, round);
+  TANDEM_ASSIGN_OR_RETURN(const double seconds, run(mine, repeats, sum));
   for (int64_t i = 0; i < count; ++i) {
     float expected = 0;
-    for (int r = 0; r < host.size(); ++r) expected += ValueOf(r, i, round);
+    for (int r = 0; r < control.size(); ++r) expected += ValueOf(r, i, round);
     if (sum[i] != expected) {
       return absl::DataLossError(absl::StrCat("wrong sums: element ", i, " of ", count, " is ",
                                               sum[i], ", expected ", expected));
@@ -36,19 +36,18 @@ absl::StatusOr<double> Round(const Communicator& host, const TreeLayout& layout,
 
 }  // namespace
 
-absl::StatusOr<AllReduceTrial> TryAllReduce(Communicator& host, std::string way, int64_t count,
+absl::StatusOr<AllReduceTrial> TryAllReduce(ControlGroup& control, std::string way, int64_t count,
                                             int repeats, AllReduceRun run) {
   AllReduceTrial trial = {.way = std::move(way), .count = count};
-  const int size = host.size();
-  const TreeLayout layout = TreeLayout::OfRanks(size);
+  const int size = control.size();
   for (const auto& [round, times] : {std::pair(1, 1), std::pair(2, repeats)}) {
-    const absl::StatusOr<double> mine = Round(host, layout, count, round, times, run);
-    // Everybody's, in one go: an error, else the time. All ranks, this one too, go by what was
-    // told: a time with other digits might be faster than another way's here alone.
-    const std::string told = mine.ok() ? absl::StrCat("+", *mine)
+    const absl::StatusOr<double> mine = Round(control, count, round, times, run);
+    // One exchange of every rank's error or time. All ranks, this one too, use the times as they
+    // were sent: with more digits, this rank alone might find another way faster.
+    const std::string sent = mine.ok() ? absl::StrCat("+", *mine)
                                        : absl::StrCat(static_cast<int>(mine.status().code()), " ",
                                                       std::string(mine.status().message()));
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, host.AllGatherBytes(told));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all, control.AllGatherBytes(sent));
     double seconds = 0;
     for (int r = 0; r < size && trial.status.ok(); ++r) {
       if (all[r][0] == '+') {
@@ -65,15 +64,16 @@ absl::StatusOr<AllReduceTrial> TryAllReduce(Communicator& host, std::string way,
   return trial;
 }
 
-absl::StatusOr<AllReduceTrial> TryCommunicator(Communicator& host, std::string way, int64_t count,
-                                               int repeats, Communicator& tried) {
+absl::StatusOr<AllReduceTrial> TryCommunicator(ControlGroup& control, std::string way,
+                                               int64_t count, int repeats, Communicator& tried) {
+  const ReducePlan plan = tried.PlanReduce(TreeLayout::OfRanks(tried.size()));
   return TryAllReduce(
-      host, std::move(way), count, repeats,
-      [&](const TreeLayout& layout, const std::vector<float>& mine, int times,
+      control, std::move(way), count, repeats,
+      [&](const std::vector<float>& mine, int times,
           std::vector<float>& sum) -> absl::StatusOr<double> {
         const auto begin = std::chrono::steady_clock::now();
         for (int i = 0; i < times; ++i) {
-          TANDEM_RETURN_IF_ERROR(tried.AllReduceTree(layout, mine.data(), count, sum.data()));
+          TANDEM_RETURN_IF_ERROR(tried.AllReduce(plan, mine.data(), count, sum.data()));
         }
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       });

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <limits>
 
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 
 namespace tandem::parallel {
 namespace {
@@ -34,24 +34,18 @@ int64_t EstimateClockOffset(std::span<const ClockSample> rank_0,
   return lowest + (highest - lowest) / 2;
 }
 
-absl::StatusOr<std::vector<int64_t>> MeasureClockOffsets(Communicator& communicator) {
+absl::StatusOr<std::vector<int64_t>> MeasureClockOffsets(ControlGroup& group) {
   std::vector<ClockSample> mine(kExchanges);
   for (ClockSample& sample : mine) {
     sample.sent_ns = NowNs();
-    TANDEM_RETURN_IF_ERROR(communicator.AllGatherBytes("clock").status());
+    TANDEM_RETURN_IF_ERROR(group.AllGatherBytes("clock").status());
     sample.received_ns = NowNs();
   }
-  const size_t bytes = mine.size() * sizeof(ClockSample);
-  TANDEM_ASSIGN_OR_RETURN(
-      const std::vector<std::string> all,
-      communicator.AllGatherBytes(std::string(reinterpret_cast<const char*>(mine.data()), bytes)));
-  std::vector<ClockSample> rank_0(kExchanges);
-  std::memcpy(rank_0.data(), all[0].data(), bytes);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::vector<ClockSample>> all,
+                          AllGatherVectors(group, mine));
   std::vector<int64_t> offsets;
-  for (const std::string& theirs : all) {
-    std::vector<ClockSample> samples(kExchanges);
-    std::memcpy(samples.data(), theirs.data(), bytes);
-    offsets.push_back(EstimateClockOffset(rank_0, samples));
+  for (const std::vector<ClockSample>& theirs : all) {
+    offsets.push_back(EstimateClockOffset(all[0], theirs));
   }
   return offsets;
 }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 
 namespace tandem::parallel {
 
@@ -22,6 +22,6 @@ struct ClockSample {
 int64_t EstimateClockOffset(std::span<const ClockSample> rank_0, std::span<const ClockSample> mine);
 
 // Every rank's steady clock less rank 0's. Collective; some milliseconds.
-absl::StatusOr<std::vector<int64_t>> MeasureClockOffsets(Communicator& communicator);
+absl::StatusOr<std::vector<int64_t>> MeasureClockOffsets(ControlGroup& group);
 
 }  // namespace tandem::parallel

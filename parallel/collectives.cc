@@ -12,7 +12,7 @@
 
 namespace tandem::parallel {
 
-absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, Communicator& start,
+absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, ControlGroup& start,
                                             std::span<const int> host_of,
                                             const CollectivesOptions& options) {
   const int rank = start.rank(), size = start.size();
@@ -45,7 +45,7 @@ absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, Communicator&
     made.channel = MakeMpiStepChannel(world.group(), ranks, rank, timeouts);
     made.description = "MPI";
   } else if (hosts == 1) {
-    made.communicator = MakeShmCommunicator(*made.host, *made.all, timeouts.step);
+    made.communicator = MakeShmCommunicator(*made.host, made.all->control(), timeouts.step);
     made.channel = MakeShmStepChannel(*made.host, timeouts);
     made.description = "shared memory";
   } else {

@@ -33,9 +33,10 @@ struct CollectivesOptions {
   ShmOptions shm;
 };
 
-// Of a world of two ranks or more, which outlives them; host_of as the world has it. Collective over
-// `start`, the world's communicator; all ranks get the same error or the same kind of collectives.
-absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, Communicator& start,
+// Of a world of two ranks or more, which outlives them; host_of as the world has it. Collective
+// over `start`, the world's communicator; all ranks get the same error or the same kind of
+// collectives.
+absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, ControlGroup& start,
                                             std::span<const int> host_of,
                                             const CollectivesOptions& options);
 

@@ -1,92 +1,86 @@
-// Collectives of one TP world. Built eagerly at start and handed to the layers;
-// all ranks make the same calls in the same order. Steps and bytes of each:
-// docs/collectives.md.
+// Collectives of the steps of one TP world. Made at start and handed to the layers; all ranks make
+// the same calls in the same order. Messages and bytes of each: docs/collectives.md. What ranks
+// exchange outside of steps: control_group.h.
 //
-// Values are in the memory of the rank's backend (GatherColumns' result alone is on the
-// host), and calls take their turn after its operations: communicators of the host serve
-// backends whose memory is the host's, device_communicator.h's the others.
+// Values are in the memory of the rank's backend; only the result of GatherColumns is on the host.
+// Calls take their turn after the backend's operations. Communicators of host memory serve backends
+// whose memory is the host's; device_communicator.h serves the others.
 //
-// A Status that is not OK is final: the world cannot go on.
+// A Status that is not OK is final: the world cannot continue.
 #pragma once
 
 #include <cstdint>
 #include <span>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "kernels/base/sum_tree.h"
 #include "kernels/residual_norm.h"
 #include "parallel/control_group.h"
+#include "parallel/reduce_plan.h"
+#include "parallel/tree_layout.h"
 
 namespace tandem::parallel {
 
-// Who holds which partial sums of a row-parallel product: nodes of the sum tree
-// over [0, leaves) that together cover it. A rank's own are laid out in their
-// order, ranks one after the other: those of rank r are the numbers
-// [rank_begin[r], rank_begin[r + 1]).
-struct TreeLayout {
-  int64_t leaves = 0;
-  std::vector<kernels::LeafRange> nodes;  // in the tree's order
-  std::vector<int64_t> rank_begin;        // [size + 1]
-  std::vector<int64_t> place;             // of number i among the nodes
-
-  // owned[r] are rank r's leaves; together they cover [0, leaves) in order.
-  static TreeLayout Make(int64_t leaves, std::span<const kernels::LeafRange> owned);
-  // Of one leaf a rank.
-  static TreeLayout OfRanks(int ranks);
-
-  // The same where all ranks of a group add up what they can before: groups
-  // take the place of ranks. group_of[rank] is in [0, groups).
-  TreeLayout Grouped(std::span<const int> group_of, int groups) const;
-
-  int ranks() const { return static_cast<int>(rank_begin.size()) - 1; }
-  int64_t node_count(int rank) const { return rank_begin[rank + 1] - rank_begin[rank]; }
-  int64_t max_node_count() const;
-  bool operator==(const TreeLayout&) const = default;
-};
-
-// values[place of number i] = what number i of the rank is, rows of `count`
-// from `first` on.
-void PlaceValues(const TreeLayout& layout, int rank, const float* first, int64_t count,
-                 std::vector<const float*>& values);
-
-class Communicator : public ControlGroup {
+// Every method is pure, so that a wrapper (timed_communicator.h) that forgets one does not compile.
+class Communicator {
  public:
-  // The one all-reduce: mine is [node_count(rank), count], this rank's partial
-  // sums; every rank gets the tree's root, [count], in the same bits.
-  virtual absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                                     float* out) = 0;
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  // The exchanges of the same ranks outside of steps. Its Barrier takes its turn among the calls
+  // here.
+  virtual ControlGroup& control() = 0;
 
-  // The same of [tokens, hidden], then Backend::AddRmsNorm with the root as delta, in the same bits
-  // as one after the other. sum, [tokens, hidden], is scratch; it may be `mine` in a world of one.
-  virtual absl::Status AllReduceAddRmsNorm(kernels::Backend& backend, const TreeLayout& layout,
-                                           const float* mine, const kernels::ResidualNorm& norm,
-                                           float* sum);
+  // Prepares all-reduces of a layout, at start: a step compares no layouts and builds nothing. All
+  // ranks plan the same layouts in the same order. Does not wait for other ranks.
+  virtual ReducePlan PlanReduce(const TreeLayout& layout) = 0;
 
-  // Rank 0 gets [rows, sum of widths]: rank r's columns come from its mine,
-  // [rows, widths[r]]. out is used on rank 0 alone.
+  // The one all-reduce. mine is [node_count(rank), count], this rank's partial sums; every rank
+  // gets the tree's root, [count], with the same bits.
+  virtual absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) = 0;
+
+  // AllReduce of [tokens, hidden] and then Backend::AddRmsNorm with the root as delta, fused into
+  // one operation. False, and nothing done, where there is none for this shape; all ranks get the
+  // same answer. Callers use AllReduceAddRmsNorm below.
+  virtual absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan plan, const float* mine,
+                                                        const kernels::ResidualNorm& norm) = 0;
+
+  // Rank 0 gets [rows, sum of widths]: rank r's columns come from its mine, [rows, widths[r]].
+  // out is used on rank 0 only.
   virtual absl::Status GatherColumns(const float* mine, int64_t rows,
                                      std::span<const int64_t> widths, float* out) = 0;
 
-  // Until all-reduces that were only queued are done, on this rank, with the deadline of a
-  // step; their error. Not collective.
-  virtual absl::Status Await() { return absl::OkStatus(); }
+  // Waits until all-reduces that were only queued are done on this rank, at most for the step
+  // timeout; returns their error. Not collective.
+  virtual absl::Status Await() = 0;
 };
+
+// AllReduce of [tokens, hidden], then Backend::AddRmsNorm with the root as delta: fused or one
+// after the other, with the same bits. sum, [tokens, hidden], is scratch; it may be `mine` in a
+// world of one.
+absl::Status AllReduceAddRmsNorm(Communicator& communicator, kernels::Backend& backend,
+                                 ReducePlan plan, const float* mine,
+                                 const kernels::ResidualNorm& norm, float* sum);
 
 // A world of one: a copy.
 class SelfCommunicator : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override;
+  ControlGroup& control() override { return control_; }
+  ReducePlan PlanReduce(const TreeLayout& layout) override;
+  absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) override;
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
+  }
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override;
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override;
-  absl::Status Barrier() override { return absl::OkStatus(); }
+  absl::Status Await() override { return absl::OkStatus(); }
+
+ private:
+  SelfGroup control_;
 };
 
 }  // namespace tandem::parallel

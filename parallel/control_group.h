@@ -27,6 +27,17 @@ class ControlGroup {
   virtual absl::Status Barrier() = 0;
 };
 
+// A world of one.
+class SelfGroup : public ControlGroup {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    return std::vector<std::string>{mine};
+  }
+  absl::Status Barrier() override { return absl::OkStatus(); }
+};
+
 // OK if `mine` is OK on every rank. Otherwise all ranks get the error of the lowest rank that has
 // one, with "rank N: " before it unless N is 0. A start-up phase ends with it, so that all ranks
 // fail together.

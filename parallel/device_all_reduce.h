@@ -22,14 +22,15 @@ class DeviceAllReduce {
   // Floats of a rank's partial sums together that one call takes at most.
   virtual int64_t max_floats() const = 0;
 
-  // Queues Communicator::AllReduceTree on the stream; what is captured into a graph can be
-  // replayed. Pointers are the GPU's.
-  virtual absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
-                               float* out) = 0;
+  // As Communicator::PlanReduce. A layout that this way cannot do is an error of Enqueue.
+  virtual ReducePlan Plan(const TreeLayout& layout) = 0;
 
-  // The same with Communicator::AllReduceAddRmsNorm's norm in one kernel; false, and nothing
-  // queued, where there is none for the shape, which all ranks find alike.
-  virtual absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout&, const float*,
+  // Queues Communicator::AllReduce on the stream; what is captured into a graph can be
+  // replayed. Pointers are the GPU's.
+  virtual absl::Status Enqueue(ReducePlan plan, const float* mine, int64_t count, float* out) = 0;
+
+  // As Communicator::FusedAllReduceAddRmsNorm.
+  virtual absl::StatusOr<bool> EnqueueAddRmsNorm(ReducePlan, const float*,
                                                  const kernels::ResidualNorm&) {
     return false;
   }
@@ -62,14 +63,14 @@ absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_
 // one host whose GPUs reach each other, or one GPU. `timeout` is SetTimeout's first. Collective;
 // the same error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(
-    cudaStream_t stream, Communicator& host, std::chrono::milliseconds timeout);
+    cudaStream_t stream, ControlGroup& host, std::chrono::milliseconds timeout);
 
 // NCCL's all-reduce, or where `deterministic` its all-gather, then the tree's additions; a GPU
 // for each rank. Its start takes no longer than `start_timeout`, nor, until SetTimeout, does what
 // it makes ready when a message is the first of its size; its end takes 5 s at most. Collective;
 // the same error on all ranks.
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(
-    cudaStream_t stream, Communicator& host, bool deterministic,
+    cudaStream_t stream, ControlGroup& host, bool deterministic,
     std::chrono::milliseconds start_timeout);
 
 }  // namespace tandem::parallel

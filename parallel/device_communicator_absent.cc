@@ -1,4 +1,4 @@
-// Where a build has no CUDA.
+// For builds without CUDA.
 #include "parallel/device_communicator.h"
 
 namespace tandem::parallel {

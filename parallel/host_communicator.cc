@@ -14,7 +14,7 @@ namespace {
 // Up to this many bytes the leader adds up its host's partial sums alone: an exchange less.
 constexpr int64_t kLeaderAloneBytes = 32 << 10;
 
-// What a layout means for one host; made once for each layout.
+// What a layout means for one host.
 struct HostLayout {
   TreeLayout layout;  // of ranks
   TreeLayout hosts;   // of hosts: what each can add up by itself
@@ -25,6 +25,7 @@ struct HostLayout {
   };
   std::vector<Sum> sums;
   int64_t most_rows = 1;  // partial sums that a slot must hold, on any rank of any host
+  ReducePlan between;     // of the leaders' communicator, on leaders
 };
 
 HostLayout MakeHostLayout(const TreeLayout& layout, std::span<const int> host_of, int host) {
@@ -63,10 +64,17 @@ class HostCommunicator : public Communicator {
   }
   int rank() const override { return all_.rank(); }
   int size() const override { return all_.size(); }
+  ControlGroup& control() override { return all_.control(); }
 
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override {
-    const HostLayout& plan = PlanOf(layout);
+  ReducePlan PlanReduce(const TreeLayout& layout) override {
+    HostLayout made = MakeHostLayout(layout, host_of_, host_of_[rank()]);
+    if (leaders_ != nullptr) made.between = leaders_->PlanReduce(made.hosts);
+    return plans_.Add(layout, std::move(made));
+  }
+
+  absl::Status AllReduce(ReducePlan reduce_plan, const float* mine, int64_t count,
+                         float* out) override {
+    const HostLayout& plan = plans_[reduce_plan];
     const int64_t piece = static_cast<int64_t>(host_.slot_bytes() / sizeof(float)) / plan.most_rows;
     TANDEM_CHECK(piece > 0);
     for (int64_t begin = 0; begin < count; begin += piece) {
@@ -76,25 +84,18 @@ class HostCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
+  }
+
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override {
     return all_.GatherColumns(mine, rows, widths, out);
   }
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    return all_.AllGatherBytes(mine);
-  }
-  absl::Status Barrier() override { return all_.Barrier(); }
+  absl::Status Await() override { return absl::OkStatus(); }
 
  private:
-  const HostLayout& PlanOf(const TreeLayout& layout) {
-    for (const auto& plan : plans_) {
-      if (plan->layout == layout) return *plan;
-    }
-    plans_.push_back(
-        std::make_unique<HostLayout>(MakeHostLayout(layout, host_of_, host_of_[rank()])));
-    return *plans_.back();
-  }
-
   // Elements [first, last) of this host's sums, from the slots of its ranks.
   void AddUp(const HostLayout& plan, int64_t n, int64_t first, int64_t last, float* sums) {
     for (int r = 0; r < host_.local_size(); ++r) {
@@ -130,7 +131,7 @@ class HostCommunicator : public Communicator {
     if (leaders_ != nullptr) {
       TANDEM_RETURN_IF_ERROR(barrier_.AwaitOthers(member_timeout_, "all-reduce"));
       if (alone) AddUp(plan, n, 0, n, sums);
-      TANDEM_RETURN_IF_ERROR(leaders_->AllReduceTree(plan.hosts, sums, n, result));
+      TANDEM_RETURN_IF_ERROR(leaders_->AllReduce(plan.between, sums, n, result));
       ShmHost::Raise(host_.result(), ++results_);
     } else if (!host_.Await(host_.result(), ++results_, result_timeout_)) {
       return NotAnswered(host_.world_rank(0), rank(), result_timeout_, "all-reduce");
@@ -149,7 +150,7 @@ class HostCommunicator : public Communicator {
   ShmBarrier barrier_;
   uint64_t pieces_ = 0;   // so far; their parity says which slots
   uint32_t results_ = 0;  // so far
-  std::vector<std::unique_ptr<HostLayout>> plans_;
+  ReducePlans<HostLayout> plans_;
   std::vector<const float*> values_;
 };
 

@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "parallel/communicator.h"
 #include "parallel/shard_plan.h"
+#include "parallel/tree_layout.h"
 
 namespace tandem::parallel {
 

@@ -16,7 +16,7 @@ struct MpiGroup;  // the ranks of a world (mpi_group.h)
 
 // Between `members`, ranks of the group in ascending order with the caller's among them; a member's
 // rank is its place. The group outlives what is made of it. At most one communicator of all and one
-// of some may be in use, and AllGatherBytes works among all only.
+// of some may be in use; its control() is as in mpi_control_group.h.
 std::unique_ptr<Communicator> MakeMpiCommunicator(const MpiGroup& group, std::vector<int> members,
                                                   int world_rank,
                                                   std::chrono::milliseconds step_timeout);

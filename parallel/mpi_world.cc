@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "kernels/base/status_macros.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/mpi_control_group.h"
 #include "parallel/mpi_group.h"
 
 namespace tandem::parallel {
@@ -121,11 +122,11 @@ int MpiWorld::local_size() const {
   return static_cast<int>(std::count(host_of_.begin(), host_of_.end(), host_of_[rank_]));
 }
 
-std::unique_ptr<Communicator> MpiWorld::MakeCommunicator() const {
-  if (size_ == 1) return std::make_unique<SelfCommunicator>();
+std::unique_ptr<ControlGroup> MpiWorld::MakeControlGroup() const {
+  if (size_ == 1) return std::make_unique<SelfGroup>();
   std::vector<int> all(size_);
   std::iota(all.begin(), all.end(), 0);
-  return MakeMpiCommunicator(*group_, std::move(all), rank_, group_->patience);
+  return MakeMpiControlGroup(*group_, std::move(all), rank_, group_->patience);
 }
 
 void MpiWorld::SetPatience(std::chrono::milliseconds patience) { group_->patience = patience; }

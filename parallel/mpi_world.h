@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 
 namespace tandem::parallel {
 
@@ -41,11 +41,10 @@ class MpiWorld {
   const std::vector<int>& host_of() const { return host_of_; }
   int local_size() const;  // ranks on this host
 
-  // All ranks, over MPI, with this patience for all: for start and end.
-  std::unique_ptr<Communicator> MakeCommunicator() const;
+  // All ranks, with this world's patience for every call: for start and end.
+  std::unique_ptr<ControlGroup> MakeControlGroup() const;
 
-  // From now on, for AllGatherBytes of communicators that are there already too; not for MPI's own
-  // end.
+  // From now on, also for AllGatherBytes of groups made before; not for MPI's own end.
   void SetPatience(std::chrono::milliseconds patience);
 
   const MpiGroup& group() const { return *group_; }

@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <thread>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
 #include "parallel/device_bytes.h"
@@ -27,35 +27,30 @@ constexpr std::chrono::milliseconds kEndTimeout{5000};
 absl::Status FromNccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return absl::OkStatus();
   const char* const detail = comm == nullptr ? nullptr : ncclGetLastError(comm);
-  cudaGetLastError();  // what of the runtime's made NCCL fail, if anything, is told here
+  cudaGetLastError();  // the error of the runtime that made NCCL fail, if any, is reported here
   return absl::UnavailableError(
       absl::StrCat("NCCL: ", what, ": ", ncclGetErrorString(result),
                    detail == nullptr || *detail == '\0' ? "" : absl::StrCat(" (", detail, ")")));
 }
 
-// A communicator of NCCL's that nothing waits for without a deadline.
+// A communicator of NCCL. Every wait for it has a deadline.
 class NcclWorld {
  public:
-  static absl::StatusOr<std::unique_ptr<NcclWorld>> Make(Communicator& host,
+  static absl::StatusOr<std::unique_ptr<NcclWorld>> Make(ControlGroup& ranks,
                                                          std::chrono::milliseconds start_timeout) {
     std::unique_ptr<NcclWorld> made(new NcclWorld(start_timeout));
     ncclUniqueId id = {};
     absl::Status mine;
-    if (host.rank() == 0) mine = FromNccl(ncclGetUniqueId(&id), nullptr, "unique id");
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, mine));
-    TANDEM_ASSIGN_OR_RETURN(
-        const std::vector<std::string> ids,
-        host.AllGatherBytes(host.rank() == 0
-                                ? std::string(reinterpret_cast<const char*>(&id), sizeof(id))
-                                : std::string()));
-    std::memcpy(&id, ids[0].data(), sizeof(id));
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Join(host, id)));
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->OpenWindow(host.size())));
+    if (ranks.rank() == 0) mine = FromNccl(ncclGetUniqueId(&id), nullptr, "unique id");
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(ranks, mine));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<ncclUniqueId> ids, AllGather(ranks, id));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(ranks, made->Join(ranks, ids[0])));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(ranks, made->OpenWindow(ranks.size())));
     return made;
   }
 
   ~NcclWorld() {
-    if (comm_ == nullptr) return;  // given up, its window with it
+    if (comm_ == nullptr) return;  // aborted, and its window left to NCCL
     if (handle_ != nullptr) ncclCommWindowDeregister(comm_, handle_);
     timeout_ = kEndTimeout;
     if (!FromNccl(ncclCommFinalize(comm_), comm_, "end").ok() || !Settle("end").ok()) {
@@ -66,13 +61,13 @@ class NcclWorld {
     if (window_ != nullptr) ncclMemFree(window_);
   }
 
-  // Of what is called from now on; zero: for ever.
+  // For calls from now on; zero: no limit.
   void SetTimeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }
 
   ncclComm_t comm() const { return comm_; }
   float* window() const { return window_; }  // [size, kNcclWindowFloats]
 
-  // Until what was called is under way.
+  // Waits until NCCL has started what was called.
   absl::Status Settle(const char* what) {
     const Clock::time_point deadline = Clock::now() + timeout_;
     for (;;) {
@@ -105,11 +100,11 @@ class NcclWorld {
  private:
   explicit NcclWorld(std::chrono::milliseconds start_timeout) : timeout_(start_timeout) {}
 
-  absl::Status Join(const Communicator& host, const ncclUniqueId& id) {
+  absl::Status Join(const ControlGroup& ranks, const ncclUniqueId& id) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     absl::Status joined = FromNccl(
-        ncclCommInitRankConfig(&comm_, host.size(), id, host.rank(), &config), nullptr, "start");
+        ncclCommInitRankConfig(&comm_, ranks.size(), id, ranks.rank(), &config), nullptr, "start");
     if (joined.ok()) joined = Settle("start");
     if (!joined.ok()) Abort();
     return joined;
@@ -141,19 +136,24 @@ class NcclAllReduce : public DeviceAllReduce {
   std::string_view name() const override { return deterministic_ ? "nccl in order" : "nccl"; }
   int64_t max_floats() const override { return std::numeric_limits<int64_t>::max(); }
 
-  absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
-                       float* out) override {
-    TANDEM_RETURN_IF_ERROR(world_->Poll());
-    if (deterministic_) return InOrder(layout, mine, count, out);
+  ReducePlan Plan(const TreeLayout& layout) override {
     const int64_t own = layout.node_count(rank_);
-    if (own == 1) return Sum(mine, count, out);
+    return plans_.Add(layout, {own, std::max<int64_t>(1, layout.max_node_count()),
+                               deterministic_ ? MakeTreeProgram(layout) : OwnProgram(own)});
+  }
+
+  absl::Status Enqueue(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    TANDEM_RETURN_IF_ERROR(world_->Poll());
+    const Planned& planned = plans_[plan];
+    if (deterministic_) return InOrder(planned, mine, count, out);
+    if (planned.own == 1) return Sum(mine, count, out);
     // Own partial sums become one first.
-    if (own == 0) {
+    if (planned.own == 0) {
       TANDEM_RETURN_IF_ERROR(
           FromCuda(cudaMemsetAsync(out, 0, count * sizeof(float), stream_), "all-reduce"));
     } else {
-      TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, OwnProgram(own));
-      kernels::cuda::FinishTree(stream_, program, mine, 0, count, out);
+      TANDEM_RETURN_IF_ERROR(planned.program.status());
+      kernels::cuda::FinishTree(stream_, *planned.program, mine, 0, count, out);
     }
     return Sum(out, count, out);
   }
@@ -163,16 +163,22 @@ class NcclAllReduce : public DeviceAllReduce {
   void SetTimeout(std::chrono::milliseconds timeout) override { world_->SetTimeout(timeout); }
 
  private:
+  struct Planned {
+    int64_t own = 0;   // partial sums of this rank
+    int64_t most = 1;  // and of the rank that has most
+    // Of the whole tree where deterministic, else of the own partial sums.
+    absl::StatusOr<kernels::cuda::TreeProgram> program;
+  };
+
+  // Adds up a rank's own partial sums, in an order of its own.
   static absl::StatusOr<kernels::cuda::TreeProgram> OwnProgram(int64_t nodes) {
-    const kernels::LeafRange owned = {0, nodes};
-    std::vector<kernels::LeafRange> leaves;
     TreeLayout chain;
     chain.leaves = nodes;
     for (int64_t i = 0; i < nodes; ++i) {
       chain.nodes.push_back({i, i + 1});
       chain.place.push_back(i);
     }
-    chain.rank_begin = {0, owned.end};
+    chain.rank_begin = {0, nodes};
     return MakeTreeProgram(chain);
   }
 
@@ -183,11 +189,11 @@ class NcclAllReduce : public DeviceAllReduce {
     return world_->Settle("all-reduce");
   }
 
-  // Everybody gets all partial sums and adds them in the tree's order.
-  absl::Status InOrder(const TreeLayout& layout, const float* mine, int64_t count, float* out) {
-    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
-    const int64_t most = std::max<int64_t>(1, layout.max_node_count());
-    const int64_t own = layout.node_count(rank_);
+  // Every rank gets all partial sums and adds them in the tree's order.
+  absl::Status InOrder(const Planned& planned, const float* mine, int64_t count, float* out) {
+    TANDEM_RETURN_IF_ERROR(planned.program.status());
+    const int64_t most = planned.most;
+    const int64_t own = planned.own;
     const int64_t piece = kNcclWindowFloats / most;
     for (int64_t begin = 0; begin < count; begin += piece) {
       const int64_t n = std::min(piece, count - begin);
@@ -202,7 +208,8 @@ class NcclAllReduce : public DeviceAllReduce {
           ncclAllGather(slot, world_->window(), most * n, ncclFloat, world_->comm(), stream_),
           world_->comm(), "all-gather"));
       TANDEM_RETURN_IF_ERROR(world_->Settle("all-gather"));
-      kernels::cuda::FinishTree(stream_, program, world_->window(), most * n, n, out + begin);
+      kernels::cuda::FinishTree(stream_, *planned.program, world_->window(), most * n, n,
+                                out + begin);
     }
     return absl::OkStatus();
   }
@@ -211,15 +218,16 @@ class NcclAllReduce : public DeviceAllReduce {
   const int rank_;
   const bool deterministic_;
   const std::unique_ptr<NcclWorld> world_;
+  ReducePlans<Planned> plans_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeNcclAllReduce(
-    cudaStream_t stream, Communicator& host, bool deterministic,
+    cudaStream_t stream, ControlGroup& ranks, bool deterministic,
     std::chrono::milliseconds start_timeout) {
-  TANDEM_ASSIGN_OR_RETURN(auto world, NcclWorld::Make(host, start_timeout));
-  return std::make_unique<NcclAllReduce>(stream, host.rank(), deterministic, std::move(world));
+  TANDEM_ASSIGN_OR_RETURN(auto world, NcclWorld::Make(ranks, start_timeout));
+  return std::make_unique<NcclAllReduce>(stream, ranks.rank(), deterministic, std::move(world));
 }
 
 }  // namespace tandem::parallel

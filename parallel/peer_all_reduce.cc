@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
 #include "parallel/device_bytes.h"
@@ -20,24 +21,26 @@ namespace tandem::parallel {
 namespace {
 
 using kernels::cuda::PeerMemory;
+using kernels::cuda::TreeProgram;
 
 class PeerAllReduce : public DeviceAllReduce {
  public:
   static absl::StatusOr<std::unique_ptr<DeviceAllReduce>> Make(cudaStream_t stream,
-                                                               Communicator& host,
+                                                               ControlGroup& ranks,
                                                                std::chrono::milliseconds timeout) {
     std::unique_ptr<PeerAllReduce> made(new PeerAllReduce(stream, timeout));
-    // All ranks open what others have, or nobody does.
+    // All ranks open each other's memory, or none does.
     Offer mine;
-    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, made->Allocate(host, &mine)));
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(ranks, made->Allocate(ranks, &mine)));
     const std::string process = ThisProcess();
-    TANDEM_ASSIGN_OR_RETURN(
-        const std::vector<std::string> offers,
-        host.AllGatherBytes(std::string(reinterpret_cast<const char*>(&mine), sizeof(mine)) +
-                            process));
-    if (absl::Status opened = AgreeOnStatus(host, made->Open(offers, process)); !opened.ok()) {
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Offer> offers, AllGather(ranks, mine));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> processes, AllGather(ranks, process));
+    std::vector<bool> in_this_process;
+    for (const std::string& theirs : processes) in_this_process.push_back(theirs == process);
+    if (absl::Status opened = AgreeOnStatus(ranks, made->Open(offers, in_this_process));
+        !opened.ok()) {
       made->Close();
-      TANDEM_RETURN_IF_ERROR(host.Barrier());
+      TANDEM_RETURN_IF_ERROR(ranks.Barrier());
       return opened;
     }
     return made;
@@ -48,22 +51,23 @@ class PeerAllReduce : public DeviceAllReduce {
   std::string_view name() const override { return "peer"; }
   int64_t max_floats() const override { return kPeerFloats; }
 
-  absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
-                       float* out) override {
-    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
-    const auto timeout = std::chrono::nanoseconds(timeout_).count();
-    kernels::cuda::OneShotAllReduce(stream_, peers_, program, mine, count,
-                                    static_cast<uint64_t>(timeout), out);
+  ReducePlan Plan(const TreeLayout& layout) override {
+    return plans_.Add(layout, MakeTreeProgram(layout));
+  }
+
+  absl::Status Enqueue(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    const absl::StatusOr<TreeProgram>& program = plans_[plan];
+    TANDEM_RETURN_IF_ERROR(program.status());
+    kernels::cuda::OneShotAllReduce(stream_, peers_, *program, mine, count, timeout_ns(), out);
     return absl::OkStatus();
   }
 
-  absl::StatusOr<bool> EnqueueAddRmsNorm(const TreeLayout& layout, const float* mine,
+  absl::StatusOr<bool> EnqueueAddRmsNorm(ReducePlan plan, const float* mine,
                                          const kernels::ResidualNorm& norm) override {
     if (!kernels::cuda::OneShotNorms(peers_, norm.tokens, norm.hidden)) return false;
-    TANDEM_ASSIGN_OR_RETURN(const kernels::cuda::TreeProgram program, MakeTreeProgram(layout));
-    const auto timeout = std::chrono::nanoseconds(timeout_).count();
-    kernels::cuda::OneShotAllReduceNorm(stream_, peers_, program, mine,
-                                        static_cast<uint64_t>(timeout), norm);
+    const absl::StatusOr<TreeProgram>& program = plans_[plan];
+    TANDEM_RETURN_IF_ERROR(program.status());
+    kernels::cuda::OneShotAllReduceNorm(stream_, peers_, *program, mine, timeout_ns(), norm);
     return true;
   }
 
@@ -85,6 +89,10 @@ class PeerAllReduce : public DeviceAllReduce {
   PeerAllReduce(cudaStream_t stream, std::chrono::milliseconds timeout)
       : stream_(stream), timeout_(timeout) {}
 
+  uint64_t timeout_ns() const {
+    return static_cast<uint64_t>(std::chrono::nanoseconds(timeout_).count());
+  }
+
   // A rank's inbox for the others.
   struct Offer {
     cudaIpcMemHandle_t handle = {};
@@ -94,9 +102,9 @@ class PeerAllReduce : public DeviceAllReduce {
     int multiprocessors = 0;
   };
 
-  absl::Status Allocate(const Communicator& host, Offer* offer) {
-    peers_.rank = host.rank();
-    peers_.size = host.size();
+  absl::Status Allocate(const ControlGroup& ranks, Offer* offer) {
+    peers_.rank = ranks.rank();
+    peers_.size = ranks.size();
     peers_.slot = kPeerFloats / 2;
     if (peers_.size > kernels::cuda::kMaxPeers) {
       return absl::UnimplementedError(absl::StrCat("one-shot all-reduce: found ", peers_.size,
@@ -123,46 +131,38 @@ class PeerAllReduce : public DeviceAllReduce {
                     "memory shared between GPUs");
   }
 
-  static Offer OfferOf(const std::string& bytes) {
-    Offer offer;
-    std::memcpy(&offer, bytes.data(), sizeof(offer));
-    return offer;
-  }
-
   // Blocks that each rank may have, the same for all, so that those of all ranks on a GPU find
   // room there at once: a multiprocessor has room for one.
-  static int BlocksAtOnce(const std::vector<std::string>& offers) {
+  static int BlocksAtOnce(const std::vector<Offer>& offers) {
     int blocks = std::numeric_limits<int>::max();
-    for (const std::string& mine : offers) {
-      const Offer offer = OfferOf(mine);
-      const auto ranks = std::count_if(offers.begin(), offers.end(), [&](const std::string& bytes) {
-        const Offer other = OfferOf(bytes);
+    for (const Offer& offer : offers) {
+      const auto ranks = std::count_if(offers.begin(), offers.end(), [&](const Offer& other) {
         return std::memcmp(&offer.gpu, &other.gpu, sizeof(offer.gpu)) == 0;
       });
-      if (ranks == 1) continue;  // its blocks wait for those of the same number alone
+      if (ranks == 1) continue;  // its blocks only wait for those of the same number
       blocks = std::min(blocks, std::max(1, offer.multiprocessors / static_cast<int>(ranks)));
     }
     return blocks;
   }
 
-  absl::Status Open(const std::vector<std::string>& offers, const std::string& process) {
+  absl::Status Open(const std::vector<Offer>& offers, const std::vector<bool>& in_this_process) {
     peers_.max_blocks = BlocksAtOnce(offers);
     for (int r = 0; r < peers_.size; ++r) {
       if (r == peers_.rank) continue;
-      const Offer offer = OfferOf(offers[r]);
+      const Offer& offer = offers[r];
       void* memory = nullptr;
       cudaError_t error =
           cudaIpcOpenMemHandle(&memory, offer.handle, cudaIpcMemLazyEnablePeerAccess);
       if (error == cudaSuccess) {
         opened_.push_back(memory);
-      } else if (offers[r].substr(sizeof(offer)) == process) {
-        // A process cannot open what is its own, and need not.
+      } else if (in_this_process[r]) {
+        // A process cannot open its own memory this way, and need not.
         cudaGetLastError();
         memory = offer.memory;
         error = Reach(offer.device);
       }
       if (error != cudaSuccess) {
-        cudaGetLastError();  // it is told here
+        cudaGetLastError();  // reported here
         const absl::Status status = FromCuda(error, "memory of another GPU");
         return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (rank ",
                                                         peers_.rank, " reaches for rank ", r, ")"));
@@ -188,13 +188,14 @@ class PeerAllReduce : public DeviceAllReduce {
   kernels::Buffer inbox_, state_, late_;
   std::vector<void*> opened_;
   std::chrono::milliseconds timeout_;
+  ReducePlans<absl::StatusOr<TreeProgram>> plans_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakePeerAllReduce(
-    cudaStream_t stream, Communicator& host, std::chrono::milliseconds timeout) {
-  return PeerAllReduce::Make(stream, host, timeout);
+    cudaStream_t stream, ControlGroup& ranks, std::chrono::milliseconds timeout) {
+  return PeerAllReduce::Make(stream, ranks, timeout);
 }
 
 }  // namespace tandem::parallel

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels/base/sum_tree.h"
-#include "parallel/communicator.h"
+#include "parallel/tree_layout.h"
 
 namespace tandem::parallel {
 

@@ -27,26 +27,55 @@ void PrefetchOwned(const float* data, int64_t count) {
   }
 }
 
+// Bytes go over `start`, since ranks load at their own pace; a barrier meets in the shared memory,
+// in turn with the collectives of steps.
+class ShmGroup : public ControlGroup {
+ public:
+  ShmGroup(ControlGroup& start, ShmBarrier& barrier, std::chrono::milliseconds timeout)
+      : start_(start), barrier_(barrier), timeout_(timeout) {}
+  int rank() const override { return start_.rank(); }
+  int size() const override { return start_.size(); }
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    return start_.AllGatherBytes(mine);
+  }
+  absl::Status Barrier() override { return barrier_.Meet(timeout_, "a sign of life"); }
+
+ private:
+  ControlGroup& start_;
+  ShmBarrier& barrier_;
+  const std::chrono::milliseconds timeout_;
+};
+
 class ShmCommunicator : public Communicator {
  public:
-  ShmCommunicator(ShmHost& host, Communicator& start, std::chrono::milliseconds timeout)
-      : host_(host), start_(start), timeout_(timeout), barrier_(host) {
+  ShmCommunicator(ShmHost& host, ControlGroup& start, std::chrono::milliseconds timeout)
+      : host_(host), timeout_(timeout), barrier_(host), control_(start, barrier_, timeout) {
     TANDEM_CHECK(host.local_size() == start.size());
   }
   int rank() const override { return host_.local_rank(); }
   int size() const override { return host_.local_size(); }
+  ControlGroup& control() override { return control_; }
 
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override {
+  ReducePlan PlanReduce(const TreeLayout& layout) override {
     const int64_t piece = slot_floats() / std::max<int64_t>(1, layout.max_node_count());
     TANDEM_CHECK(piece > 0);
+    return plans_.Add(layout, {layout, piece, SlicesReadLess(layout)});
+  }
+
+  absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    const auto& [layout, piece, slices_read_less] = plans_[plan];
     const bool one_round =
-        count * static_cast<int64_t>(sizeof(float)) <= kOneRoundBytes || !SlicesReadLess(layout);
+        count * static_cast<int64_t>(sizeof(float)) <= kOneRoundBytes || !slices_read_less;
     for (int64_t begin = 0; begin < count; begin += piece) {
       TANDEM_RETURN_IF_ERROR(
           ReducePiece(layout, mine, count, begin, std::min(piece, count - begin), one_round, out));
     }
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
   }
 
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
@@ -79,13 +108,15 @@ class ShmCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    return start_.AllGatherBytes(mine);
-  }
-
-  absl::Status Barrier() override { return barrier_.Meet(timeout_, "a sign of life"); }
+  absl::Status Await() override { return absl::OkStatus(); }
 
  private:
+  struct Planned {
+    TreeLayout layout;
+    int64_t piece = 0;              // floats of the sum that go through the slots at once
+    bool slices_read_less = false;  // else each rank finishes the whole tree
+  };
+
   int64_t slot_floats() const { return static_cast<int64_t>(host_.slot_bytes() / sizeof(float)); }
   // Where the rank writes this piece. Two ranks swap their slots from piece to piece: each writes
   // what it has just read, whose cache lines it then owns already (see PrefetchOwned).
@@ -136,9 +167,10 @@ class ShmCommunicator : public Communicator {
   }
 
   ShmHost& host_;
-  Communicator& start_;
   const std::chrono::milliseconds timeout_;
   ShmBarrier barrier_;
+  ShmGroup control_;
+  ReducePlans<Planned> plans_;
   uint64_t pieces_ = 0;  // so far; their parity says which slots
   std::vector<const float*> values_;
 };
@@ -196,7 +228,7 @@ class ShmStepChannel : public StepChannel {
 
 }  // namespace
 
-std::unique_ptr<Communicator> MakeShmCommunicator(ShmHost& host, Communicator& start,
+std::unique_ptr<Communicator> MakeShmCommunicator(ShmHost& host, ControlGroup& start,
                                                   std::chrono::milliseconds step_timeout) {
   return std::make_unique<ShmCommunicator>(host, start, step_timeout);
 }

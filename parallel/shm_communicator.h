@@ -12,7 +12,7 @@ namespace tandem::parallel {
 
 // host has all ranks of the world and outlives the communicator, as does `start`, which carries
 // AllGatherBytes: ranks load at their own pace. One for a host.
-std::unique_ptr<Communicator> MakeShmCommunicator(ShmHost& host, Communicator& start,
+std::unique_ptr<Communicator> MakeShmCommunicator(ShmHost& host, ControlGroup& start,
                                                   std::chrono::milliseconds step_timeout);
 
 // From the host's leader to its other ranks. One for a host, which outlives it.

@@ -70,7 +70,7 @@ ShmHost::ShmHost(std::vector<int> members, int local_rank, const ShmOptions& opt
       segment_(std::move(segment)),
       slots_(segment_.data() + SlotOffset(local_size(), slot_bytes_, 0)) {}
 
-absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(Communicator& start,
+absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(ControlGroup& start,
                                                          std::span<const int> host_of,
                                                          const ShmOptions& options) {
   TANDEM_CHECK(static_cast<int>(host_of.size()) == start.size());

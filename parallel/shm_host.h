@@ -18,7 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 #include "parallel/shm_segment.h"
 #include "parallel/timeouts.h"
 
@@ -44,7 +44,7 @@ class ShmHost {
   // Collective over `start`, the whole world. host_of[rank] numbers the hosts; each gets memory of
   // its own. All ranks get the same error: RESOURCE_EXHAUSTED where memory is short,
   // FAILED_PRECONDITION where ranks of a host do not see one memory (other containers).
-  static absl::StatusOr<std::unique_ptr<ShmHost>> Create(Communicator& start,
+  static absl::StatusOr<std::unique_ptr<ShmHost>> Create(ControlGroup& start,
                                                          std::span<const int> host_of,
                                                          const ShmOptions& options);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 #include "parallel/cuda_memory.h"
 #include "parallel/device_all_reduce.h"
 #include "parallel/process_id.h"
@@ -28,10 +29,13 @@ class StagedAllReduce : public DeviceAllReduce {
   std::string_view name() const override { return "staged"; }
   int64_t max_floats() const override { return max_floats_; }
 
+  ReducePlan Plan(const TreeLayout& layout) override {
+    return plans_.Add(layout, {layout.node_count(host_.rank()), host_.PlanReduce(layout), {}});
+  }
+
   // The buffers are used in the stream's order: by one call after the other.
-  absl::Status Enqueue(const TreeLayout& layout, const float* mine, int64_t count,
-                       float* out) override {
-    const int64_t floats = layout.node_count(host_.rank()) * count;
+  absl::Status Enqueue(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    const int64_t floats = plans_[plan].own * count;
     TANDEM_CHECK(floats <= max_floats_ && count <= max_floats_);
     if (floats > 0) {
       TANDEM_RETURN_IF_ERROR(FromCuda(cudaMemcpyAsync(mine_.data(), mine, floats * sizeof(float),
@@ -40,7 +44,7 @@ class StagedAllReduce : public DeviceAllReduce {
     }
     TANDEM_RETURN_IF_ERROR(FromCuda(
         cudaLaunchHostFunc(
-            stream_, [](void* call) { static_cast<Call*>(call)->Run(); }, CallOf(layout, count)),
+            stream_, [](void* call) { static_cast<Call*>(call)->Run(); }, CallOf(plan, count)),
         "staged all-reduce"));
     return FromCuda(
         cudaMemcpyAsync(out, sum_.data(), count * sizeof(float), cudaMemcpyHostToDevice, stream_),
@@ -63,52 +67,46 @@ class StagedAllReduce : public DeviceAllReduce {
   // What the stream does on the host; graphs keep pointers to it.
   struct Call {
     StagedAllReduce* owner;
-    const TreeLayout* layout;
+    ReducePlan plan;  // of the host's communicator
     int64_t count;
 
     void Run() const {
       if (!owner->Poll().ok()) return;
-      const absl::Status status = owner->host_.AllReduceTree(*layout, owner->mine_.as<float>(),
-                                                             count, owner->sum_.as<float>());
+      const absl::Status status =
+          owner->host_.AllReduce(plan, owner->mine_.as<float>(), count, owner->sum_.as<float>());
       const std::lock_guard lock(owner->mutex_);
       if (owner->status_.ok()) owner->status_ = status;
     }
   };
-  struct Layout {
-    TreeLayout layout;
+  struct Planned {
+    int64_t own = 0;  // partial sums of this rank
+    ReducePlan on_host;
     std::map<int64_t, Call> calls;  // by count
   };
 
-  Call* CallOf(const TreeLayout& layout, int64_t count) {
-    Layout* found = nullptr;
-    for (const auto& known : layouts_) {
-      if (known->layout == layout) found = known.get();
-    }
-    if (found == nullptr) {
-      layouts_.push_back(std::make_unique<Layout>(Layout{layout, {}}));
-      found = layouts_.back().get();
-    }
-    return &found->calls.try_emplace(count, Call{this, &found->layout, count}).first->second;
+  Call* CallOf(ReducePlan plan, int64_t count) {
+    Planned& planned = plans_[plan];
+    return &planned.calls.try_emplace(count, Call{this, planned.on_host, count}).first->second;
   }
 
   const cudaStream_t stream_;
   Communicator& host_;
   const int64_t max_floats_;
   const kernels::Buffer mine_, sum_;  // pinned
-  std::vector<std::unique_ptr<Layout>> layouts_;
+  ReducePlans<Planned> plans_;
   std::mutex mutex_;
   absl::Status status_;
 };
 
-// Fails on all ranks where two of one process have the same GPU.
-absl::Status CheckGpus(Communicator& host) {
+// Fails on all ranks where two ranks of one process have the same GPU.
+absl::Status CheckGpus(ControlGroup& ranks) {
   int device = 0;
   TANDEM_RETURN_IF_ERROR(
-      AgreeOnStatus(host, FromCuda(cudaGetDevice(&device), "staged all-reduce")));
+      AgreeOnStatus(ranks, FromCuda(cudaGetDevice(&device), "staged all-reduce")));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> gpus,
-                          host.AllGatherBytes(absl::StrCat(ThisProcess(), " ", device)));
+                          AllGather(ranks, absl::StrCat(ThisProcess(), " ", device)));
   std::map<std::string, int> rank_of;
-  for (int r = 0; r < host.size(); ++r) {
+  for (int r = 0; r < ranks.size(); ++r) {
     const auto [first, is_new] = rank_of.try_emplace(gpus[r], r);
     if (is_new) continue;
     return absl::UnimplementedError(
@@ -123,10 +121,10 @@ absl::Status CheckGpus(Communicator& host) {
 absl::StatusOr<std::unique_ptr<DeviceAllReduce>> MakeStagedAllReduce(cudaStream_t stream,
                                                                      Communicator& host,
                                                                      int64_t max_floats) {
-  TANDEM_RETURN_IF_ERROR(CheckGpus(host));
+  TANDEM_RETURN_IF_ERROR(CheckGpus(host.control()));
   const size_t bytes = static_cast<size_t>(max_floats) * sizeof(float);
   absl::StatusOr<kernels::Buffer> mine = AllocatePinned(bytes), sum = AllocatePinned(bytes);
-  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host, mine.ok() ? sum.status() : mine.status()));
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(host.control(), mine.ok() ? sum.status() : mine.status()));
   return std::make_unique<StagedAllReduce>(stream, host, max_floats, *std::move(mine),
                                            *std::move(sum));
 }

@@ -27,19 +27,49 @@ void ThreadWorld::Abort() {
   all_here_.notify_all();
 }
 
-class ThreadCommunicator : public Communicator {
+class ThreadGroup : public ControlGroup {
  public:
-  ThreadCommunicator(ThreadWorld* world, int rank) : world_(*world), rank_(rank) {}
+  ThreadGroup(ThreadWorld* world, int rank) : world_(*world), rank_(rank) {}
   int rank() const override { return rank_; }
   int size() const override { return world_.size(); }
 
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override {
+  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+    world_.bytes_[rank_] = mine;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    std::vector<std::string> all = world_.bytes_;
+    TANDEM_RETURN_IF_ERROR(world_.Meet());
+    return all;
+  }
+
+  absl::Status Barrier() override { return world_.Meet(); }
+
+ private:
+  ThreadWorld& world_;
+  const int rank_;
+};
+
+class ThreadCommunicator : public Communicator {
+ public:
+  ThreadCommunicator(ThreadWorld* world, int rank)
+      : world_(*world), rank_(rank), control_(world, rank) {}
+  int rank() const override { return rank_; }
+  int size() const override { return world_.size(); }
+  ControlGroup& control() override { return control_; }
+
+  ReducePlan PlanReduce(const TreeLayout& layout) override { return plans_.Add(layout, layout); }
+
+  absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    const TreeLayout& layout = plans_[plan];
     world_.slots_[rank_] = mine;
     TANDEM_RETURN_IF_ERROR(world_.Meet());
     for (int r = 0; r < size(); ++r) PlaceValues(layout, r, world_.slots_[r], count, values_);
     kernels::FinishTree({0, layout.leaves}, layout.nodes, values_, count, out);
-    return world_.Meet();  // nobody's partial sums change while others read them
+    return world_.Meet();  // no rank changes its partial sums while others read them
+  }
+
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
   }
 
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
@@ -59,19 +89,13 @@ class ThreadCommunicator : public Communicator {
     return world_.Meet();
   }
 
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    world_.bytes_[rank_] = mine;
-    TANDEM_RETURN_IF_ERROR(world_.Meet());
-    std::vector<std::string> all = world_.bytes_;
-    TANDEM_RETURN_IF_ERROR(world_.Meet());
-    return all;
-  }
-
-  absl::Status Barrier() override { return world_.Meet(); }
+  absl::Status Await() override { return absl::OkStatus(); }
 
  private:
   ThreadWorld& world_;
   const int rank_;
+  ThreadGroup control_;
+  ReducePlans<TreeLayout> plans_;
   std::vector<const float*> values_;
 };
 

@@ -24,6 +24,7 @@ class ThreadWorld {
 
  private:
   friend class ThreadCommunicator;
+  friend class ThreadGroup;
   absl::Status Meet();  // all ranks wait for each other
 
   const int size_;

@@ -1,5 +1,5 @@
-// A communicator that books all-reduces with a StepTimer, so that neither the layers nor the
-// communicators know of timing.
+// A communicator that books the time of all-reduces with a StepTimer, so that neither the layers
+// nor the communicators know of timing.
 #pragma once
 
 #include <memory>
@@ -18,23 +18,25 @@ class TimedCommunicator : public Communicator {
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override {
+  ControlGroup& control() override { return inner_->control(); }
+  ReducePlan PlanReduce(const TreeLayout& layout) override { return inner_->PlanReduce(layout); }
+  absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) override {
     const StepPart before = timer_.part();
     timer_.Enter(StepPart::kAllReduce);
-    absl::Status status = inner_->AllReduceTree(layout, mine, count, out);
+    absl::Status status = inner_->AllReduce(plan, mine, count, out);
     timer_.Enter(before);
     return status;
+  }
+  // Not booked: it is only queued on a GPU, and on other communicators does nothing.
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan plan, const float* mine,
+                                                const kernels::ResidualNorm& norm) override {
+    return inner_->FusedAllReduceAddRmsNorm(plan, mine, norm);
   }
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override {
     return inner_->GatherColumns(mine, rows, widths, out);
   }
   absl::Status Await() override { return inner_->Await(); }
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    return inner_->AllGatherBytes(mine);
-  }
-  absl::Status Barrier() override { return inner_->Barrier(); }
 
  private:
   const std::unique_ptr<Communicator> inner_;

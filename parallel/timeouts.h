@@ -13,8 +13,8 @@ struct Timeouts {
   std::chrono::milliseconds silence{0};  // between steps, for rank 0's next plan
 };
 
-// Of a step in worlds whose steps nobody waits for at the other end of a stream: a prefill, and with
-// it what ranks are apart, may be long.
+// Of a step in worlds whose steps nobody waits for at the other end of a stream: a prefill, and
+// with it what ranks are apart, may be long.
 inline constexpr std::chrono::seconds kPatientStep{120};
 
 // UNAVAILABLE: `late` has not done its part of `what`, and `waiting` gives up.

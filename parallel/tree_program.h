@@ -3,7 +3,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/collective.h"
-#include "parallel/communicator.h"
+#include "parallel/tree_layout.h"
 
 namespace tandem::parallel {
 

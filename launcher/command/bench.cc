@@ -157,7 +157,7 @@ absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
 
 rank::RankOutcome Bench(rank::JoinedWorld& joined, const BenchOptions& options) {
   parallel::MpiWorld* world = joined.world.get();
-  parallel::Communicator* communicator = joined.communicator.get();
+  parallel::ControlGroup* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   absl::Status writable;

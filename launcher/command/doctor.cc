@@ -33,7 +33,7 @@ constexpr int kRepeats = 20;
 
 // The ways of ranks on CPUs, one after the other: they would be in each other's way.
 absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& world,
-                                                    parallel::Communicator& start) {
+                                                    parallel::ControlGroup& start) {
   std::vector<AllReduceTrial> trials;
   for (const auto& [name, choice] : {std::pair("shm", parallel::CollectivesChoice::kShm),
                                      std::pair("mpi", parallel::CollectivesChoice::kMpi)}) {
@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& wo
 }
 
 absl::StatusOr<std::vector<AllReduceTrial>> TryGpus(const parallel::MpiWorld& world,
-                                                    parallel::Communicator& start) {
+                                                    parallel::ControlGroup& start) {
   int gpu = 0;  // as many ranks of this host are in front
   for (int r = 0; r < start.rank(); ++r) {
     gpu += world.host_of()[r] == world.host_of()[start.rank()] ? 1 : 0;
@@ -123,7 +123,7 @@ void PrintJson(const std::vector<AllReduceTrial>& trials, int ranks) {
 
 rank::RankOutcome Diagnose(rank::JoinedWorld& joined, const DoctorOptions& options) {
   parallel::MpiWorld* const world = joined.world.get();
-  parallel::Communicator& start = *joined.communicator;
+  parallel::ControlGroup& start = *joined.communicator;
   if (start.size() == 1) {
     return rank::ReportOwnError(absl::FailedPreconditionError(
         "doctor: found a world of one rank, which adds nothing up; expected --tp 2 or more"));

@@ -60,7 +60,7 @@ rank::RankOutcome EvalModel(rank::JoinedWorld& joined, const EvalOptions& option
                             const EvalPass& pass, EvalJob& job, int64_t* vocab,
                             EvalResult* evaluated) {
   parallel::MpiWorld* const world = joined.world.get();
-  parallel::Communicator& all = *joined.communicator;
+  parallel::ControlGroup& all = *joined.communicator;
   rank::RankOptions rank_options = RankOptionsOf(options.model);
   rank_options.model = pass.model;
   if (pass.as_stored) {
@@ -128,7 +128,7 @@ rank::RankOutcome EvalModel(rank::JoinedWorld& joined, const EvalOptions& option
 
 rank::RankOutcome Eval(rank::JoinedWorld& joined, const EvalOptions& options) {
   parallel::MpiWorld* world = joined.world.get();
-  parallel::Communicator* communicator = joined.communicator.get();
+  parallel::ControlGroup* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   EvalText text;

@@ -113,7 +113,7 @@ absl::Status ReadPrompt(const GenerateOptions& options, GenerateJob& job,
 
 // Tokens that prompt and answer can have together, on every rank: rank 0 knows
 // the prompt. 0: as long as the model allows.
-absl::StatusOr<int64_t> AgreeOnContext(parallel::Communicator& communicator,
+absl::StatusOr<int64_t> AgreeOnContext(parallel::ControlGroup& communicator,
                                        const GenerateJob& job) {
   int64_t context = 0;
   if (communicator.rank() == 0 && job.sampling.max_tokens.has_value()) {
@@ -184,7 +184,7 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
 
 rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& options) {
   parallel::MpiWorld* world = joined.world.get();
-  parallel::Communicator* communicator = joined.communicator.get();
+  parallel::ControlGroup* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   GenerateJob job;
@@ -235,7 +235,7 @@ rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& opt
 rank::RankOutcome Serve(rank::JoinedWorld& joined, const ServeOptions& options,
                         std::unique_ptr<server::DrainSignals> signals) {
   parallel::MpiWorld* world = joined.world.get();
-  parallel::Communicator* communicator = joined.communicator.get();
+  parallel::ControlGroup* communicator = joined.communicator.get();
   const int rank = communicator->rank();
 
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;

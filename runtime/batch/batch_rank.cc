@@ -51,14 +51,14 @@ struct Start {
   int64_t context = 0;
   std::string coordinator;
 };
-absl::StatusOr<Start> AgreeOnStart(parallel::Communicator& communicator, const Start& mine) {
+absl::StatusOr<Start> AgreeOnStart(parallel::ControlGroup& communicator, const Start& mine) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(absl::StrCat(
                               mine.run ? 1 : 0, " ", mine.context, " ", mine.coordinator)));
   const std::vector<std::string> words = absl::StrSplit(all[0], ' ');
   return Start{words[0] == "1", std::stoll(words[1]), words[2]};
 }
-absl::StatusOr<int> AgreeOnCode(parallel::Communicator& communicator, int mine) {
+absl::StatusOr<int> AgreeOnCode(parallel::ControlGroup& communicator, int mine) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(absl::StrCat(mine)));
   return std::stoi(all[0]);
@@ -212,7 +212,7 @@ absl::StatusOr<rank::RankOutcome> RunRows(parallel::MpiWorld* world, rank::RankR
 // A world that was given, cut into replicas.
 struct Parts {
   std::unique_ptr<parallel::MpiWorld> world;  // this rank's replica; null: all are one
-  std::unique_ptr<parallel::Communicator> communicator;
+  std::unique_ptr<parallel::ControlGroup> communicator;
   int replica = 0;
   int replicas = 1;
   bool several_hosts = false;
@@ -222,7 +222,7 @@ struct Parts {
 
 // Decided alike by all ranks: by their hosts, their CPUs and the options.
 absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
-                               parallel::Communicator& communicator, const JobOptions& options) {
+                               parallel::ControlGroup& communicator, const JobOptions& options) {
   const std::vector<int>& host_of = world.host_of();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> cpus,
                           communicator.AllGatherBytes(absl::StrJoin(rank::AllowedCpus(), " ")));
@@ -283,7 +283,7 @@ absl::StatusOr<Parts> CutWorld(const parallel::MpiWorld& world,
   parts.cpus = share(with_cpus);
   if (parts.replicas > 1) {
     parts.world = world.Split(replica_of);
-    parts.communicator = parts.world->MakeCommunicator();
+    parts.communicator = parts.world->MakeControlGroup();
   }
   return parts;
 }
@@ -322,7 +322,7 @@ absl::Status LinkSource(const JobOptions& options, const Parts& parts, const Sta
 rank::RankOutcome RunBatch(rank::JoinedWorld& joined, const JobOptions& options,
                            std::unique_ptr<server::DrainSignals> signals) {
   parallel::MpiWorld* all_world = joined.world.get();
-  parallel::Communicator& all = *joined.communicator;
+  parallel::ControlGroup& all = *joined.communicator;
 
   Parts parts;
   const std::optional<ReplicaRole> role = ReplicaRoleOfThisProcess();

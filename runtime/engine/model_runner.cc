@@ -29,7 +29,7 @@ absl::Status ModelRunner::Heartbeat() {
   StepPlan plan;
   plan.kind = StepPlan::Kind::kHeartbeat;
   TANDEM_RETURN_IF_ERROR(Send(plan));
-  return communicator_.Barrier();
+  return control_.Barrier();
 }
 
 absl::Status ModelRunner::Shutdown() {
@@ -39,7 +39,7 @@ absl::Status ModelRunner::Shutdown() {
 }
 
 absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
-                       parallel::Communicator& communicator, parallel::StepTimer* timer) {
+                       parallel::ControlGroup& control, parallel::StepTimer* timer) {
   StepPlan plan;
   for (;;) {
     EnterPart(timer, parallel::StepPart::kIdle);
@@ -55,7 +55,7 @@ absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
         TANDEM_RETURN_IF_ERROR(decoder.GatherRows(plan.logits_indices, nullptr));
         break;
       case StepPlan::Kind::kHeartbeat:
-        TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+        TANDEM_RETURN_IF_ERROR(control.Barrier());
         break;
       case StepPlan::Kind::kShutdown:
         return absl::OkStatus();

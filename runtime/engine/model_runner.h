@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 #include "parallel/step_channel.h"
 #include "parallel/step_timer.h"
 #include "runtime/engine/step_executor.h"
@@ -12,12 +12,12 @@
 
 namespace tandem::engine {
 
-// Rank 0. Decoder, channel and communicator outlive it; the channel is null in a world of one.
+// Rank 0. Decoder, channel and control group outlive it; the channel is null in a world of one.
 class ModelRunner : public StepExecutor, private RowSurveys {
  public:
   ModelRunner(model::Decoder* decoder, parallel::StepChannel* channel,
-              parallel::Communicator* communicator)
-      : decoder_(*decoder), channel_(channel), communicator_(*communicator) {}
+              parallel::ControlGroup* control)
+      : decoder_(*decoder), channel_(channel), control_(*control) {}
 
   absl::Status Execute(const StepPlan& plan, std::span<float> logits) override;
   RowSurveys* surveys() override { return decoder_.candidates() > 0 ? this : nullptr; }
@@ -37,7 +37,7 @@ class ModelRunner : public StepExecutor, private RowSurveys {
 
   model::Decoder& decoder_;
   parallel::StepChannel* channel_;
-  parallel::Communicator& communicator_;
+  parallel::ControlGroup& control_;
   StepPlan rows_plan_;  // of kind kRows
   std::vector<std::byte> message_;
 };
@@ -45,6 +45,6 @@ class ModelRunner : public StepExecutor, private RowSurveys {
 // Other ranks: runs plans until the one that shuts down. The timer, told of the waits, may be
 // null.
 absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
-                       parallel::Communicator& communicator, parallel::StepTimer* timer = nullptr);
+                       parallel::ControlGroup& control, parallel::StepTimer* timer = nullptr);
 
 }  // namespace tandem::engine

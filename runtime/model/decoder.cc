@@ -8,6 +8,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/trace_range.h"
+#include "parallel/all_gather.h"
 #include "runtime/loader/rope_frequencies.h"
 #include "runtime/model/model_tensors.h"
 
@@ -40,9 +41,10 @@ Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Chec
       backend_(backend),
       communicator_(communicator),
       options_(options) {
-  attention_tree_ =
-      backend.leaf_sums() ? plan_.attention_tree : parallel::TreeLayout::OfRanks(plan_.tp);
-  ffn_tree_ = backend.leaf_sums() ? plan_.ffn_tree : attention_tree_;
+  const bool leaves = backend.leaf_sums();
+  const parallel::TreeLayout of_ranks = parallel::TreeLayout::OfRanks(plan_.tp);
+  attention_sum_ = communicator.PlanReduce(leaves ? plan_.attention_tree : of_ranks);
+  ffn_sum_ = communicator.PlanReduce(leaves ? plan_.ffn_tree : of_ranks);
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(
@@ -136,6 +138,7 @@ absl::Status Decoder::RecordSteps() {
   const auto free_memory = [this] {
     return backend_.device_memory().value_or(kernels::DeviceMemory()).free;
   };
+  parallel::ControlGroup& control = communicator_.control();
   const absl::Time start = absl::Now();
   for (int64_t sequences = 1; sequences <= most; sequences *= 2) {
     for (int64_t context = std::min<int64_t>(longest, 1024);;
@@ -143,13 +146,13 @@ absl::Status Decoder::RecordSteps() {
       const kernels::TraceRange range(
           backend_, absl::StrCat("record: ", sequences, " sequences, ", context, " positions"));
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
-      TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator_, RunAlone(step)));
+      TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(control, RunAlone(step)));
       const uint64_t before = free_memory();
       auto recording = backend_.Record([&] { return RunLayers(step); });
-      recording_failure_ = parallel::AgreeOnStatus(communicator_, recording.status());
+      recording_failure_ = parallel::AgreeOnStatus(control, recording.status());
       if (!recording_failure_.ok()) {
         recorded_.clear();
-        return parallel::AgreeOnStatus(communicator_, backend_.status());
+        return parallel::AgreeOnStatus(control, backend_.status());
       }
       recorded_.push_back({sequences, context, *std::move(recording)});
       const uint64_t free = free_memory();
@@ -158,11 +161,8 @@ absl::Status Decoder::RecordSteps() {
       // NCCL wants captured collectives from all ranks or none.
       const bool spent = absl::Now() - start > options_.recording.time ||
                          recorded_bytes_ > options_.recording.bytes;
-      TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                              communicator_.AllGatherBytes(spent ? "spent" : ""));
-      if (std::any_of(all.begin(), all.end(), [](const auto& word) { return !word.empty(); })) {
-        return absl::OkStatus();
-      }
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> all, parallel::AllGather(control, spent));
+      if (std::find(all.begin(), all.end(), true) != all.end()) return absl::OkStatus();
       if (context == longest) break;
     }
   }
@@ -219,13 +219,13 @@ absl::Status Decoder::RunLayers(const PlacedStep& step) {
     const Layer& layer = layers_[i];
     Attention(layer, static_cast<int64_t>(i), step);
     Enter(StepPart::kFfn);
-    TANDEM_RETURN_IF_ERROR(AddAndNorm(layer.output, attention_tree_, layer.post_norm, tokens));
+    TANDEM_RETURN_IF_ERROR(AddAndNorm(layer.output, attention_sum_, layer.post_norm, tokens));
     FeedForward(layer, tokens);
     const bool last = i + 1 == layers_.size();
     if (stream_ != nullptr) TANDEM_RETURN_IF_ERROR(stream_->Enter(i + 1));
     Enter(last ? StepPart::kHead : StepPart::kQkv);
     TANDEM_RETURN_IF_ERROR(
-        AddAndNorm(layer.down, ffn_tree_, last ? final_norm_ : layers_[i + 1].input_norm, tokens));
+        AddAndNorm(layer.down, ffn_sum_, last ? final_norm_ : layers_[i + 1].input_norm, tokens));
   }
 
   backend_.GatherRows(w.normed, step.logits_indices, step.rows, config_.hidden_size, w.rows);
@@ -279,18 +279,18 @@ void Decoder::FeedForward(const Layer& layer, int64_t tokens) {
 }
 
 absl::Status Decoder::AddAndNorm(const parallel::RowParallelLinear& product,
-                                 const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                                 parallel::ReducePlan plan, const kernels::Buffer& norm,
                                  int64_t tokens) {
   const Workspace& w = workspace_;
-  return communicator_.AllReduceAddRmsNorm(backend_, tree, Partials(),
-                                           {.delta_bias = product.bias(),
-                                            .residual = w.residual,
-                                            .weight = norm.as<float>(),
-                                            .epsilon = static_cast<float>(config_.rms_norm_eps),
-                                            .tokens = tokens,
-                                            .hidden = config_.hidden_size,
-                                            .out = w.normed},
-                                           w.delta);
+  return parallel::AllReduceAddRmsNorm(communicator_, backend_, plan, Partials(),
+                                       {.delta_bias = product.bias(),
+                                        .residual = w.residual,
+                                        .weight = norm.as<float>(),
+                                        .epsilon = static_cast<float>(config_.rms_norm_eps),
+                                        .tokens = tokens,
+                                        .hidden = config_.hidden_size,
+                                        .out = w.normed},
+                                       w.delta);
 }
 
 DecoderBytes Decoder::bytes() const {

@@ -223,7 +223,7 @@ class Decoder {
   void FeedForward(const Layer& layer, int64_t tokens);
   // Adds up the product's partial sums, adds them to the residual stream and norms that.
   absl::Status AddAndNorm(const parallel::RowParallelLinear& product,
-                          const parallel::TreeLayout& tree, const kernels::Buffer& norm,
+                          parallel::ReducePlan plan, const kernels::Buffer& norm,
                           int64_t tokens);
   // In a world of one they are the sum.
   float* Partials() const { return plan_.tp == 1 ? workspace_.delta : workspace_.partials; }
@@ -253,7 +253,7 @@ class Decoder {
   bool in_part_ = false;
   // Of row-parallel products: the leaves' trees, or one of ranks where the backend adds up
   // its leaves as it likes.
-  parallel::TreeLayout attention_tree_, ffn_tree_;
+  parallel::ReducePlan attention_sum_, ffn_sum_;
   size_t weight_bytes_ = 0;                       // in memory for good
   std::unique_ptr<kernels::LayerStream> stream_;  // null: all are
 };

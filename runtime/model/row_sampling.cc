@@ -59,7 +59,7 @@ RowSampling::RowSampling(kernels::Backend& backend, parallel::Communicator& comm
     : backend_(backend),
       communicator_(communicator),
       plan_(plan),
-      tree_(parallel::TreeLayout::OfRanks(plan.tp)),
+      sum_(communicator.PlanReduce(parallel::TreeLayout::OfRanks(plan.tp))),
       max_rows_(max_rows),
       list_size_(ListSize(plan)) {
   const Places places(plan, max_rows);
@@ -112,8 +112,7 @@ absl::Status RowSampling::Survey(std::span<const kernels::SampleRequest> request
       .shared = shared_};
   const auto exchange = [&]() -> absl::Status {
     if (plan_.tp == 1) return absl::OkStatus();
-    return communicator_.AllReduceTree(tree_, share_, plan_.tp * rows * kernels::kShareFloats,
-                                       shared_);
+    return communicator_.AllReduce(sum_, share_, plan_.tp * rows * kernels::kShareFloats, shared_);
   };
   ops.FindLargest(args);
   if (survey) {

@@ -43,7 +43,7 @@ class RowSampling {
   kernels::Backend& backend_;
   parallel::Communicator& communicator_;
   const parallel::ShardPlan& plan_;
-  const parallel::TreeLayout tree_;  // a leaf a rank
+  const parallel::ReducePlan sum_;  // one leaf for each rank
   const int64_t max_rows_;
   const int32_t list_size_;
   kernels::SampleRequest* device_requests_ = nullptr;  // [max_rows]

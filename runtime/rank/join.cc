@@ -46,9 +46,9 @@ absl::StatusOr<JoinedWorld> JoinWorld(const JoinOptions& options) {
         std::chrono::milliseconds(static_cast<int64_t>(options.start_timeout * 1e3));
     TANDEM_ASSIGN_OR_RETURN(joined.world,
                             parallel::MpiWorld::Start(patience, &ExitAfterMpiTimeout));
-    joined.communicator = joined.world->MakeCommunicator();
+    joined.communicator = joined.world->MakeControlGroup();
   } else {
-    joined.communicator = std::make_unique<parallel::SelfCommunicator>();
+    joined.communicator = std::make_unique<parallel::SelfGroup>();
   }
   StartLog(joined.rank(), options.log_level);
   return joined;

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 #include "parallel/mpi_world.h"
 
 namespace tandem::rank {
@@ -18,7 +18,7 @@ struct JoinOptions {
 
 struct JoinedWorld {
   std::unique_ptr<parallel::MpiWorld> world;             // null in a world of one without MPI
-  std::unique_ptr<parallel::Communicator> communicator;  // of all ranks, for start and end
+  std::unique_ptr<parallel::ControlGroup> communicator;  // of all ranks, for start and end
 
   int rank() const { return communicator->rank(); }
 };

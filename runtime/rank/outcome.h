@@ -42,7 +42,7 @@ RankOutcome ReportOwnError(const absl::Status& error);
 // Whether a step of a world of several ranks failed because a rank died or does not answer.
 bool IsRankFailure(const parallel::MpiWorld* world, const absl::Status& step);
 
-// Whether an exchange outside of steps (Communicator::AllGatherBytes) ended because a rank did not
+// Whether an exchange outside of steps (ControlGroup::AllGatherBytes) ended because a rank did not
 // come to it in time.
 bool ExchangeTimedOut(const absl::Status& exchange);
 

@@ -49,7 +49,7 @@ absl::Status Make(const PackedCacheArgs& args, const std::string& path, const st
 
 absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
-    parallel::Communicator& communicator) {
+    parallel::ControlGroup& communicator) {
   if (backend.packed_layout().empty()) {
     return absl::UnimplementedError(
         "--packed-cache: this instruction set's kernels keep no packed weights; leave it out or "

@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/loader/model_folder.h"
@@ -32,6 +32,6 @@ struct PackedCacheArgs {
 // where the backend keeps no packed weights.
 absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
-    parallel::Communicator& communicator);
+    parallel::ControlGroup& communicator);
 
 }  // namespace tandem::rank

@@ -30,7 +30,7 @@ RankPlace OwnPlace() {
 
 }  // namespace
 
-absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::Communicator& communicator) {
+absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::ControlGroup& communicator) {
   const RankPlace mine = OwnPlace();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(

@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 
 namespace tandem::rank {
 
@@ -25,7 +25,7 @@ struct RankPlace {
 };
 
 // Of all ranks, by rank. Collective.
-absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::Communicator& communicator);
+absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::ControlGroup& communicator);
 
 class PeerWatch {
  public:

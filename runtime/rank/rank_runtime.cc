@@ -102,19 +102,15 @@ absl::StatusOr<std::unique_ptr<RankRuntime>> RankRuntime::Load(parallel::MpiWorl
                                                                const RankOptions& options) {
   std::unique_ptr<RankRuntime> runtime(new RankRuntime);
   if (world == nullptr) {
-    runtime->start_ = std::make_unique<parallel::SelfCommunicator>();
+    runtime->start_ = std::make_unique<parallel::SelfGroup>();
   } else {
-    runtime->start_ = world->MakeCommunicator();
+    runtime->start_ = world->MakeControlGroup();
     runtime->local_size_ = world->local_size();
   }
   runtime->host_ranks_ = runtime->local_size_ * options.memory.count;
   runtime->timer_ = options.timer;
-  if (options.timer != nullptr) {
-    runtime->start_ =
-        std::make_unique<parallel::TimedCommunicator>(std::move(runtime->start_), options.timer);
-  }
   runtime->communicator_ = runtime->start_.get();
-  parallel::Communicator& all = *runtime->start_;
+  parallel::ControlGroup& all = *runtime->start_;
   TANDEM_RETURN_IF_ERROR(runtime->Bind(world, options));
   TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(all, runtime->Prepare(options)));
   TANDEM_RETURN_IF_ERROR(runtime->CheckAgreement(options));
@@ -336,18 +332,21 @@ absl::Status RankRuntime::CutShards(const RankOptions& options) {
 
 absl::Status RankRuntime::MakeCollectives(const parallel::MpiWorld* world,
                                           const RankOptions& options) {
-  if (tp() == 1) return absl::OkStatus();
-  TANDEM_ASSIGN_OR_RETURN(collectives_,
-                          parallel::MakeCollectives(*world, *start_, world->host_of(),
-                                                    {.choice = options.collectives,
-                                                     .timeouts = options.timeouts,
-                                                     .shm = {.spin = binding_.own_cores}}));
+  if (tp() == 1) {
+    collectives_.communicator = std::make_unique<parallel::SelfCommunicator>();
+  } else {
+    TANDEM_ASSIGN_OR_RETURN(collectives_,
+                            parallel::MakeCollectives(*world, *start_, world->host_of(),
+                                                      {.choice = options.collectives,
+                                                       .timeouts = options.timeouts,
+                                                       .shm = {.spin = binding_.own_cores}}));
+    communicator_ = &collectives_.communicator->control();
+  }
   untimed_ = collectives_.communicator.get();
   if (timer_ != nullptr) {
     collectives_.communicator =
         std::make_unique<parallel::TimedCommunicator>(std::move(collectives_.communicator), timer_);
   }
-  communicator_ = collectives_.communicator.get();
   if (rank() == 0) {
     if (!collectives_.fallback.empty()) {
       spdlog::warn("collectives over MPI alone: {}", collectives_.fallback);
@@ -477,7 +476,7 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   std::vector<parallel::AllReduceTrial> trials;
   // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
   TANDEM_ASSIGN_OR_RETURN(
-      device_, parallel::MakeDeviceCommunicator(untimed_ != nullptr ? *untimed_ : *communicator_,
+      device_, parallel::MakeDeviceCommunicator(*untimed_,
                                                 {.stream = kernels::CudaStreamOf(*backend_),
                                                  .max_floats = messages.max_floats,
                                                  .max_gathered = messages.max_gathered,
@@ -500,7 +499,8 @@ absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
 
 absl::Status RankRuntime::LoadDecoder(const RankOptions& options) {
   file_bytes_ = plan::PresentFileBytes();
-  parallel::Communicator* const of_steps = device_ ? device_.get() : communicator_;
+  parallel::Communicator* const of_steps =
+      device_ ? device_.get() : collectives_.communicator.get();
   TANDEM_ASSIGN_OR_RETURN(decoder_, model::Decoder::Load(config_, std::move(checkpoint_), shards_,
                                                          *backend_, *of_steps, decoder_options_));
   peak_.Sample();

@@ -89,7 +89,7 @@ class RankRuntime {
   int ranks_on_host() const { return host_ranks_; }
   parallel::StepTimer* timer() const { return timer_; }
   kernels::KvDType kv_dtype() const { return kv_dtype_; }
-  parallel::Communicator& communicator() { return *communicator_; }
+  parallel::ControlGroup& communicator() { return *communicator_; }
   model::Decoder& decoder() { return *decoder_; }
   // Of the layers' matrices as held: "BF16", "INT4, groups of 128".
   const std::string& weight_format() const { return weight_format_; }
@@ -135,10 +135,10 @@ class RankRuntime {
   int local_size_ = 1;                             // ranks of this world on this host
   int local_rank_ = 0;                             // among all of the host, other worlds included
   int host_ranks_ = 1;                             // with those of other worlds, all alike
-  std::unique_ptr<parallel::Communicator> start_;  // with the world's patience
+  std::unique_ptr<parallel::ControlGroup> start_;  // with the world's patience
   parallel::Collectives collectives_;              // of steps; empty in a world of one
-  parallel::Communicator* communicator_ = nullptr;
-  parallel::Communicator* untimed_ = nullptr;  // the same without a timer; null at TP = 1
+  parallel::ControlGroup* communicator_ = nullptr;
+  parallel::Communicator* untimed_ = nullptr;  // collectives_.communicator without a timer
   std::optional<loader::ModelFolder> folder_;
   std::vector<RankPlace> places_;
   std::vector<server::RankInfo> ranks_;  // when all had loaded

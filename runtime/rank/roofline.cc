@@ -21,7 +21,7 @@ constexpr std::chrono::milliseconds kProbeTime{60};
 
 // Columns of a rank's answer, added over the ranks.
 template <size_t n>
-absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
+absl::StatusOr<std::array<double, n>> Sum(parallel::ControlGroup& communicator,
                                           const std::array<double, n>& mine) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                           communicator.AllGatherBytes(std::string(
@@ -36,7 +36,7 @@ absl::StatusOr<std::array<double, n>> Sum(parallel::Communicator& communicator,
 }
 
 // Whether all ranks are OK. A failed exchange is an error.
-absl::StatusOr<bool> AllAgree(parallel::Communicator& communicator, const absl::Status& mine) {
+absl::StatusOr<bool> AllAgree(parallel::ControlGroup& communicator, const absl::Status& mine) {
   const absl::Status agreed = AgreeOnStatus(communicator, mine);
   if (ExchangeTimedOut(agreed)) return agreed;
   return agreed.ok();
@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
 }
 
 absl::StatusOr<plan::Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe) {
-  parallel::Communicator& communicator = runtime.communicator();
+  parallel::ControlGroup& communicator = runtime.communicator();
   TANDEM_RETURN_IF_ERROR(communicator.Barrier());
   const double read = probe.ReadBandwidth(kProbeTime);
   TANDEM_RETURN_IF_ERROR(communicator.Barrier());
@@ -100,7 +100,7 @@ absl::StatusOr<plan::ModelWork> WorkOf(RankRuntime& runtime) {
 
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
                                          const plan::CountingExecutor* done) {
-  parallel::Communicator& communicator = runtime.communicator();
+  parallel::ControlGroup& communicator = runtime.communicator();
   // Nothing has planned the probe's memory: where it is scarce a job that is done is not to end so.
   absl::Status room;
   if (!runtime.on_gpu() && plan::AvailableMemory() < 2 * kProbeBytes) {

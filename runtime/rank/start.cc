@@ -13,7 +13,7 @@ int RunRank(const JoinOptions& options, absl::FunctionRef<RankOutcome(JoinedWorl
   return work(*joined).exit_code;
 }
 
-absl::Status LoadedRank::WriteTrace(parallel::Communicator& communicator) {
+absl::Status LoadedRank::WriteTrace(parallel::ControlGroup& communicator) {
   return trace == nullptr ? absl::OkStatus() : trace->Write(communicator);
 }
 

@@ -98,7 +98,7 @@ void WriteTraceJson(std::span<const RankTrace> traces, std::ostream& out) {
 
 StepTrace::StepTrace(const std::string& file) : file_(file), timer_(kMaxSlices) {}
 
-absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::Communicator& communicator,
+absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::ControlGroup& communicator,
                                                             const std::string& file) {
   std::unique_ptr<StepTrace> trace(new StepTrace(file));
   absl::Status writable;
@@ -110,7 +110,7 @@ absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::Communicat
   return trace;
 }
 
-absl::Status StepTrace::Write(parallel::Communicator& communicator) {
+absl::Status StepTrace::Write(parallel::ControlGroup& communicator) {
   const std::vector<Slice> slices = timer_.Slices();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> hosts,
                           communicator.AllGatherBytes(HostName()));

@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "parallel/communicator.h"
+#include "parallel/control_group.h"
 #include "parallel/step_timer.h"
 
 namespace tandem::rank {
@@ -30,13 +30,13 @@ void WriteTraceJson(std::span<const RankTrace> traces, std::ostream& out);
 class StepTrace {
  public:
   // Collective. Measures the clocks and makes sure that rank 0 can write `file`.
-  static absl::StatusOr<std::unique_ptr<StepTrace>> Start(parallel::Communicator& communicator,
+  static absl::StatusOr<std::unique_ptr<StepTrace>> Start(parallel::ControlGroup& communicator,
                                                           const std::string& file);
 
   parallel::StepTimer* timer() { return &timer_; }
 
   // Collective, after the last step.
-  absl::Status Write(parallel::Communicator& communicator);
+  absl::Status Write(parallel::ControlGroup& communicator);
 
  private:
   explicit StepTrace(const std::string& file);

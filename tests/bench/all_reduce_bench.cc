@@ -33,10 +33,10 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-parallel::Collectives Make(parallel::Communicator& start, const parallel::MpiWorld& world,
+parallel::Collectives Make(parallel::ControlGroup& start, const parallel::MpiWorld& world,
                            parallel::CollectivesChoice choice, bool spin) {
-  auto made =
-      parallel::MakeCollectives(world, start, world.host_of(), {.choice = choice, .shm = {.spin = spin}});
+  auto made = parallel::MakeCollectives(world, start, world.host_of(),
+                                        {.choice = choice, .shm = {.spin = spin}});
   if (!made.ok()) {
     std::fprintf(stderr, "all_reduce_bench: %s\n", std::string(made.status().message()).c_str());
     std::exit(1);
@@ -55,12 +55,14 @@ int main(int argc, char** argv) {
   const int rank = (*world)->rank(), size = (*world)->size();
   const bool spin = argc > 1 ? std::strcmp(argv[1], "spin") == 0
                              : size <= static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  const auto start = (*world)->MakeCommunicator();
+  const auto start = (*world)->MakeControlGroup();
   const auto shm = Make(*start, **world, parallel::CollectivesChoice::kShm, spin);
   const auto mpi = Make(*start, **world, parallel::CollectivesChoice::kMpi, spin);
   std::vector<kernels::LeafRange> owned;
   for (int r = 0; r < size; ++r) owned.push_back({16 * r, 16 * (r + 1)});
   const auto layout = parallel::TreeLayout::Make(16 * size, owned);
+  const parallel::ReducePlan shm_plan = shm.communicator->PlanReduce(layout);
+  const parallel::ReducePlan mpi_plan = mpi.communicator->PlanReduce(layout);
 
   if (rank == 0) {
     std::printf("%d ranks, waits %s; microseconds a call, medians\n", size,
@@ -77,11 +79,11 @@ int main(int argc, char** argv) {
       theirs.push_back(MicrosecondsPerCall(calls, [&] {
         MPI_Allreduce(mine.data(), out.data(), count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
       }));
-      const auto reduce = [&](parallel::Communicator& communicator) {
-        if (!communicator.AllReduceTree(layout, mine.data(), count, out.data()).ok()) std::abort();
+      const auto reduce = [&](parallel::Communicator& communicator, parallel::ReducePlan plan) {
+        if (!communicator.AllReduce(plan, mine.data(), count, out.data()).ok()) std::abort();
       };
-      ours.push_back(MicrosecondsPerCall(calls, [&] { reduce(*shm.communicator); }));
-      ours_mpi.push_back(MicrosecondsPerCall(calls, [&] { reduce(*mpi.communicator); }));
+      ours.push_back(MicrosecondsPerCall(calls, [&] { reduce(*shm.communicator, shm_plan); }));
+      ours_mpi.push_back(MicrosecondsPerCall(calls, [&] { reduce(*mpi.communicator, mpi_plan); }));
     }
     if (rank == 0) {
       std::printf("%10d %14.2f %14.2f %14.2f %8.2f\n", kib << 10, Median(theirs), Median(ours),

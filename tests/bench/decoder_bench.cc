@@ -43,11 +43,17 @@ double Since(Clock::time_point begin) {
 // The first rank of a world without the others: what it would exchange stays undone.
 class LoneShard : public parallel::Communicator {
  public:
-  LoneShard(int size, kernels::Backend& backend) : size_(size), backend_(backend) {}
+  LoneShard(int size, kernels::Backend& backend) : size_(size), backend_(backend), control_(size) {}
   int rank() const override { return 0; }
   int size() const override { return size_; }
-  absl::Status AllReduceTree(const parallel::TreeLayout&, const float*, int64_t, float*) override {
+  parallel::ControlGroup& control() override { return control_; }
+  parallel::ReducePlan PlanReduce(const parallel::TreeLayout&) override { return {0, size_}; }
+  absl::Status AllReduce(parallel::ReducePlan, const float*, int64_t, float*) override {
     return absl::OkStatus();
+  }
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(parallel::ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
   }
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override {
@@ -55,14 +61,26 @@ class LoneShard : public parallel::Communicator {
     backend_.Synchronize();
     return backend_.status();
   }
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    return std::vector<std::string>(size_, mine);
-  }
-  absl::Status Barrier() override { return absl::OkStatus(); }
+  absl::Status Await() override { return absl::OkStatus(); }
 
  private:
+  class Control : public parallel::ControlGroup {
+   public:
+    explicit Control(int size) : size_(size) {}
+    int rank() const override { return 0; }
+    int size() const override { return size_; }
+    absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
+      return std::vector<std::string>(size_, mine);
+    }
+    absl::Status Barrier() override { return absl::OkStatus(); }
+
+   private:
+    const int size_;
+  };
+
   const int size_;
   kernels::Backend& backend_;
+  Control control_;
 };
 
 kernels::DotType DotTypeOf(std::string_view format) {
@@ -175,7 +193,7 @@ absl::Status RunRank(const BenchOptions& options, const RandomModel& random,
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<std::unique_ptr<model::Decoder>> decoder = model::Decoder::Load(
       config, std::move(checkpoint), plan, *backend, communicator, decoder_options);
-  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator, decoder.status()));
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator.control(), decoder.status()));
   const double seconds = Since(begin);
   const Clock::time_point recording = Clock::now();
   TANDEM_RETURN_IF_ERROR((*decoder)->RecordSteps());

@@ -30,7 +30,7 @@ class CollectivesCheck {
     }
     Gathers();
     Bytes();
-    Expect(communicator_.Barrier().ok(), "barrier", 0);
+    Expect(communicator_.control().Barrier().ok(), "barrier", 0);
     if (channel_ != nullptr && size_ > 1) Plans();
     return problems_;
   }
@@ -45,6 +45,7 @@ class CollectivesCheck {
     std::vector<kernels::LeafRange> owned;
     for (int r = 0; r < size_; ++r) owned.push_back({leaves * r / size_, leaves * (r + 1) / size_});
     const auto layout = TreeLayout::Make(leaves, owned);
+    const ReducePlan plan = communicator_.PlanReduce(layout);
     for (const int64_t count : {1, 7, 64, 4096, 8192, 8193, 40000}) {
       // Every rank knows all partial sums, sends its own and checks the root.
       std::mt19937 random(static_cast<uint32_t>(count));
@@ -57,8 +58,7 @@ class CollectivesCheck {
       kernels::FinishTree({0, leaves}, layout.nodes, values, count, expected.data());
       const std::vector<float> mine(nodes.begin() + layout.rank_begin[rank_] * count,
                                     nodes.begin() + layout.rank_begin[rank_ + 1] * count);
-      const absl::Status status =
-          communicator_.AllReduceTree(layout, mine.data(), count, found.data());
+      const absl::Status status = communicator_.AllReduce(plan, mine.data(), count, found.data());
       Expect(status.ok() && found == expected, "all-reduce", count);
     }
   }
@@ -91,7 +91,7 @@ class CollectivesCheck {
 
   void Bytes() {
     const auto bytes =
-        communicator_.AllGatherBytes(std::string(rank_, static_cast<char>('a' + rank_)));
+        communicator_.control().AllGatherBytes(std::string(rank_, static_cast<char>('a' + rank_)));
     Expect(bytes.ok() && static_cast<int>(bytes->size()) == size_, "gathered bytes", size_);
     for (int r = 0; bytes.ok() && r < size_; ++r) {
       Expect((*bytes)[r] == std::string(r, static_cast<char>('a' + r)), "gathered bytes", r);

@@ -28,18 +28,21 @@ constexpr int64_t kMaxFloats = 220000;  // of 43 leaves, the longest messages
 // Those that must give the tree's sums, and what else must be right.
 const char* const kWays[] = {"staged", "peer", "nccl"};
 
-// Has arguments in the GPU's memory for who calls with the host's.
+// Copies the arguments of a caller with host memory to the GPU and results back.
 class FromHostMemory : public Communicator {
  public:
   FromHostMemory(const CudaStream& stream, Communicator& inner) : stream_(stream), inner_(inner) {}
   int rank() const override { return inner_.rank(); }
   int size() const override { return inner_.size(); }
-  absl::Status AllReduceTree(const TreeLayout& layout, const float* mine, int64_t count,
-                             float* out) override {
-    const CudaArray<float> own(stream_,
-                               std::vector<float>(mine, mine + layout.node_count(rank()) * count));
+  ControlGroup& control() override { return inner_.control(); }
+  ReducePlan PlanReduce(const TreeLayout& layout) override {
+    return plans_.Add(layout, {layout.node_count(rank()), inner_.PlanReduce(layout)});
+  }
+  absl::Status AllReduce(ReducePlan plan, const float* mine, int64_t count, float* out) override {
+    const auto& [nodes, of_inner] = plans_[plan];
+    const CudaArray<float> own(stream_, std::vector<float>(mine, mine + nodes * count));
     const CudaArray<float> sum(stream_, count);
-    absl::Status status = inner_.AllReduceTree(layout, own.data(), count, sum.data());
+    absl::Status status = inner_.AllReduce(of_inner, own.data(), count, sum.data());
     if (!status.ok()) return status;
     const std::vector<int64_t> none(size(), 0);
     status = inner_.GatherColumns(nullptr, 0, none, nullptr);
@@ -48,19 +51,25 @@ class FromHostMemory : public Communicator {
     std::memcpy(out, found.data(), count * sizeof(float));
     return absl::OkStatus();
   }
+  absl::StatusOr<bool> FusedAllReduceAddRmsNorm(ReducePlan, const float*,
+                                                const kernels::ResidualNorm&) override {
+    return false;
+  }
   absl::Status GatherColumns(const float* mine, int64_t rows, std::span<const int64_t> widths,
                              float* out) override {
     const CudaArray<float> own(stream_, std::vector<float>(mine, mine + rows * widths[rank()]));
     return inner_.GatherColumns(own.data(), rows, widths, out);
   }
-  absl::StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& mine) override {
-    return inner_.AllGatherBytes(mine);
-  }
-  absl::Status Barrier() override { return inner_.Barrier(); }
+  absl::Status Await() override { return inner_.Await(); }
 
  private:
+  struct Planned {
+    int64_t nodes;  // of this rank
+    ReducePlan of_inner;
+  };
   const CudaStream& stream_;
   Communicator& inner_;
+  ReducePlans<Planned> plans_;
 };
 
 // Runs `rank` on each rank of a world, with its stream and its device communicator.
@@ -78,7 +87,7 @@ void RunRanks(int size, DeviceCommunicatorOptions options,
       auto made = MakeDeviceCommunicator(*host, options);
       ASSERT_TRUE(made.ok()) << made.status();
       rank(stream, *host, **made);
-      EXPECT_TRUE(host->Barrier().ok());  // nobody leaves while others use his memory
+      EXPECT_TRUE(host->control().Barrier().ok());  // nobody leaves while others use his memory
     });
   }
   for (std::thread& r : ranks) r.join();
@@ -114,8 +123,9 @@ void AddUnevenLeaves(const CudaStream& stream, Communicator& communicator, int64
   for (int r = 0; r < size; ++r) {
     expected += static_cast<float>((r + 1) * layout.node_count(r));
   }
+  const ReducePlan plan = communicator.PlanReduce(layout);
   for (int round = 0; round < 5; ++round) {
-    ASSERT_TRUE(communicator.AllReduceTree(layout, mine.data(), count, sum.data()).ok());
+    ASSERT_TRUE(communicator.AllReduce(plan, mine.data(), count, sum.data()).ok());
   }
   const std::vector<int64_t> none(size, 0);
   ASSERT_TRUE(communicator.GatherColumns(nullptr, 0, none, nullptr).ok());
@@ -138,35 +148,34 @@ TEST(DeviceWorld, RanksWithoutLeavesTakePart) {
 TEST(DeviceWorld, GraphsReplayAllReduces) {
   const int64_t count = 96;
   for (const char* way : kWays)
-    RunRanks(
-        3, {.way = way}, [&](const CudaStream& stream, Communicator&, Communicator& communicator) {
-          const int rank = communicator.rank();
-          const TreeLayout layout =
-              TreeLayout::Make(3, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}, {2, 3}});
-          CudaArray<float> mine(stream, count), sum(stream, count), twice(stream, count);
-          ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
-                    cudaSuccess);
-          EXPECT_TRUE(communicator.AllReduceTree(layout, mine.data(), count, sum.data()).ok());
-          EXPECT_TRUE(communicator.AllReduceTree(layout, sum.data(), count, twice.data()).ok());
-          cudaGraph_t graph;
-          ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
-          cudaGraphExec_t exec;
-          ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-          for (int round = 1; round < 5; ++round) {
-            const std::vector<float> values(count, static_cast<float>(round * (rank + 1)));
-            ASSERT_EQ(cudaMemcpyAsync(mine.data(), values.data(), count * sizeof(float),
-                                      cudaMemcpyHostToDevice, stream.get()),
-                      cudaSuccess);
-            ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
-            const std::vector<int64_t> widths(3, count);
-            std::vector<float> all(3 * count);
-            EXPECT_TRUE(communicator.GatherColumns(twice.data(), 1, widths, all.data()).ok());
-            if (rank > 0) continue;
-            for (const float value : all) ASSERT_EQ(value, static_cast<float>(18 * round));
-          }
-          EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
-          EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
-        });
+    RunRanks(3, {.way = way},
+             [&](const CudaStream& stream, Communicator&, Communicator& communicator) {
+               const int rank = communicator.rank();
+               const ReducePlan plan = communicator.PlanReduce(TreeLayout::OfRanks(3));
+               CudaArray<float> mine(stream, count), sum(stream, count), twice(stream, count);
+               ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+                         cudaSuccess);
+               EXPECT_TRUE(communicator.AllReduce(plan, mine.data(), count, sum.data()).ok());
+               EXPECT_TRUE(communicator.AllReduce(plan, sum.data(), count, twice.data()).ok());
+               cudaGraph_t graph;
+               ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+               cudaGraphExec_t exec;
+               ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+               for (int round = 1; round < 5; ++round) {
+                 const std::vector<float> values(count, static_cast<float>(round * (rank + 1)));
+                 ASSERT_EQ(cudaMemcpyAsync(mine.data(), values.data(), count * sizeof(float),
+                                           cudaMemcpyHostToDevice, stream.get()),
+                           cudaSuccess);
+                 ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
+                 const std::vector<int64_t> widths(3, count);
+                 std::vector<float> all(3 * count);
+                 EXPECT_TRUE(communicator.GatherColumns(twice.data(), 1, widths, all.data()).ok());
+                 if (rank > 0) continue;
+                 for (const float value : all) ASSERT_EQ(value, static_cast<float>(18 * round));
+               }
+               EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+               EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+             });
 }
 
 // NCCL's own end waits for the graphs that have its calls, and who awaits a step holds them.
@@ -175,17 +184,16 @@ TEST(DeviceWorld, HangsInAGraphAreToldWhileItIsThere) {
            [&](const CudaStream& stream, Communicator& host, Communicator& communicator) {
              const int64_t count = 96;
              const CudaArray<float> mine(stream, count), sum(stream, count);
+             const ReducePlan plan = communicator.PlanReduce(TreeLayout::OfRanks(2));
              ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
                        cudaSuccess);
-             EXPECT_TRUE(
-                 communicator.AllReduceTree(TreeLayout::OfRanks(2), mine.data(), count, sum.data())
-                     .ok());
+             EXPECT_TRUE(communicator.AllReduce(plan, mine.data(), count, sum.data()).ok());
              cudaGraph_t graph;
              ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
              cudaGraphExec_t exec;
              ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
              EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
-             EXPECT_TRUE(host.Barrier().ok());  // nobody is in a trial
+             EXPECT_TRUE(host.control().Barrier().ok());  // nobody is in a trial
              emulation::GetFaults().nccl_never_ends = true;
              ASSERT_EQ(cudaGraphLaunch(exec, stream.get()), cudaSuccess);
              EXPECT_EQ(communicator.Await().code(), absl::StatusCode::kUnavailable);
@@ -219,14 +227,14 @@ std::vector<float> AddUpAndNorm(kernels::Backend& backend, Communicator& communi
                                       .tokens = tokens,
                                       .hidden = hidden,
                                       .out = both.as<float>() + count};
+  const ReducePlan plan = communicator.PlanReduce(layout);
   for (int round = 0; round < 3; ++round) {
     if (in_one) {
       EXPECT_TRUE(
-          communicator.AllReduceAddRmsNorm(backend, layout, mine.as<float>(), norm, sum.as<float>())
+          AllReduceAddRmsNorm(communicator, backend, plan, mine.as<float>(), norm, sum.as<float>())
               .ok());
     } else {
-      EXPECT_TRUE(
-          communicator.AllReduceTree(layout, mine.as<float>(), count, sum.as<float>()).ok());
+      EXPECT_TRUE(communicator.AllReduce(plan, mine.as<float>(), count, sum.as<float>()).ok());
       backend.AddRmsNorm(sum.as<float>(), norm.delta_bias, norm.residual, norm.weight, norm.epsilon,
                          tokens, hidden, norm.out);
     }
@@ -279,7 +287,7 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
           const bool fits = shape.fits && (!one_gpu || shape.tokens <= 4 / size);
           EXPECT_EQ(grids, fits ? (middle - begin) / 2 : middle - begin);
         }
-        EXPECT_TRUE(host->Barrier().ok());
+        EXPECT_TRUE(host->control().Barrier().ok());
       });
     }
     for (std::thread& rank : ranks) rank.join();
@@ -297,12 +305,12 @@ uint64_t FreeOnGpu() {
 TEST(DeviceWorld, HoldsOfTheGpuWhatIsPlanned) {
   const uint64_t before = FreeOnGpu();
   RunRanks(3, {}, [&](const CudaStream&, Communicator& host, Communicator&) {
-    EXPECT_TRUE(host.Barrier().ok());
+    EXPECT_TRUE(host.control().Barrier().ok());
     // The trial's buffers are gone, and NCCL holds nothing of its own here.
     const uint64_t planned = 3 * (DeviceCommunicatorBytes(3, 4096, 30000).gpu - kNcclOwnBytes);
     EXPECT_GE(before - FreeOnGpu(), planned);
     EXPECT_LE(before - FreeOnGpu(), planned + (64 << 10));
-    EXPECT_TRUE(host.Barrier().ok());
+    EXPECT_TRUE(host.control().Barrier().ok());
   });
   EXPECT_EQ(FreeOnGpu(), before);
 }
@@ -321,16 +329,15 @@ TEST(DeviceWorld, ErrorsOfQueuedAllReducesComeWithTheGather) {
       ++made_by;
       while (made_by < 2) std::this_thread::yield();
       world.Abort();
-      const TreeLayout layout =
-          TreeLayout::Make(2, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}});
+      const ReducePlan plan = (*made)->PlanReduce(TreeLayout::OfRanks(2));
       CudaArray<float> mine(stream, std::vector<float>(8)), sum(stream, 8);
       const std::vector<int64_t> widths(2, 4);
       std::vector<float> out(8);
-      EXPECT_TRUE((*made)->AllReduceTree(layout, mine.data(), 8, sum.data()).ok());
+      EXPECT_TRUE((*made)->AllReduce(plan, mine.data(), 8, sum.data()).ok());
       EXPECT_EQ((*made)->GatherColumns(sum.data(), 1, widths, out.data()).code(),
                 absl::StatusCode::kAborted);
       // It is final.
-      EXPECT_EQ((*made)->AllReduceTree(layout, mine.data(), 8, sum.data()).code(),
+      EXPECT_EQ((*made)->AllReduce(plan, mine.data(), 8, sum.data()).code(),
                 absl::StatusCode::kAborted);
     });
   }
@@ -363,11 +370,9 @@ Verdict TryFaulty(const std::string& way, DeviceCommunicatorOptions options = {}
       }
       FromHostMemory adapted(stream, **made);
       std::vector<float> one = {static_cast<float>(r + 1)}, sum(1);
-      const TreeLayout layout =
-          TreeLayout::Make(2, std::vector<kernels::LeafRange>{{0, 1}, {1, 2}});
-      verdicts[r].usable =
-          adapted.AllReduceTree(layout, one.data(), 1, sum.data()).ok() && sum[0] == 3;
-      EXPECT_TRUE(host->Barrier().ok());
+      const ReducePlan plan = adapted.PlanReduce(TreeLayout::OfRanks(2));
+      verdicts[r].usable = adapted.AllReduce(plan, one.data(), 1, sum.data()).ok() && sum[0] == 3;
+      EXPECT_TRUE(host->control().Barrier().ok());
     });
   }
   for (std::thread& rank : ranks) rank.join();

@@ -18,9 +18,8 @@ int main(int argc, char** argv) {
   std::vector<int> host_of = (*world)->host_of();
   const int hosts = argc > 2 ? std::atoi(argv[2]) : 1;
   for (size_t r = 0; hosts > 1 && r < host_of.size(); ++r) host_of[r] = static_cast<int>(r) % hosts;
-  const auto start = (*world)->MakeCommunicator();
+  const auto start = (*world)->MakeControlGroup();
   parallel::Collectives collectives;
-  parallel::Communicator* communicator = start.get();
   if (start->size() > 1) {
     parallel::CollectivesOptions options;
     if (choice == "shm") options.choice = parallel::CollectivesChoice::kShm;
@@ -32,10 +31,11 @@ int main(int argc, char** argv) {
       return 1;
     }
     collectives = *std::move(made);
-    communicator = collectives.communicator.get();
+  } else {
+    collectives.communicator = std::make_unique<parallel::SelfCommunicator>();
   }
   const std::vector<std::string> problems =
-      parallel::CollectivesCheck(*communicator, collectives.channel.get()).Run();
+      parallel::CollectivesCheck(*collectives.communicator, collectives.channel.get()).Run();
   for (const std::string& line : problems) {
     std::fprintf(stderr, "mpi_collectives: %s (%s)\n", line.c_str(),
                  collectives.description.c_str());

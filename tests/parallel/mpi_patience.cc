@@ -12,7 +12,7 @@ using namespace tandem;  // a program of one file
 int main() {
   const auto world = parallel::MpiWorld::Start();
   if (!world.ok()) return 1;
-  const auto communicator = (*world)->MakeCommunicator();
+  const auto communicator = (*world)->MakeControlGroup();
   if ((*world)->rank() == 1) pause();
   (*world)->SetPatience(std::chrono::milliseconds(1500));
   const auto all = communicator->AllGatherBytes("here");

@@ -35,10 +35,11 @@ TEST(ShmWorld, CollectivesAtManyDegrees) {
       ThreadWorld world(size);
       RunRanks(size, [&](int rank) {
         const auto start = world.Make(rank);
-        const auto host = ShmHost::Create(*start, std::vector<int>(size, 0),
+        const auto host = ShmHost::Create(start->control(), std::vector<int>(size, 0),
                                           {.slot_bytes = 16 << 10, .spin = spin});
         ASSERT_TRUE(host.ok()) << host.status();
-        const auto communicator = MakeShmCommunicator(**host, *start, milliseconds(20000));
+        const auto communicator =
+            MakeShmCommunicator(**host, start->control(), milliseconds(20000));
         const auto channel = MakeShmStepChannel(**host, {milliseconds(20000), milliseconds(20000)});
         EXPECT_THAT(CollectivesCheck(*communicator, channel.get()).Run(), IsEmpty());
       });
@@ -58,7 +59,8 @@ TEST(ShmWorld, HostsGiveTheSameBits) {
     ThreadStepChannel leader_channel(hosts);
     RunRanks(size, [&](int rank) {
       const auto all = world.Make(rank);
-      const auto host = ShmHost::Create(*all, host_of, {.slot_bytes = 16 << 10, .spin = false});
+      const auto host =
+          ShmHost::Create(all->control(), host_of, {.slot_bytes = 16 << 10, .spin = false});
       ASSERT_TRUE(host.ok()) << host.status();
       const bool leads = (*host)->local_rank() == 0;
       std::unique_ptr<Communicator> between;
@@ -97,12 +99,12 @@ TEST(ShmWorld, AMissingRankIsNamedInTime) {
   std::vector<absl::Status> found(3);
   RunRanks(3, [&](int rank) {
     const auto start = world.Make(rank);
-    const auto host = ShmHost::Create(*start, std::vector<int>(3, 0), {});
+    const auto host = ShmHost::Create(start->control(), std::vector<int>(3, 0), {});
     ASSERT_TRUE(host.ok());
-    const auto communicator = MakeShmCommunicator(**host, *start, milliseconds(200));
+    const auto communicator = MakeShmCommunicator(**host, start->control(), milliseconds(200));
     if (rank == 1) return;
     const auto before = std::chrono::steady_clock::now();
-    found[rank] = communicator->Barrier();
+    found[rank] = communicator->control().Barrier();
     EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(10000));
   });
   for (const int rank : {0, 2}) {
@@ -116,7 +118,7 @@ TEST(ShmWorld, ASilentRankZeroIsNamed) {
   ThreadWorld world(2);
   RunRanks(2, [&](int rank) {
     const auto start = world.Make(rank);
-    const auto host = ShmHost::Create(*start, std::vector<int>(2, 0), {});
+    const auto host = ShmHost::Create(start->control(), std::vector<int>(2, 0), {});
     ASSERT_TRUE(host.ok());
     const auto channel = MakeShmStepChannel(**host, {milliseconds(100), milliseconds(100)});
     if (rank == 1) {
@@ -130,7 +132,7 @@ TEST(ShmWorld, ARankThatTakesNoPlansIsNamed) {
   ThreadWorld world(2);
   RunRanks(2, [&](int rank) {
     const auto start = world.Make(rank);
-    const auto host = ShmHost::Create(*start, std::vector<int>(2, 0), {});
+    const auto host = ShmHost::Create(start->control(), std::vector<int>(2, 0), {});
     ASSERT_TRUE(host.ok());
     const auto channel = MakeShmStepChannel(**host, {milliseconds(100), milliseconds(100)});
     if (rank == 1) return;
@@ -159,7 +161,7 @@ TEST(ShmWorld, AProcessThatDiesOrStopsIsNamed) {
       }
     }
     // The only rank of its host can wait for any flag.
-    SelfCommunicator self;
+    SelfGroup self;
     const auto host = ShmHost::Create(self, std::vector<int>{0}, options);
     ASSERT_TRUE(host.ok());
     ASSERT_TRUE((*host)->Await(*flag, 5, milliseconds(10000)));

@@ -69,7 +69,8 @@ TEST(StepTimer, AnAllReduceIsBookedAndThePartResumed) {
   const TreeLayout layout = TreeLayout::Make(1, std::vector<kernels::LeafRange>{{0, 1}});
   const std::vector<float> mine(1 << 16, 1.0f);
   std::vector<float> out(mine.size());
-  ASSERT_TRUE(communicator.AllReduceTree(layout, mine.data(), mine.size(), out.data()).ok());
+  const ReducePlan plan = communicator.PlanReduce(layout);
+  ASSERT_TRUE(communicator.AllReduce(plan, mine.data(), mine.size(), out.data()).ok());
   EXPECT_EQ(out, mine);
   EXPECT_GT(Of(timer, StepPart::kAllReduce), 0);
   EXPECT_EQ(timer.part(), StepPart::kOutput);
@@ -100,7 +101,7 @@ TEST(ClockOffset, RanksOfOneProcessShareTheirClock) {
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&world, rank] {
       const auto communicator = world.Make(rank);
-      const auto offsets = MeasureClockOffsets(*communicator);
+      const auto offsets = MeasureClockOffsets(communicator->control());
       ASSERT_TRUE(offsets.ok());
       EXPECT_THAT(*offsets, ElementsAre(0, 0, 0));
     });

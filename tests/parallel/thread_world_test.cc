@@ -72,8 +72,8 @@ TEST(ThreadWorld, RowParallelHasTheSameBitsAtAnyDegree) {
         results[rank].resize(tokens * shape.hidden);
         layer.Forward(*backend, local.data(), tokens, partials.data());
         EXPECT_TRUE(communicator
-                        ->AllReduceTree(plan.ffn_tree, partials.data(), tokens * shape.hidden,
-                                        results[rank].data())
+                        ->AllReduce(communicator->PlanReduce(plan.ffn_tree), partials.data(),
+                                    tokens * shape.hidden, results[rank].data())
                         .ok());
       });
     }
@@ -90,9 +90,10 @@ TEST(ThreadWorld, StatusIsAgreedOn) {
   for (int rank = 0; rank < 3; ++rank) {
     ranks.emplace_back([&, rank] {
       const auto communicator = world.Make(rank);
-      EXPECT_TRUE(AgreeOnStatus(*communicator, absl::OkStatus()).ok());
-      agreed[rank] = AgreeOnStatus(
-          *communicator, rank == 1 ? absl::NotFoundError("no such file") : absl::OkStatus());
+      EXPECT_TRUE(AgreeOnStatus(communicator->control(), absl::OkStatus()).ok());
+      agreed[rank] =
+          AgreeOnStatus(communicator->control(),
+                        rank == 1 ? absl::NotFoundError("no such file") : absl::OkStatus());
     });
   }
   for (std::thread& rank : ranks) rank.join();
@@ -113,12 +114,12 @@ TEST(AllGather, EveryRankGetsEveryValueByRank) {
   for (int rank = 0; rank < 3; ++rank) {
     ranks.emplace_back([&, rank] {
       const auto group = world.Make(rank);
-      EXPECT_EQ(*AllGather(*group, Place{rank * 10, rank == 0}),
+      EXPECT_EQ(*AllGather(group->control(), Place{rank * 10, rank == 0}),
                 (std::vector<Place>{{0, true}, {10, false}, {20, false}}));
-      EXPECT_EQ(*AllGather(*group, rank == 1), (std::vector<bool>{false, true, false}));
-      EXPECT_EQ(*AllGather(*group, std::string(rank, 'a')),
+      EXPECT_EQ(*AllGather(group->control(), rank == 1), (std::vector<bool>{false, true, false}));
+      EXPECT_EQ(*AllGather(group->control(), std::string(rank, 'a')),
                 (std::vector<std::string>{"", "a", "aa"}));
-      EXPECT_EQ(*AllGatherVectors(*group, std::vector<int>(rank, rank)),
+      EXPECT_EQ(*AllGatherVectors(group->control(), std::vector<int>(rank, rank)),
                 (std::vector<std::vector<int>>{{}, {1}, {2, 2}}));
     });
   }
@@ -130,12 +131,12 @@ TEST(AllGather, ValuesOfAnotherSizeAreAnError) {
   std::vector<absl::Status> found(2);
   std::thread other([&] {
     const auto group = world.Make(1);
-    found[1] = AllGather(*group, int64_t{1}).status();
-    EXPECT_TRUE(AllGatherVectors(*group, std::vector<char>(5)).ok());
+    found[1] = AllGather(group->control(), int64_t{1}).status();
+    EXPECT_TRUE(AllGatherVectors(group->control(), std::vector<char>(5)).ok());
   });
   const auto group = world.Make(0);
-  found[0] = AllGather(*group, int32_t{1}).status();
-  EXPECT_EQ(AllGatherVectors(*group, std::vector<int>{1}).status().code(),
+  found[0] = AllGather(group->control(), int32_t{1}).status();
+  EXPECT_EQ(AllGatherVectors(group->control(), std::vector<int>{1}).status().code(),
             absl::StatusCode::kInternal);
   other.join();
   EXPECT_EQ(found[0], absl::InternalError("exchange between ranks: found 8 bytes from rank 1, "
@@ -152,11 +153,12 @@ TEST(AllReduceTrial, RanksGoByTheSameTimes) {
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
       const auto host = world.Make(rank);
-      const auto trial = TryAllReduce(*host, "way", 4, 1,
-                                      [&](const TreeLayout& layout, const std::vector<float>& mine,
-                                          int, std::vector<float>& sum) -> absl::StatusOr<double> {
+      const ReducePlan plan = host->PlanReduce(TreeLayout::OfRanks(3));
+      const auto trial = TryAllReduce(host->control(), "way", 4, 1,
+                                      [&](const std::vector<float>& mine, int,
+                                          std::vector<float>& sum) -> absl::StatusOr<double> {
                                         const absl::Status status =
-                                            host->AllReduceTree(layout, mine.data(), 4, sum.data());
+                                            host->AllReduce(plan, mine.data(), 4, sum.data());
                                         if (!status.ok()) return status;
                                         return rank == 1 ? 0.12345649 : 0.1;
                                       });
@@ -172,7 +174,7 @@ TEST(AllReduceTrial, RanksGoByTheSameTimes) {
 TEST(ThreadWorld, AbortEndsEveryWait) {
   ThreadWorld world(2);
   std::thread waiting(
-      [&] { EXPECT_EQ(world.Make(0)->Barrier().code(), absl::StatusCode::kAborted); });
+      [&] { EXPECT_EQ(world.Make(0)->control().Barrier().code(), absl::StatusCode::kAborted); });
   world.Abort();
   waiting.join();
 }

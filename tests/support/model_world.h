@@ -86,7 +86,7 @@ struct WorldOptions {
 struct Rank {
   int index;
   model::Decoder& decoder;
-  parallel::Communicator& communicator;
+  parallel::ControlGroup& control;
   // Runs one step; returns rank 0's logits, [rows, vocab].
   std::vector<float> Forward(const Step& step) {
     std::vector<float> logits(step.rows.size() * decoder.config().vocab_size);
@@ -135,13 +135,13 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
              .weights = options.weights,
              .packed = options.packed,
              .layers = options.layers});
-        const absl::Status agreed = parallel::AgreeOnStatus(*communicator, decoder.status());
+        const absl::Status agreed = parallel::AgreeOnStatus(communicator->control(), decoder.status());
         if (!agreed.ok()) return agreed;
         const absl::Status recorded = (*decoder)->RecordSteps();
         if (!recorded.ok()) return recorded;
-        Rank rank = {r, **decoder, *communicator};
+        Rank rank = {r, **decoder, communicator->control()};
         body(rank);
-        return communicator->Barrier();
+        return communicator->control().Barrier();
       }();
     });
   }

@@ -127,11 +127,11 @@ Tokens Serve(const Setting& setting) {
                   absl::StatusCode::kInternal);
         const auto end = channel.End(rank.index);
         if (rank.index != 0) {
-          EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.communicator).ok());
+          EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.control).ok());
           return;
         }
         engine::ModelRunner runner(&rank.decoder, setting.tp > 1 ? end.get() : nullptr,
-                                   &rank.communicator);
+                                   &rank.control);
         Executor executor(runner, setting.surveys);
         engine::EngineConfig config;
         config.vocab_size = static_cast<int32_t>(rank.decoder.config().vocab_size);

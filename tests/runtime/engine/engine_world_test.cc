@@ -68,11 +68,11 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
       SourcePath("tests/golden/logits/llama_gqa"), options, [&](testing::Rank& rank) {
         const auto end = channel.End(rank.index);
         if (rank.index != 0) {
-          EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.communicator).ok());
+          EXPECT_TRUE(engine::RunWorker(rank.decoder, *end, rank.control).ok());
           return;
         }
         engine::ModelRunner runner(&rank.decoder, setting.tp > 1 ? end.get() : nullptr,
-                                   &rank.communicator);
+                                   &rank.control);
         engine::EngineConfig config;
         config.vocab_size = static_cast<int32_t>(rank.decoder.config().vocab_size);
         config.max_model_len = 128;

@@ -75,12 +75,12 @@ TEST(StepTrace, RankZeroWritesWhatAllRanksDid) {
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
       const auto communicator = world.Make(rank);
-      auto trace = StepTrace::Start(*communicator, file);
+      auto trace = StepTrace::Start(communicator->control(), file);
       ASSERT_TRUE(trace.ok()) << trace.status();
       (*trace)->timer()->BeginStep();
       (*trace)->timer()->Enter(StepPart::kFfn);
       (*trace)->timer()->Enter(StepPart::kIdle);
-      EXPECT_TRUE((*trace)->Write(*communicator).ok());
+      EXPECT_TRUE((*trace)->Write(communicator->control()).ok());
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -91,7 +91,7 @@ TEST(StepTrace, RankZeroWritesWhatAllRanksDid) {
 }
 
 TEST(StepTrace, AFileThatCannotBeWrittenIsFoundAtTheStart) {
-  parallel::SelfCommunicator communicator;
+  parallel::SelfGroup communicator;
   const auto trace = StepTrace::Start(communicator, "/nonexistent/trace.json");
   EXPECT_EQ(trace.status(),
             absl::InvalidArgumentError("--trace /nonexistent/trace.json: cannot be written"));
