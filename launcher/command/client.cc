@@ -15,9 +15,9 @@
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "launcher/command/client_channel.h"
-#include "launcher/command/sampling_options.h"
 #include "nlohmann/json.hpp"
 #include "runtime/rank/exit_code.h"
+#include "runtime/server/sampling_proto.h"
 #include "runtime/text/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
 
@@ -86,9 +86,7 @@ v1::GenerateRequest MakeRequest(const ClientOptions& options) {
     request.mutable_token_ids()->mutable_ids()->Add(options.prompt_ids.begin(),
                                                     options.prompt_ids.end());
   }
-  *request.mutable_sampling() = ToProto(options.sampling);
-  if (options.n) request.mutable_sampling()->set_n(*options.n);
-  if (options.logprobs) request.mutable_sampling()->set_logprobs(*options.logprobs);
+  *request.mutable_sampling() = server::SamplingToProto(options.sampling);
   return request;
 }
 

@@ -12,6 +12,7 @@
 #include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/server/answer_text.h"
+#include "runtime/server/validation.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
@@ -83,8 +84,9 @@ absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const Gen
   GenerateResult result;
   std::optional<server::AnswerText> text;
   if (job.tokenizer != nullptr) {
-    text.emplace(*job.tokenizer, server::StopTexts{job.sampling.stop, job.sampling.include_stop,
-                                                   job.sampling.min_tokens.value_or(0)});
+    text.emplace(*job.tokenizer,
+                 server::StopTexts{job.sampling.stop, job.sampling.include_stop.value_or(false),
+                                   job.sampling.min_tokens.value_or(0)});
   } else if (!job.sampling.stop.empty()) {
     return absl::FailedPreconditionError("--stop: the model has no tokenizer.json");
   }

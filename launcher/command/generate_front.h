@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/engine/sampling_request.h"
 #include "runtime/rank/rank_runtime.h"
-#include "runtime/server/validation.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::launcher {
@@ -14,7 +14,7 @@ namespace tandem::launcher {
 struct GenerateJob {
   std::vector<int32_t> prompt_ids;
   const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
-  server::SamplingRequest sampling;                 // unset fields come from generation_config.json
+  engine::SamplingRequest sampling;                 // unset fields come from generation_config.json
   bool json = false;                                // one object at the end; else text as it comes
   std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
 };

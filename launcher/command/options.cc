@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "launcher/command/sampling_options.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/host_list.h"
 
@@ -189,7 +190,7 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
       ->add_option("--time-limit", options->time_limit,
                    "Seconds after which the job stops, to be resumed (default: Slurm's end)")
       ->check(CLI::Range(0.0, 1e9));
-  AddSampling(batch, &options->sampling);
+  AddSamplingOptions(batch, &options->sampling);
   return batch;
 }
 
@@ -391,7 +392,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   AddModelOptions(generate_app, &generate.model);
   AddTrace(generate_app, &generate.model);
   AddPrompt(generate_app, &generate.prompt, &generate.prompt_ids);
-  AddSampling(generate_app, &generate.sampling);
+  AddSamplingOptions(generate_app, &generate.sampling);
   generate_app->add_flag("--json", generate.json, "Print one JSON object");
   generate_app->add_option("--logits", generate.logits_file,
                            "File for the logits of each sampled position, raw float32");
@@ -409,16 +410,13 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   client_app->add_option("--token-file", client.channel.token_file,
                          "File with the bearer token to send");
   AddPrompt(client_app, &client.prompt, &client.prompt_ids);
-  AddSampling(client_app, &client.sampling);
+  AddSamplingOptions(client_app, &client.sampling);
   client_app->add_flag("--chat", client.chat, "Send PROMPT as a message of the user")
       ->excludes("--prompt-ids");
   CLI::Option* json =
       client_app->add_flag("--json", client.json, "Print one JSON object at the end");
-  client_app->add_option("--n", client.n, "Answers to the prompt; needs --json")->needs(json);
-  client_app
-      ->add_option("--logprobs", client.logprobs,
-                   "Log-probabilities of the tokens and of so many others; needs --json")
-      ->needs(json);
+  AddSamplingOption(client_app, "n", &client.sampling)->needs(json);
+  AddSamplingOption(client_app, "logprobs", &client.sampling)->needs(json);
   client_app->add_option("--timeout", client.timeout, "Deadline of the call in seconds")
       ->check(CLI::Range(0.0, 1e7));
   client_app

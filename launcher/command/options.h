@@ -9,7 +9,7 @@
 #include <variant>
 #include <vector>
 
-#include "launcher/command/sampling_options.h"
+#include "runtime/engine/sampling_request.h"
 
 namespace tandem::launcher {
 
@@ -82,7 +82,7 @@ struct GenerateOptions {
   ModelOptions model;
   std::optional<std::string> prompt;  // "-": standard input; exactly one of prompt and ids
   std::vector<int32_t> prompt_ids;
-  SamplingOptions sampling;
+  engine::SamplingRequest sampling;
   bool json = false;
   std::string logits_file;
 };
@@ -92,10 +92,8 @@ struct ClientOptions {
   std::optional<std::string> prompt;  // as above
   std::vector<int32_t> prompt_ids;
   bool chat = false;  // the prompt is one message of the user, not raw text
-  SamplingOptions sampling;
+  engine::SamplingRequest sampling;
   ChannelOptions channel;
-  std::optional<int32_t> n;         // choices; only with json
-  std::optional<int32_t> logprobs;  // likewise
   bool json = false;
   double timeout = 0;     // seconds, of the call; 0: none
   double wait_ready = 0;  // seconds to wait for SERVING; 0: do not ask
@@ -145,7 +143,7 @@ struct BatchOptions {
   double progress_interval = 30;  // seconds between lines where there is no terminal
   bool ordered = false;           // results in the order of the input
   double time_limit = 0;          // seconds; 0: none, or Slurm's
-  SamplingOptions sampling;       // of rows that do not say
+  engine::SamplingRequest sampling;  // of rows that do not say
 };
 
 struct PlanOptions {

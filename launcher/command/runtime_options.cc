@@ -1,7 +1,5 @@
 #include "launcher/command/runtime_options.h"
 
-#include "launcher/command/sampling_options.h"
-
 namespace tandem::launcher {
 
 rank::RankOptions RankOptionsOf(const ModelOptions& model) {
@@ -53,7 +51,7 @@ batch::JobOptions JobOptionsOf(const BatchOptions& options) {
           .progress_interval = options.progress_interval,
           .ordered = options.ordered,
           .time_limit = options.time_limit,
-          .sampling = ToProto(options.sampling)};
+          .sampling = options.sampling};
 }
 
 }  // namespace tandem::launcher

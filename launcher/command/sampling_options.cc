@@ -1,65 +1,91 @@
 #include "launcher/command/sampling_options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
 
 #include "absl/strings/numbers.h"
+#include "runtime/engine/sampling_fields.h"
 
 namespace tandem::launcher {
+namespace {
 
-void AddSampling(CLI::App* app, SamplingOptions* options) {
-  app->add_option("--max-tokens", options->max_tokens,
-                  "Most tokens of the answer (default: what the context leaves)");
-  app->add_option("--temperature", options->temperature, "0 is greedy");
-  app->add_option("--top-k", options->top_k, "0 is off");
-  app->add_option("--top-p", options->top_p, "1 is off");
-  app->add_option("--min-p", options->min_p, "0 is off");
-  app->add_option("--repetition-penalty", options->repetition_penalty, "1 is off");
-  app->add_option("--presence-penalty", options->presence_penalty, "0 is off");
-  app->add_option("--frequency-penalty", options->frequency_penalty, "0 is off");
-  app->add_option("--logit-bias", options->logit_bias, "ID BIAS, added to that token's logit");
-  app->add_option("--min-tokens", options->min_tokens, "No stop before so many tokens");
-  app->add_flag("--ignore-eos", options->ignore_eos, "Go on past the model's own stop tokens");
-  app->add_option("--stop", options->stop, "Text that ends the answer; may be given again")
-      ->allow_extra_args(false);
-  app->add_flag("--include-stop", options->include_stop, "Keep that text in the answer");
-  app->add_option("--stop-token-ids", options->stop_token_ids, "Ids that end the answer: 1,2,3")
-      ->delimiter(',');
-  app->add_option("--seed", options->seed, "Default: a random one")
-      // CLI11 would take a number that is too large as the largest.
-      ->check([](const std::string& text) {
-        int64_t value = 0;
-        return absl::SimpleAtoi(text, &value) ? std::string()
-                                              : "expected a 64-bit integer, found " + text;
-      });
+using engine::SamplingRequest;
+
+// CLI11 would take a number that is too large as the largest.
+std::string CheckInt64(const std::string& text) {
+  int64_t value = 0;
+  return absl::SimpleAtoi(text, &value) ? std::string()
+                                        : "expected a 64-bit integer, found " + text;
 }
 
-v1::SamplingParams ToProto(const SamplingOptions& options) {
-  v1::SamplingParams params;
-  if (options.temperature) params.set_temperature(static_cast<float>(*options.temperature));
-  if (options.top_k) params.set_top_k(*options.top_k);
-  if (options.top_p) params.set_top_p(static_cast<float>(*options.top_p));
-  if (options.min_p) params.set_min_p(static_cast<float>(*options.min_p));
-  if (options.repetition_penalty) {
-    params.set_repetition_penalty(static_cast<float>(*options.repetition_penalty));
+// Adds the option of one field.
+struct OptionAdder {
+  CLI::App* app;
+  std::string name;
+  std::string help;
+  SamplingRequest* request;
+
+  CLI::Option* operator()(const engine::SamplingScalar<float>& scalar) const {
+    // Decimal to double to float: the rounding that jobs begun by earlier versions have.
+    return app->add_option_function<double>(
+        name,
+        [target = request, member = scalar.request](const double& value) {
+          target->*member = static_cast<float>(value);
+        },
+        help);
   }
-  if (options.presence_penalty) {
-    params.set_presence_penalty(static_cast<float>(*options.presence_penalty));
+  CLI::Option* operator()(const engine::SamplingScalar<int32_t>& scalar) const {
+    return app->add_option(name, request->*scalar.request, help);
   }
-  if (options.frequency_penalty) {
-    params.set_frequency_penalty(static_cast<float>(*options.frequency_penalty));
+  CLI::Option* operator()(const engine::SamplingScalar<int64_t>& scalar) const {
+    return app->add_option(name, request->*scalar.request, help)->check(CheckInt64);
   }
-  for (const auto& [id, bias] : options.logit_bias) {
-    (*params.mutable_logit_bias())[id] = static_cast<float>(bias);
+  CLI::Option* operator()(const engine::SamplingScalar<bool>& scalar) const {
+    return app->add_flag_function(
+        name,
+        [target = request, member = scalar.request](int64_t count) { target->*member = count > 0; },
+        help);
   }
-  if (options.seed) params.set_seed(*options.seed);
-  if (options.max_tokens) params.set_max_tokens(*options.max_tokens);
-  if (options.min_tokens) params.set_min_tokens(*options.min_tokens);
-  if (options.ignore_eos) params.set_ignore_eos(true);
-  for (const std::string& text : options.stop) params.add_stop(text);
-  if (options.include_stop) params.set_include_stop(true);
-  params.mutable_stop_token_ids()->Add(options.stop_token_ids.begin(),
-                                       options.stop_token_ids.end());
-  return params;
+  CLI::Option* operator()(const engine::SamplingIds& list) const {
+    return app->add_option(name, request->*list.request, help)->delimiter(',');
+  }
+  CLI::Option* operator()(const engine::SamplingTexts& list) const {
+    return app->add_option(name, request->*list.request, help)->allow_extra_args(false);
+  }
+  CLI::Option* operator()(const engine::SamplingBiases& biases) const {
+    using Pairs = std::vector<std::pair<int32_t, double>>;
+    return app->add_option_function<Pairs>(
+        name,
+        [target = request, member = biases.request](const Pairs& pairs) {
+          for (const auto& [id, bias] : pairs) {
+            (target->*member)[id] = static_cast<float>(bias);
+          }
+        },
+        help);
+  }
+};
+
+CLI::Option* AddOption(CLI::App* app, const engine::SamplingField& field,
+                       SamplingRequest* request) {
+  std::string name = std::string("--") + field.name;
+  std::replace(name.begin(), name.end(), '_', '-');
+  return std::visit(OptionAdder{app, name, field.help, request}, field.value);
+}
+
+}  // namespace
+
+void AddSamplingOptions(CLI::App* app, SamplingRequest* request) {
+  for (const engine::SamplingField& field : engine::SamplingFields()) {
+    if (field.option == engine::SamplingOption::kAlways) AddOption(app, field, request);
+  }
+}
+
+CLI::Option* AddSamplingOption(CLI::App* app, std::string_view field, SamplingRequest* request) {
+  return AddOption(app, engine::SamplingFieldNamed(field), request);
 }
 
 }  // namespace tandem::launcher

@@ -1,41 +1,23 @@
-// Sampling options of the command line, and the protocol's message for them: one way to the server
-// and to the engine, with one set of ranges (runtime/server/validation.h).
+// Options of the command line for the sampling fields (runtime/engine/sampling_fields.h).
 #pragma once
 
-#include <cstdint>
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
+#include <string_view>
 
-#include "tandem/v1/inference.pb.h"
+#include "runtime/engine/sampling_request.h"
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace tandem::launcher {
 
-struct SamplingOptions {
-  std::optional<double> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<double> top_p;
-  std::optional<double> min_p;
-  std::optional<double> repetition_penalty;
-  std::optional<double> presence_penalty;
-  std::optional<double> frequency_penalty;
-  std::vector<std::pair<int32_t, double>> logit_bias;
-  std::optional<int64_t> seed;
-  std::optional<int32_t> max_tokens;
-  std::optional<int32_t> min_tokens;
-  bool ignore_eos = false;
-  std::vector<std::string> stop;
-  bool include_stop = false;
-  std::vector<int32_t> stop_token_ids;
-};
+// Adds the options of every command that samples. Parsing writes into `request`, which must
+// outlive `app`.
+void AddSamplingOptions(CLI::App* app, engine::SamplingRequest* request);
 
-void AddSampling(CLI::App* app, SamplingOptions* options);
-
-v1::SamplingParams ToProto(const SamplingOptions& options);
+// Adds one that is not among them: "n" or "logprobs".
+CLI::Option* AddSamplingOption(CLI::App* app, std::string_view field,
+                               engine::SamplingRequest* request);
 
 }  // namespace tandem::launcher

@@ -18,7 +18,6 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/command/generate_front.h"
 #include "launcher/command/runtime_options.h"
-#include "launcher/command/sampling_options.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/build_id.h"
 #include "runtime/rank/engine_setup.h"
@@ -188,7 +187,7 @@ rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& opt
   const int rank = communicator->rank();
 
   GenerateJob job;
-  job.sampling = server::SamplingFromProto(ToProto(options.sampling));
+  job.sampling = options.sampling;
   job.json = options.json;
   job.logits_file = options.logits_file;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;

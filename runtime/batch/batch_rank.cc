@@ -100,7 +100,7 @@ absl::StatusOr<rank::RankOutcome> RunRows(parallel::MpiWorld* world, rank::RankR
   const int64_t window = source.job != nullptr && source.others == nullptr
                              ? 2 * options.rank.max_num_seqs + 16
                              : options.rank.max_num_seqs + 8;
-  config.max_queue = static_cast<int32_t>(window + server::kMaxChoices);
+  config.max_queue = static_cast<int32_t>(window + engine::kMaxChoices);
 
   std::atomic<bool> failed{false};
   absl::Status failure;

@@ -21,6 +21,7 @@
 #include "runtime/loader/hf_config.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/model/model_tensors.h"
+#include "runtime/server/sampling_proto.h"
 #include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_template_file.h"
 
@@ -106,10 +107,9 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
   RowReader& reader = model->reader;
   reader.tokenizer = model->tokenizer.get();
   reader.chat_template = model->chat_template.has_value() ? &*model->chat_template : nullptr;
-  v1::SamplingParams defaults = options.sampling;
-  reader.seed = static_cast<uint64_t>(defaults.seed());
-  defaults.clear_seed();
-  reader.defaults = server::SamplingFromProto(defaults);
+  reader.defaults = options.sampling;
+  reader.defaults.seed.reset();
+  reader.seed = static_cast<uint64_t>(options.sampling.seed.value_or(0));
   reader.model_defaults = server::DefaultsOf(generation);
   reader.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
   const int64_t context = config.max_position_embeddings;
@@ -138,7 +138,7 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
                    {"head-dtype", options.rank.head_dtype},
                    {"kv-dtype", options.rank.kv_dtype},
                    {"max-model-len", absl::StrCat(reader.limits.max_model_len)},
-                   {"sampling", defaults.ShortDebugString()},
+                   {"sampling", server::SamplingToProto(reader.defaults).ShortDebugString()},
                    {"seed", absl::StrCat(reader.seed)},
                    {"ordered", options.ordered ? "yes" : "no"}};
   // What most jobs do not have is named only by those that do.

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "runtime/engine/memory_watch.h"
+#include "runtime/engine/sampling_request.h"
 #include "runtime/rank/rank_runtime.h"
-#include "tandem/v1/inference.pb.h"
 
 namespace tandem::batch {
 
@@ -15,15 +15,15 @@ struct JobOptions {
   std::string hosts;            // to start ranks on (rank/host_list.h); empty: this one
   double start_timeout = 1800;  // seconds that a rank may keep the others waiting at the start
   engine::WatchOptions watch;
-  std::string input;              // JSONL, plain or gzip; "-": standard input
-  std::string output;             // the journal lies beside it
-  std::string errors;             // empty: OUTPUT.errors
-  std::string on_error = "stop";  // or skip
-  int replicas = 0;               // worlds of tp ranks each; 0: 1, or as many as hosts have room
-  double progress_interval = 30;  // seconds between lines where there is no terminal
-  bool ordered = false;           // results in the order of the input
-  double time_limit = 0;          // seconds; 0: none, or Slurm's
-  v1::SamplingParams sampling;    // of rows that do not say
+  std::string input;                 // JSONL, plain or gzip; "-": standard input
+  std::string output;                // the journal lies beside it
+  std::string errors;                // empty: OUTPUT.errors
+  std::string on_error = "stop";     // or skip
+  int replicas = 0;                  // worlds of tp ranks each; 0: 1, or as many as hosts have room
+  double progress_interval = 30;     // seconds between lines where there is no terminal
+  bool ordered = false;              // results in the order of the input
+  double time_limit = 0;             // seconds; 0: none, or Slurm's
+  engine::SamplingRequest sampling;  // of rows that do not say
 };
 
 }  // namespace tandem::batch

@@ -2,14 +2,19 @@
 
 #include <xxhash.h>
 
+#include <map>
+#include <optional>
 #include <set>
+#include <variant>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "runtime/engine/sampling_fields.h"
 #include "runtime/loader/json_fields.h"
+#include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_inputs.h"
 
 namespace tandem::batch {
@@ -39,31 +44,26 @@ class Fields {
     return at == object_.end() || at->is_null() ? nullptr : &*at;
   }
 
+  // Each leaves `out` as it is where the field is absent or null.
   template <typename T>
-  absl::Status Number(const char* name, std::optional<T>* out) {
+  absl::Status Read(const char* name, std::optional<T>* out) {
     const Json* value = Take(name);
     if (value == nullptr) return absl::OkStatus();
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_same_v<T, bool>) {
+      if (!value->is_boolean()) return Bad(name, *value, "true or false");
+    } else if constexpr (std::is_floating_point_v<T>) {
       if (!value->is_number()) return Bad(name, *value, "a number");
-      *out = value->get<T>();
     } else {
       const bool in_range = value->is_number_unsigned()
                                 ? value->get<uint64_t>() <= uint64_t{std::numeric_limits<T>::max()}
                                 : value->is_number_integer() &&
                                       value->get<int64_t>() >= std::numeric_limits<T>::min();
       if (!in_range) return Bad(name, *value, "a whole number");
-      *out = value->get<T>();
     }
+    *out = value->get<T>();
     return absl::OkStatus();
   }
-  absl::Status Flag(const char* name, bool* out) {
-    const Json* value = Take(name);
-    if (value == nullptr) return absl::OkStatus();
-    if (!value->is_boolean()) return Bad(name, *value, "true or false");
-    *out = value->get<bool>();
-    return absl::OkStatus();
-  }
-  absl::Status Ids(const char* name, std::vector<int32_t>* out) {
+  absl::Status Read(const char* name, std::vector<int32_t>* out) {
     const Json* value = Take(name);
     if (value == nullptr) return absl::OkStatus();
     if (!value->is_array()) return Bad(name, *value, "a list of token ids");
@@ -73,6 +73,30 @@ class Fields {
         return Bad(name, id, "token ids");
       }
       out->push_back(id.get<int32_t>());
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Read(const char* name, std::vector<std::string>* out) {
+    const Json* value = Take(name);
+    if (value == nullptr) return absl::OkStatus();
+    out->clear();
+    for (const Json& text : value->is_array() ? *value : Json::array({*value})) {
+      if (!text.is_string()) return Bad(name, text, "a text or a list of texts");
+      out->push_back(text.get<std::string>());
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Read(const char* name, std::map<int32_t, float>* out) {
+    const Json* value = Take(name);
+    if (value == nullptr) return absl::OkStatus();
+    if (!value->is_object()) return Bad(name, *value, "an object of ids and numbers");
+    out->clear();
+    for (const auto& [key, number] : value->items()) {
+      int32_t id = 0;
+      if (!absl::SimpleAtoi(key, &id) || !number.is_number()) {
+        return Bad(name, *value, "an object of ids and numbers");
+      }
+      (*out)[id] = number.get<float>();
     }
     return absl::OkStatus();
   }
@@ -101,36 +125,20 @@ class Fields {
   std::set<std::string> taken_;
 };
 
-// Sampling fields that both forms share.
-absl::Status ReadSampling(Fields& fields, server::SamplingRequest* out) {
-  TANDEM_RETURN_IF_ERROR(fields.Number("temperature", &out->temperature));
-  TANDEM_RETURN_IF_ERROR(fields.Number("top_k", &out->top_k));
-  TANDEM_RETURN_IF_ERROR(fields.Number("top_p", &out->top_p));
-  TANDEM_RETURN_IF_ERROR(fields.Number("min_p", &out->min_p));
-  TANDEM_RETURN_IF_ERROR(fields.Number("seed", &out->seed));
-  TANDEM_RETURN_IF_ERROR(fields.Number("max_tokens", &out->max_tokens));
-  TANDEM_RETURN_IF_ERROR(fields.Number("min_tokens", &out->min_tokens));
-  TANDEM_RETURN_IF_ERROR(fields.Number("repetition_penalty", &out->repetition_penalty));
-  TANDEM_RETURN_IF_ERROR(fields.Number("presence_penalty", &out->presence_penalty));
-  TANDEM_RETURN_IF_ERROR(fields.Number("frequency_penalty", &out->frequency_penalty));
-  TANDEM_RETURN_IF_ERROR(fields.Flag("ignore_eos", &out->ignore_eos));
-  TANDEM_RETURN_IF_ERROR(fields.Ids("stop_token_ids", &out->stop_token_ids));
-  if (const Json* stop = fields.Take("stop")) {
-    out->stop.clear();
-    for (const Json& text : stop->is_array() ? *stop : Json::array({*stop})) {
-      if (!text.is_string()) return fields.Bad("stop", text, "a text or a list of texts");
-      out->stop.push_back(text.get<std::string>());
+// The sampling fields that rows of a form have (runtime/engine/sampling_fields.h).
+absl::Status ReadSampling(Fields& fields, RowForm form, engine::SamplingRequest* out) {
+  const bool openai = form != RowForm::kShort;
+  for (const engine::SamplingField& field : engine::SamplingFields()) {
+    const auto read = [&](const char* name) {
+      return std::visit(
+          [&](const auto& value) { return fields.Read(name, &(out->*value.request)); },
+          field.value);
+    };
+    if (openai ? field.in_openai_rows : field.in_short_rows) {
+      TANDEM_RETURN_IF_ERROR(read(field.name));
     }
-  }
-  if (const Json* bias = fields.Take("logit_bias")) {
-    if (!bias->is_object()) return fields.Bad("logit_bias", *bias, "an object of ids and numbers");
-    out->logit_bias.clear();
-    for (const auto& [key, value] : bias->items()) {
-      int32_t id = 0;
-      if (!absl::SimpleAtoi(key, &id) || !value.is_number()) {
-        return fields.Bad("logit_bias", *bias, "an object of ids and numbers");
-      }
-      out->logit_bias.emplace_back(id, value.get<float>());
+    if (openai && field.openai_alias != nullptr) {
+      TANDEM_RETURN_IF_ERROR(read(field.openai_alias));
     }
   }
   return absl::OkStatus();
@@ -182,9 +190,7 @@ class Reading {
   absl::Status ShortForm(const Json& object) {
     Fields fields(object, "");
     fields.Take("id");
-    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, &row_.sampling));
-    TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop", &row_.sampling.include_stop));
-    TANDEM_RETURN_IF_ERROR(fields.Number("logprobs", &row_.sampling.logprobs));
+    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, row_.form, &row_.sampling));
     const Json* prompt = fields.Take("prompt");
     const Json* ids = fields.Take("prompt_ids");
     const bool chat = object.contains("messages");
@@ -195,7 +201,7 @@ class Reading {
     if (chat) {
       TANDEM_RETURN_IF_ERROR(Messages(fields, ""));
     } else if (ids != nullptr) {
-      TANDEM_RETURN_IF_ERROR(fields.Ids("prompt_ids", &row_.prompt_ids));
+      TANDEM_RETURN_IF_ERROR(fields.Read("prompt_ids", &row_.prompt_ids));
     } else {
       if (!prompt->is_string()) return Wrong("prompt", *prompt, "a text");
       TANDEM_RETURN_IF_ERROR(Text("prompt", prompt->get<std::string>()));
@@ -227,10 +233,7 @@ class Reading {
     Fields fields(*body, "body.");
     fields.Ignore({"model", "user", "store", "metadata", "service_tier", "stream_options",
                    "parallel_tool_calls", "tool_choice"});
-    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, &row_.sampling));
-    TANDEM_RETURN_IF_ERROR(fields.Number("max_completion_tokens", &row_.sampling.max_tokens));
-    TANDEM_RETURN_IF_ERROR(fields.Number("n", &row_.sampling.n));
-    TANDEM_RETURN_IF_ERROR(fields.Flag("include_stop_str_in_output", &row_.sampling.include_stop));
+    TANDEM_RETURN_IF_ERROR(ReadSampling(fields, row_.form, &row_.sampling));
     TANDEM_RETURN_IF_ERROR(Logprobs(fields));
     for (const char* name : {"stream", "echo"}) {
       const Json* value = fields.Take(name);
@@ -248,7 +251,7 @@ class Reading {
     } else {
       const Json* prompt = fields.Take("prompt");
       if (prompt != nullptr && prompt->is_array()) {
-        TANDEM_RETURN_IF_ERROR(fields.Ids("prompt", &row_.prompt_ids));
+        TANDEM_RETURN_IF_ERROR(fields.Read("prompt", &row_.prompt_ids));
       } else if (prompt != nullptr && prompt->is_string()) {
         TANDEM_RETURN_IF_ERROR(Text("body.prompt", prompt->get<std::string>()));
       } else {
@@ -263,13 +266,13 @@ class Reading {
   // Chat: a flag, and how many others beside. Completions: a number alone.
   absl::Status Logprobs(Fields& fields) {
     if (row_.form == RowForm::kCompletion) {
-      return fields.Number("logprobs", &row_.sampling.logprobs);
+      return fields.Read("logprobs", &row_.sampling.logprobs);
     }
-    bool wanted = false;
+    std::optional<bool> wanted;
     std::optional<int32_t> others;
-    TANDEM_RETURN_IF_ERROR(fields.Flag("logprobs", &wanted));
-    TANDEM_RETURN_IF_ERROR(fields.Number("top_logprobs", &others));
-    if (wanted) {
+    TANDEM_RETURN_IF_ERROR(fields.Read("logprobs", &wanted));
+    TANDEM_RETURN_IF_ERROR(fields.Read("top_logprobs", &others));
+    if (wanted.value_or(false)) {
       row_.sampling.logprobs = others.value_or(0);
     } else if (others.value_or(0) != 0) {
       return fields.Bad("top_logprobs", *others, "none without \"logprobs\": true");

@@ -14,8 +14,9 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/engine/engine_client.h"
-#include "runtime/server/served_model.h"
-#include "runtime/server/validation.h"
+#include "runtime/engine/sampling_request.h"
+#include "runtime/text/chat/chat_template.h"
+#include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::batch {
 
@@ -27,7 +28,7 @@ struct BatchRow {
   std::string id;    // as JSON: "\"a\"" or "7"
   RowForm form = RowForm::kShort;
   std::vector<int32_t> prompt_ids;
-  server::SamplingRequest sampling;  // with stop texts, which are not the engine's business
+  engine::SamplingRequest sampling;  // with stop texts, which are not the engine's business
   engine::SamplingParams params;     // of one choice: n is 1
   int32_t choices = 1;
   uint64_t key = 0;  // of the row's text: another text is another row
@@ -37,8 +38,8 @@ struct BatchRow {
 struct RowReader {
   const tokenizer::Tokenizer* tokenizer = nullptr;    // null: ids only
   const chat::ChatTemplate* chat_template = nullptr;  // null: no messages
-  server::SamplingRequest defaults;                   // of the command line; a row's fields win
-  server::SamplingDefaults model_defaults;            // of generation_config.json
+  engine::SamplingRequest defaults;                   // of the command line; a row's fields win
+  engine::SamplingRequest model_defaults;             // of generation_config.json
   engine::EngineLimits limits;
   uint64_t seed = 0;  // rows without a seed draw by this one and their key
 

@@ -29,9 +29,9 @@ absl::Status BatchWorker::Start(const BatchRow& row, std::vector<std::vector<int
   for (int32_t c = 0; c < row.choices; ++c) {
     running->results[c].token_ids = tokens[c];
     if (tokenizer_ == nullptr) continue;
-    running->texts[c].emplace(*tokenizer_,
-                              server::StopTexts{row.sampling.stop, row.sampling.include_stop,
-                                                row.sampling.min_tokens.value_or(0)});
+    running->texts[c].emplace(
+        *tokenizer_, server::StopTexts{row.sampling.stop, row.sampling.include_stop.value_or(false),
+                                       row.sampling.min_tokens.value_or(0)});
     running->texts[c]->Append(tokens[c], &running->results[c].text);
   }
   for (int32_t c = 0; c < row.choices; ++c) {

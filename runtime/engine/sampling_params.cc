@@ -1,54 +1,80 @@
 #include "runtime/engine/sampling_params.h"
 
-#include <cmath>
+#include <string>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/engine/field_error.h"
+#include "runtime/engine/sampling_fields.h"
 
 namespace tandem::engine {
 namespace {
 
-absl::Status Bad(const char* field, double found, const char* expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", found, ", expected ", expected));
+template <typename T>
+absl::Status OutOfRange(absl::string_view field, T found, absl::string_view allowed) {
+  return FieldError(absl::StrCat("sampling.", field), absl::StrCat(found, ", allowed: ", allowed));
+}
+
+absl::Status CheckEntry(const SamplingField& field, size_t index, int32_t id, int32_t vocab_size) {
+  if (id >= 0 && id < vocab_size) return absl::OkStatus();
+  return OutOfRange(absl::StrCat(field.name, "[", index, "]"), id,
+                    absl::StrCat("0 to ", vocab_size - 1, " (the vocabulary)"));
+}
+
+absl::Status CheckEntry(const SamplingField& field, size_t /*index*/,
+                        const std::pair<int32_t, float>& entry, int32_t vocab_size) {
+  const auto [id, bias] = entry;
+  if (id < 0 || id >= vocab_size) {
+    return OutOfRange(field.name, id,
+                      absl::StrCat("ids 0 to ", vocab_size - 1, " (the vocabulary)"));
+  }
+  if (!field.range.Has(bias)) {
+    return OutOfRange(absl::StrCat(field.name, "[", id, "]"), bias, field.range.words);
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CheckValue(const SamplingField& field, const SamplingScalar<T>& scalar,
+                        const SamplingParams& params, int32_t /*vocab_size*/) {
+  static const SamplingParams kUnset;
+  if (scalar.params == nullptr) return absl::OkStatus();
+  const T value = params.*scalar.params;
+  // -1 logprobs say that there are none, and a caller cannot ask for -1 (see MakeSampling).
+  if (value == kUnset.*scalar.params || field.range.Has(value)) return absl::OkStatus();
+  return OutOfRange(field.name, value, field.range.words);
+}
+
+template <typename Request, typename Params>
+absl::Status CheckValue(const SamplingField& field, const SamplingList<Request, Params>& list,
+                        const SamplingParams& params, int32_t vocab_size) {
+  if constexpr (std::is_same_v<Params, std::vector<std::string>>) {
+    return absl::OkStatus();  // the front's
+  } else {
+    const Params& entries = params.*list.params;
+    if (entries.size() > list.most) {
+      return OutOfRange(field.name, entries.size(),
+                        absl::StrCat("at most ", list.most, " ", list.entries));
+    }
+    for (size_t i = 0; i < entries.size(); ++i) {
+      TANDEM_RETURN_IF_ERROR(CheckEntry(field, i, entries[i], vocab_size));
+    }
+    return absl::OkStatus();
+  }
 }
 
 }  // namespace
 
 absl::Status ValidateSamplingParams(const SamplingParams& params, int32_t vocab_size) {
-  // Comparisons are written so that NaN fails them.
-  if (!(params.temperature >= 0.0f) || std::isinf(params.temperature)) {
-    return Bad("temperature", params.temperature, "a finite number from 0");
+  for (const SamplingField& field : SamplingFields()) {
+    TANDEM_RETURN_IF_ERROR(
+        std::visit([&](const auto& value) { return CheckValue(field, value, params, vocab_size); },
+                   field.value));
   }
-  if (params.top_k < 0) return Bad("top_k", params.top_k, "0 (off) or more");
-  if (!(params.top_p > 0.0f && params.top_p <= 1.0f)) {
-    return Bad("top_p", params.top_p, "above 0, at most 1");
-  }
-  if (!(params.min_p >= 0.0f && params.min_p <= 1.0f)) {
-    return Bad("min_p", params.min_p, "from 0 to 1");
-  }
-  if (!(params.repetition_penalty > 0.0f) || std::isinf(params.repetition_penalty)) {
-    return Bad("repetition_penalty", params.repetition_penalty, "a finite number above 0");
-  }
-  if (!std::isfinite(params.presence_penalty)) {
-    return Bad("presence_penalty", params.presence_penalty, "a finite number");
-  }
-  if (!std::isfinite(params.frequency_penalty)) {
-    return Bad("frequency_penalty", params.frequency_penalty, "a finite number");
-  }
-  for (const auto& [id, bias] : params.logit_bias) {
-    if (id < 0 || id >= vocab_size) return Bad("logit_bias", id, "token ids of the vocabulary");
-    // Minus infinity bans a token.
-    if (std::isnan(bias) || bias == INFINITY) return Bad("logit_bias", bias, "a number");
-  }
-  for (const int32_t id : params.stop_token_ids) {
-    if (id < 0 || id >= vocab_size) return Bad("stop_token_ids", id, "ids of the vocabulary");
-  }
-  if (params.max_tokens < 1) return Bad("max_tokens", params.max_tokens, "1 or more");
-  if (params.min_tokens < 0 || params.min_tokens > params.max_tokens) {
-    return Bad("min_tokens", params.min_tokens, "from 0 to max_tokens");
-  }
-  if (params.n < 1) return Bad("n", params.n, "1 or more");
-  if (params.logprobs < -1 || params.logprobs > vocab_size) {
-    return Bad("logprobs", params.logprobs, "-1 (none) or up to the vocabulary's size");
+  if (params.min_tokens > params.max_tokens) {
+    return OutOfRange("min_tokens", params.min_tokens,
+                      absl::StrCat("0 to ", params.max_tokens, " (max_tokens and the context)"));
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,4 @@
-// How one request chooses its tokens. Plain data, already validated: the
-// front turns a bad field into an error before it reaches the engine.
+// How the engine chooses a request's tokens, with every default filled in.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +28,8 @@ struct SamplingParams {
   bool logits_hash = false;  // hash the raw logits of each sampled position
 };
 
-// INVALID_ARGUMENT naming the first field that is out of range or not a number.
-// Engine::Submit applies it too; a front may, to answer earlier.
+// A FieldError for the first field that is out of the range which sampling_fields.cc gives:
+// "sampling.NAME: FOUND, allowed: RANGE". Engine::Submit calls it; a front may, to answer earlier.
 absl::Status ValidateSamplingParams(const SamplingParams& params, int32_t vocab_size);
 
 }  // namespace tandem::engine

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/server/status_details.h"
+#include "runtime/engine/field_error.h"
 #include "runtime/text/chat/chat_inputs.h"
 
 namespace tandem::server {
@@ -64,25 +64,25 @@ absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field
   if (!parsed.ok()) {
     std::string what(parsed.status().message());
     if (what.rfind(field + ": ", 0) == 0) what.erase(0, field.size() + 2);
-    return FieldError(field, what);
+    return engine::FieldError(field, what);
   }
   Json list = *std::move(parsed);
   if (!list.is_array()) {
-    return FieldError(field, absl::StrCat(list.type_name(), ", allowed: a JSON array"));
+    return engine::FieldError(field, absl::StrCat(list.type_name(), ", allowed: a JSON array"));
   }
   return list;
 }
 
 absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::string& field) {
   if (message.role().empty()) {
-    return FieldError(absl::StrCat(field, ".role"), "empty, allowed: a name");
+    return engine::FieldError(absl::StrCat(field, ".role"), "empty, allowed: a name");
   }
   Json json = {{"role", message.role()}};
   json["content"] = message.has_content() ? Json(message.content()) : Json(nullptr);
   if (message.content_parts_size() > 0) {
     if (message.has_content()) {
-      return FieldError(absl::StrCat(field, ".content_parts"),
-                        "beside content, allowed: one of the two");
+      return engine::FieldError(absl::StrCat(field, ".content_parts"),
+                                "beside content, allowed: one of the two");
     }
     json["content"] = Json::array();
     for (const v1::ContentPart& part : message.content_parts()) {
@@ -104,7 +104,7 @@ absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::st
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
                                        const chat::ChatTemplate& chat_template) {
   if (prompt.messages().empty()) {
-    return FieldError("messages.messages", "empty, allowed: at least 1 message");
+    return engine::FieldError("messages.messages", "empty, allowed: at least 1 message");
   }
   chat::ChatInputs inputs;
   for (int i = 0; i < prompt.messages_size(); ++i) {
@@ -122,8 +122,8 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
   inputs.extra = ToJson(prompt.template_variables());
   for (const char* taken : {"messages", "tools", "add_generation_prompt"}) {
     if (inputs.extra.contains(taken)) {
-      return FieldError("messages.template_variables",
-                        absl::StrCat(taken, ", allowed: names without a field"));
+      return engine::FieldError("messages.template_variables",
+                                absl::StrCat(taken, ", allowed: names without a field"));
     }
   }
   jinja::RenderOptions options;
@@ -132,7 +132,8 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
   absl::StatusOr<std::string> rendered = chat_template.Render(inputs, options);
   if (!rendered.ok()) {
     // A limit too: the same request would meet it again, so no status that asks for a retry.
-    return FieldError("messages", absl::StrCat("chat template: ", rendered.status().message()));
+    return engine::FieldError("messages",
+                              absl::StrCat("chat template: ", rendered.status().message()));
   }
   return rendered;
 }

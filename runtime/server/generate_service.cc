@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/engine/field_error.h"
 #include "runtime/server/byte_buffer.h"
 #include "runtime/server/chat_prompt.h"
+#include "runtime/server/sampling_proto.h"
 #include "runtime/server/status_details.h"
 #include "runtime/server/validation.h"
 #include "runtime/text/tokenizer/utf8.h"
@@ -45,7 +47,7 @@ absl::StatusOr<Job> MakeJob(const v1::GenerateRequest& message, const ServedMode
     case v1::GenerateRequest::kText: {
       if (model.tokenizer == nullptr) return absl::FailedPreconditionError(kNoTokenizer);
       if (message.text().empty()) {
-        return FieldError("text", "empty, allowed: at least 1 character");
+        return engine::FieldError("text", "empty, allowed: at least 1 character");
       }
       TANDEM_ASSIGN_OR_RETURN(request.prompt_ids,
                               model.tokenizer->Encode(message.text(), /*add_special=*/true));
@@ -65,17 +67,17 @@ absl::StatusOr<Job> MakeJob(const v1::GenerateRequest& message, const ServedMode
       break;
     }
     case v1::GenerateRequest::PROMPT_NOT_SET:
-      return FieldError("prompt", "not set, allowed: text, token_ids or messages");
+      return engine::FieldError("prompt", "not set, allowed: text, token_ids or messages");
   }
   TANDEM_RETURN_IF_ERROR(CheckPrompt(request.prompt_ids, limits));
-  const SamplingRequest sampling = SamplingFromProto(message.sampling());
+  const engine::SamplingRequest sampling = SamplingFromProto(message.sampling());
   TANDEM_ASSIGN_OR_RETURN(
       request.sampling, MakeSampling(sampling, model.defaults, limits,
                                      static_cast<int64_t>(request.prompt_ids.size()), FreshSeed()));
   if (!sampling.stop.empty() && model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("sampling.stop: ", kNoTokenizer));
   }
-  job.stops = {sampling.stop, sampling.include_stop, request.sampling.min_tokens};
+  job.stops = {sampling.stop, sampling.include_stop.value_or(false), request.sampling.min_tokens};
   return job;
 }
 

@@ -4,27 +4,17 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_metrics.h"
+#include "runtime/engine/sampling_request.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/text/chat/chat_template.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::server {
-
-// Sampling values of generation_config.json; they stand in for fields that a request leaves
-// unset. nullopt: the built-in value (see validation.h). `do_sample: false` is temperature 0.
-struct SamplingDefaults {
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
-};
 
 // The answer of GetModel.
 struct ModelInfo {
@@ -53,7 +43,7 @@ struct ServedModel {
   const tokenizer::Tokenizer* tokenizer = nullptr;    // outlives the server; null: ids only
   const chat::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
-  SamplingDefaults defaults;
+  engine::SamplingRequest defaults;                       // of generation_config.json
   std::function<std::vector<RankInfo>()> ranks;           // any thread; empty: not told
   const engine::EngineMetrics* engine_metrics = nullptr;  // outlives the server; null: not told
   bool step_parts = false;                                // its part_seconds are counted

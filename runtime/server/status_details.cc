@@ -1,38 +1,26 @@
 #include "runtime/server/status_details.h"
 
-#include "absl/strings/cord.h"
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "runtime/engine/field_error.h"
 
 namespace tandem::server {
 namespace {
-
-constexpr char kFieldPayload[] = "tandem/field";
 
 // A place in the queue is free again when a sequence ends: seconds, not milliseconds.
 constexpr int kRetrySeconds = 1;
 
 }  // namespace
 
-absl::Status FieldError(std::string_view field, std::string_view what) {
-  absl::Status status =
-      absl::InvalidArgumentError(absl::StrCat(std::string(field), ": ", std::string(what)));
-  status.SetPayload(kFieldPayload, absl::Cord(std::string(field)));
-  return status;
-}
-
-std::string FieldOf(const absl::Status& status) {
-  const auto payload = status.GetPayload(kFieldPayload);
-  return payload.has_value() ? std::string(*payload) : "";
-}
-
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status rich;
   rich.set_code(static_cast<int>(status.code()));
   rich.set_message(std::string(status.message()));
-  if (const std::string field = FieldOf(status); !field.empty()) {
+  if (const std::string field = engine::FieldOf(status); !field.empty()) {
     google::rpc::BadRequest details;
     auto* violation = details.add_field_violations();
     violation->set_field(field);

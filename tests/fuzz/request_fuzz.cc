@@ -8,6 +8,7 @@
 #include "grpcpp/support/slice.h"
 #include "runtime/server/byte_buffer.h"
 #include "runtime/server/chat_prompt.h"
+#include "runtime/server/sampling_proto.h"
 #include "runtime/server/status_details.h"
 #include "runtime/server/validation.h"
 #include "tandem/v1/inference.pb.h"

@@ -387,9 +387,11 @@ TEST(SamplingParamsTest, RefusesWhatIsOutOfRange) {
     return ValidateSamplingParams(params, 100).ok();
   };
   EXPECT_TRUE(ok({}));
-  EXPECT_TRUE(ok({.logit_bias = {{99, -kInfinity}}}));
+  EXPECT_TRUE(ok({.logit_bias = {{99, -100}}}));
+  EXPECT_FALSE(ok({.logit_bias = {{99, -kInfinity}}}));
   EXPECT_FALSE(ok({.temperature = -1}));
   EXPECT_FALSE(ok({.temperature = nan}));
+  EXPECT_FALSE(ok({.temperature = 101}));
   EXPECT_FALSE(ok({.temperature = kInfinity}));
   EXPECT_FALSE(ok({.top_k = -1}));
   EXPECT_FALSE(ok({.top_p = 0}));
@@ -407,7 +409,7 @@ TEST(SamplingParamsTest, RefusesWhatIsOutOfRange) {
   EXPECT_FALSE(ok({.stop_token_ids = {100}}));
   EXPECT_FALSE(ok({.n = 0}));
   EXPECT_FALSE(ok({.logprobs = -2}));
-  EXPECT_FALSE(ok({.logprobs = 101}));
+  EXPECT_FALSE(ok({.logprobs = 21}));
 }
 
 }  // namespace

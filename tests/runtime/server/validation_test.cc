@@ -5,16 +5,18 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/server/sampling_proto.h"
 
 namespace tandem::server {
 namespace {
 
+using engine::SamplingRequest;
 using ::testing::HasSubstr;
 
 constexpr engine::EngineLimits kLimits{/*vocab_size=*/100, /*max_model_len=*/50, /*max_queue=*/8};
 
 absl::StatusOr<engine::SamplingParams> Make(const SamplingRequest& request,
-                                            const SamplingDefaults& defaults = {}) {
+                                            const SamplingRequest& defaults = {}) {
   return MakeSampling(request, defaults, kLimits, /*prompt_tokens=*/10, /*fresh_seed=*/77);
 }
 
@@ -35,7 +37,8 @@ TEST(MakeSamplingTest, BuiltInDefaults) {
 }
 
 TEST(MakeSamplingTest, TheRequestWinsOverTheModelsDefaults) {
-  const SamplingDefaults defaults{0.6f, 20, 0.95f, 0.1f, 1.2f};
+  const SamplingRequest defaults{
+      .temperature = 0.6f, .top_k = 20, .top_p = 0.95f, .min_p = 0.1f, .repetition_penalty = 1.2f};
   const auto suggested = Make({}, defaults);
   ASSERT_TRUE(suggested.ok());
   EXPECT_EQ(suggested->temperature, 0.6f);
@@ -90,7 +93,7 @@ TEST(MakeSamplingTest, RefusalsNameFieldFoundAndRange) {
   request.stop_token_ids = {3, 100};
   EXPECT_EQ(Refusal(request), "sampling.stop_token_ids[1]: 100, allowed: 0 to 99 (the vocabulary)");
   request = {};
-  request.stop_token_ids.assign(kMaxStopTokenIds + 1, 1);
+  request.stop_token_ids.assign(257, 1);
   EXPECT_EQ(Refusal(request), "sampling.stop_token_ids: 257, allowed: at most 256 ids");
 }
 
@@ -104,7 +107,7 @@ TEST(MakeSamplingTest, PenaltiesBiasesAndMinimum) {
   (*message.mutable_logit_bias())[3] = 1.0f;
   message.set_min_tokens(40);
   message.set_ignore_eos(true);
-  const auto made = Make(SamplingFromProto(message), {{}, {}, {}, 0.1f, 1.2f});
+  const auto made = Make(SamplingFromProto(message), {.min_p = 0.1f, .repetition_penalty = 1.2f});
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_EQ(made->min_p, 0.5f);
   EXPECT_EQ(made->repetition_penalty, 1.5f);
@@ -135,7 +138,7 @@ TEST(MakeSamplingTest, RefusalsOfPenaltiesBiasesAndMinimum) {
   EXPECT_EQ(Refusal(request), "sampling.logit_bias: 100, allowed: ids 0 to 99 (the vocabulary)");
   request.logit_bias = {{5, 101.0f}};
   EXPECT_EQ(Refusal(request), "sampling.logit_bias[5]: 101, allowed: -100 to 100");
-  request.logit_bias.assign(kMaxLogitBiases + 1, {1, 0.0f});
+  for (int32_t id = 0; id < 1025; ++id) request.logit_bias[id] = 0.0f;
   EXPECT_EQ(Refusal(request), "sampling.logit_bias: 1025, allowed: at most 1024 ids");
 }
 
