@@ -26,6 +26,7 @@
 #include "runtime/batch/stop.h"
 #include "runtime/batch/worker.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/sampling_fields.h"
 #include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
