@@ -2,7 +2,7 @@
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
+#include "kernels/device_memory.h"
 
 namespace tandem::kernels {
 

@@ -20,7 +20,7 @@ class DeviceCommunicator : public Communicator {
   DeviceCommunicator(Communicator& host, const DeviceCommunicatorOptions& options, DeviceWays ways,
                      kernels::Buffer gathered)
       : host_(host),
-        stream_(static_cast<cudaStream_t>(options.stream)),
+        stream_(options.stream),
         step_timeout_(options.step_timeout),
         ways_(std::move(ways)),
         gathered_(std::move(gathered)) {}

@@ -13,10 +13,12 @@
 #include "parallel/all_reduce_trial.h"
 #include "parallel/communicator.h"
 
+struct CUstream_st;  // what a cudaStream_t points to
+
 namespace tandem::parallel {
 
 struct DeviceCommunicatorOptions {
-  void* stream = nullptr;    // the backend's, as kernels::CudaStreamOf
+  CUstream_st* stream = nullptr;  // a cudaStream_t: the backend's (kernels::CudaBackend)
   int64_t max_floats = 0;    // partial sums of a rank in one all-reduce: [nodes, tokens, hidden]
   int64_t max_gathered = 0;  // floats of a rank in one GatherColumns: [rows, width]
   std::chrono::milliseconds step_timeout{0};  // that a rank may keep others waiting; zero: for ever

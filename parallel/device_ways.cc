@@ -80,7 +80,7 @@ class WaysMaker {
       : host_(host),
         ranks_(host.control()),
         options_(options),
-        stream_(static_cast<cudaStream_t>(options.stream)),
+        stream_(options.stream),
         trials_(trials) {}
 
   absl::StatusOr<DeviceWays> Make() {

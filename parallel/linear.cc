@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& ba
   if (const auto rows = PackedBefore(spec, slices)) {
     const bool mapped = std::ranges::all_of(
         *rows, [](const kernels::PackedRows& of) { return of.mapped != nullptr; });
-    return mapped ? backend.MapPacked(spec, *rows) : backend.PackFrom(spec, *rows);
+    return mapped ? backend.MapPackedRows(spec, *rows) : backend.CopyPackedRows(spec, *rows);
   }
   const Range columns = {spec.column_begin(), spec.column_begin() + spec.columns()};
   for (const RowSlice& slice : slices) {

@@ -15,6 +15,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/flush_denormals.h"
+#include "kernels/cpu/target_table.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 #ifndef TANDEM_ATTENTION_SCRATCH
@@ -236,7 +237,7 @@ void Bf16Values(const cpu::CutArgs& args) {
   AllRows<Bf16Ops, false>(args);
 }
 
-cpu::CutKernels CutKernelsTarget(KvDType dtype) {
+cpu::CutKernels CutKernelsOf(KvDType dtype) {
   switch (dtype) {
     case KvDType::kF32:
       return {&AllRows<FloatOps<DType::kF32>, true>, &AllRows<FloatOps<DType::kF32>, false>};
@@ -502,8 +503,8 @@ class TileRun {
   cpu::CutArgs args_;
 };
 
-void AttendTileTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& tile,
-                      const cpu::CutKernels& kernels, float* scratch) {
+void AttendTile(const PagedAttentionArgs& a, const cpu::AttentionTile& tile,
+                const cpu::CutKernels& kernels, float* scratch) {
   TileRun run(a, tile, scratch);
   run.Prepare(kernels);
   const size_t stride = static_cast<size_t>(a.cache.v_stride());
@@ -521,8 +522,8 @@ void AttendTileTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& til
   for (int64_t r = 0; r < tile.rows(); ++r) run.Finish(r, totals + r * stride, sums[r].sum);
 }
 
-void AttendCutTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& tile,
-                     const cpu::CutKernels& kernels, int64_t cut, float* partials, float* scratch) {
+void AttendCut(const PagedAttentionArgs& a, const cpu::AttentionTile& tile,
+               const cpu::CutKernels& kernels, int64_t cut, float* partials, float* scratch) {
   TileRun run(a, tile, scratch);
   run.Prepare(kernels);
   const int64_t floats = cpu::PartialFloats(a.cache);
@@ -534,8 +535,8 @@ void AttendCutTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& tile
   }
 }
 
-void CombineCutsTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& tile,
-                       const float* partials, float* scratch) {
+void CombineCuts(const PagedAttentionArgs& a, const cpu::AttentionTile& tile, const float* partials,
+                 float* scratch) {
   const TileRun run(a, tile, scratch);
   const int64_t floats = cpu::PartialFloats(a.cache);
   const size_t stride = static_cast<size_t>(a.cache.v_stride());
@@ -552,42 +553,31 @@ void CombineCutsTarget(const PagedAttentionArgs& a, const cpu::AttentionTile& ti
   }
 }
 
+cpu::AttentionKernels AttentionKernelsHere() {
+  cpu::AttentionKernels kernels = {
+      .attend_tile = &AttendTile, .attend_cut = &AttendCut, .combine_cuts = &CombineCuts};
+  for (KvDType dtype : {KvDType::kF32, KvDType::kF16, KvDType::kBF16, KvDType::kI8}) {
+    kernels.cuts[static_cast<int>(dtype)] = CutKernelsOf(dtype);
+  }
+  return kernels;
+}
+
 }  // namespace tandem::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(CutKernelsTarget);
-HWY_EXPORT(AttendTileTarget);
-HWY_EXPORT(AttendCutTarget);
-HWY_EXPORT(CombineCutsTarget);
+HWY_EXPORT(AttentionKernelsHere);
 
 namespace cpu {
 
-AttentionKernels HighwayAttentionKernels() {
-  AttentionKernels kernels;
-  for (KvDType dtype : {KvDType::kF32, KvDType::kF16, KvDType::kBF16, KvDType::kI8}) {
-    kernels[static_cast<int>(dtype)] = HWY_DYNAMIC_DISPATCH(CutKernelsTarget)(dtype);
-  }
+AttentionKernels AttentionKernelsOf(const InstructionSet& set) {
+  AttentionKernels kernels = TANDEM_FOR_TARGET(AttentionKernelsHere, set.target)();
+  UseDotInstructions(set.dot, kernels.cuts);
   return kernels;
 }
 
 size_t AttentionScratchFloats(const KvCacheView& cache) { return ScratchLayout(cache).floats; }
-
-void AttendTile(const PagedAttentionArgs& args, const AttentionTile& tile,
-                const CutKernels& kernels, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(AttendTileTarget)(args, tile, kernels, scratch);
-}
-
-void AttendCut(const PagedAttentionArgs& args, const AttentionTile& tile, const CutKernels& kernels,
-               int64_t cut, float* partials, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(AttendCutTarget)(args, tile, kernels, cut, partials, scratch);
-}
-
-void CombineCuts(const PagedAttentionArgs& args, const AttentionTile& tile, const float* partials,
-                 float* scratch) {
-  HWY_DYNAMIC_DISPATCH(CombineCutsTarget)(args, tile, partials, scratch);
-}
 
 }  // namespace cpu
 }  // namespace tandem::kernels

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/operations.h"
 
 namespace tandem::kernels::cpu {
 
@@ -54,14 +54,6 @@ struct CutKernels {
   void (*split)(std::byte* codes, size_t bytes, bool queries) = nullptr;  // or null
 };
 
-using AttentionKernels = std::array<CutKernels, 4>;  // by KvDType
-
-// Those of the instruction set that Highway dispatches to.
-AttentionKernels HighwayAttentionKernels();
-// Replaces those for which this processor has dot-product instructions, where the
-// flag asks for them.
-void UseDotInstructions(DotInstructions use, AttentionKernels& kernels);
-
 // Consecutive tokens of one sequence, and query heads of one KV head.
 struct AttentionTile {
   int64_t token = 0;
@@ -73,6 +65,30 @@ struct AttentionTile {
   int64_t rows() const { return tokens * heads; }
 };
 
+// Floats of scratch of the functions below.
+size_t AttentionScratchFloats(const KvCacheView& cache);
+// Floats of one row's result of one cut: maximum, sum, values.
+inline int64_t PartialFloats(const KvCacheView& cache) { return cache.v_stride() + 16; }
+
+using DotKernels = std::array<CutKernels, 4>;  // by KvDType
+
+struct AttentionKernels {
+  // The tile's rows over all their cuts.
+  void (*attend_tile)(const PagedAttentionArgs& args, const AttentionTile& tile,
+                      const CutKernels& kernels, float* scratch) = nullptr;
+  // Over cut `cut` alone: partials [rows, PartialFloats].
+  void (*attend_cut)(const PagedAttentionArgs& args, const AttentionTile& tile,
+                     const CutKernels& kernels, int64_t cut, float* partials,
+                     float* scratch) = nullptr;
+  // Puts a tile's partial results [cuts, rows, PartialFloats] together.
+  void (*combine_cuts)(const PagedAttentionArgs& args, const AttentionTile& tile,
+                       const float* partials, float* scratch) = nullptr;
+  DotKernels cuts = {};
+};
+AttentionKernels AttentionKernelsOf(const InstructionSet& set);
+// Puts the kernels in place that use the dot-product instructions.
+void UseDotInstructions(DotInstructions use, DotKernels& kernels);
+
 // Schedules a step's attention over a thread pool. Owns scratch, which grows to
 // the largest need.
 class Attention {
@@ -83,6 +99,9 @@ class Attention {
 
  private:
   void MakeTiles(const PagedAttentionArgs& args);
+  // Few long contexts: the threads take single cuts.
+  void RunCuts(ThreadPool& pool, const PagedAttentionArgs& args, int64_t cuts);
+  void SeparateTokens(const PagedAttentionArgs& args, const AttentionTile& tile, float* scratch);
 
   const AttentionKernels kernels_;
   std::vector<std::vector<float>> scratch_;  // of each thread
@@ -90,20 +109,5 @@ class Attention {
   std::vector<int64_t> order_;  // tiles by falling length, or each tile's first piece
   std::vector<float> partials_;
 };
-
-// Floats of scratch of the functions below.
-size_t AttentionScratchFloats(const KvCacheView& cache);
-// Floats of one row's result of one cut: maximum, sum, values.
-inline int64_t PartialFloats(const KvCacheView& cache) { return cache.v_stride() + 16; }
-
-// The tile's rows over all their cuts.
-void AttendTile(const PagedAttentionArgs& args, const AttentionTile& tile,
-                const CutKernels& kernels, float* scratch);
-// Over cut `cut` alone: partials [rows, PartialFloats].
-void AttendCut(const PagedAttentionArgs& args, const AttentionTile& tile, const CutKernels& kernels,
-               int64_t cut, float* partials, float* scratch);
-// Puts a tile's partial results [cuts, rows, PartialFloats] together.
-void CombineCuts(const PagedAttentionArgs& args, const AttentionTile& tile, const float* partials,
-                 float* scratch);
 
 }  // namespace tandem::kernels::cpu

@@ -3,6 +3,6 @@
 
 namespace tandem::kernels::cpu {
 
-void UseDotInstructions(DotInstructions, AttentionKernels&) {}
+void UseDotInstructions(DotInstructions, DotKernels&) {}
 
 }  // namespace tandem::kernels::cpu

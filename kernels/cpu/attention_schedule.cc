@@ -12,26 +12,6 @@ namespace {
 // Pieces a thread should find at least, so that uneven ones even out.
 constexpr int64_t kPiecesPerThread = 8;
 
-// Rows of a tile multiply V of its later tokens by weights of 0, which makes NaN of what is not
-// finite there. Tokens with NaN are computed again, each by itself.
-void SeparateTokens(const PagedAttentionArgs& a, const AttentionTile& tile,
-                    const CutKernels& kernels, float* scratch) {
-  for (int64_t t = tile.token; tile.tokens > 1 && t < tile.token + tile.tokens; ++t) {
-    const float* out = a.out + (t * a.q_heads + tile.head) * a.head_dim;
-    // Negative where a magnitude is above infinity's: a NaN. In integers, for vectors.
-    int32_t below = 0;
-    for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) {
-      below |= 0x7f800000 - MagnitudeBits(out[i]);
-    }
-    if (below >= 0) continue;
-    AttentionTile alone = tile;
-    alone.token = t;
-    alone.tokens = 1;
-    alone.cuts = (a.positions[t] + kCut) / kCut;
-    AttendTile(a, alone, kernels, scratch);
-  }
-}
-
 }  // namespace
 
 void Attention::MakeTiles(const PagedAttentionArgs& a) {
@@ -66,10 +46,30 @@ void Attention::MakeTiles(const PagedAttentionArgs& a) {
   }
 }
 
+// Rows of a tile multiply V of its later tokens by weights of 0, which makes NaN of what is not
+// finite there. Tokens with NaN are computed again, each by itself.
+void Attention::SeparateTokens(const PagedAttentionArgs& a, const AttentionTile& tile,
+                               float* scratch) {
+  for (int64_t t = tile.token; tile.tokens > 1 && t < tile.token + tile.tokens; ++t) {
+    const float* out = a.out + (t * a.q_heads + tile.head) * a.head_dim;
+    // Negative where a magnitude is above infinity's: a NaN. In integers, for vectors.
+    int32_t below = 0;
+    for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) {
+      below |= 0x7f800000 - MagnitudeBits(out[i]);
+    }
+    if (below >= 0) continue;
+    AttentionTile alone = tile;
+    alone.token = t;
+    alone.tokens = 1;
+    alone.cuts = (a.positions[t] + kCut) / kCut;
+    kernels_.attend_tile(a, alone, kernels_.cuts[static_cast<int>(a.cache.dtype)], scratch);
+  }
+}
+
 void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
   if (a.tokens == 0 || a.q_heads == 0) return;
   TANDEM_CHECK(a.head_dim <= KvCacheView::kMaxHeadDim);
-  const CutKernels& kernels = kernels_[static_cast<int>(a.cache.dtype)];
+  const CutKernels& kernels = kernels_.cuts[static_cast<int>(a.cache.dtype)];
   MakeTiles(a);
   const auto tiles = static_cast<int64_t>(tiles_.size());
   const size_t floats = AttentionScratchFloats(a.cache);
@@ -79,7 +79,6 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
 
   int64_t cuts = 0;
   for (const AttentionTile& tile : tiles_) cuts += tile.cuts;
-  order_.resize(tiles + 1);
   if (pool.size() == 1 || cuts == tiles || tiles >= kPiecesPerThread * pool.size()) {
     // Long contexts first, so that no thread starts a long one when the others
     // are nearly done.
@@ -90,14 +89,19 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
     });
     pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        AttendTile(a, tiles_[order_[i]], kernels, scratch_[thread].data());
-        SeparateTokens(a, tiles_[order_[i]], kernels, scratch_[thread].data());
+        kernels_.attend_tile(a, tiles_[order_[i]], kernels, scratch_[thread].data());
+        SeparateTokens(a, tiles_[order_[i]], scratch_[thread].data());
       }
     });
     return;
   }
+  RunCuts(pool, a, cuts);
+}
 
-  // Few long contexts: the pieces are single cuts.
+void Attention::RunCuts(ThreadPool& pool, const PagedAttentionArgs& a, int64_t cuts) {
+  const CutKernels& kernels = kernels_.cuts[static_cast<int>(a.cache.dtype)];
+  const auto tiles = static_cast<int64_t>(tiles_.size());
+  order_.resize(tiles + 1);
   int64_t needed = 0;
   order_[0] = 0;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -113,15 +117,17 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
       while (i >= order_[t + 1]) ++t;
       const AttentionTile& tile = tiles_[t];
       const int64_t cut = i - order_[t];
-      AttendCut(a, tile, kernels, cut,
-                partials_.data() + tile.partial + cut * tile.rows() * PartialFloats(a.cache),
-                scratch_[thread].data());
+      kernels_.attend_cut(
+          a, tile, kernels, cut,
+          partials_.data() + tile.partial + cut * tile.rows() * PartialFloats(a.cache),
+          scratch_[thread].data());
     }
   });
   pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      CombineCuts(a, tiles_[t], partials_.data() + tiles_[t].partial, scratch_[thread].data());
-      SeparateTokens(a, tiles_[t], kernels, scratch_[thread].data());
+      kernels_.combine_cuts(a, tiles_[t], partials_.data() + tiles_[t].partial,
+                            scratch_[thread].data());
+      SeparateTokens(a, tiles_[t], scratch_[thread].data());
     }
   });
 }

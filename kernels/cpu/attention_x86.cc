@@ -124,7 +124,7 @@ HWY_POP_ATTRIBUTES
 
 namespace tandem::kernels::cpu {
 
-void UseDotInstructions(DotInstructions use, AttentionKernels& kernels) {
+void UseDotInstructions(DotInstructions use, DotKernels& kernels) {
   if (use.bf16) {
     using attention_bf16::AllRows;
     using attention_bf16::Bf16DotOps;

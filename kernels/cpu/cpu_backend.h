@@ -12,18 +12,15 @@ namespace tandem::kernels {
 
 struct CpuOptions {
   int threads = 1;        // >= 1; results do not depend on it
-  std::vector<int> cpus;  // where each thread is bound; empty: nowhere
-  bool spin = true;       // threads that wait may spin, where there is a CPU for each
+  std::vector<int> cpus;  // the CPU that each thread is bound to; empty: threads are not bound
+  bool spin = true;       // waiting threads may spin, if there is a CPU for each
 };
 
-// Restricts the process to one instruction set, so that unlike hosts compute
-// alike: "auto", "avx2", "avx3" (AVX-512), "vnni" (and its integer dot products),
-// "bf16" (and its bfloat16 ones), "neon", "ref" (scalar). INVALID_ARGUMENT for
-// another name or one that this CPU lacks. Before any backend is made.
-absl::Status PinIsa(const std::string& isa);
-
-// The backend for `isa` as given to PinIsa. CPUs without fused multiply-adds get
-// the scalar reference, which has the same bits.
+// The backend for an instruction set, so that unlike hosts can compute alike: "auto" (the best
+// one of this CPU), "avx2", "avx3" (AVX-512), "vnni" (and its integer dot products), "bf16" (and
+// its bfloat16 ones), "neon", "ref" (scalar). INVALID_ARGUMENT for another name and for a set that
+// this CPU lacks. CPUs without fused multiply-adds get the scalar reference for "auto"; it has the
+// same bits.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const std::string& isa,
                                                         const CpuOptions& options);
 

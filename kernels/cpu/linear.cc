@@ -10,6 +10,7 @@
 #include "kernels/base/check.h"
 #include "kernels/cpu/flush_denormals.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/target_table.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -183,32 +184,24 @@ void LinearInt4(const cpu::LinearArgs& a, int64_t begin, int64_t end, float* scr
 
 #endif
 
-const char* IsaNameTarget() { return hwy::TargetName(HWY_TARGET); }
+cpu::PanelKernels PanelKernelsHere() {
+  return {&LinearF32, &LinearF16, &LinearBf16, &LinearInt8, &LinearInt4};
+}
 
 }  // namespace tandem::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(LinearF32);
-HWY_EXPORT(LinearF16);
-HWY_EXPORT(LinearBf16);
-HWY_EXPORT(LinearInt8);
-HWY_EXPORT(LinearInt4);
-HWY_EXPORT(IsaNameTarget);
+HWY_EXPORT(PanelKernelsHere);
 
 namespace cpu {
 
-const char* IsaName() { return HWY_DYNAMIC_DISPATCH(IsaNameTarget)(); }
-
-LinearKernels HighwayLinearKernels() {
-  // Else the table would hold its first entry, which chooses at each call.
-  if (!hwy::GetChosenTarget().IsInitialized()) {
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-  return {&HWY_DYNAMIC_DISPATCH(LinearF32), &HWY_DYNAMIC_DISPATCH(LinearF16),
-          &HWY_DYNAMIC_DISPATCH(LinearBf16), &HWY_DYNAMIC_DISPATCH(LinearInt8),
-          &HWY_DYNAMIC_DISPATCH(LinearInt4)};
+LinearKernels LinearKernelsOf(const InstructionSet& set) {
+  LinearKernels kernels = {.pack_activations = PackActivationsOf(set.target),
+                           .panels = TANDEM_FOR_TARGET(PanelKernelsHere, set.target)()};
+  UseDotInstructions(set.dot, kernels.panels);
+  return kernels;
 }
 
 }  // namespace cpu

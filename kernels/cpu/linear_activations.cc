@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/target_table.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -110,34 +111,44 @@ HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRI
   return sum;
 }
 
-void PackActivationsTarget(const cpu::RunLayout& layout, const float* x, int64_t columns,
-                           int64_t begin, int64_t end, const cpu::Activations& out) {
+// One token's activations of one run: n columns at x.
+HWY_INLINE void PackRun(const cpu::RunLayout& layout, const float* x, int64_t n,
+                        const cpu::Activations::Block& block, int64_t run, int64_t token) {
   const int64_t steps = layout.value_bytes() / 4;
-  const int32_t factor = layout.zero_points ? 1 : layout.offset();
-  for (int64_t t = begin; t < end; ++t) {
-    const float* row = x + t * columns;
-    const int64_t first = t / cpu::kTokenBlock * cpu::kTokenBlock;
-    const int64_t tokens = HWY_MIN(cpu::kTokenBlock, out.tokens - first);
+  const int64_t at = run * block.tokens + token;
+  auto* values = reinterpret_cast<uint32_t*>(block.values) + run * steps * block.tokens + token;
+  const ActivationScale scale = layout.quantized() ? FindScale(x, n) : ActivationScale();
+  const int32_t sum = Scatter(layout, x, n, scale.inverse, block.tokens, values);
+  if (!layout.quantized()) return;
+  block.scales[at] = scale.scale;
+  block.starts[at] = -(layout.zero_points ? 1 : layout.offset()) * sum;
+  // 4-bit codes come in pairs of quads: the second may be padding.
+  if (layout.kind == cpu::WeightKind::kInt4 && (n + 3) / 4 % 2 == 1) {
+    values[(n + 3) / 4 * block.tokens] = 0;
+  }
+}
+
+void PackActivations(const cpu::RunLayout& layout, const float* x, int64_t columns, int64_t begin,
+                     int64_t end, const cpu::Activations& out) {
+  for (int64_t unit = begin; unit < end;) {
+    // Units of one block, token by token: x is read in order.
+    const int64_t first = unit / out.runs * cpu::kTokenBlock;
+    const int64_t first_run = unit % out.runs;
+    const int64_t end_run = HWY_MIN(out.runs, first_run + end - unit);
     const cpu::Activations::Block block = out.block(layout, first);
-    int64_t run = 0;
-    for (int64_t leaf = 0; leaf < columns; leaf += layout.leaf) {
-      const int64_t leaf_end = HWY_MIN(leaf + layout.leaf, columns);
-      for (int64_t k = leaf; k < leaf_end; k += layout.run, ++run) {
-        const int64_t n = HWY_MIN(layout.run, leaf_end - k);
-        const int64_t at = run * tokens + t - first;
-        auto* values = reinterpret_cast<uint32_t*>(block.values) + run * steps * tokens + t - first;
-        const ActivationScale scale =
-            layout.quantized() ? FindScale(row + k, n) : ActivationScale();
-        const int32_t sum = Scatter(layout, row + k, n, scale.inverse, tokens, values);
-        if (!layout.quantized()) continue;
-        block.scales[at] = scale.scale;
-        block.starts[at] = -factor * sum;
-        // 4-bit codes come in pairs of quads: the second may be padding.
-        if (layout.kind == cpu::WeightKind::kInt4 && (n + 3) / 4 % 2 == 1) {
-          values[(n + 3) / 4 * tokens] = 0;
-        }
+    const int64_t first_column = layout.run_column(first_run);
+    const int64_t first_leaf_end = (first_column / layout.leaf + 1) * layout.leaf;
+    for (int64_t t = 0; t < block.tokens; ++t) {
+      const float* row = x + (first + t) * columns;
+      int64_t column = first_column, leaf_end = first_leaf_end;
+      for (int64_t run = first_run; run < end_run; ++run) {
+        const int64_t n = HWY_MIN(layout.run, HWY_MIN(leaf_end, columns) - column);
+        PackRun(layout, row + column, n, block, run, t);
+        column += n;
+        if (column == leaf_end) leaf_end += layout.leaf;
       }
     }
+    unit += end_run - first_run;
   }
 }
 
@@ -146,7 +157,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(PackActivationsTarget);
+HWY_EXPORT(PackActivations);
 
 namespace cpu {
 
@@ -167,9 +178,8 @@ Activations Activations::In(std::byte* buffer, const RunLayout& layout, int64_t 
   return out;
 }
 
-void PackActivations(const RunLayout& layout, const float* x, int64_t columns, int64_t begin,
-                     int64_t end, const Activations& out) {
-  HWY_DYNAMIC_DISPATCH(PackActivationsTarget)(layout, x, columns, begin, end, out);
+PackActivationsFn PackActivationsOf(int64_t target) {
+  return TANDEM_FOR_TARGET(PackActivations, target);
 }
 
 }  // namespace cpu

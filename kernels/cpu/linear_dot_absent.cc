@@ -4,7 +4,7 @@
 namespace tandem::kernels::cpu {
 
 DotInstructions SupportedDotInstructions() { return {}; }
-bool FetchesTooLittle() { return false; }
-void UseDotInstructions(DotInstructions, LinearKernels&) {}
+bool NeedsSoftwarePrefetch() { return false; }
+void UseDotInstructions(DotInstructions, PanelKernels&) {}
 
 }  // namespace tandem::kernels::cpu

@@ -1,13 +1,16 @@
-// The kernels of linear products. Each call works on one thread's share; which
-// instruction set it uses never shows in the bits (backend.h defines them).
+// The kernels of linear products. Each call does one thread's part of the work. The bits are those
+// that operations.h defines, whatever the instruction set.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
-#include "kernels/cpu/linear_layout.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/panel_layout.h"
+#include "kernels/weight_store.h"
 
 namespace tandem::kernels::cpu {
 
@@ -34,22 +37,28 @@ struct Activations {
   static Activations In(std::byte* buffer, const RunLayout& layout, int64_t columns,
                         int64_t tokens);
 
+  // What PackActivations takes at a time: one run of columns of one block, blocks in order.
+  int64_t units() const { return (tokens + kTokenBlock - 1) / kTokenBlock * runs; }
+
   // The block that begins at token `first`.
   struct Block {
     uint8_t* values;
     float* scales;
     int32_t* starts;
+    int64_t tokens;
   };
   Block block(const RunLayout& layout, int64_t first) const {
     const int64_t before = first * runs;
     return {reinterpret_cast<uint8_t*>(values) + before * layout.value_bytes(), scales + before,
-            starts + before};
+            starts + before, std::min(kTokenBlock, tokens - first)};
   }
 };
 
-// Tokens [begin, end) of x [tokens, columns] into out.
-void PackActivations(const RunLayout& layout, const float* x, int64_t columns, int64_t begin,
-                     int64_t end, const Activations& out);
+// Packs units [begin, end) of x [tokens, columns] into out. A unit's memory is contiguous: threads
+// that pack different ranges of units do not write to each other's cache lines, except where their
+// ranges meet.
+using PackActivationsFn = void (*)(const RunLayout& layout, const float* x, int64_t columns,
+                                   int64_t begin, int64_t end, const Activations& out);
 
 struct LinearArgs {
   const RunLayout* layout = nullptr;
@@ -61,7 +70,7 @@ struct LinearArgs {
   int64_t tokens = 0;
   const float* bias = nullptr;
   float* y = nullptr;       // [subtree, tokens, rows]
-  bool prefetches = false;  // codes of one token's products (FetchesTooLittle)
+  bool prefetches = false;  // codes, in products of one token (NeedsSoftwarePrefetch)
 };
 
 // The scratch that a thread needs for a block's partial sums.
@@ -72,21 +81,18 @@ inline size_t LinearScratchFloats(const LeafSchedule& schedule) {
 // Panels [panel_begin, panel_end), counted over all segments.
 using LinearPanelsFn = void (*)(const LinearArgs& args, int64_t panel_begin, int64_t panel_end,
                                 float* scratch);
-using LinearKernels = std::array<LinearPanelsFn, kWeightKinds>;
+using PanelKernels = std::array<LinearPanelsFn, kWeightKinds>;
 
-// Those of the instruction set that Highway dispatches to.
-LinearKernels HighwayLinearKernels();
-// Replaces the kernels for which this processor has dot-product instructions
-// (AVX512-VNNI; AVX512-BF16), where the flag asks for them.
-struct DotInstructions {
-  bool vnni = false;
-  bool bf16 = false;
+struct LinearKernels {
+  PackActivationsFn pack_activations = nullptr;
+  PanelKernels panels = {};  // by WeightKind
 };
-DotInstructions SupportedDotInstructions();
-// Whether this processor's own prefetching leaves products of one token with integer weights
-// behind the memory. Zen 5 gains 10 to 16 % by prefetching, Zen 4 loses up to 15.
-bool FetchesTooLittle();
-void UseDotInstructions(DotInstructions use, LinearKernels& kernels);
+LinearKernels LinearKernelsOf(const InstructionSet& set);
+
+// Parts of that; target: InstructionSet::target.
+PackActivationsFn PackActivationsOf(int64_t target);
+// Puts the kernels in place that use the dot-product instructions.
+void UseDotInstructions(DotInstructions use, PanelKernels& kernels);
 
 // Rows are packed panel by panel. rows_data holds `rows` <= panel_rows rows of
 // `columns` elements, row-major; missing rows become zero.

@@ -1,4 +1,4 @@
-// Weights into panels (linear_layout.h); once at load, plain C++.
+// Weights into panels (panel_layout.h); once at load, plain C++.
 #include <cstring>
 #include <vector>
 

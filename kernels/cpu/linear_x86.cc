@@ -131,7 +131,7 @@ DotInstructions SupportedDotInstructions() {
           .bf16 = __builtin_cpu_supports("avx512bf16") != 0};
 }
 
-bool FetchesTooLittle() {
+bool NeedsSoftwarePrefetch() {
   __builtin_cpu_init();
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__builtin_cpu_is("amd") || __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return false;
@@ -139,7 +139,7 @@ bool FetchesTooLittle() {
   return ((eax >> 8) & 15) + ((eax >> 20) & 255) == kZen5;
 }
 
-void UseDotInstructions(DotInstructions use, LinearKernels& kernels) {
+void UseDotInstructions(DotInstructions use, PanelKernels& kernels) {
   if (use.vnni) {
     kernels[static_cast<int>(WeightKind::kInt8)] = &vnni::LinearInt8;
     kernels[static_cast<int>(WeightKind::kInt4)] = &vnni::LinearInt4;

@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/probe_kernels.h"
 #include "kernels/host_memory.h"
 
@@ -17,15 +18,14 @@ using Clock = std::chrono::steady_clock;
 
 class CpuProbe : public MachineProbe {
  public:
-  CpuProbe(const std::string& isa, const CpuOptions& options, Buffer buffer)
-      : pool_(options.threads, options.cpus, options.spin), buffer_(std::move(buffer)) {
-    // A pinned instruction set has the ceilings of that set.
-    const bool bf16 = isa == "auto" || isa == "bf16";
-    const bool vnni = bf16 || isa == "vnni";
-    if (vnni) int8_ = cpu::ByteDotLoop();
-    if (bf16) bf16_ = cpu::Bf16DotLoop();
-    f32_ = cpu::FmaLoop();
-    if (int8_.run == nullptr) int8_ = cpu::WidenedDotLoop();
+  CpuProbe(const cpu::InstructionSet& set, const CpuOptions& options, Buffer buffer)
+      : pool_(options.threads, options.cpus, options.spin),
+        buffer_(std::move(buffer)),
+        kernels_(cpu::ProbeKernelsOf(set.target)) {
+    if (set.dot.vnni) int8_ = cpu::ByteDotLoop();
+    if (set.dot.bf16) bf16_ = cpu::Bf16DotLoop();
+    f32_ = kernels_.fma;
+    if (int8_.run == nullptr) int8_ = kernels_.widened_dot;
     if (bf16_.run == nullptr) bf16_ = f32_;
     // Every page becomes the process's own, of the thread that will read it.
     pool_.Run([&](int thread) {
@@ -37,7 +37,7 @@ class CpuProbe : public MachineProbe {
   double ReadBandwidth(std::chrono::milliseconds duration) override {
     return Rate(duration, [&](int thread) {
       const Share share = Stretch(thread);
-      Keep(cpu::ReadLoop(buffer_.as<std::byte>() + share.begin, share.end - share.begin));
+      Keep(kernels_.read(buffer_.as<std::byte>() + share.begin, share.end - share.begin));
       return static_cast<double>(share.end - share.begin);
     });
   }
@@ -87,6 +87,7 @@ class CpuProbe : public MachineProbe {
 
   ThreadPool pool_;
   Buffer buffer_;
+  const cpu::ProbeKernels kernels_;
   cpu::PeakLoop int8_, bf16_, f32_;
   std::atomic<uint64_t> kept_{0};
 };
@@ -96,8 +97,11 @@ class CpuProbe : public MachineProbe {
 absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa,
                                                                const CpuOptions& options,
                                                                size_t buffer_bytes) {
+  // The scalar reference has no ceilings of its own: those of the CPU are measured.
+  TANDEM_ASSIGN_OR_RETURN(const cpu::InstructionSet set,
+                          cpu::FindInstructionSet(isa == "ref" ? "auto" : isa));
   TANDEM_ASSIGN_OR_RETURN(Buffer buffer, AllocateHost(buffer_bytes));
-  return std::make_unique<CpuProbe>(isa, options, std::move(buffer));
+  return std::make_unique<CpuProbe>(set, options, std::move(buffer));
 }
 
 }  // namespace tandem::kernels

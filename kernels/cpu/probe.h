@@ -13,8 +13,7 @@
 namespace tandem::kernels {
 
 // Has threads of its own, as many and where a backend made with these options has them. `isa` as
-// given to PinIsa, which has been called. RESOURCE_EXHAUSTED where there is no room for a buffer of
-// buffer_bytes.
+// for MakeCpuBackend. RESOURCE_EXHAUSTED where there is no room for a buffer of buffer_bytes.
 absl::StatusOr<std::unique_ptr<MachineProbe>> MakeMachineProbe(const std::string& isa,
                                                                const CpuOptions& options,
                                                                size_t buffer_bytes);

@@ -15,11 +15,14 @@ struct PeakLoop {
   const char* name = "";  // of the instruction
 };
 
-// By Highway's dispatch.
-PeakLoop FmaLoop();         // fp32 multiply-adds
-PeakLoop WidenedDotLoop();  // products of 16-bit integers, added in pairs to 32 bits
-// Reads [data, data + bytes), bytes a multiple of 1024, from first to last.
-uint64_t ReadLoop(const std::byte* data, size_t bytes);
+struct ProbeKernels {
+  PeakLoop fma;          // fp32 multiply-adds
+  PeakLoop widened_dot;  // products of 16-bit integers, added in pairs to 32 bits
+  // Reads [data, data + bytes), bytes a multiple of 1024, from first to last.
+  uint64_t (*read)(const std::byte* data, size_t bytes) = nullptr;
+};
+// target: InstructionSet::target.
+ProbeKernels ProbeKernelsOf(int64_t target);
 
 // 8-bit and bfloat16 dot products; run is null where the processor lacks them.
 PeakLoop ByteDotLoop();

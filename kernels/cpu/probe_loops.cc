@@ -4,6 +4,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/probe_kernels.h"
+#include "kernels/cpu/target_table.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
@@ -71,31 +72,23 @@ uint64_t ReadBytes(const std::byte* data, size_t bytes) {
   return hn::GetLane(sum[0]);
 }
 
+cpu::ProbeKernels ProbeKernelsHere() {
+  return {.fma = {&FmaRounds, FmaOperations(), "fp32 fma"},
+          .widened_dot = {&WidenedDotRounds, WidenedDotOperations(), "16-bit multiply-add"},
+          .read = &ReadBytes};
+}
+
 }  // namespace tandem::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(FmaRounds);
-HWY_EXPORT(FmaOperations);
-HWY_EXPORT(WidenedDotRounds);
-HWY_EXPORT(WidenedDotOperations);
-HWY_EXPORT(ReadBytes);
+HWY_EXPORT(ProbeKernelsHere);
 
 namespace cpu {
 
-PeakLoop FmaLoop() {
-  return {[](uint64_t rounds) { return HWY_DYNAMIC_DISPATCH(FmaRounds)(rounds); },
-          HWY_DYNAMIC_DISPATCH(FmaOperations)(), "fp32 fma"};
-}
-
-PeakLoop WidenedDotLoop() {
-  return {[](uint64_t rounds) { return HWY_DYNAMIC_DISPATCH(WidenedDotRounds)(rounds); },
-          HWY_DYNAMIC_DISPATCH(WidenedDotOperations)(), "16-bit multiply-add"};
-}
-
-uint64_t ReadLoop(const std::byte* data, size_t bytes) {
-  return HWY_DYNAMIC_DISPATCH(ReadBytes)(data, bytes);
+ProbeKernels ProbeKernelsOf(int64_t target) {
+  return TANDEM_FOR_TARGET(ProbeKernelsHere, target)();
 }
 
 }  // namespace cpu

@@ -6,15 +6,16 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/rows.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/target_table.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 
-void AddRmsNormRowTarget(const float* HWY_RESTRICT delta, const float* HWY_RESTRICT delta_bias,
-                         float* HWY_RESTRICT residual, const float* HWY_RESTRICT weight,
-                         float epsilon, size_t hidden, float* HWY_RESTRICT out) {
+void AddRmsNormRow(const float* HWY_RESTRICT delta, const float* HWY_RESTRICT delta_bias,
+                   float* HWY_RESTRICT residual, const float* HWY_RESTRICT weight, float epsilon,
+                   size_t hidden, float* HWY_RESTRICT out) {
   const F d;
   if (delta != nullptr) {
     size_t j = 0;
@@ -38,8 +39,8 @@ void AddRmsNormRowTarget(const float* HWY_RESTRICT delta, const float* HWY_RESTR
   for (; j < hidden; ++j) out[j] = residual[j] * inverse * weight[j];
 }
 
-void SiluMulRowTarget(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up, size_t columns,
-                      float* HWY_RESTRICT out) {
+void SiluMulRow(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up, size_t columns,
+                float* HWY_RESTRICT out) {
   const F d;
   const V one = hn::Set(d, 1.0f);
   size_t j = 0;
@@ -69,7 +70,7 @@ void WidenTyped(const void* row, size_t columns, float* HWY_RESTRICT out) {
   }
 }
 
-void WidenRowTarget(const void* row, DType dtype, size_t columns, float* HWY_RESTRICT out) {
+void WidenRow(const void* row, DType dtype, size_t columns, float* HWY_RESTRICT out) {
   switch (dtype) {
     case DType::kF32:
       WidenTyped<DType::kF32>(row, columns, out);
@@ -166,7 +167,7 @@ HWY_INLINE void CacheCodes(const KvCacheView& cache, int64_t block, int64_t head
   }
 }
 
-void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
+void RopeAndCacheToken(const RopeAndCacheArgs& a, int64_t token) {
   const size_t d = static_cast<size_t>(a.head_dim);
   const int64_t kv_heads = a.cache.kv_heads;
   float* row = a.qkv + token * (a.q_heads + 2 * kv_heads) * a.head_dim;
@@ -200,35 +201,20 @@ void RopeAndCacheTokenTarget(const RopeAndCacheArgs& a, int64_t token) {
   }
 }
 
+cpu::RowKernels RowKernelsHere() {
+  return {&AddRmsNormRow, &SiluMulRow, &WidenRow, &RopeAndCacheToken};
+}
+
 }  // namespace tandem::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace tandem::kernels {
-HWY_EXPORT(AddRmsNormRowTarget);
-HWY_EXPORT(SiluMulRowTarget);
-HWY_EXPORT(WidenRowTarget);
-HWY_EXPORT(RopeAndCacheTokenTarget);
+HWY_EXPORT(RowKernelsHere);
 
 namespace cpu {
 
-void AddRmsNormRow(const float* delta, const float* delta_bias, float* residual,
-                   const float* weight, float epsilon, int64_t hidden, float* out) {
-  HWY_DYNAMIC_DISPATCH(AddRmsNormRowTarget)
-  (delta, delta_bias, residual, weight, epsilon, static_cast<size_t>(hidden), out);
-}
-
-void SiluMulRow(const float* gate, const float* up, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(SiluMulRowTarget)(gate, up, static_cast<size_t>(columns), out);
-}
-
-void WidenRow(const void* row, DType dtype, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(WidenRowTarget)(row, dtype, static_cast<size_t>(columns), out);
-}
-
-void RopeAndCacheToken(const RopeAndCacheArgs& args, int64_t token) {
-  HWY_DYNAMIC_DISPATCH(RopeAndCacheTokenTarget)(args, token);
-}
+RowKernels RowKernelsOf(int64_t target) { return TANDEM_FOR_TARGET(RowKernelsHere, target)(); }
 
 }  // namespace cpu
 }  // namespace tandem::kernels

@@ -1,7 +1,6 @@
 // Where a build has no CUDA.
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_probe.h"
-#include "kernels/cuda/cuda_stream.h"
 
 namespace tandem::kernels {
 namespace {
@@ -14,8 +13,9 @@ absl::Status Absent() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions&) { return Absent(); }
+absl::StatusOr<std::unique_ptr<CudaBackend>> MakeCudaBackend(const CudaOptions&) {
+  return Absent();
+}
 absl::StatusOr<std::unique_ptr<MachineProbe>> MakeCudaProbe(int, size_t) { return Absent(); }
-void* CudaStreamOf(const Backend&) { return nullptr; }  // there is no such backend
 
 }  // namespace tandem::kernels

@@ -14,8 +14,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_status.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/graph_recorder.h"
 #include "kernels/cuda/host_layers.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear.h"
@@ -30,7 +30,7 @@ namespace {
 
 using cuda::CudaLinearWeight;
 using cuda::CudaStatus;
-using cuda::LinearLayout;
+using cuda::WeightLayout;
 
 // Up to how many tokens LinearPass multiplies, from there LinearTiles; more go to cuBLASLt.
 struct TokenLimits {
@@ -52,21 +52,11 @@ constexpr int64_t kMostTokensAtOnce = 65535;
 
 void FreeDevice(void* data, size_t) { cudaFree(data); }
 
-class CudaRecording : public Recording {
+class GpuBackend final : public CudaBackend {
  public:
-  explicit CudaRecording(cudaGraphExec_t exec) : exec_(exec) {}
-  ~CudaRecording() override { cudaGraphExecDestroy(exec_); }
-  cudaGraphExec_t exec() const { return exec_; }
+  explicit GpuBackend(const CudaOptions& options) : options_(options) {}
 
- private:
-  cudaGraphExec_t exec_;
-};
-
-class CudaBackend : public Backend {
- public:
-  explicit CudaBackend(const CudaOptions& options) : options_(options) {}
-
-  ~CudaBackend() override {
+  ~GpuBackend() override {
     if (stream_ == nullptr) return;
     cudaStreamSynchronize(stream_);
     host_layers_.reset();
@@ -102,6 +92,7 @@ class CudaBackend : public Backend {
         std::make_unique<cuda::WeightPacker>(*upload_, options_.load_threads, options_.load_cpus);
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
     sampling_ = std::make_unique<cuda::CudaSampling>(stream_);
+    recorder_ = std::make_unique<cuda::GraphRecorder>(device_, stream_, errors_);
     for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
       TANDEM_ASSIGN_OR_RETURN(*scratch, Allocate(options_.scratch_bytes));
     }
@@ -149,47 +140,27 @@ class CudaBackend : public Backend {
     Check(cudaStreamSynchronize(stream_), "a step");
     Check(cudaGetLastError(), "a launch");
   }
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t stream() const override { return stream_; }
 
-  absl::Status status() const override { return error_; }
+  absl::Status status() const override { return errors_.first(); }
   bool memory_is_host() const override { return false; }
-  bool leaf_sums() const override { return options_.deterministic; }
-  bool Multiplies(const QuantFormat&) const override { return true; }
+  bool KeepsLeafTree() const override { return options_.deterministic; }
+  bool SupportsFormat(const QuantFormat&) const override { return true; }
 
-  std::optional<DeviceMemory> device_memory() const override {
+  std::optional<DeviceMemoryUse> device_memory() const override {
     Enter();
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
-    return DeviceMemory{.free = free, .scratch = CudaScratchBytes(options_), .id = id_};
+    return DeviceMemoryUse{.free = free, .scratch = CudaScratchBytes(options_), .id = id_};
   }
 
-  absl::StatusOr<std::unique_ptr<Recording>> Record(
-      absl::FunctionRef<absl::Status()> body) override {
-    Enter();
-    TANDEM_RETURN_IF_ERROR(
-        CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording"));
-    const absl::Status issued = body();
-    cudaGraph_t graph = nullptr;
-    const absl::Status ended = CudaStatus(cudaStreamEndCapture(stream_, &graph), "recording");
-    TANDEM_RETURN_IF_ERROR(issued);
-    TANDEM_RETURN_IF_ERROR(ended);
-    cudaGraphExec_t exec = nullptr;
-    const absl::Status made = CudaStatus(cudaGraphInstantiate(&exec, graph, 0), "a graph");
-    cudaGraphDestroy(graph);
-    TANDEM_RETURN_IF_ERROR(made);
-    return std::make_unique<CudaRecording>(exec);
-  }
-
-  void Replay(const Recording& recording) override {
-    Enter();
-    Check(cudaGraphLaunch(static_cast<const CudaRecording&>(recording).exec(), stream_), "a graph");
-  }
+  Recorder* recorder() override { return recorder_.get(); }
 
   void PushRange(const char* name) override { nvtxRangePushA(name); }
   void PopRange() override { nvtxRangePop(); }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
-    return cuda::WeightPlaces::Of(LinearLayout::Of(spec, has_bf16_), options_.deterministic).bytes;
+    return cuda::WeightPlaces::Of(WeightLayout::Of(spec, has_bf16_), options_.deterministic).bytes;
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
@@ -232,18 +203,18 @@ class CudaBackend : public Backend {
     return layers;
   }
 
-  absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
-                                                         std::span<const PackedRows>) override {
+  absl::StatusOr<std::unique_ptr<LinearWeight>> CopyPackedRows(
+      const LinearSpec&, std::span<const PackedRows>) override {
     return absl::UnimplementedError("--packed-cache: a GPU's weights are not kept packed");
   }
 
   void Linear(const LinearWeight& linear_weight, const float* x, int64_t tokens, const float* bias,
               float* y) override {
     const auto& weight = static_cast<const CudaLinearWeight&>(linear_weight);
-    const LinearLayout& layout = weight.layout;
+    const WeightLayout& layout = weight.layout;
     if (tokens == 0 || layout.rows == 0) return;
     if (layout.columns == 0) {
-      if (leaf_sums()) return;
+      if (KeepsLeafTree()) return;
       Check(cudaMemsetAsync(y, 0, tokens * layout.rows * sizeof(float), stream_), "zeros");
       return;
     }
@@ -376,12 +347,8 @@ class CudaBackend : public Backend {
   // A thread of the host has a current GPU; steps may come from another than loading.
   void Enter() const { cudaSetDevice(device_); }
 
-  void Keep(const absl::Status& status) {
-    if (error_.ok()) error_ = status;
-  }
-  void Check(cudaError_t error, std::string_view what) {
-    if (error != cudaSuccess) Keep(CudaStatus(error, what));
-  }
+  void Keep(const absl::Status& status) { errors_.Keep(status); }
+  void Check(cudaError_t error, std::string_view what) { errors_.Check(error, what); }
 
   // A weight that is being packed.
   struct Packing {
@@ -390,7 +357,7 @@ class CudaBackend : public Backend {
   };
 
   absl::StatusOr<Packing> MakeWeight(const LinearSpec& spec) {
-    const LinearLayout layout = LinearLayout::Of(spec, has_bf16_);
+    const WeightLayout layout = WeightLayout::Of(spec, has_bf16_);
     Packing packing;
     if (host_layers_ != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(const cuda::HostLayers::Home home,
@@ -411,25 +378,25 @@ class CudaBackend : public Backend {
   }
 
   // Of activations as the matrix units get them.
-  DType ProductType(const LinearLayout& layout) const {
+  DType ProductType(const WeightLayout& layout) const {
     if (layout.format == cuda::Format::kF32) return DType::kF32;
     return layout.format == cuda::Format::kF16 || !has_bf16_ ? DType::kF16 : DType::kBF16;
   }
 
   // Whether rows of activations and of widened weights do, in the product's type.
-  bool FitsScratch(const LinearLayout& layout) const {
+  bool FitsScratch(const WeightLayout& layout) const {
     return layout.columns * DTypeSize(ProductType(layout)) <= options_.scratch_bytes;
   }
 
   // Whether cuBLASLt can have it: rows that start and end on 16 bytes, and fit scratch.
-  bool Multipliable(const LinearLayout& layout) const {
+  bool Multipliable(const WeightLayout& layout) const {
     return (layout.quantized() || layout.plain()) &&
            layout.columns * DTypeSize(ProductType(layout)) % 16 == 0 && FitsScratch(layout);
   }
 
   void MultiplySome(const CudaLinearWeight& weight, const float* x, int64_t tokens,
                     const float* bias, float* y) {
-    const LinearLayout& layout = weight.layout;
+    const WeightLayout& layout = weight.layout;
     const DType dtype = ProductType(layout);
     const int64_t fit = static_cast<int64_t>(narrow_.bytes() / DTypeSize(dtype)) / layout.columns;
     for (int64_t t = 0; t < tokens; t += fit) {
@@ -443,7 +410,7 @@ class CudaBackend : public Backend {
 
   void MultiplyMany(const CudaLinearWeight& weight, const float* x, int64_t tokens,
                     const float* bias, float* y) {
-    const LinearLayout& layout = weight.layout;
+    const WeightLayout& layout = weight.layout;
     const int64_t columns = layout.columns;
     const DType dtype = ProductType(layout);
     const bool single = dtype == DType::kF32;
@@ -495,19 +462,16 @@ class CudaBackend : public Backend {
   Buffer partials_;  // attention's cuts; LinearTiles' splits
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored
   Buffer widened_;   // rows of a quantized weight
-  absl::Status error_;
+  cuda::CudaErrors errors_;
+  std::unique_ptr<cuda::GraphRecorder> recorder_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options) {
-  auto backend = std::make_unique<CudaBackend>(options);
+absl::StatusOr<std::unique_ptr<CudaBackend>> MakeCudaBackend(const CudaOptions& options) {
+  auto backend = std::make_unique<GpuBackend>(options);
   TANDEM_RETURN_IF_ERROR(backend->Create());
   return backend;
-}
-
-void* CudaStreamOf(const Backend& backend) {
-  return static_cast<const CudaBackend&>(backend).stream();
 }
 
 }  // namespace tandem::kernels

@@ -1,4 +1,4 @@
-// A GPU of NVIDIA as a Backend. Memory of buffers is the GPU's; operations are
+// An NVIDIA GPU as a Backend. Memory of buffers is the GPU's; operations are
 // launched on one stream and return at once.
 //
 // Arithmetic. Activations are fp32 in memory. Products of few tokens (and all of them
@@ -10,7 +10,7 @@
 //
 // Same bits: with `deterministic`, a product's leaves are added along the tree of
 // P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,
-// Linear gives one partial sum a rank, whatever the leaves (leaf_sums()).
+// Linear gives one partial sum a rank, whatever the leaves (KeepsLeafTree()).
 //
 // Attention. With `deterministic`, and over FP32 caches, over BF16 ones on GPUs without BF16 and
 // for heads wider than 256 always, it is fp32 and a token's result depends on its query and its
@@ -26,6 +26,9 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/base/check.h"
+
+struct CUstream_st;  // what a cudaStream_t points to
 
 namespace tandem::kernels {
 
@@ -50,8 +53,21 @@ constexpr size_t CudaScratchBytes(const CudaOptions& options) {
 }
 inline constexpr size_t kCudaPinnedBytes = 2 * (8 << 20);
 
+class CudaBackend : public Backend {
+ public:
+  // The stream on which all operations are launched; it lives as long as the backend.
+  virtual CUstream_st* stream() const = 0;
+
+  // `backend` as the CUDA backend that it must be.
+  static const CudaBackend& Of(const Backend& backend) {
+    const auto* cuda = dynamic_cast<const CudaBackend*>(&backend);
+    TANDEM_CHECK(cuda != nullptr);
+    return *cuda;
+  }
+};
+
 // UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no GPU.
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
+absl::StatusOr<std::unique_ptr<CudaBackend>> MakeCudaBackend(const CudaOptions& options);
 
 // What that backend says of GPUs, unless `deterministic`, in every build.
 std::unique_ptr<DeviceLayout> MakeCudaLayout();

@@ -22,4 +22,19 @@ inline absl::Status CudaStatus(cudaError_t error, std::string_view what) {
                                             : absl::InternalError(message);
 }
 
+// The first error of operations that return none.
+class CudaErrors {
+ public:
+  void Keep(const absl::Status& status) {
+    if (first_.ok()) first_ = status;
+  }
+  void Check(cudaError_t error, std::string_view what) {
+    if (error != cudaSuccess) Keep(CudaStatus(error, what));
+  }
+  const absl::Status& first() const { return first_; }
+
+ private:
+  absl::Status first_;
+};
+
 }  // namespace tandem::kernels::cuda

@@ -10,7 +10,7 @@ namespace {
 
 // Calls copy(first column, columns, byte of the row) for each run.
 template <typename Copy>
-void ForEachRun(const LinearLayout& layout, const Copy& copy) {
+void ForEachRun(const WeightLayout& layout, const Copy& copy) {
   int64_t at = 0;
   for (int32_t column = 0; column < layout.columns; column += layout.run) {
     copy(column, std::min(layout.run, layout.columns - column), at);
@@ -20,7 +20,7 @@ void ForEachRun(const LinearLayout& layout, const Copy& copy) {
 
 }  // namespace
 
-CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout,
+CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout,
                                    bool with_tree, Buffer data)
     : LinearWeight(spec),
       layout(layout),
@@ -28,7 +28,7 @@ CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& l
       with_tree_(with_tree),
       data_(std::move(data)) {}
 
-CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout,
+CudaLinearWeight::CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout,
                                    bool with_tree, std::byte* const* slot, size_t offset)
     : LinearWeight(spec),
       layout(layout),
@@ -46,7 +46,7 @@ LinearPointers CudaLinearWeight::pointers() const {
           .tree = with_tree_ ? reinterpret_cast<const int32_t*>(base + places.tree) : nullptr};
 }
 
-void LayOutRows(const LinearLayout& layout, const std::byte* rows, int64_t count, bool to_half,
+void LayOutRows(const WeightLayout& layout, const std::byte* rows, int64_t count, bool to_half,
                 std::byte* dst) {
   const int64_t size = layout.format == Format::kF32 ? 4 : 2;
   std::memset(dst, 0, count * layout.row_bytes());
@@ -68,7 +68,7 @@ void LayOutRows(const LinearLayout& layout, const std::byte* rows, int64_t count
   }
 }
 
-void LayOutCodes(const LinearLayout& layout, const int8_t* codes, int64_t count, std::byte* dst) {
+void LayOutCodes(const WeightLayout& layout, const int8_t* codes, int64_t count, std::byte* dst) {
   std::memset(dst, 0, count * layout.row_bytes());
   for (int64_t r = 0; r < count; ++r) {
     const int8_t* const row = codes + r * layout.columns;

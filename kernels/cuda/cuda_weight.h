@@ -8,9 +8,9 @@ namespace tandem::kernels::cuda {
 
 class CudaLinearWeight : public LinearWeight {
  public:
-  CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout, bool with_tree, Buffer data);
+  CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout, bool with_tree, Buffer data);
   // Of a layer that is streamed (host_layers.h): at `offset` of the slot, which outlives it.
-  CudaLinearWeight(const LinearSpec& spec, const LinearLayout& layout, bool with_tree,
+  CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout, bool with_tree,
                    std::byte* const* slot, size_t offset);
   size_t bytes() const override { return data_.bytes(); }
   std::byte* data() const { return data_.as<std::byte>(); }  // its own; null where it is streamed
@@ -18,7 +18,7 @@ class CudaLinearWeight : public LinearWeight {
   // For operations that are issued before another layer is entered.
   LinearPointers pointers() const;
 
-  const LinearLayout layout;
+  const WeightLayout layout;
   const WeightPlaces places;
 
  private:
@@ -30,8 +30,8 @@ class CudaLinearWeight : public LinearWeight {
 
 // Rows as the layout has them, from row-major ones of `columns` elements; dst is
 // [rows, chunks, 16 bytes]. to_half: BF16 elements become FP16.
-void LayOutRows(const LinearLayout& layout, const std::byte* rows, int64_t count, bool to_half,
+void LayOutRows(const WeightLayout& layout, const std::byte* rows, int64_t count, bool to_half,
                 std::byte* dst);
-void LayOutCodes(const LinearLayout& layout, const int8_t* codes, int64_t count, std::byte* dst);
+void LayOutCodes(const WeightLayout& layout, const int8_t* codes, int64_t count, std::byte* dst);
 
 }  // namespace tandem::kernels::cuda

@@ -19,7 +19,7 @@ constexpr int kPrefetched = 2;  // chunks of a row for each thread
 constexpr int64_t kSharedLimit = 48 << 10;
 
 struct PassArgs {
-  LinearLayout layout;
+  WeightLayout layout;
   LinearPointers weight;
   const float* x = nullptr;
   int64_t tokens = 0, begin = 0;
@@ -52,7 +52,7 @@ template <Format kFormat, int kRows, int kTokens>
 __device__ void AddChunk(const PassArgs& a, int first_row, int chunk,
                          float (&sums)[kRows][kTokens]) {
   using C = Chunk<kFormat>;
-  const LinearLayout& l = a.layout;
+  const WeightLayout& l = a.layout;
   uint4 raw[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -114,7 +114,7 @@ __device__ void StoreSum(const PassArgs& a, int output, int subtree, float sum) 
 // What the block reads first comes while the kernel before still runs: weights do not change.
 template <int kRows>
 __device__ void PrefetchRows(const PassArgs& a, int first_row) {
-  const LinearLayout& l = a.layout;
+  const WeightLayout& l = a.layout;
   for (int r = 0; r < kRows && first_row + r < l.rows; ++r) {
     const char* const row = static_cast<const char*>(a.weight.weight) +
                             static_cast<int64_t>(first_row + r) * l.chunks * 16;
@@ -160,7 +160,7 @@ template <Format kFormat, int kRows, int kTokens>
 __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
   constexpr int kOutputs = kRows * kTokens;
   TANDEM_DYNAMIC_SHARED(float, leaf_sums);  // [leaves, kOutputs]
-  const LinearLayout& l = a.layout;
+  const WeightLayout& l = a.layout;
   const int first_row = static_cast<int>(blockIdx.x) * kRows;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
 }
 
 template <Format kFormat>
-__global__ void DequantizeKernel(LinearLayout l, LinearPointers weight, int64_t row_begin,
+__global__ void DequantizeKernel(WeightLayout l, LinearPointers weight, int64_t row_begin,
                                  unsigned blocks, bool half, uint16_t* out) {
   using C = Chunk<kFormat>;
   AwaitPrevious();
@@ -242,7 +242,7 @@ __global__ void DequantizeKernel(LinearLayout l, LinearPointers weight, int64_t 
 
 template <Format kFormat, int kRows, int kTokens>
 void LaunchPass(cudaStream_t stream, const PassArgs& args) {
-  const LinearLayout& l = args.layout;
+  const WeightLayout& l = args.layout;
   int warps = l.chunks / (32 * kIterations);
   warps = warps < 1 ? 1 : warps > kMaxWarps ? kMaxWarps : warps;
   LaunchShape shape = {
@@ -279,7 +279,7 @@ void Dispatch(cudaStream_t stream, const PassArgs& args) {
 
 }  // namespace
 
-void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void LinearPass(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                 const float* x, int64_t tokens, int64_t begin, int64_t count, const float* bias,
                 float* y) {
   if (layout.rows == 0 || layout.columns == 0 || count == 0) return;
@@ -311,7 +311,7 @@ void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPoi
   }
 }
 
-void Dequantize(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void Dequantize(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                 int64_t row_begin, int64_t row_end, DType dtype, void* out) {
   if (row_begin == row_end || layout.chunks == 0) return;
   // Not in y, which has 65535 blocks at most.

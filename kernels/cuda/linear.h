@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
-#include "kernels/cuda/linear_layout.h"
+#include "kernels/cuda/weight_layout.h"
 
 namespace tandem::kernels::cuda {
 
@@ -24,12 +24,12 @@ struct LinearPointers {
 
 // Products of up to kPassTokens tokens: y[subtree, t, rows] of tokens [begin, begin +
 // count) of `tokens`; x [tokens, columns] fp32, bias [rows] or null.
-void LinearPass(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void LinearPass(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                 const float* x, int64_t tokens, int64_t begin, int64_t count, const float* bias,
                 float* y);
 
 // Rows [row_begin, row_end) of a quantized weight as 16-bit elements, [rows, columns].
-void Dequantize(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void Dequantize(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                 int64_t row_begin, int64_t row_end, DType dtype, void* out);
 
 }  // namespace tandem::kernels::cuda

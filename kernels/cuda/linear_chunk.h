@@ -104,7 +104,7 @@ struct ChunkPlace {
   int group = 0;
 };
 
-__device__ inline ChunkPlace PlaceOf(const LinearLayout& layout, int chunk, int chunk_size) {
+__device__ inline ChunkPlace PlaceOf(const WeightLayout& layout, int chunk, int chunk_size) {
   int column = chunk * chunk_size;
   int valid = layout.columns - column;
   if (layout.run_chunks * chunk_size != layout.run) {  // runs end with padding
@@ -118,7 +118,7 @@ __device__ inline ChunkPlace PlaceOf(const LinearLayout& layout, int chunk, int 
   return {column, valid, (column + layout.group_offset) >> layout.group_shift};
 }
 
-__device__ inline float ScaleAt(const LinearLayout& layout, const void* scales, int64_t index) {
+__device__ inline float ScaleAt(const WeightLayout& layout, const void* scales, int64_t index) {
   switch (layout.scale_dtype) {
     case DType::kF32:
       return Element<DType::kF32>(scales, index);
@@ -130,7 +130,7 @@ __device__ inline float ScaleAt(const LinearLayout& layout, const void* scales, 
 }
 
 // What stands for zero.
-__device__ inline float ZeroAt(const LinearLayout& layout, const uint8_t* zeros, int64_t index) {
+__device__ inline float ZeroAt(const WeightLayout& layout, const uint8_t* zeros, int64_t index) {
   if (layout.zero_points) return static_cast<float>(zeros[index]);
   return layout.format == Format::kI4 ? 8.0f : 0.0f;
 }

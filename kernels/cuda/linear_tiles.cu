@@ -40,7 +40,7 @@ struct Stage {
 };
 
 struct TilesArgs {
-  LinearLayout layout;
+  WeightLayout layout;
   LinearPointers weight;
   const uint16_t* x = nullptr;
   int64_t tokens = 0;
@@ -115,7 +115,7 @@ struct Span {
 template <Format kFormat, DType kType>
 __device__ Span LoadSpan(const TilesArgs& a, const int (&rows)[2], int chunk) {
   Span span = {};
-  const LinearLayout& l = a.layout;
+  const WeightLayout& l = a.layout;
   const bool inside = chunk < l.chunks;
   for (int r = 0; r < 2; ++r) {
     if (inside) {
@@ -204,7 +204,7 @@ __device__ void MultiplyElements(const Span& span, const char* x, float (&sums)[
 
 // Codes of the span from `chunk` on: x is its first column's.
 template <Format kFormat, DType kType, int kTiles>
-__device__ void MultiplyCodes(const LinearLayout& l, Span& span, int chunk, const char* x,
+__device__ void MultiplyCodes(const WeightLayout& l, Span& span, int chunk, const char* x,
                               float (&sums)[kTiles][4]) {
   using C = Chunk<kFormat>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kTiles)) LinearTilesKernel(
   constexpr int kTokens = 8 * kTiles;
   static_assert(kTokens * S::kPitch >= kTiles * 4 * 32 * kRowWarps * 4);  // and for the sums
   TANDEM_SHARED(uint4, shared, kTokens * S::kPitch / 16);
-  const LinearLayout& l = a.layout;
+  const WeightLayout& l = a.layout;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
   const int row = static_cast<int>(blockIdx.x) * kRows + row_warp * 16 + lane / 4;
@@ -348,7 +348,7 @@ int StageColumns(Format format) {
   }
 }
 
-int StagesOf(const LinearLayout& layout) {
+int StagesOf(const WeightLayout& layout) {
   const int columns = StageColumns(layout.format);
   return (layout.chunks * layout.chunk() + columns - 1) / columns;
 }
@@ -369,14 +369,14 @@ void DispatchCodes(const LaunchShape& shape, DType dtype, int64_t tokens, const 
 
 }  // namespace
 
-bool Tileable(const LinearLayout& layout) {
+bool Tileable(const WeightLayout& layout) {
   // INT8 less a zero point can need more bits than a 16-bit type has.
   const bool exact =
       layout.format != Format::kF32 && (layout.format != Format::kI8 || !layout.zero_points);
   return exact && layout.plain() && layout.columns % 8 == 0;
 }
 
-int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
+int TileSplits(const WeightLayout& layout, int64_t tokens, int multiprocessors,
                size_t scratch_bytes) {
   const int64_t passes = (tokens + kTileTokens - 1) / kTileTokens;
   const int64_t blocks = (layout.rows + kRows - 1) / kRows * passes;
@@ -403,7 +403,7 @@ int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
   return static_cast<int>((stages + each - 1) / each);
 }
 
-void LinearTiles(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void LinearTiles(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                  DType dtype, const void* x, int64_t tokens, const float* bias, int splits,
                  float* partials, float* y) {
   if (layout.rows == 0 || layout.columns == 0 || tokens == 0) return;

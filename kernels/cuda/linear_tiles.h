@@ -16,18 +16,18 @@ inline constexpr int kTileTokens = 64;
 
 // Whether LinearTiles takes such a weight: 16-bit elements, INT8 without zero points, INT4, FP8;
 // rows laid out plainly, of a multiple of 8 columns.
-bool Tileable(const LinearLayout& layout);
+bool Tileable(const WeightLayout& layout);
 
 // How many parts the columns are cut into, so that blocks fill the GPU. More than one need
 // tokens * rows floats each, of which there is room for `scratch_bytes`.
-int TileSplits(const LinearLayout& layout, int64_t tokens, int multiprocessors,
+int TileSplits(const WeightLayout& layout, int64_t tokens, int multiprocessors,
                size_t scratch_bytes);
 
 // y [tokens, rows] = W x + bias, bias [rows] or null. x [tokens, columns] of `dtype`, 16-byte
 // aligned: the elements' type where they are not quantized, else BF16 (compute capability 8.0)
 // or FP16. Codes are exact in both types; their sums over a group are fp32 before the scale.
 // partials [splits, tokens, rows], null with one split.
-void LinearTiles(cudaStream_t stream, const LinearLayout& layout, const LinearPointers& weight,
+void LinearTiles(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                  DType dtype, const void* x, int64_t tokens, const float* bias, int splits,
                  float* partials, float* y);
 

@@ -21,7 +21,7 @@ constexpr int64_t kPieceBytes = 256 << 10;
 
 absl::Status WeightPacker::Pack(const CudaLinearWeight& weight, Place place, bool to_half,
                                 RowReader read_rows) {
-  const LinearLayout& layout = weight.layout;
+  const WeightLayout& layout = weight.layout;
   const int64_t plain_bytes = layout.columns * static_cast<int64_t>(DTypeSize(weight.spec.dtype));
   const bool as_read = plain_bytes == layout.row_bytes() && !to_half;
   std::vector<std::vector<std::byte>> scratch(pool_.size());
@@ -38,7 +38,7 @@ absl::Status WeightPacker::Pack(const CudaLinearWeight& weight, Place place, boo
 
 absl::Status WeightPacker::PackQuantized(const CudaLinearWeight& weight, Place place,
                                          QuantizedRowReader read_rows) {
-  const LinearLayout& layout = weight.layout;
+  const WeightLayout& layout = weight.layout;
   const int64_t groups = layout.groups;
   std::vector<std::vector<int8_t>> scratch(pool_.size());
   std::vector<float> scales(layout.rows * groups);
@@ -87,7 +87,7 @@ absl::Status WeightPacker::Copy(std::byte* dst, const void* src, size_t bytes) {
   return absl::OkStatus();
 }
 
-absl::Status WeightPacker::FillRows(const LinearLayout& layout, Place place, Fill fill) {
+absl::Status WeightPacker::FillRows(const WeightLayout& layout, Place place, Fill fill) {
   const int64_t row_bytes = layout.row_bytes();
   if (place.host != nullptr) {
     return FillInParallel(0, layout.rows, row_bytes, place.host, fill);

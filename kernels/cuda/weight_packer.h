@@ -42,7 +42,7 @@ class WeightPacker {
   // Makes rows [begin, end) as they lie on the GPU, on one of the pool's threads.
   using Fill =
       absl::FunctionRef<absl::Status(int thread, int64_t begin, int64_t end, std::byte* dst)>;
-  absl::Status FillRows(const LinearLayout& layout, Place place, Fill fill);
+  absl::Status FillRows(const WeightLayout& layout, Place place, Fill fill);
   // The first error in the rows' order.
   absl::Status FillInParallel(int64_t begin, int64_t end, int64_t row_bytes, std::byte* dst,
                               Fill fill);

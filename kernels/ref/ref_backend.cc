@@ -10,7 +10,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/host_memory.h"
+#include "kernels/host_backend.h"
 #include "kernels/ref/ref_attention.h"
 
 namespace tandem::kernels {
@@ -157,20 +157,8 @@ float QuantizedLeaf(const RefQuantizedWeight& w, const float* x, int64_t row, in
   return sum;
 }
 
-class RefBackend : public Backend {
+class RefBackend : public HostBackend {
  public:
-  absl::StatusOr<Buffer> Allocate(size_t bytes) override { return AllocateHost(bytes); }
-  void CopyFromHost(void* dst, const void* src, size_t bytes) override {
-    if (bytes > 0) std::memcpy(dst, src, bytes);
-  }
-  void CopyToHost(void* dst, const void* src, size_t bytes) override {
-    if (bytes > 0) std::memcpy(dst, src, bytes);
-  }
-  void Copy(void* dst, const void* src, size_t bytes) override {
-    if (bytes > 0) std::memcpy(dst, src, bytes);
-  }
-  void Synchronize() override {}
-
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
     TANDEM_ASSIGN_OR_RETURN(Buffer data, AllocateHost(PackedBytes(spec)));
@@ -193,8 +181,8 @@ class RefBackend : public Backend {
     return weight;
   }
 
-  absl::StatusOr<std::unique_ptr<LinearWeight>> PackFrom(const LinearSpec&,
-                                                         std::span<const PackedRows>) override {
+  absl::StatusOr<std::unique_ptr<LinearWeight>> CopyPackedRows(
+      const LinearSpec&, std::span<const PackedRows>) override {
     return absl::UnimplementedError("the scalar reference keeps no packed weights");
   }
 
@@ -283,13 +271,6 @@ class RefBackend : public Backend {
         const float g = gate[i];
         out[t * columns + i] = g / (1.0f + ExpF32(-g)) * gate[columns + i];
       }
-    }
-  }
-
-  void GatherRows(const float* x, const int32_t* indices, int64_t rows, int64_t columns,
-                  float* out) override {
-    for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(out + r * columns, x + indices[r] * columns, columns * sizeof(float));
     }
   }
 };

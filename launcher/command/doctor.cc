@@ -13,7 +13,6 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/all_reduce_trial.h"
 #include "parallel/collectives.h"
 #include "parallel/device_communicator.h"
@@ -71,7 +70,7 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryGpus(const parallel::MpiWorld& wo
   std::vector<AllReduceTrial> trials;
   const auto communicator =
       parallel::MakeDeviceCommunicator(*collectives.communicator,
-                                       {.stream = kernels::CudaStreamOf(**backend),
+                                       {.stream = (*backend)->stream(),
                                         .max_floats = kCounts[std::size(kCounts) - 1],
                                         .step_timeout = kTimeout},
                                        &trials);

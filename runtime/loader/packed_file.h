@@ -1,6 +1,6 @@
 // Weights as the kernels read them, kept in a file so that the next start packs and quantizes
 // nothing. A file holds whole matrices and so serves ranks of every TP degree: each copies its own
-// rows and columns (Backend::PackFrom).
+// rows and columns (WeightStore::CopyPackedRows).
 //
 // Layout: "TNDMPACK", the footer's offset and length (u64, little endian), the matrices, each on a
 // page of its own, and the footer: JSON of the key and of each matrix's name, shape and place. The

@@ -41,7 +41,7 @@ Decoder::Decoder(const loader::ModelConfig& config, std::unique_ptr<loader::Chec
       backend_(backend),
       communicator_(communicator),
       options_(options) {
-  const bool leaves = backend.leaf_sums();
+  const bool leaves = backend.KeepsLeafTree();
   const parallel::TreeLayout of_ranks = parallel::TreeLayout::OfRanks(plan_.tp);
   attention_sum_ = communicator.PlanReduce(leaves ? plan_.attention_tree : of_ranks);
   ffn_sum_ = communicator.PlanReduce(leaves ? plan_.ffn_tree : of_ranks);
@@ -92,7 +92,7 @@ absl::Status Decoder::Forward(const StepInput& input, float* logits) {
     LeaveParts();
     const kernels::TraceRange replay(backend_, "replay");
     step_memory_.PlaceSingles(input, recorded->sequences, recorded->context);
-    backend_.Replay(*recorded->recording);
+    backend_.recorder()->Replay(*recorded->recording);
     ++replayed_;
   } else {
     TANDEM_RETURN_IF_ERROR(RunLayers(step_memory_.Place(input)));
@@ -130,13 +130,13 @@ absl::Status Decoder::GatherRows(std::span<const int32_t> rows, float* logits) {
 }
 
 absl::Status Decoder::RecordSteps() {
-  if (!options_.records() || backend_.memory_is_host()) return absl::OkStatus();
+  if (!options_.records() || backend_.recorder() == nullptr) return absl::OkStatus();
   const StepLimits limits = options_.step_limits();
   const int64_t most =
       std::min({options_.recorded_sequences, limits.tokens, limits.sequences, limits.rows});
   const int64_t longest = limits.blocks * kBlockSize;
   const auto free_memory = [this] {
-    return backend_.device_memory().value_or(kernels::DeviceMemory()).free;
+    return backend_.device_memory().value_or(kernels::DeviceMemoryUse()).free;
   };
   parallel::ControlGroup& control = communicator_.control();
   const absl::Time start = absl::Now();
@@ -148,7 +148,7 @@ absl::Status Decoder::RecordSteps() {
       const PlacedStep step = step_memory_.PlaceSingles({}, sequences, context);
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(control, RunAlone(step)));
       const uint64_t before = free_memory();
-      auto recording = backend_.Record([&] { return RunLayers(step); });
+      auto recording = backend_.recorder()->Record([&] { return RunLayers(step); });
       recording_failure_ = parallel::AgreeOnStatus(control, recording.status());
       if (!recording_failure_.ok()) {
         recorded_.clear();

@@ -61,11 +61,11 @@ class WeightPlanner {
  private:
   // A matrix that stays in the packed file: its whole pages there, and what has to be copied.
   void AddMapped(const kernels::LinearSpec& spec, const std::vector<kernels::PackedRows>& rows) {
-    const kernels::MappedView view = device_.ViewPacked(spec, rows);
-    resident_ += view.copied_bytes;
+    const kernels::PackedRowsPlan packed = device_.PlanPackedRows(spec, rows);
+    resident_ += packed.copied_bytes;
     std::vector<std::vector<FileRange>> ranges(rows.size());
-    for (const kernels::MappedView::Piece& piece : view.pieces) {
-      ranges[piece.matrix].push_back({piece.offset, piece.offset + piece.bytes});
+    for (const kernels::PackedRowsPlan::Range& range : packed.in_place) {
+      ranges[range.matrix].push_back({range.offset, range.offset + range.bytes});
     }
     // Each matrix begins on a page of its own.
     for (std::vector<FileRange>& of_matrix : ranges) {
@@ -153,10 +153,10 @@ size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
   const parallel::RankShard& shard = plan.ranks[rank];
   const int64_t t = options.max_tokens;
   const int64_t hidden = config.hidden_size;
-  const int64_t subtrees = plan.tp == 1         ? 0
-                           : device.leaf_sums() ? std::max(plan.attention_tree.node_count(rank),
-                                                           plan.ffn_tree.node_count(rank))
-                                                : 1;
+  const int64_t subtrees = plan.tp == 1             ? 0
+                           : device.KeepsLeafTree() ? std::max(plan.attention_tree.node_count(rank),
+                                                               plan.ffn_tree.node_count(rank))
+                                                    : 1;
   size_t offset = 0;
   const auto place = [&](float* Workspace::*member, int64_t floats) {
     if (out != nullptr) {
@@ -178,7 +178,7 @@ size_t Decoder::Workspace::Layout(const loader::ModelConfig& config,
   place(&Workspace::logits, options.max_rows * shard.vocab.size());
   place(&Workspace::inverse_frequencies, config.head_dim / 2);
   place(&Workspace::step, StepMemory::Bytes(device, options.step_limits()) / sizeof(float));
-  if (device.surveys()) {
+  if (device.SamplesOnDevice()) {
     place(&Workspace::sampling, RowSampling::Bytes(plan, options.max_rows) / sizeof(float));
   }
   return offset;

@@ -38,7 +38,7 @@ WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpo
   std::vector<WeightFormat> stored;
   for (const Module& module : matrix.modules) {
     WeightFormat format = StoredFormat(config, checkpoint, module);
-    if (format.quant && !device.Multiplies(*format.quant)) format.quant.reset();
+    if (format.quant && !device.SupportsFormat(*format.quant)) format.quant.reset();
     stored.push_back(format);
   }
   return (matrix.role == MatrixRole::kHead ? requests.head : requests.body).OfAll(stored);

@@ -107,7 +107,7 @@ absl::StatusOr<WeightRequests> WeightRequests::Parse(std::string_view dtype, int
 
 absl::Status WeightRequests::Check(const kernels::Backend& backend) const {
   for (const auto& [option, request] : {std::pair("--dtype", body), {"--head-dtype", head}}) {
-    if (request.bits == 0 || backend.Multiplies(NewFormat(request))) continue;
+    if (request.bits == 0 || backend.SupportsFormat(NewFormat(request))) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(option,
                      ": found fp8, expected auto, fp32, fp16, bf16, int8 or int4 with --device "

@@ -107,7 +107,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
     rank.bytes.communication = CommunicationBytes(shards, r, options);
     rank.bytes.process = request.process_bytes;
     if (gpus) {
-      AddGpuBytes(shards, options, device.leaf_sums(),
+      AddGpuBytes(shards, options, device.KeepsLeafTree(),
                   kernels::CudaScratchBytes({}) + kGpuDriverBytes, &rank.bytes);
     }
     plan.fits = plan.fits && rank.free() >= 0;
@@ -250,7 +250,7 @@ model::WeightFormat HeldAs(Format format, bool is_head, const kernels::DeviceLay
                                            .group_size = kFp8Block,
                                            .scale_dtype = DType::kF32,
                                            .code_type = kernels::CodeType::kFloat8};
-      if (is_head || !device.Multiplies(floats)) return model::WeightFormat{DType::kBF16};
+      if (is_head || !device.SupportsFormat(floats)) return model::WeightFormat{DType::kBF16};
       return model::WeightFormat{DType::kBF16, floats};
     }
   }

@@ -13,7 +13,6 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "parallel/timed_communicator.h"
 #include "runtime/loader/hf_config.h"
@@ -384,7 +383,7 @@ absl::Status RankRuntime::SizeCache(const RankOptions& options) {
   plan_.communication = plan::CommunicationBytes(shards_, rank(), decoder_options_);
   plan_.process = plan::ResidentBytes();
   if (const auto gpu = backend_->device_memory()) {
-    plan::AddGpuBytes(shards_, decoder_options_, backend_->leaf_sums(), gpu->scratch, &plan_);
+    plan::AddGpuBytes(shards_, decoder_options_, backend_->KeepsLeafTree(), gpu->scratch, &plan_);
   }
   TANDEM_RETURN_IF_ERROR(CheckMemory());
   const uint64_t block_bytes = plan::KvBlockBytes(config_, shards_, rank(), kv_dtype_);
@@ -472,18 +471,18 @@ absl::Status RankRuntime::CheckMemory() {
 absl::Status RankRuntime::MakeDeviceCollectives(const RankOptions& options) {
   if (backend_->memory_is_host()) return absl::OkStatus();
   const plan::DeviceMessages messages =
-      plan::DeviceMessagesOf(shards_, decoder_options_, backend_->leaf_sums());
+      plan::DeviceMessagesOf(shards_, decoder_options_, backend_->KeepsLeafTree());
   std::vector<parallel::AllReduceTrial> trials;
   // Untimed: a stream calls it from a thread of CUDA's, and the timer is this thread's.
-  TANDEM_ASSIGN_OR_RETURN(
-      device_, parallel::MakeDeviceCommunicator(*untimed_,
-                                                {.stream = kernels::CudaStreamOf(*backend_),
-                                                 .max_floats = messages.max_floats,
-                                                 .max_gathered = messages.max_gathered,
-                                                 .step_timeout = options.timeouts.step,
-                                                 .deterministic = options.deterministic,
-                                                 .way = options.gpu_collectives},
-                                                &trials));
+  TANDEM_ASSIGN_OR_RETURN(device_, parallel::MakeDeviceCommunicator(
+                                       *untimed_,
+                                       {.stream = kernels::CudaBackend::Of(*backend_).stream(),
+                                        .max_floats = messages.max_floats,
+                                        .max_gathered = messages.max_gathered,
+                                        .step_timeout = options.timeouts.step,
+                                        .deterministic = options.deterministic,
+                                        .way = options.gpu_collectives},
+                                       &trials));
   for (const parallel::AllReduceTrial& trial : trials) {
     if (rank() != 0) break;
     if (trial.status.ok()) {

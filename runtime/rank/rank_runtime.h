@@ -28,7 +28,7 @@ namespace tandem::rank {
 struct RankOptions {
   std::string model;           // folder or name in the hub's cache
   int threads = 0;             // a rank's; 0: its share of the host's CPUs
-  std::string isa = "auto";    // as kernels::PinIsa
+  std::string isa = "auto";    // as kernels::MakeCpuBackend
   std::string device = "cpu";  // or cuda: the GPU with the rank's number on its host
   bool deterministic = false;  // as kernels::CudaOptions
   std::string dtype = "auto";  // of weights, as model::WeightRequests::Parse

@@ -18,7 +18,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear_tiles.h"
@@ -64,8 +63,8 @@ class Case {
   Case(Backend& backend, const std::string& format, int64_t rows, int64_t columns, int64_t bytes,
        int64_t most_tokens)
       : backend_(backend),
-        stream_(static_cast<cudaStream_t>(CudaStreamOf(backend))),
-        layout_(cuda::LinearLayout::Of({.dtype = DType::kBF16,
+        stream_(CudaBackend::Of(backend).stream()),
+        layout_(cuda::WeightLayout::Of({.dtype = DType::kBF16,
                                         .quant = QuantOf(format),
                                         .rows = rows,
                                         .global_columns = columns,
@@ -168,7 +167,7 @@ class Case {
 
   Backend& backend_;
   const cudaStream_t stream_;
-  const cuda::LinearLayout layout_;
+  const cuda::WeightLayout layout_;
   const cuda::WeightPlaces places_;
   const int64_t copies_;
   const int multiprocessors_;

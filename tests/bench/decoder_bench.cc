@@ -21,7 +21,6 @@
 #include "kernels/cpu/probe.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_probe.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/loader/hf_config.h"
@@ -112,20 +111,20 @@ absl::StatusOr<std::unique_ptr<parallel::Communicator>> MakeDeviceWorld(
     const BenchOptions& options, const loader::ModelConfig& config, const parallel::ShardPlan& plan,
     const model::DecoderOptions& decoder, kernels::Backend& backend, parallel::Communicator& host,
     Report* report) {
-  const int64_t sums = backend.leaf_sums() ? std::max(plan.attention_tree.max_node_count(),
-                                                      plan.ffn_tree.max_node_count())
-                                           : 1;
+  const int64_t sums = backend.KeepsLeafTree() ? std::max(plan.attention_tree.max_node_count(),
+                                                          plan.ffn_tree.max_node_count())
+                                               : 1;
   const int64_t widest = *std::max_element(plan.vocab_widths.begin(), plan.vocab_widths.end());
   std::vector<parallel::AllReduceTrial> trials;
   TANDEM_ASSIGN_OR_RETURN(
       std::unique_ptr<parallel::Communicator> made,
       parallel::MakeDeviceCommunicator(
           host,
-          {.stream = kernels::CudaStreamOf(backend),
+          {.stream = kernels::CudaBackend::Of(backend).stream(),
            .max_floats = std::max<int64_t>(1, sums) * decoder.max_tokens * config.hidden_size,
            .max_gathered = decoder.max_rows * widest,
            .step_timeout = std::chrono::minutes(1),
-           .deterministic = backend.leaf_sums(),
+           .deterministic = backend.KeepsLeafTree(),
            .way = options.way},
           &trials));
   for (const parallel::AllReduceTrial& trial : trials) {

@@ -12,9 +12,12 @@
 #include "kernels/base/math.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
+#include "tests/support/cpu_backends.h"
 
 namespace tandem::kernels {
 namespace {
+
+using testing::SameBits;
 
 std::vector<float> RandomFloats(size_t n, uint32_t seed, float scale = 1.0f) {
   std::mt19937 random(seed);
@@ -35,9 +38,9 @@ struct AttentionCase {
 struct AttentionResult {
   std::vector<float> out, qkv;
   std::vector<std::byte> k, v;
-  // By bits: what was never written is NaN in both.
+  // By bits. What was never written is NaN in both.
   bool operator==(const AttentionResult& other) const {
-    return out == other.out && qkv == other.qkv && k == other.k && v == other.v;
+    return SameBits(out, other.out) && SameBits(qkv, other.qkv) && k == other.k && v == other.v;
   }
 };
 
@@ -284,8 +287,8 @@ TEST(Attention, ExtremesEqualReference) {
       for (int64_t i = 0; i < 2 * d; ++i) values[t * width + d + i] *= size;
     }
     const auto cpu = *MakeCpuBackend("auto", {.threads = 2});
-    EXPECT_EQ(OneHead(*cpu, dtype, values, d, 1e-12f),
-              OneHead(*MakeRefBackend(), dtype, values, d, 1e-12f))
+    EXPECT_TRUE(SameBits(OneHead(*cpu, dtype, values, d, 1e-12f),
+                         OneHead(*MakeRefBackend(), dtype, values, d, 1e-12f)))
         << KvDTypeName(dtype);
   }
 }
@@ -312,13 +315,12 @@ void ExpectSpecialsEqualReference(Backend& cpu) {
     for (KvDType dtype : kDTypes) {
       const std::vector<float> expected = OneHead(*ref, dtype, values, d, 0.25f);
       const std::vector<float> found = OneHead(cpu, dtype, values, d, 0.25f);
+      ASSERT_TRUE(SameBits(found, expected)) << KvDTypeName(dtype);
       for (int64_t t = 0; t < n; ++t) {
         const bool sees = place.column < d ? t == place.token : t >= place.token;
         bool finite = true;
         for (int64_t i = t * d; i < (t + 1) * d; ++i) {
           finite &= std::isfinite(found[i]);
-          ASSERT_TRUE(found[i] == expected[i] || (std::isnan(found[i]) && std::isnan(expected[i])))
-              << found[i] << " for " << expected[i] << " at " << t << " " << KvDTypeName(dtype);
         }
         ASSERT_EQ(finite, !sees) << t << " " << KvDTypeName(dtype);
       }
@@ -338,29 +340,31 @@ void ExpectLargestCodesEqualReference(Backend& cpu) {
     for (size_t t = 0; t < 20; ++t) {
       std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(t) * 3 * d + d, d, key);
     }
-    EXPECT_EQ(OneHead(cpu, KvDType::kI8, values, d, 1.0f),
-              OneHead(*MakeRefBackend(), KvDType::kI8, values, d, 1.0f));
+    EXPECT_TRUE(SameBits(OneHead(cpu, KvDType::kI8, values, d, 1.0f),
+                         OneHead(*MakeRefBackend(), KvDType::kI8, values, d, 1.0f)));
   }
 }
 TEST(Attention, LargestCodesEqualReference) {
   ExpectLargestCodesEqualReference(**MakeCpuBackend("auto", {.threads = 2}));
 }
 
-// Last, and in this order: each restricts the process from here on.
-void ExpectPinnedEqualsReference(const char* isa, const char* name) {
-  if (!PinIsa(isa).ok()) GTEST_SKIP() << "this CPU lacks " << isa;
-  ASSERT_EQ(IsaInUse(isa), name);
+// Backends of all instruction sets live side by side.
+TEST(Attention, EveryInstructionSetEqualsReference) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  const std::vector<std::string> names = testing::InstructionSets();
+  for (const std::string& name : names) backends.push_back(*MakeCpuBackend(name, {.threads = 2}));
   const auto ref = MakeRefBackend();
-  const auto cpu = *MakeCpuBackend(isa, {.threads = 2});
   for (const AttentionCase& c : kCases) {
-    EXPECT_TRUE(RunAttention(*cpu, c, 1000) == RunAttention(*ref, c, 1000)) << Name(c);
+    const AttentionResult expected = RunAttention(*ref, c, 1000);
+    for (size_t i = 0; i < names.size(); ++i) {
+      EXPECT_TRUE(RunAttention(*backends[i], c, 1000) == expected) << names[i] << ": " << Name(c);
+    }
   }
-  ExpectSpecialsEqualReference(*cpu);
-  ExpectLargestCodesEqualReference(*cpu);
+  for (const auto& backend : backends) {
+    ExpectSpecialsEqualReference(*backend);
+    ExpectLargestCodesEqualReference(*backend);
+  }
 }
-TEST(AttentionPinned, VnniEqualsReference) { ExpectPinnedEqualsReference("vnni", "AVX3+VNNI"); }
-TEST(AttentionPinned, ThenAvx3EqualsReference) { ExpectPinnedEqualsReference("avx3", "AVX3"); }
-TEST(AttentionPinned, ThenAvx2EqualsReference) { ExpectPinnedEqualsReference("avx2", "AVX2"); }
 
 }  // namespace
 }  // namespace tandem::kernels

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "tests/support/device_array.h"
 #include "tests/support/linear_layer.h"
@@ -21,7 +20,7 @@ using testing::LinearCase;
 using testing::LinearLayer;
 using testing::RandomFloats;
 
-std::unique_ptr<Backend> MakeBackend(bool deterministic) {
+std::unique_ptr<CudaBackend> MakeBackend(bool deterministic) {
   // Scratch so small that products of many tokens go in parts.
   return *MakeCudaBackend(
       {.deterministic = deterministic, .scratch_bytes = 8 << 10, .load_threads = 3});
@@ -135,8 +134,8 @@ TEST(CudaDequantize, MayBeMoreThan65535Rows) {
   const auto& packed = static_cast<const cuda::CudaLinearWeight&>(*weight);
   const auto rows = [&](int64_t begin, int64_t end) {
     const DeviceArray<uint16_t> out(*backend, (end - begin) * kColumns);
-    cuda::Dequantize(static_cast<cudaStream_t>(CudaStreamOf(*backend)), packed.layout,
-                     packed.pointers(), begin, end, DType::kF16, out.data());
+    cuda::Dequantize(backend->stream(), packed.layout, packed.pointers(), begin, end, DType::kF16,
+                     out.data());
     return out.ToHost();
   };
   const auto all = rows(0, kRows);

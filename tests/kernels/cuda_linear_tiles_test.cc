@@ -7,7 +7,6 @@
 
 #include "kernels/base/math.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/linear_tiles.h"
 #include "tests/support/device_array.h"
@@ -69,8 +68,8 @@ void CheckTiles(Backend& backend, const LinearCase& c, int64_t rows, int64_t col
       const DeviceArray<uint16_t> dx(backend, x.bits);
       const DeviceArray<float> partials(backend, std::vector<float>(splits * tokens * rows, NAN));
       const DeviceArray<float> dy(backend, std::vector<float>(tokens * rows, NAN));
-      cuda::LinearTiles(static_cast<cudaStream_t>(CudaStreamOf(backend)), packed.layout,
-                        packed.pointers(), dtype, dx.data(), tokens, db.data(), splits,
+      cuda::LinearTiles(CudaBackend::Of(backend).stream(), packed.layout, packed.pointers(), dtype,
+                        dx.data(), tokens, db.data(), splits,
                         splits == 1 ? nullptr : partials.data(), dy.data());
       const auto y = dy.ToHost();
       ASSERT_TRUE(backend.status().ok()) << backend.status();
@@ -100,7 +99,7 @@ std::vector<LinearCase> TiledCases() {
   for (const LinearCase& c : testing::LinearCases()) {
     const LinearSpec spec = {
         .dtype = c.dtype, .quant = c.quant, .rows = 1, .global_columns = 128, .leaves = {0, 1}};
-    if (cuda::Tileable(cuda::LinearLayout::Of(spec, true))) cases.push_back(c);
+    if (cuda::Tileable(cuda::WeightLayout::Of(spec, true))) cases.push_back(c);
   }
   return cases;
 }
@@ -116,7 +115,7 @@ TEST(CudaLinearTilesFit, WhatLayouts) {
                              .global_columns = columns,
                              .leaf_size = leaf,
                              .leaves = {0, (columns + leaf - 1) / leaf}};
-    return cuda::Tileable(cuda::LinearLayout::Of(spec, true));
+    return cuda::Tileable(cuda::WeightLayout::Of(spec, true));
   };
   const LinearCase bf16 = {.dtype = DType::kBF16};
   const LinearCase int4 = {.quant = QuantFormat{.bits = 4}};
@@ -131,7 +130,7 @@ TEST(CudaLinearTilesFit, WhatLayouts) {
 TEST(CudaLinearTilesFit, Splits) {
   const LinearSpec spec = {
       .dtype = DType::kBF16, .rows = 1024, .global_columns = 4096, .leaves = {0, 32}};
-  const auto layout = cuda::LinearLayout::Of(spec, true);
+  const auto layout = cuda::WeightLayout::Of(spec, true);
   constexpr size_t kRoom = 64 << 20;
   EXPECT_EQ(cuda::TileSplits(layout, 64, 4, kRoom), 1);    // rows alone fill it, twice
   EXPECT_EQ(cuda::TileSplits(layout, 64, 32, kRoom), 4);   // 16 blocks of rows, two each
@@ -139,7 +138,7 @@ TEST(CudaLinearTilesFit, Splits) {
   EXPECT_EQ(cuda::TileSplits(layout, 64, 132, 3 * 64 * 1024 * sizeof(float)), 3);
   EXPECT_EQ(cuda::TileSplits(layout, 64, 132, 0), 1);
   // 448 blocks of rows where 396 go at once: in 4 splits they are 5 turns of a quarter, not 2.
-  const auto wide = cuda::LinearLayout::Of(
+  const auto wide = cuda::WeightLayout::Of(
       {.quant = QuantFormat{.bits = 4}, .rows = 28672, .global_columns = 4096, .leaves = {0, 32}},
       true);
   EXPECT_EQ(cuda::TileSplits(wide, 16, 132, kRoom), 4);

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,24 +10,16 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
-#include "hwy/highway.h"
 #include "kernels/base/math.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
+#include "tests/support/cpu_backends.h"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr const char* kIsas[] = {"auto", "bf16", "vnni", "avx3", "avx2", "neon"};
-
-// A backend for one instruction set, whatever was pinned before; null where this
-// processor lacks it.
-std::unique_ptr<Backend> BackendFor(const std::string& isa, int threads) {
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  auto backend = MakeCpuBackend(isa, {.threads = threads});
-  return backend.ok() ? *std::move(backend) : nullptr;
-}
+using testing::InstructionSets;
+using testing::SameBits;
 
 struct Format {
   std::string name;
@@ -137,20 +128,7 @@ std::vector<float> Product(Backend& backend, const LinearWeight& weight,
   return y;
 }
 
-testing::AssertionResult SameBits(const std::vector<float>& found,
-                                  const std::vector<float>& expected) {
-  if (found.size() != expected.size()) return testing::AssertionFailure() << "sizes differ";
-  for (size_t i = 0; i < found.size(); ++i) {
-    if (std::isnan(expected[i]) && std::isnan(found[i])) continue;
-    if (std::bit_cast<uint32_t>(found[i]) != std::bit_cast<uint32_t>(expected[i])) {
-      return testing::AssertionFailure()
-             << "element " << i << ": found " << found[i] << ", expected " << expected[i];
-    }
-  }
-  return testing::AssertionSuccess();
-}
-
-class LinearTest : public testing::TestWithParam<Format> {};
+class LinearTest : public ::testing::TestWithParam<Format> {};
 
 TEST_P(LinearTest, EqualsReference) {
   const Format& format = GetParam();
@@ -173,10 +151,9 @@ TEST_P(LinearTest, EqualsReference) {
       const bool with_bias = expected_weight->schedule.subtrees == 1 && tokens % 2 == 1;
       const float* b = with_bias ? bias.data() : nullptr;
       const auto expected = Product(*ref, *expected_weight, x, tokens, b);
-      for (const char* isa : kIsas) {
+      for (const std::string& isa : InstructionSets()) {
         for (int threads : {1, 3}) {
-          const auto backend = BackendFor(isa, threads);
-          if (backend == nullptr) continue;
+          const auto backend = *MakeCpuBackend(isa, {.threads = threads});
           const auto weight = layer.Pack(*backend, spec);
           EXPECT_EQ(weight->bytes(), backend->PackedBytes(spec));
           ASSERT_TRUE(SameBits(Product(*backend, *weight, x, tokens, b), expected))
@@ -188,15 +165,21 @@ TEST_P(LinearTest, EqualsReference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, LinearTest, testing::ValuesIn(Formats()),
+INSTANTIATE_TEST_SUITE_P(Formats, LinearTest, ::testing::ValuesIn(Formats()),
                          [](const auto& info) { return info.param.name; });
 
-TEST(Linear, SomeInstructionSetIsThere) { EXPECT_NE(BackendFor("auto", 1), nullptr); }
+// Else the tests above compare nothing: every CPU that we build for has one, and "auto" takes the
+// best.
+TEST(Linear, AutoIsTheBestInstructionSet) {
+  const std::vector<std::string> sets = InstructionSets();
+  ASSERT_FALSE(sets.empty());
+  EXPECT_EQ(IsaInUse("auto"), IsaInUse(sets.front()));
+}
 
 // A rank's product over its leaves has the bits of the same nodes of the tree that
 // one rank adds: partial sums of all ranks finish to the whole product.
 TEST(Linear, RanksFinishToTheWholeProduct) {
-  const auto backend = BackendFor("auto", 2);
+  const auto backend = *MakeCpuBackend("auto", {.threads = 2});
   for (const Format& format : Formats()) {
     const Layer layer(format, 70, 600, 8);
     const auto x = Activations(3 * 600, 9);
@@ -232,7 +215,7 @@ TEST(Linear, RanksFinishToTheWholeProduct) {
 
 // More tokens than the room for activations holds are worked on in turns.
 TEST(Linear, ManyTokensEqualFew) {
-  const auto backend = BackendFor("auto", 2);
+  const auto backend = *MakeCpuBackend("auto", {.threads = 2});
   for (const Format& format : {Format{"F32", DType::kF32}, Format{"BF16", DType::kBF16},
                                Format{"int8", DType::kF32, QuantFormat{}}}) {
     const Layer layer(format, 24, 4096, 8);
@@ -263,9 +246,8 @@ TEST(Linear, ExtremeActivationsEqualReference) {
   x[128 + 9] = std::numeric_limits<float>::quiet_NaN();
   x[160] = std::numeric_limits<float>::max();
   const auto ref = MakeRefBackend();
-  for (const char* isa : kIsas) {
-    const auto backend = BackendFor(isa, 1);
-    if (backend == nullptr) continue;
+  for (const std::string& isa : InstructionSets()) {
+    const auto backend = *MakeCpuBackend(isa, {});
     for (const Format& format : Formats()) {
       const Layer layer(format, 40, 192, 3);
       const LinearSpec spec = layer.Spec(32, {0, 6});
@@ -292,9 +274,8 @@ TEST(Linear, DenormalsVanishAlike) {
   for (float& v : x) v = small();
   const LinearSpec spec = layer.Spec(8, {0, 256});
   const auto expected = Product(*ref, *layer.Pack(*ref, spec), x, 1, nullptr);
-  for (const char* isa : kIsas) {
-    const auto backend = BackendFor(isa, 1);
-    if (backend == nullptr) continue;
+  for (const std::string& isa : InstructionSets()) {
+    const auto backend = *MakeCpuBackend(isa, {});
     EXPECT_TRUE(SameBits(Product(*backend, *layer.Pack(*backend, spec), x, 1, nullptr), expected))
         << isa;
   }
@@ -302,7 +283,7 @@ TEST(Linear, DenormalsVanishAlike) {
 
 // Rows of two whole matrices, packed once, give a rank the bytes that packing its own rows gives.
 TEST(Linear, PackedOnceServesEveryRank) {
-  const auto backend = BackendFor("auto", 2);
+  const auto backend = *MakeCpuBackend("auto", {.threads = 2});
   for (const Format& format : Formats()) {
     const Layer first(format, 200, 332, 1), second(format, 72, 332, 2);
     for (const int64_t leaf : {32, 128, 84}) {
@@ -346,26 +327,26 @@ TEST(Linear, PackedOnceServesEveryRank) {
           const auto expected = joined.Pack(*backend, spec);
           const PackedRows rows[] = {rows_of(*first_whole, cut.first_begin, cut.first_end),
                                      rows_of(*second_whole, cut.second_begin, cut.second_end)};
-          const auto found = backend->PackFrom(spec, rows);
+          const auto found = backend->CopyPackedRows(spec, rows);
           ASSERT_TRUE(found.ok()) << found.status();
           EXPECT_TRUE(std::ranges::equal((*found)->packed(), expected->packed()))
               << format.name << " leaf " << leaf << " leaves " << leaves.begin << ".." << leaves.end
               << " rows " << cut.first_begin << ".." << cut.first_end;
 
           // Read in place, the products have the same bits.
-          const auto in_place = backend->MapPacked(spec, rows);
+          const auto in_place = backend->MapPackedRows(spec, rows);
           ASSERT_TRUE(in_place.ok()) << in_place.status();
-          const MappedView view = backend->ViewPacked(spec, rows);
-          EXPECT_EQ((*in_place)->bytes(), view.copied_bytes);
-          ASSERT_EQ((*in_place)->mapped().size(), view.pieces.size());
-          for (size_t i = 0; i < view.pieces.size(); ++i) {
-            const MappedView::Piece& piece = view.pieces[i];
-            EXPECT_EQ((*in_place)->mapped()[i].data(), rows[piece.matrix].mapped + piece.offset);
-            EXPECT_EQ((*in_place)->mapped()[i].size(), piece.bytes);
+          const PackedRowsPlan plan = backend->PlanPackedRows(spec, rows);
+          EXPECT_EQ((*in_place)->bytes(), plan.copied_bytes);
+          ASSERT_EQ((*in_place)->mapped().size(), plan.in_place.size());
+          for (size_t i = 0; i < plan.in_place.size(); ++i) {
+            const PackedRowsPlan::Range& range = plan.in_place[i];
+            EXPECT_EQ((*in_place)->mapped()[i].data(), rows[range.matrix].mapped + range.offset);
+            EXPECT_EQ((*in_place)->mapped()[i].size(), range.bytes);
           }
           const bool aligned = cut.first_begin % 64 == 0;
           if (spec.columns() > 0) {
-            EXPECT_EQ(view.copied_bytes == 0, aligned);
+            EXPECT_EQ(plan.copied_bytes == 0, aligned);
           }
           const int64_t tokens = 3;
           std::vector<float> x(tokens * spec.columns());

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_join.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_bytes.h"
 #include "parallel/device_communicator.h"
 #include "parallel/thread_communicator.h"
@@ -261,7 +260,7 @@ TEST(DeviceWorld, NormsInTheAllReducesKernelHaveItsBits) {
       ranks.emplace_back([&, r, size, one_gpu] {
         const auto backend = *kernels::MakeCudaBackend({.scratch_bytes = 64 << 10});
         const auto host = world.Make(r);
-        const auto made = MakeDeviceCommunicator(*host, {.stream = kernels::CudaStreamOf(*backend),
+        const auto made = MakeDeviceCommunicator(*host, {.stream = backend->stream(),
                                                          .max_floats = 16 << 10,
                                                          .max_gathered = 1,
                                                          .deterministic = true,

@@ -8,7 +8,6 @@
 #include <random>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "parallel/step_channel.h"
 #include "runtime/engine/engine.h"
@@ -113,12 +112,13 @@ Tokens Serve(const Setting& setting) {
   };
   options.make_communicator = [&](kernels::Backend& backend, parallel::Communicator& host) {
     testing::WarmProducts(backend);
-    return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
-                                                   .max_floats = 128 << 10,
-                                                   .max_gathered = 128 << 10,
-                                                   .step_timeout = std::chrono::minutes(1),
-                                                   .deterministic = true,
-                                                   .way = setting.way});
+    return parallel::MakeDeviceCommunicator(host,
+                                            {.stream = kernels::CudaBackend::Of(backend).stream(),
+                                             .max_floats = 128 << 10,
+                                             .max_gathered = 128 << 10,
+                                             .step_timeout = std::chrono::minutes(1),
+                                             .deterministic = true,
+                                             .way = setting.way});
   };
   const absl::Status status = testing::RunWorld(
       SourcePath("tests/golden/logits/qwen3_untied"), options, [&](testing::Rank& rank) {

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "tests/emulation/faults.h"
 #include "tests/support/model_world.h"
@@ -20,10 +19,11 @@ std::vector<float> Logits(bool recorded) {
   options.recorded_sequences = 2;
   options.make_backend = [] { return kernels::MakeCudaBackend({.scratch_bytes = 256 << 10}); };
   options.make_communicator = [](kernels::Backend& backend, parallel::Communicator& host) {
-    return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
-                                                   .max_floats = 8 << 10,
-                                                   .max_gathered = 128 << 10,
-                                                   .way = "peer"});
+    return parallel::MakeDeviceCommunicator(host,
+                                            {.stream = kernels::CudaBackend::Of(backend).stream(),
+                                             .max_floats = 8 << 10,
+                                             .max_gathered = 128 << 10,
+                                             .way = "peer"});
   };
   std::vector<float> logits;
   const absl::Status status =

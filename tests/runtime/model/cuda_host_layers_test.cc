@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "tests/bench/random_model.h"
 #include "tests/support/model_world.h"
@@ -30,12 +29,13 @@ testing::WorldOptions OnGpus(int tp, bool deterministic, const char* dtype) {
   options.make_communicator = [deterministic](kernels::Backend& backend,
                                               parallel::Communicator& host) {
     testing::WarmProducts(backend);
-    return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
-                                                   .max_floats = 128 << 10,
-                                                   .max_gathered = 128 << 10,
-                                                   .step_timeout = std::chrono::minutes(1),
-                                                   .deterministic = deterministic,
-                                                   .way = deterministic ? "peer" : "staged"});
+    return parallel::MakeDeviceCommunicator(host,
+                                            {.stream = kernels::CudaBackend::Of(backend).stream(),
+                                             .max_floats = 128 << 10,
+                                             .max_gathered = 128 << 10,
+                                             .step_timeout = std::chrono::minutes(1),
+                                             .deterministic = deterministic,
+                                             .way = deterministic ? "peer" : "staged"});
   };
   return options;
 }

@@ -6,7 +6,6 @@
 #include <random>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_stream.h"
 #include "parallel/device_communicator.h"
 #include "tests/support/golden_logits.h"
 #include "tests/support/warm_products.h"
@@ -29,12 +28,13 @@ WorldOptions OnGpus(int tp, bool deterministic, const std::string& way) {
   options.make_communicator = [deterministic, way](kernels::Backend& backend,
                                                    parallel::Communicator& host) {
     testing::WarmProducts(backend);
-    return parallel::MakeDeviceCommunicator(host, {.stream = kernels::CudaStreamOf(backend),
-                                                   .max_floats = 128 << 10,
-                                                   .max_gathered = 128 << 10,
-                                                   .step_timeout = std::chrono::minutes(1),
-                                                   .deterministic = deterministic,
-                                                   .way = way});
+    return parallel::MakeDeviceCommunicator(host,
+                                            {.stream = kernels::CudaBackend::Of(backend).stream(),
+                                             .max_floats = 128 << 10,
+                                             .max_gathered = 128 << 10,
+                                             .step_timeout = std::chrono::minutes(1),
+                                             .deterministic = deterministic,
+                                             .way = way});
   };
   return options;
 }

@@ -22,7 +22,7 @@ namespace tandem::kernels::cuda {
 
 enum class Format : uint8_t { kF32, kF16, kBF16, kI8, kI4, kF8 };
 
-struct LinearLayout {
+struct WeightLayout {
   Format format = Format::kBF16;
   DType scale_dtype = DType::kF16;
   bool zero_points = false;
@@ -38,7 +38,7 @@ struct LinearLayout {
   int32_t group_offset = 0;  // columns of the first group that lie before them
 
   // Of `spec`, with BF16 elements stored as FP16 where the GPU has no BF16.
-  static LinearLayout Of(const LinearSpec& spec, bool has_bf16);
+  static WeightLayout Of(const LinearSpec& spec, bool has_bf16);
 
   int32_t chunk() const {
     switch (format) {
@@ -72,7 +72,7 @@ struct WeightPlaces {
   size_t tree = 0;
   size_t bytes = 0;
 
-  static WeightPlaces Of(const LinearLayout& layout, bool with_tree);
+  static WeightPlaces Of(const WeightLayout& layout, bool with_tree);
 };
 
 }  // namespace tandem::kernels::cuda

@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <numeric>
 
-#include "kernels/backend.h"
+#include "kernels/linear_spec.h"
 
 namespace tandem::kernels::cpu {
 
@@ -123,6 +123,10 @@ struct RunLayout {
     return 0;
   }
   int64_t runs_per_leaf() const { return leaf / run; }
+  // The first column of a run.
+  int64_t run_column(int64_t index) const {
+    return index / runs_per_leaf() * leaf + index % runs_per_leaf() * run;
+  }
   // Runs of `columns` columns from a leaf's begin; the index of the run at a column.
   int64_t runs(int64_t columns) const {
     return columns / leaf * runs_per_leaf() + (columns % leaf + run - 1) / run;

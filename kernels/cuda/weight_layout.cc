@@ -1,4 +1,4 @@
-#include "kernels/cuda/linear_layout.h"
+#include "kernels/cuda/weight_layout.h"
 
 #include <bit>
 #include <numeric>
@@ -8,8 +8,8 @@
 
 namespace tandem::kernels::cuda {
 
-LinearLayout LinearLayout::Of(const LinearSpec& spec, bool has_bf16) {
-  LinearLayout layout;
+WeightLayout WeightLayout::Of(const LinearSpec& spec, bool has_bf16) {
+  WeightLayout layout;
   layout.rows = static_cast<int32_t>(spec.rows);
   layout.columns = static_cast<int32_t>(spec.columns());
   layout.leaves = static_cast<int32_t>(spec.leaves.size());
@@ -38,7 +38,7 @@ LinearLayout LinearLayout::Of(const LinearSpec& spec, bool has_bf16) {
   return layout;
 }
 
-WeightPlaces WeightPlaces::Of(const LinearLayout& layout, bool with_tree) {
+WeightPlaces WeightPlaces::Of(const WeightLayout& layout, bool with_tree) {
   const auto align = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
   WeightPlaces places;
   places.scales = align(layout.rows * layout.row_bytes());
@@ -57,12 +57,12 @@ namespace {
 class CudaLayout : public DeviceLayout {
  public:
   bool memory_is_host() const override { return false; }
-  bool leaf_sums() const override { return false; }
-  bool Multiplies(const QuantFormat&) const override { return true; }
-  bool surveys() const override { return true; }
+  bool KeepsLeafTree() const override { return false; }
+  bool SupportsFormat(const QuantFormat&) const override { return true; }
+  bool SamplesOnDevice() const override { return true; }
   size_t PackedBytes(const LinearSpec& spec) const override {
     // FP16 in place of BF16 takes as much.
-    const auto layout = cuda::LinearLayout::Of(spec, /*has_bf16=*/true);
+    const auto layout = cuda::WeightLayout::Of(spec, /*has_bf16=*/true);
     return cuda::WeightPlaces::Of(layout, /*with_tree=*/false).bytes;
   }
 };
