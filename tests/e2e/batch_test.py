@@ -204,13 +204,16 @@ class Forms(Case):
 
 class Replicas(Case):
 
-  def setUp(self):
-    super().setUp()
-    self.items = rows(60, long=True)
-    self.source = write(self.folder / "in.jsonl", self.items)
-    done = self.batch(self.source, "one.jsonl")
-    self.assertEqual(done.returncode, 0, done.stderr)
-    self.expected = answers(self.folder / "one.jsonl")
+  @classmethod
+  def setUpClass(cls):
+    reference = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(reference.cleanup)
+    folder = pathlib.Path(reference.name)
+    cls.items = rows(60, long=True)
+    cls.source = write(folder / "in.jsonl", cls.items)
+    done = worlds.run("batch", worlds.DEMO, "--input", cls.source, "--output", folder / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    cls.expected = answers(folder / "out.jsonl")
 
   def leaders(self, process):
     """Processes that run rows: those below the coordinator that have no child of their own."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
 
 import worlds
@@ -15,6 +16,9 @@ import worlds
 EXAMPLES = worlds.SOURCE / "proto/examples"
 QUESTION = "Add 12 and 30."
 ANSWER = "12 + 30 = 42"
+TOKENS = tempfile.NamedTemporaryFile("w")
+TOKENS.write("secret\n")
+TOKENS.flush()
 
 
 class Clients:
@@ -25,47 +29,44 @@ class Clients:
                           timeout=timeout, env={**os.environ, **self.env, **(env or {})})
 
   def test_streams_an_answer_with_a_token(self):
-    with tempfile.NamedTemporaryFile("w") as tokens:
-      tokens.write("secret\n")
-      tokens.flush()
-      with worlds.Server(worlds.DEMO, "--threads", 1, "--auth-token-file", tokens.name) as server:
-        done = self.ask(server, *self.flags(temperature=0), env={"TANDEM_TOKEN": "secret"})
-        self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
-        done = self.ask(server, *self.flags(temperature=0))
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("unauthenticated", done.stderr.decode().lower())
+    server = worlds.shared_server(worlds.DEMO, "--threads", 1, "--auth-token-file", TOKENS.name)
+    done = self.ask(server, *self.flags(temperature=0), env={"TANDEM_TOKEN": "secret"})
+    self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+    done = self.ask(server, *self.flags(temperature=0))
+    self.assertEqual(done.returncode, 1)
+    self.assertIn("unauthenticated", done.stderr.decode().lower())
 
   def test_deadline_and_cancel(self):
-    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-num-seqs", 1) as server:
-      # Something long runs, so that the question waits.
-      stream = server.stub.Generate(worlds.pb.GenerateRequest(
-          text="x", sampling=worlds.pb.SamplingParams(max_tokens=500, ignore_eos=True, n=60,
-                                                      temperature=3.0)), timeout=120)
-      next(iter(stream))
-      done = self.ask(server, *self.flags(deadline=0.3))
-      self.assertEqual(done.returncode, 1)
-      self.assertRegex(done.stderr.decode().lower(), "deadline_?exceeded")
-      done = self.ask(server, *self.flags(patience=0.3))
-      self.assertEqual(done.returncode, 1)
-      self.assertRegex(done.stderr.decode().lower(), "cancell?ed")
-      stream.cancel()
+    server = worlds.shared_server(worlds.DEMO, "--threads", 1, "--max-num-seqs", 1)
+    # A long request runs, so that the question waits.
+    stream = server.stub.Generate(worlds.pb.GenerateRequest(
+        text="x", sampling=worlds.pb.SamplingParams(max_tokens=500, ignore_eos=True, n=60,
+                                                    temperature=3.0)), timeout=120)
+    next(iter(stream))
+    done = self.ask(server, *self.flags(deadline=0.3))
+    self.assertEqual(done.returncode, 1)
+    self.assertRegex(done.stderr.decode().lower(), "deadline_?exceeded")
+    done = self.ask(server, *self.flags(patience=0.3))
+    self.assertEqual(done.returncode, 1)
+    self.assertRegex(done.stderr.decode().lower(), "cancell?ed")
+    stream.cancel()
 
   def test_retries_until_the_server_is_there(self):
-    port = worlds.free_port()
+    address = f"127.0.0.1:{worlds.free_port()}"  # the client asks before the server starts
     started = []
 
     def start():
       time.sleep(0.5)
-      started.append(worlds.Server(worlds.DEMO, "--threads", 1, port=port, ready=False))
+      started.append(worlds.Server(worlds.DEMO, "--threads", 1, address=address,
+                                   ready=False))
     thread = threading.Thread(target=start)
     thread.start()
 
-    class Address:
-      address = f"127.0.0.1:{port}"
+    target = types.SimpleNamespace(address=address)
     try:
       deadline = time.monotonic() + 20
       while True:  # a retry's pauses are random: several calls may be needed, not many
-        done = self.ask(Address, *self.flags(temperature=0))
+        done = self.ask(target, *self.flags(temperature=0))
         if done.returncode == 0 or time.monotonic() > deadline:
           break
       self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)

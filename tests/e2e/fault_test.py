@@ -1,4 +1,4 @@
-"""Ranks that die or stall under load: what streams, health, the launcher and the next world do."""
+"""Ranks that die or stall under load: streams, health, the launcher and the next world."""
 
 import os
 import signal
@@ -46,26 +46,30 @@ class Load:
     return self.ends
 
 
-class Errors(threading.Thread):
-  """Reads a server's stderr while it runs."""
+class Errors:
+  """The lines that a server writes to stderr from now on."""
 
   def __init__(self, server):
-    super().__init__(daemon=True)
-    self.server, self.lines = server, []
-    self.start()
+    self.server = server
+    self.begin = len(server.errors())
 
-  def run(self):
-    for line in self.server.process.stderr:
-      self.lines.append(line.decode().rstrip("\n"))
+  def lines(self):
+    return self.server.errors()[self.begin:].splitlines()
 
   def wait_for(self, text, seconds=20):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-      for line in list(self.lines):
+      for line in self.lines():
         if text in line:
           return line
       time.sleep(0.02)
-    raise AssertionError(f"no line with {text!r} in {self.lines}")
+    raise AssertionError(f"no line with {text!r} in {self.lines()}")
+
+
+def restarting_server(*args):
+  """A server whose address stays the same when its world restarts, so that clients find it."""
+  return worlds.Server(worlds.DEMO, *args, "--threads", 1,
+                       address=f"127.0.0.1:{worlds.free_port()}")
 
 
 def rank_pids(server, count=TP):
@@ -85,7 +89,7 @@ def rank_pids(server, count=TP):
 
 
 def wait_serving(server, but_not=(), seconds=30):
-  """Until a world without the pids `but_not` serves."""
+  """Waits until a world without the pids `but_not` serves."""
   deadline = time.monotonic() + seconds
   while time.monotonic() < deadline:
     try:
@@ -102,7 +106,9 @@ class Loading(unittest.TestCase):
   def stopped(self, *args):
     """A server of two ranks, the second of which is stopped while it loads, and its pid."""
     for _ in range(10):
-      server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, *args, ready=False)
+      # The address stays the same when the world restarts.
+      server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, *args, ready=False,
+                             address=f"127.0.0.1:{worlds.free_port()}")
       deadline = time.monotonic() + 60
       pids = None
       while time.monotonic() < deadline:
@@ -137,20 +143,20 @@ class Loading(unittest.TestCase):
           time.sleep(0.1)
       self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
 
-  def test_a_stop_while_loading_waits_for_nothing(self):
+  def test_sigterm_while_loading_ends_without_a_drain(self):
     server, _ = self.stopped("--drain-timeout", 600)
     with server:
       server.process.send_signal(signal.SIGTERM)
-      _, errors = server.process.communicate(timeout=120)
-      self.assertEqual(server.process.returncode, 0, errors)
+      code, errors = server.wait(120)
+      self.assertEqual(code, 0, errors)
 
 
 class LostRanks(unittest.TestCase):
 
-  def lose(self, server, errors, rank, with_signal, bound):
-    """One rank is lost under load: streams end in time, and the next world serves."""
+  def lose(self, server, rank, with_signal, bound):
+    """One rank gets a signal under load: streams end in time, and the next world serves."""
     pids = rank_pids(server)
-    del errors.lines[:]
+    errors = Errors(server)
     load = Load(server)
     lost = time.monotonic()
     os.kill(pids[rank], with_signal)
@@ -160,48 +166,43 @@ class LostRanks(unittest.TestCase):
       self.assertEqual(code, grpc.StatusCode.UNAVAILABLE, details)
       self.assertLess(when - lost, bound, details)
     errors.wait_for("starting the world again")
-    # The cause comes first: no line of it after the launcher's decision.
-    first = next(line for line in errors.lines if line.startswith("tandem: "))
+    # The first line names the cause, before the launcher's decision.
+    first = next(line for line in errors.lines() if line.startswith("tandem: "))
     wait_serving(server, but_not=pids)
     self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
     return ends, first
 
   def test_each_rank_killed_under_load(self):
-    with worlds.Server(worlds.DEMO, "--tp", TP, "--threads", 1, "--max-restarts", 10) as server:
+    with restarting_server("--tp", TP, "--max-restarts", 10) as server:
       errors = Errors(server)
       host = socket.gethostname()
       for rank in range(TP):
-        ends, first = self.lose(server, errors, rank, signal.SIGKILL, bound=5)
+        ends, first = self.lose(server, rank, signal.SIGKILL, bound=5)
         self.assertIn(f"rank {rank} on {host}", first)
-        if rank != 0:  # rank 0 lives to say it
+        if rank != 0:  # rank 0 is alive and sends the status
           for _, details, _ in ends:
             self.assertIn(f"rank {rank} on {host} has died", details)
       errors.wait_for("was killed by SIGKILL")
       server.process.send_signal(signal.SIGTERM)
       self.assertEqual(server.process.wait(30), 0)
 
-  def test_each_rank_stopped_under_load(self):
+  def test_each_rank_stopped_under_load_and_one_while_idle(self):
     timeout = 2
-    with worlds.Server(worlds.DEMO, "--tp", TP, "--threads", 1, "--max-restarts", 10,
-                       "--step-timeout", timeout) as server:
-      errors = Errors(server)
+    with restarting_server("--tp", TP, "--max-restarts", 10, "--step-timeout", timeout) as server:
       for rank in range(TP):
         # The ranks notice within the timeout; mpirun takes a second or two to end a stopped one.
-        _, first = self.lose(server, errors, rank, signal.SIGSTOP, bound=timeout + 4)
+        _, first = self.lose(server, rank, signal.SIGSTOP, bound=timeout + 4)
         self.assertRegex(first, rf"rank {rank} has (not answered|been silent)")
-      server.process.send_signal(signal.SIGTERM)
-      self.assertEqual(server.process.wait(30), 0)
-
-  def test_a_rank_stopped_while_idle(self):
-    with worlds.Server(worlds.DEMO, "--tp", TP, "--threads", 1, "--step-timeout", 2) as server:
       errors = Errors(server)
       pids = rank_pids(server)
       os.kill(pids[1], signal.SIGSTOP)
       self.assertIn("rank 1 has not answered", errors.wait_for("not answered", 10))
       wait_serving(server, but_not=pids)
+      server.process.send_signal(signal.SIGTERM)
+      self.assertEqual(server.process.wait(30), 0)
 
   def test_a_world_of_one_is_started_again(self):
-    with worlds.Server(worlds.DEMO, "--tp", 1, "--threads", 1) as server:
+    with restarting_server("--tp", 1) as server:
       errors = Errors(server)
       (rank,) = worlds.processes_of_group(server.process.pid)
       os.kill(rank, signal.SIGKILL)
@@ -218,8 +219,7 @@ class LostRanks(unittest.TestCase):
       self.fail("the world did not come back")
 
   def test_a_crash_loop_gives_up(self):
-    server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, "--max-restarts", 2)
-    with server:
+    with worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, "--max-restarts", 2) as server:
       errors = Errors(server)
       deadline = time.monotonic() + 60
       while server.process.poll() is None and time.monotonic() < deadline:
@@ -232,21 +232,19 @@ class LostRanks(unittest.TestCase):
             pass
         time.sleep(0.2)
       self.assertEqual(server.process.wait(60), 70)
-      errors.join(5)
-      self.assertIn("giving up: 3 worlds in a row", errors.lines[-1])
+      self.assertIn("giving up: 3 worlds in a row", errors.lines()[-1])
 
   def test_no_restarts_wanted(self):
     with worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, "--max-restarts", 0) as server:
       os.kill(rank_pids(server, 2)[1], signal.SIGKILL)
-      _, errors = server.process.communicate(timeout=15)
-      self.assertIn(server.process.returncode, (70, 137), errors)
-      self.assertNotIn(b"starting the world", errors)
+      code, errors = server.wait(15)
+      self.assertIn(code, (70, 137), errors)
+      self.assertNotIn("starting the world", errors)
 
   def test_a_given_world_that_loses_a_rank_ends(self):
-    port = worlds.free_port()
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
               worlds.BINARY]
-    with worlds.Server(worlds.DEMO, "--threads", 1, port=port, command=mpirun) as server:
+    with worlds.Server(worlds.DEMO, "--threads", 1, command=mpirun) as server:
       pids = rank_pids(server, 2)
       load = Load(server, streams=2)
       lost = time.monotonic()
@@ -255,8 +253,8 @@ class LostRanks(unittest.TestCase):
         self.assertEqual(code, grpc.StatusCode.UNAVAILABLE, details)
         self.assertIn("rank 1", details)
         self.assertLess(when - lost, 5)
-      server.process.communicate(timeout=15)
-      self.assertNotEqual(server.process.returncode, 0)
+      code, errors = server.wait(15)
+      self.assertNotEqual(code, 0, errors)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,13 @@ class Scrape:
 
 
 class Server(worlds.Server):
+  """A server with a metrics endpoint at `metrics`."""
 
-  def __init__(self, model, *args, **kwargs):
-    self.metrics = f"127.0.0.1:{worlds.free_port()}"
-    super().__init__(model, "--metrics-listen", self.metrics, *args, **kwargs)
+  def __init__(self, model, *args, metrics="127.0.0.1:0", ready=True, **kwargs):
+    super().__init__(model, "--metrics-listen", metrics, *args, ready=False, **kwargs)
+    self.metrics = self.logged(r"metrics at (\S+)") if metrics.endswith(":0") else metrics
+    if ready:
+      self.wait_ready()
 
   def scrape(self):
     return Scrape(self.metrics)
@@ -76,17 +79,11 @@ class Server(worlds.Server):
 
 
 class Serving(unittest.TestCase):
-  """One world of two ranks for everything that does not end it."""
+  """One world of two ranks for all tests that do not end it."""
 
   @classmethod
   def setUpClass(cls):
-    cls.server = Server(worlds.DEMO, "--tp", 2, "--threads", 1)
-
-  @classmethod
-  def tearDownClass(cls):
-    status, errors = cls.server.stop()
-    if status != 0:
-      raise AssertionError(f"exit {status}: {errors}")
+    cls.server = worlds.shared_server(worlds.DEMO, "--tp", 2, "--threads", 1, kind=Server)
 
   def changes(self, ask):
     """What the values grew by while `ask` ran: a function of name and labels."""
@@ -256,7 +253,7 @@ class Serving(unittest.TestCase):
       sample = scrape.labels(f"{name}_bucket" if kind == "histogram" else name)[0]
       self.assertEqual(labels, set(sample) - {"le"}, name)
 
-  def test_promtool_has_nothing_to_say(self):
+  def test_promtool_finds_no_fault(self):
     if not shutil.which("promtool"):
       self.skipTest("promtool (Debian: prometheus) is not installed")
     done = subprocess.run(["promtool", "check", "metrics"], input=self.server.scrape().text,
@@ -283,7 +280,7 @@ class Serving(unittest.TestCase):
     with socket.create_connection(self.server.metrics.split(":"), timeout=10) as raw:
       raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000)
       self.assertRegex(raw.recv(100), rb"^HTTP/1.1 4\d\d ")
-    # Those who connect and say nothing do not keep the next one out.
+    # Connections that send nothing do not block the next one.
     with contextlib.ExitStack() as stack:
       for _ in range(8):
         stack.enter_context(socket.create_connection(self.server.metrics.split(":")))
@@ -310,13 +307,13 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(scrape.get("model_loaded"), 0)
         self.assertEqual(len(scrape.labels("build_info")), 1)
         self.assertEqual(refused.get("request_failures_total", code="UNAVAILABLE"), 1)
-        # What is not known is not told.
+        # Metrics without a known value are omitted.
         for name in ("num_requests_running", "kv_cache_usage_perc", "rank_up",
                      "time_to_first_token_seconds_count"):
           self.assertEqual(scrape.labels(name), [])
         server.wait_ready()
         self.assertEqual(server.scrape().get("model_loaded"), 1)
-        # One rank has nobody whose signs of life could age.
+        # A single rank has no peer whose heartbeats could age.
         self.assertEqual(server.scrape().labels("rank_heartbeat_age_seconds"), [])
 
   def test_a_drain_can_be_watched_to_its_end(self):
@@ -331,7 +328,8 @@ class Lifecycle(unittest.TestCase):
         with contextlib.suppress(OSError, http.client.HTTPException):
           seen.append(server.scrape())
       self.assertGreater(sum(1 for _ in call), 0)
-      self.assertEqual(server.process.returncode, 0)
+      code, errors = server.wait()
+      self.assertEqual(code, 0, errors)
       draining = [scrape for scrape in seen if scrape.get("draining") == 1]
       self.assertGreater(len(draining), 0)
       self.assertEqual(draining[0].get("num_requests_running"), 1)
@@ -339,7 +337,10 @@ class Lifecycle(unittest.TestCase):
         server.scrape()
 
   def test_restarts_are_counted(self):
-    with Server(worlds.DEMO, "--tp", 2, "--threads", 1) as server:
+    # Addresses that stay the same when the world restarts.
+    with Server(worlds.DEMO, "--tp", 2, "--threads", 1,
+                address=f"127.0.0.1:{worlds.free_port()}",
+                metrics=f"127.0.0.1:{worlds.free_port()}") as server:
       for restarts in (1, 2):
         status = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10)
         os.kill(status.ranks[1].pid, signal.SIGKILL)
@@ -355,13 +356,13 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(ranks, [1, 1])
         server.wait_ready()
 
-  def test_a_given_world_has_no_restarts_to_tell(self):
+  def test_a_given_world_counts_no_restarts(self):
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
               worlds.BINARY]
     with Server(worlds.DEMO, "--threads", 1, command=mpirun) as server:
       self.assertEqual(server.scrape().labels("restarts_total"), [])
       server.process.send_signal(signal.SIGUSR1)
-      server.process.communicate(timeout=30)
+      server.wait()
 
   def test_without_the_option_there_is_nothing(self):
     with worlds.Server(worlds.DEMO, "--tp", 1) as server:
@@ -373,7 +374,7 @@ class Lifecycle(unittest.TestCase):
         listening = [line.split() for file in (four, six) for line in file]
       self.assertEqual(sum(f[3] == "0A" and f[9] in inodes for f in listening), 1)
 
-  def test_an_address_that_cannot_be_had_is_one_line(self):
+  def test_an_address_that_cannot_be_used_is_one_line(self):
     with socket.socket() as taken:
       taken.bind(("127.0.0.1", 0))
       taken.listen()
@@ -385,19 +386,17 @@ class Lifecycle(unittest.TestCase):
                                   ("unix:/tmp/x", 65, "expected HOST:PORT or [IPv6]:PORT"),
                                   ("127.0.0.1:66000", 65, "expected HOST:PORT")):
         for tp in (1, 2):
-          done = worlds.run("serve", worlds.DEMO, "--tp", tp, "--listen",
-                            f"127.0.0.1:{worlds.free_port()}", "--metrics-listen", address)
+          with tempfile.TemporaryDirectory() as folder:
+            done = worlds.run("serve", worlds.DEMO, "--tp", tp, "--listen", f"unix:{folder}/socket",
+                              "--metrics-listen", address)
           lines = done.stderr.decode().strip().splitlines()
           self.assertEqual((len(lines), done.returncode), (1, code), lines)
           self.assertIn(told, lines[0])
 
-  def test_port_0_is_told_and_ipv6_is_heard(self):
+  def test_port_0_is_logged_and_ipv6_works(self):
     with worlds.Server(worlds.DEMO, "--tp", 1, "--metrics-listen", "[::1]:0") as server:
-      told = ""
-      while "metrics at" not in told:
-        told = server.process.stderr.readline().decode()
-      port = re.search(r"metrics at \[::1\]:(\d+)", told)[1]
-      self.assertEqual(Scrape(f"[::1]:{port}").get("model_loaded"), 1)
+      address = server.logged(r"metrics at (\[::1\]:[1-9]\d*)\n")
+      self.assertEqual(Scrape(address).get("model_loaded"), 1)
 
 
 if __name__ == "__main__":

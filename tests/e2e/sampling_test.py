@@ -1,5 +1,5 @@
-"""What a Generate call can ask for, end to end: choices, stop texts, log-probabilities, defaults,
-details of refusals, the server's status; and that what ends leaves nothing behind."""
+"""Sampling options of Generate, end to end: choices, stop texts, log-probabilities, defaults, error
+details, the server's status; and that ended calls leave nothing behind."""
 
 import concurrent.futures
 import json
@@ -15,6 +15,7 @@ import worlds
 from worlds import error_details_pb2, grpc, pb
 
 PROMPT = "<|bos|><|user|>Add 12 and 30.<|end|><|assistant|>"
+TWO_RANKS = (worlds.DEMO, "--tp", 2, "--threads", 1)
 STORY = "<|bos|><|user|>Tell a story about a fox and a lamp.<|end|><|assistant|>"
 
 
@@ -38,13 +39,7 @@ class Asking(unittest.TestCase):
 
   @classmethod
   def setUpClass(cls):
-    cls.server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1)
-
-  @classmethod
-  def tearDownClass(cls):
-    status, errors = cls.server.stop()
-    if status != 0:
-      raise AssertionError(f"exit {status}: {errors}")
+    cls.server = worlds.shared_server(*TWO_RANKS)
 
   def refused(self, code=grpc.StatusCode.INVALID_ARGUMENT, **sampling):
     with self.assertRaises(grpc.RpcError) as failed:
@@ -64,7 +59,7 @@ class Asking(unittest.TestCase):
         self.assertEqual(last.finish_reason, pb.FINISH_REASON_STOP)
         self.assertEqual(last.stop_text, stop)
         self.assertEqual(last.usage.completion_tokens, len(got[0]["token_ids"]))
-        # No message may show what a later one would have to take back.
+        # No message may contain text that a later one would have to take back.
         self.assertTrue(expected.startswith("".join(got[0]["parts"])))
 
   def test_a_stop_text_that_never_comes_changes_nothing(self):
@@ -89,7 +84,7 @@ class Asking(unittest.TestCase):
       self.assertEqual(len(choice["token_ids"]), 24)
       self.assertEqual(choice["last"].finish_reason, pb.FINISH_REASON_LENGTH)
     self.assertEqual(last.usage.completion_tokens, n * 24)
-    # Each choice is what it is alone, whatever the others do.
+    # A choice does not depend on how many others there are.
     again, _ = collect(self.server, STORY, temperature=1.5, seed=5, n=2, max_tokens=24,
                        ignore_eos=True)
     for i in range(2):
@@ -189,7 +184,7 @@ class Asking(unittest.TestCase):
       self.assertGreater(planned.weights, 0)
       self.assertGreater(rank.measured_bytes, planned.weights)
 
-  def test_the_command_line_says_the_same(self):
+  def test_the_command_line_gives_the_same_answers(self):
     arguments = ["--temperature", "0", "--stop", " = ", "--include-stop", "--max-tokens", "20"]
     done = worlds.run("client", "--addr", self.server.address, PROMPT, *arguments, "--json",
                       "--n", "2", "--logprobs", "1")
@@ -203,7 +198,7 @@ class Asking(unittest.TestCase):
     self.assertIn(b"sampling.min_p", done.stderr)
 
 
-class LeavingNothing(unittest.TestCase):
+class LeaveNothingBehind(unittest.TestCase):
 
   def resources(self, server):
     status = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10)
@@ -234,39 +229,39 @@ class LeavingNothing(unittest.TestCase):
       list(pool.map(one, range(count)))
 
   def test_two_thousand_cancels(self):
-    with worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1) as server:
-      self.cancel_many(server, 400, seed=1)  # allocators and caches reach their size
-      self.settle(server)
-      blocks, descriptors, memory = self.resources(server)
-      self.cancel_many(server, 2000, seed=2)
-      self.settle(server)
-      after_blocks, after_descriptors, after_memory = self.resources(server)
-      self.assertEqual(after_blocks, blocks)
-      self.assertEqual(after_descriptors, descriptors)
-      # A leaked request would hold its prompt and answer; 2,000 of them even 4 KiB each are 8 MB.
-      self.assertLess(after_memory - memory, 6 << 20)
-      got, _ = collect(server, PROMPT, temperature=0.0)
-      self.assertEqual(got[0]["text"], "12 + 30 = 42")
+    server = worlds.shared_server(*TWO_RANKS)
+    self.cancel_many(server, 400, seed=1)  # allocators and caches reach their size
+    self.settle(server)
+    blocks, descriptors, memory = self.resources(server)
+    self.cancel_many(server, 2000, seed=2)
+    self.settle(server)
+    after_blocks, after_descriptors, after_memory = self.resources(server)
+    self.assertEqual(after_blocks, blocks)
+    self.assertEqual(after_descriptors, descriptors)
+    # A leaked request would hold its prompt and answer: 2,000 times even 4 KiB are 8 MB.
+    self.assertLess(after_memory - memory, 6 << 20)
+    got, _ = collect(server, PROMPT, temperature=0.0)
+    self.assertEqual(got[0]["text"], "12 + 30 = 42")
 
   def test_a_slow_reader_delays_nobody(self):
-    with worlds.Server(worlds.DEMO, "--tp", 1, "--threads", 1) as server:
-      request = pb.GenerateRequest(text=STORY, sampling=pb.SamplingParams(
-          temperature=1.0, seed=1, max_tokens=450, ignore_eos=True, logprobs=20, n=16))
-      slow_channel = grpc.insecure_channel(
-          server.address, options=[("grpc.http2.lookahead_bytes", 1024),
-                                   ("grpc.http2.bdp_probe", 0)])
-      slow = worlds.pb_grpc.InferenceServiceStub(slow_channel).Generate(request, timeout=120)
-      next(iter(slow))  # and reads no more
-      for _ in range(10):
-        got, _ = collect(server, PROMPT, temperature=0.0, timeout=30)
-        self.assertEqual(got[0]["text"], "12 + 30 = 42")
-      # Its own sequences run to their end without it.
-      self.settle(server)
-      tokens = {i: 0 for i in range(16)}
-      for message in slow:  # what was made meanwhile comes in few messages
-        tokens[message.choice] += len(message.token_ids)
-      self.assertGreaterEqual(sum(tokens.values()), 16 * 450 - 16)
-      slow_channel.close()
+    server = worlds.shared_server(*TWO_RANKS)
+    request = pb.GenerateRequest(text=STORY, sampling=pb.SamplingParams(
+        temperature=1.0, seed=1, max_tokens=450, ignore_eos=True, logprobs=20, n=16))
+    slow_channel = grpc.insecure_channel(
+        server.address, options=[("grpc.http2.lookahead_bytes", 1024),
+                                 ("grpc.http2.bdp_probe", 0)])
+    slow = worlds.pb_grpc.InferenceServiceStub(slow_channel).Generate(request, timeout=120)
+    next(iter(slow))  # and reads no more
+    for _ in range(10):
+      got, _ = collect(server, PROMPT, temperature=0.0, timeout=30)
+      self.assertEqual(got[0]["text"], "12 + 30 = 42")
+    # The engine finishes the slow reader's sequences without waiting for it.
+    self.settle(server)
+    tokens = {i: 0 for i in range(16)}
+    for message in slow:  # the tokens that waited come in few messages
+      tokens[message.choice] += len(message.token_ids)
+    self.assertGreaterEqual(sum(tokens.values()), 16 * 450 - 16)
+    slow_channel.close()
 
   def test_a_full_queue_refuses_at_once_and_says_when_to_retry(self):
     with worlds.Server(worlds.DEMO, "--threads", 1, "--max-queue", 4, "--max-num-seqs",

@@ -1,6 +1,7 @@
-"""Who may reach the server and how: TLS, client certificates, tokens, limits of connections."""
+"""TLS, client certificates, bearer tokens, and the limits on connections and requests."""
 
 import contextlib
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ def openssl(folder, *args):
 
 
 def make_certificates(folder):
-  """A CA, a server's and a client's certificate, and a key that belongs to none."""
+  """A CA, certificates of a server and a client that it signed, and one that it did not."""
   openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca",
           "-keyout", "ca.key", "-out", "ca.pem")
   for name in ("server", "client", "other"):
@@ -145,8 +146,8 @@ class Secure(unittest.TestCase):
     (self.folder / "empty.txt").write_text("# none\n\n")
     for arguments, named in cases:
       arguments = [a if a.startswith("--") else self.file(a) for a in arguments]
-      done = worlds.run("serve", worlds.DEMO, "--listen", f"127.0.0.1:{worlds.free_port()}",
-                        *arguments, timeout=30)
+      done = worlds.run("serve", worlds.DEMO, "--listen", f"unix:{self.folder}/socket", *arguments,
+                        timeout=30)
       self.assertEqual(done.returncode, 78, (arguments, done.stderr))
       (line,) = done.stderr.decode().strip().splitlines()
       self.assertIn(named, line)
@@ -187,55 +188,57 @@ class Secure(unittest.TestCase):
 
 class Limits(unittest.TestCase):
 
-  def test_a_request_too_long(self):
-    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-message-bytes", "64KiB") as server:
-      with self.assertRaises(grpc.RpcError) as failed:
-        server.generate("x" * 70000)
-      self.assertEqual(failed.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
-      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], ANSWER)
+  def limited_server(self):
+    return worlds.shared_server(worlds.DEMO, "--threads", 1, "--max-message-bytes", "64KiB",
+                                "--max-streams", 2)
 
-  def test_an_old_connection_goes_and_its_streams_end_well(self):
+  def test_a_request_too_long(self):
+    server = self.limited_server()
+    with self.assertRaises(grpc.RpcError) as failed:
+      server.generate("x" * 70000)
+    self.assertEqual(failed.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], ANSWER)
+
+  def test_streams_survive_the_end_of_an_old_connection(self):
     with worlds.Server(worlds.DEMO, "--threads", 1, "--max-connection-age", "0.3",
                        "--max-connection-age-grace", 30) as server:
-      # Longer than any age of the connection: six answers, one after the other in one stream's
-      # time; each call goes on over the connection's end or gets a new one.
+      # Longer than the age of several connections: a call either finishes on the old connection
+      # or gets a new one.
       begin = time.monotonic()
       while time.monotonic() < begin + 2:
         tokens = sum(len(m.token_ids) for m in server.stub.Generate(LONG, timeout=60))
         self.assertEqual(tokens, 480)
 
-  def test_a_client_that_pings_too_often_is_asked_to_calm_down(self):
-    with worlds.Server(worlds.DEMO, "--tp", 1, "--threads", 1) as server:
-      restless = grpc.insecure_channel(server.address, options=[
-          ("grpc.keepalive_time_ms", 100), ("grpc.keepalive_permit_without_calls", 1),
-          ("grpc.http2.max_pings_without_data", 0), ("grpc.use_local_subchannel_pool", 1)])
-      watch = health_pb2_grpc.HealthStub(restless).Watch(
-          health_pb2.HealthCheckRequest(), timeout=30)
-      with self.assertRaises(grpc.RpcError) as caught:
-        for _ in watch:
-          pass
-      self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
-      self.assertIn("too many pings", caught.exception.details().lower())
-      restless.close()
-      # Others are not disturbed.
-      self.assertEqual(len(server.generate("Add 1 and 2.", max_tokens=3, ignore_eos=True)[1]), 3)
+  def test_a_client_that_pings_too_often_is_disconnected(self):
+    server = self.limited_server()
+    restless = grpc.insecure_channel(server.address, options=[
+        ("grpc.keepalive_time_ms", 100), ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0), ("grpc.use_local_subchannel_pool", 1)])
+    watch = health_pb2_grpc.HealthStub(restless).Watch(
+        health_pb2.HealthCheckRequest(), timeout=30)
+    with self.assertRaises(grpc.RpcError) as caught:
+      for _ in watch:
+        pass
+    self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+    self.assertIn("too many pings", caught.exception.details().lower())
+    restless.close()
+    # Other clients are not disturbed.
+    self.assertEqual(len(server.generate("Add 1 and 2.", max_tokens=3, ignore_eos=True)[1]), 3)
 
   def test_streams_of_one_connection(self):
-    with worlds.Server(worlds.DEMO, "--threads", 1, "--max-streams", 2) as server:
-      calls = [server.stub.Generate(LONG, timeout=60) for _ in range(5)]
-      # The others wait in the client and are served in their turn.
-      for call in calls:
-        self.assertEqual(sum(len(m.token_ids) for m in call), 480)
+    calls = [self.limited_server().stub.Generate(LONG, timeout=60) for _ in range(5)]
+    # Two run; the others wait in the client and are served later.
+    for call in calls:
+      self.assertEqual(sum(len(m.token_ids) for m in call), 480)
 
   def test_unix_sockets_and_ipv6(self):
     with tempfile.TemporaryDirectory() as folder:
-      for address in (f"unix:{folder}/socket", f"[::1]:{worlds.free_port()}"):
-        server = worlds.Server(worlds.DEMO, "--threads", 1, address=address, ready=False)
-        with server:
-          done = worlds.run("client", "--addr", address, "--wait-ready", "20", PROMPT,
+      for address in (f"unix:{folder}/socket", "[::1]:0"):
+        if address.startswith("[") and not os.path.exists("/proc/sys/net/ipv6"):
+          self.skipTest("no IPv6 here")
+        with worlds.Server(worlds.DEMO, "--threads", 1, address=address, ready=False) as server:
+          done = worlds.run("client", "--addr", server.address, "--wait-ready", "20", PROMPT,
                             "--temperature", "0")
-          if address.startswith("[") and server.process.poll() == 69:
-            self.skipTest("no IPv6 here")
           self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
 
 

@@ -16,36 +16,42 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROMPT = "<|bos|><|user|>Add 12 and 30.<|end|><|assistant|>"
 
 
+def ranks(count):
+  """What a server of so many ranks is started with."""
+  return worlds.DEMO, "--tp", count, "--threads", 1
+
+
+# The metrics endpoint must not cost an idle world anything.
+FOUR_RANKS = (*ranks(4), "--metrics-listen", "127.0.0.1:0")
+
+
 class Worlds(unittest.TestCase):
 
   def test_same_stream_at_every_degree(self):
     answers = set()
     for tp in (1, 2, 3, 4):
-      with worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1) as server:
-        model = server.stub.GetModel(pb.GetModelRequest(), timeout=10)
-        self.assertEqual(model.tp_degree, tp)
-        self.assertTrue(model.has_tokenizer)
-        self.assertEqual(server.health("tandem.v1.InferenceService"), SERVING)
-        text, ids, reason, last = server.generate(PROMPT, temperature=0.0, max_tokens=32)
-        self.assertEqual(reason, pb.FINISH_REASON_STOP)
-        self.assertEqual(last.usage.completion_tokens, len(ids))
-        self.assertGreater(last.timings.prefill.ToTimedelta().total_seconds(), 0)
-        answers.add((text, tuple(ids)))
-        status, errors = server.stop()
-        self.assertEqual(status, 0, errors)
+      server = worlds.shared_server(*(FOUR_RANKS if tp == 4 else ranks(tp)))
+      model = server.stub.GetModel(pb.GetModelRequest(), timeout=10)
+      self.assertEqual(model.tp_degree, tp)
+      self.assertTrue(model.has_tokenizer)
+      self.assertEqual(server.health("tandem.v1.InferenceService"), SERVING)
+      text, ids, reason, last = server.generate(PROMPT, temperature=0.0, max_tokens=32)
+      self.assertEqual(reason, pb.FINISH_REASON_STOP)
+      self.assertEqual(last.usage.completion_tokens, len(ids))
+      self.assertGreater(last.timings.prefill.ToTimedelta().total_seconds(), 0)
+      answers.add((text, tuple(ids)))
     self.assertEqual(len(answers), 1)
     self.assertEqual(answers.pop()[0], "12 + 30 = 42")
 
   def test_joins_a_given_world(self):
-    port = worlds.free_port()
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
               worlds.BINARY]
-    with worlds.Server(worlds.DEMO, "--threads", 1, port=port, command=mpirun) as server:
+    with worlds.Server(worlds.DEMO, "--threads", 1, command=mpirun) as server:
       self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
       # mpirun's own SIGTERM would kill the ranks; SIGUSR1 drains.
       server.process.send_signal(signal.SIGUSR1)
-      server.process.communicate(timeout=30)
-      self.assertEqual(server.process.returncode, 0)
+      code, errors = server.wait()
+      self.assertEqual(code, 0, errors)
 
   def test_a_folder_without_tokenizer_serves_ids(self):
     model = worlds.shared("models/stories260k")
@@ -60,17 +66,11 @@ class Worlds(unittest.TestCase):
 
 
 class Service(unittest.TestCase):
-  """One world of two ranks for everything that does not end it."""
+  """One world of two ranks for all tests that do not end it."""
 
   @classmethod
   def setUpClass(cls):
-    cls.server = worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1)
-
-  @classmethod
-  def tearDownClass(cls):
-    status, errors = cls.server.stop()
-    if status != 0:
-      raise AssertionError(f"exit {status}: {errors}")
+    cls.server = worlds.shared_server(*ranks(2))
 
   def test_many_streams_at_once_are_each_as_alone(self):
     prompts = [f"<|bos|><|user|>What is {a} + {b}?<|end|><|assistant|>"
@@ -117,7 +117,7 @@ class Service(unittest.TestCase):
     back = self.server.stub.Detokenize(pb.DetokenizeRequest(ids=ids), timeout=10)
     self.assertEqual(back.text, text)
 
-  def test_cancel_and_deadline_leave_the_server_well(self):
+  def test_cancel_and_deadline_do_not_harm_the_server(self):
     for _ in range(50):
       request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
           temperature=2.0, max_tokens=400))
@@ -151,19 +151,17 @@ class Ends(unittest.TestCase):
       self.assertIn(SERVING, seen)
 
   def test_a_port_in_use_is_one_line(self):
-    with worlds.Server(worlds.DEMO, "--tp", 1) as server:
-      port = server.address.rsplit(":", 1)[1]
-      done = worlds.run("serve", worlds.DEMO, "--tp", "2", "--listen", f"127.0.0.1:{port}",
-                        timeout=30)
-      self.assertNotEqual(done.returncode, 0)
-      lines = done.stderr.decode().strip().splitlines()
-      self.assertEqual(len(lines), 1, lines)
-      self.assertIn(port, lines[0])
-      self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
+    server = worlds.shared_server(*ranks(1))
+    done = worlds.run("serve", worlds.DEMO, "--tp", "2", "--listen", server.address, timeout=30)
+    self.assertNotEqual(done.returncode, 0)
+    lines = done.stderr.decode().strip().splitlines()
+    self.assertEqual(len(lines), 1, lines)
+    self.assertIn(server.address, lines[0])
+    self.assertEqual(server.generate(PROMPT, temperature=0.0)[0], "12 + 30 = 42")
 
   def test_a_drain_lets_streams_finish(self):
     for tp in (1, 2):
-      server = worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1)
+      server = worlds.Server(*ranks(tp))
       request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
           temperature=0.0, max_tokens=32))
       call = server.stub.Generate(request, timeout=30)
@@ -171,18 +169,17 @@ class Ends(unittest.TestCase):
       server.process.send_signal(signal.SIGTERM)
       text = first.text + "".join(message.text for message in call)
       self.assertEqual(text, "12 + 30 = 42")
-      _, errors = server.process.communicate(timeout=30)  # a second signal would use force
-      self.assertEqual(server.process.returncode, 0, errors)
+      code, errors = server.wait()  # a second signal would not let the streams finish
+      self.assertEqual(code, 0, errors)
       server.channel.close()
 
   def test_sigterm_to_ranks_that_srun_started_drains(self):
-    # srun gives PMIx and Slurm's variables, and signals the ranks themselves. mpirun stands in for
-    # it here, with its own mark taken away.
-    port = worlds.free_port()
+    # srun sets PMIx's and Slurm's variables and sends signals to the ranks themselves. Here mpirun
+    # stands in for srun, without the variable that marks it as mpirun.
     srun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
             "env", "-u", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID=0", "SLURM_PROCID=0",
             "SLURM_STEP_NUM_TASKS=2", worlds.BINARY]
-    with worlds.Server(worlds.DEMO, "--threads", 1, port=port, command=srun) as server:
+    with worlds.Server(worlds.DEMO, "--threads", 1, command=srun) as server:
       request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
           temperature=0.0, max_tokens=400, ignore_eos=True))
       call = server.stub.Generate(request, timeout=30)
@@ -192,12 +189,12 @@ class Ends(unittest.TestCase):
         os.kill(rank.pid, signal.SIGTERM)
       tokens += sum(len(message.token_ids) for message in call)
       self.assertEqual(tokens, 400)
-      _, errors = server.process.communicate(timeout=30)
-      self.assertEqual(server.process.returncode, 0, errors)
+      code, errors = server.wait()
+      self.assertEqual(code, 0, errors)
 
   def test_nothing_survives_a_killed_launcher(self):
     for tp in (1, 3):
-      server = worlds.Server(worlds.DEMO, "--tp", tp, "--threads", 1)
+      server = worlds.Server(*ranks(tp))
       below = worlds.processes_of_group(server.process.pid)
       self.assertGreaterEqual(len(below), tp)
       server.process.kill()
@@ -209,20 +206,18 @@ class Ends(unittest.TestCase):
       server.channel.close()
 
   def test_an_idle_world_is_quiet(self):
-    server = worlds.Server(worlds.DEMO, "--tp", 4, "--threads", 1, "--metrics-listen",
-                           f"127.0.0.1:{worlds.free_port()}")
-    with server:
-      server.generate(PROMPT, temperature=0.0)
-      time.sleep(1)
-      pids = worlds.processes_of_group(server.process.pid)
-      for _ in range(3):  # a busy machine may disturb one of them
-        before = sum(cpu_seconds(pid) for pid in pids)
-        time.sleep(5)
-        used = (sum(cpu_seconds(pid) for pid in pids) - before) / 5
-        print(f"idle world of 4 ranks: {100 * used:.2f} % of one core")
-        if used < 0.02:
-          return
-      self.fail("an idle world uses more than 2 % of one core")
+    server = worlds.shared_server(*FOUR_RANKS)
+    server.generate(PROMPT, temperature=0.0)
+    time.sleep(1)
+    pids = worlds.processes_of_group(server.process.pid)
+    for _ in range(3):  # a busy machine may disturb one of them
+      before = sum(cpu_seconds(pid) for pid in pids)
+      time.sleep(5)
+      used = (sum(cpu_seconds(pid) for pid in pids) - before) / 5
+      print(f"idle world of 4 ranks: {100 * used:.2f} % of one core")
+      if used < 0.02:
+        return
+    self.fail("an idle world uses more than 2 % of one core")
 
 
 def alive(pid):

@@ -40,6 +40,7 @@ class Slurm:
         "SlurmdPidFile": f"{self.folder}/slurmd.pid",
         "SlurmctldLogFile": f"{self.folder}/slurmctld.log",
         "SlurmdLogFile": f"{self.folder}/slurmd.log",
+        # Slurm's daemons read their ports from the file: they cannot take free ones by themselves.
         "SlurmctldPort": worlds.free_port(), "SlurmdPort": worlds.free_port(),
         "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
         "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_CPU",

@@ -1,7 +1,7 @@
-"""Starts the real binary, real mpirun worlds and a gRPC client made from the .proto alone.
+"""Helpers of the end-to-end tests: the real binary, real mpirun worlds, a gRPC client.
 
-The tests beside this file are plain unittest. CTest names the binary and the generated stubs
-in the environment; by hand they are those of the release build.
+The tests beside this file are plain unittest. CTest passes the binary and the stubs (generated from
+the .proto files alone) in the environment; by hand they are those of the release build.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -44,7 +45,7 @@ GOLDEN = SOURCE / "tests/golden/logits"
 
 
 def details(error: grpc.RpcError):
-  """The details of google.rpc.Status that a failed call carries, unpacked."""
+  """The google.rpc details that a failed call carries, unpacked."""
   for key, value in error.trailing_metadata() or ():
     if key == "grpc-status-details-bin":
       status = status_pb2.Status.FromString(value)
@@ -59,10 +60,10 @@ def details(error: grpc.RpcError):
 
 
 def shared(path: str) -> pathlib.Path:
-  """A file of the materials beside the project; skips the test where it is missing."""
+  """A file of the folder `shared` beside the project; skips the test where it is missing."""
   full = SHARED / path
   if not full.exists():
-    raise unittest.SkipTest(f"{path} is not beside the project")
+    raise unittest.SkipTest(f"{full} is missing")
   return full
 
 
@@ -89,13 +90,18 @@ def generate(model, *args, timeout=120):
 
 
 def free_port() -> int:
+  """A port that was free a moment ago: another process may take it before the test does.
+
+  Only for an address that must be known before its server starts, or that must stay the same when
+  its world restarts. Other servers listen on port 0, and the test reads the port from their log.
+  """
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     return s.getsockname()[1]
 
 
 def processes_of_group(leader: int):
-  """Live (pid, command line) of tandem processes below `leader`, by walking /proc."""
+  """The pids of all live processes below `leader`, from /proc."""
   parents = {}
   for entry in pathlib.Path("/proc").iterdir():
     if not entry.name.isdigit():
@@ -116,20 +122,44 @@ def processes_of_group(leader: int):
 
 
 class Server:
-  """`tandem serve` with a client; a context manager that stops it with SIGTERM."""
+  """`tandem serve` with a client; a context manager that stops it with SIGTERM.
 
-  def __init__(self, model, *args, port=None, ready=True, command=None, address=None):
-    self.address = address or f"127.0.0.1:{port or free_port()}"
-    command = command or [BINARY]
+  `address` is what it listens on. The default, port 0, takes a free port and reads it from the log.
+  """
+
+  def __init__(self, model, *args, address="127.0.0.1:0", ready=True, command=None):
+    self.log = tempfile.NamedTemporaryFile(prefix="tandem_serve_")
     self.process = subprocess.Popen(
-        [*command, "serve", str(model), "--listen", self.address, *[str(a) for a in args]],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [*(command or [BINARY]), "serve", str(model), "--listen", address,
+         *[str(a) for a in args]], stdout=subprocess.DEVNULL, stderr=self.log)
+    try:
+      self.address = self.logged(r"listening on (\S+)") if address.endswith(":0") else address
+    except BaseException:
+      self.process.kill()
+      raise
     self.channel = grpc.insecure_channel(
         self.address, options=[("grpc.initial_reconnect_backoff_ms", 100)])
     self.stub = pb_grpc.InferenceServiceStub(self.channel)
     self.health_stub = health_pb2_grpc.HealthStub(self.channel)
     if ready:
       self.wait_ready()
+
+  def errors(self) -> str:
+    """What it has written to stderr so far."""
+    return pathlib.Path(self.log.name).read_text(errors="replace")
+
+  def logged(self, pattern, seconds=60) -> str:
+    """The group of `pattern` in stderr, as soon as it is there."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+      ended = self.process.poll() is not None
+      found = re.search(pattern, self.errors())
+      if found:
+        return found[1]
+      if ended:
+        break
+      time.sleep(0.005)
+    raise AssertionError(f"no {pattern!r} in the log of serve: {self.errors()}")
 
   def health(self, service=""):
     return self.health_stub.Check(health_pb2.HealthCheckRequest(service=service),
@@ -139,8 +169,7 @@ class Server:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
       if self.process.poll() is not None:
-        raise AssertionError(f"serve ended with {self.process.returncode}: "
-                             f"{self.process.stderr.read().decode()}")
+        raise AssertionError(f"serve ended with {self.process.returncode}: {self.errors()}")
       with contextlib.suppress(grpc.RpcError):
         if self.health() == health_pb2.HealthCheckResponse.SERVING:
           return
@@ -162,26 +191,61 @@ class Server:
       last = message
     return out_text, out_ids, reason, last
 
+  def wait(self, seconds=30):
+    """Waits until the process has ended: (exit status, stderr)."""
+    try:
+      self.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      self.process.wait()
+      raise AssertionError(f"serve did not end in {seconds} s: {self.errors()}") from None
+    return self.process.returncode, self.errors()
+
   def stop(self, seconds=30):
     """SIGTERM; returns (exit status, stderr)."""
     if self.process.poll() is None:
       self.process.send_signal(signal.SIGTERM)
     try:
-      _, errors = self.process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-      self.process.kill()
-      _, errors = self.process.communicate()
-      raise AssertionError(f"serve did not stop: {errors.decode()}") from None
+      return self.wait(seconds)
     finally:
       self.channel.close()
-    return self.process.returncode, errors.decode()
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    if self.process.poll() is None:
+    try:
       self.stop()
-    self.channel.close()
-    self.process.stdout.close()
-    self.process.stderr.close()
+    finally:
+      self.log.close()
+
+
+_shared_servers = {}
+
+
+def shared_server(model, *args, kind=Server):
+  """A serving world of this configuration, shared by all tests of the file that ask for it.
+
+  The first to ask starts it. A test that ended it leaves the next one a new world. When the tests
+  of the file are done, each shared server must stop with exit code 0.
+  """
+  key = (kind, str(model), *[str(a) for a in args])
+  server = _shared_servers.get(key)
+  if server is None or server.process.poll() is not None:
+    if not _shared_servers:
+      unittest.addModuleCleanup(_stop_shared_servers)
+    server = _shared_servers[key] = kind(model, *args)
+  server.wait_ready()
+  return server
+
+
+def _stop_shared_servers():
+  failed = []
+  while _shared_servers:
+    key, server = _shared_servers.popitem()
+    with server:
+      status, errors = server.stop()
+    if status != 0:
+      failed.append(f"{key}: exit {status}: {errors}")
+  if failed:
+    raise AssertionError("\n".join(failed))
