@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -20,20 +20,31 @@ bool SameFile(const struct stat& a, const struct stat& b) {
          a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
 }
 
-// The time tells the length, nothing else.
+// The time that it takes depends on the lengths alone.
 bool SameText(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
 }  // namespace
 
+bool BearerTokens::Contents::Has(std::string_view token) const {
+  bool known = false;
+  for (const std::string& one : tokens) known = SameText(one, token) || known;
+  return known;
+}
+
 absl::StatusOr<std::unique_ptr<BearerTokens>> BearerTokens::FromFile(const std::string& path) {
   std::unique_ptr<BearerTokens> tokens(new BearerTokens(path));
-  TANDEM_RETURN_IF_ERROR(tokens->Read());
+  auto contents = std::make_shared<Contents>();
+  // Before it is read: a change in between is found later.
+  (void)stat(path.c_str(), &contents->file);
+  TANDEM_ASSIGN_OR_RETURN(contents->tokens, tokens->Read());
+  tokens->contents_ = std::move(contents);
+  tokens->next_check_ = Clock::now() + kCheckInterval;
   return tokens;
 }
 
-absl::Status BearerTokens::Read() {
+absl::StatusOr<std::vector<std::string>> BearerTokens::Read() const {
   const auto bad = [this](const std::string& what) {
     return absl::FailedPreconditionError(absl::StrCat("--auth-token-file ", path_, ": ", what));
   };
@@ -41,7 +52,6 @@ absl::Status BearerTokens::Read() {
   if (stat(path_.c_str(), &now) != 0) return bad(std::strerror(errno));
   std::ifstream file(path_);
   if (!file || S_ISDIR(now.st_mode)) return bad("cannot be read");
-  seen_ = now;  // a bad file is not read again and again
   std::vector<std::string> tokens;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
@@ -53,14 +63,25 @@ absl::Status BearerTokens::Read() {
     tokens.push_back(line);
   }
   if (tokens.empty()) return bad("found no token, expected one a line");
-  tokens_ = std::move(tokens);
-  return absl::OkStatus();
+  return tokens;
 }
 
-void BearerTokens::ReadIfChanged() {
-  struct stat now {};
-  if (stat(path_.c_str(), &now) != 0 || SameFile(now, seen_)) return;
-  (void)Read();
+std::shared_ptr<const BearerTokens::Contents> BearerTokens::Current() const {
+  std::lock_guard lock(mutex_);
+  return contents_;
+}
+
+void BearerTokens::ReloadIfChanged() {
+  std::lock_guard one_at_a_time(reload_mutex_);
+  next_check_ = Clock::now() + kCheckInterval;
+  const std::shared_ptr<const Contents> old = Current();
+  auto contents = std::make_shared<Contents>();
+  if (stat(path_.c_str(), &contents->file) != 0 || SameFile(contents->file, old->file)) return;
+  // A bad file keeps the old tokens, but is not read again until it changes.
+  absl::StatusOr<std::vector<std::string>> tokens = Read();
+  contents->tokens = tokens.ok() ? *std::move(tokens) : old->tokens;
+  std::lock_guard lock(mutex_);
+  contents_ = std::move(contents);
 }
 
 absl::Status BearerTokens::Check(const grpc::CallbackServerContext& context) {
@@ -77,11 +98,10 @@ absl::Status BearerTokens::CheckHeader(const std::string* authorization) {
         "authorization: found no token, expected metadata \"authorization: Bearer TOKEN\"");
   }
   const std::string_view token = std::string_view(*authorization).substr(kScheme.size());
-  std::lock_guard lock(mutex_);
-  ReadIfChanged();
-  bool known = false;
-  for (const std::string& one : tokens_) known = SameText(one, token) || known;
-  if (known) return absl::OkStatus();
+  const bool due = Clock::now() >= next_check_.load();
+  if (!due && Current()->Has(token)) return absl::OkStatus();
+  ReloadIfChanged();
+  if (Current()->Has(token)) return absl::OkStatus();
   return absl::UnauthenticatedError("authorization: the token is not known");
 }
 
