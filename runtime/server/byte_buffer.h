@@ -1,6 +1,5 @@
 // Requests are parsed here and not by gRPC: its callback API answers bytes that do not parse with
-// UNIMPLEMENTED and no message, and protobuf itself writes a line to stderr for each string that
-// is not UTF-8.
+// UNIMPLEMENTED and no message.
 #pragma once
 
 #include "absl/status/status.h"
