@@ -11,7 +11,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/server/answer_text.h"
+#include "runtime/server/choice_answer.h"
 #include "runtime/server/validation.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
@@ -37,19 +37,6 @@ class LogitsRecorder : public engine::StepExecutor {
   engine::StepExecutor& inner_;
   std::ofstream* file_;
 };
-
-const char* ReasonName(engine::FinishReason reason) {
-  switch (reason) {
-    case engine::FinishReason::kStop:
-      return "stop";
-    case engine::FinishReason::kLength:
-      return "length";
-    case engine::FinishReason::kCancelled:
-      return "cancelled";
-    default:
-      return "error";
-  }
-}
 
 }  // namespace
 
@@ -82,14 +69,10 @@ absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const Gen
                           engine::Engine::Create(config, &recorder, {.timer = runtime.timer()}));
 
   GenerateResult result;
-  std::optional<server::AnswerText> text;
-  if (job.tokenizer != nullptr) {
-    text.emplace(*job.tokenizer,
-                 server::StopTexts{job.sampling.stop, job.sampling.include_stop.value_or(false),
-                                   job.sampling.min_tokens.value_or(0)});
-  } else if (!job.sampling.stop.empty()) {
+  if (job.tokenizer == nullptr && !job.sampling.stop.empty()) {
     return absl::FailedPreconditionError("--stop: the model has no tokenizer.json");
   }
+  server::ChoiceAnswer answer(job.tokenizer, server::StopTextsOf(job.sampling));
   std::promise<absl::Status> done;
   bool written = true;  // to stdout
   const auto print = [&](const std::string& text) {
@@ -102,16 +85,10 @@ absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const Gen
   const auto sink = [&](const engine::Event& event) {
     result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
     std::string shown;
-    if (text) {
-      // The stop token is no part of the answer's text.
-      const size_t texts = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
-      text->Append(std::span(event.token_ids).first(texts), &shown);
-      if (event.finish != engine::FinishReason::kNone) text->Flush(&shown);
-    }
+    const bool goes_on = answer.Add(event, &shown);
     if (!shown.empty()) print(shown);
-    const bool stopped = text && text->stopped_by().has_value();
-    if (event.finish == engine::FinishReason::kNone && !stopped) return true;
-    result.finish_reason = stopped ? "stop" : ReasonName(event.finish);
+    if (goes_on) return true;
+    result.finish_reason = server::FinishReasonName(answer.finish());
     result.prompt_tokens = event.prompt_tokens;
     result.cached_prompt_tokens = event.cached_prompt_tokens;
     result.queue_seconds = event.timings.queue_seconds;

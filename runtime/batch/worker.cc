@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "runtime/batch/result.h"
-#include "runtime/server/answer_text.h"
+#include "runtime/server/choice_answer.h"
 
 namespace tandem::batch {
 
@@ -11,7 +11,7 @@ struct BatchWorker::Running {
   BatchRow row;
   std::mutex mutex;  // Start's thread and the engine's
   std::vector<ChoiceResult> results;
-  std::vector<std::optional<server::AnswerText>> texts;
+  std::vector<server::ChoiceAnswer> answers;  // by choice, as results
   int32_t open = 0;
   bool over = false;  // finished, failed or given up
 };
@@ -20,7 +20,6 @@ absl::Status BatchWorker::Start(const BatchRow& row, std::vector<std::vector<int
   auto running = std::make_shared<Running>();
   running->row = row;
   running->results.resize(row.choices);
-  running->texts.resize(row.choices);
   running->open = row.choices;
   open_choices_ += row.choices;
   // Log-probabilities are kept nowhere but in the result: such a row begins anew.
@@ -28,11 +27,8 @@ absl::Status BatchWorker::Start(const BatchRow& row, std::vector<std::vector<int
   tokens.resize(row.choices);
   for (int32_t c = 0; c < row.choices; ++c) {
     running->results[c].token_ids = tokens[c];
-    if (tokenizer_ == nullptr) continue;
-    running->texts[c].emplace(
-        *tokenizer_, server::StopTexts{row.sampling.stop, row.sampling.include_stop.value_or(false),
-                                       row.sampling.min_tokens.value_or(0)});
-    running->texts[c]->Append(tokens[c], &running->results[c].text);
+    running->answers.emplace_back(tokenizer_, server::StopTextsOf(row.sampling));
+    running->answers[c].Resume(tokens[c], &running->results[c].text);
   }
   for (int32_t c = 0; c < row.choices; ++c) {
     engine::Request request;
@@ -75,11 +71,8 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
   }
   ChoiceResult& result = running->results[choice];
   result.token_ids.insert(result.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
-  std::optional<server::AnswerText>& text = running->texts[choice];
-  if (text.has_value()) {
-    const size_t shown = event.token_ids.size() - (event.ended_by_token ? 1 : 0);
-    text->Append(std::span(event.token_ids).first(shown), &result.text);
-  }
+  server::ChoiceAnswer& answer = running->answers[choice];
+  const bool goes_on = answer.Add(event, &result.text);
   if (row.params.logprobs < 0) {
     if (!event.token_ids.empty()) sink_.tokens(row.key, choice, event.token_ids);
   } else {
@@ -88,13 +81,10 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
     result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(),
                                event.top_logprobs.end());
   }
-  const bool stopped = text.has_value() && text->stopped_by().has_value();
-  if (event.finish == engine::FinishReason::kNone && !stopped) return true;
+  if (goes_on) return true;
 
   --open_choices_;
-  const bool answered = stopped || event.finish == engine::FinishReason::kStop ||
-                        event.finish == engine::FinishReason::kLength;
-  if (!answered) {
+  if (!answer.complete()) {
     running->over = true;
     // Cancelled, or the engine ends: the row is not over, only this run of it.
     if (event.finish == engine::FinishReason::kError && !absl::IsUnavailable(event.status)) {
@@ -102,8 +92,7 @@ bool BatchWorker::OnEvent(const std::shared_ptr<Running>& running, int32_t choic
                    ErrorLine(row.id, row.form != RowForm::kShort, row.line, event.status));
     }
   } else {
-    if (text.has_value()) text->Flush(&result.text);
-    result.stopped = stopped || event.finish == engine::FinishReason::kStop;
+    result.stopped = answer.finish() == engine::FinishReason::kStop;
     result.timings = event.timings;
     result.cached_prompt_tokens = event.cached_prompt_tokens;
     if (row.params.logprobs >= 0) sink_.tokens(row.key, choice, result.token_ids);

@@ -42,7 +42,7 @@ void GenerateCall::Start(engine::EngineClient* engine, engine::Request request, 
     choices_.resize(request.sampling.n);
     open_choices_ = choices_.size();
     for (size_t i = 0; i < choices_.size(); ++i) {
-      if (tokenizer != nullptr) choices_[i].text.emplace(*tokenizer, stops);
+      choices_[i].answer.emplace(tokenizer, stops);
       choices_[i].pending.set_choice(static_cast<int32_t>(i));
     }
   }
@@ -91,11 +91,9 @@ bool GenerateCall::OnEvent(const engine::Event& event) {
     if (last) ChoiceDoneLocked(choice);
     return false;
   }
-  AddTokensLocked(event, choice);
-  const bool stopped = choice.text.has_value() && choice.text->stopped_by().has_value();
-  switch (event.finish) {
+  const bool goes_on = AddEventLocked(event, choice);
+  switch (choice.answer->finish()) {
     case engine::FinishReason::kNone:
-      if (stopped) FinishChoiceLocked(event, choice);
       break;
     case engine::FinishReason::kStop:
     case engine::FinishReason::kLength:
@@ -114,20 +112,15 @@ bool GenerateCall::OnEvent(const engine::Event& event) {
       break;
   }
   AdvanceLocked();
-  return !last && !stopped;
+  return goes_on;
 }
 
-void GenerateCall::AddTokensLocked(const engine::Event& event, Choice& choice) {
+bool GenerateCall::AddEventLocked(const engine::Event& event, Choice& choice) {
   if (choice.pending_bytes >= kMessageBytes) choice.full.push_back(choice.TakePending());
   v1::GenerateResponse& message = choice.pending;
   const size_t text_before = message.text().size();
   message.mutable_token_ids()->Add(event.token_ids.begin(), event.token_ids.end());
-  if (choice.text.has_value()) {
-    // The stop token is no part of the answer's text.
-    std::span<const int32_t> ids = event.token_ids;
-    if (event.ended_by_token && !ids.empty()) ids = ids.first(ids.size() - 1);
-    choice.text->Append(ids, message.mutable_text());
-  }
+  const bool goes_on = choice.answer->Add(event, message.mutable_text());
   const auto fill = [this](const engine::TokenLogprob& from, v1::TokenLogprob* to) {
     to->set_token_id(from.token_id);
     to->set_logprob(from.logprob);
@@ -144,22 +137,20 @@ void GenerateCall::AddTokensLocked(const engine::Event& event, Choice& choice) {
   }
   choice.pending_bytes += message.text().size() - text_before + 5 * event.token_ids.size();
   choice.has_pending = choice.has_pending || !event.token_ids.empty();
+  return goes_on;
 }
 
 void GenerateCall::FinishChoiceLocked(const engine::Event& event, Choice& choice) {
   v1::GenerateResponse& message = choice.pending;
   choice.has_pending = true;
-  if (choice.text.has_value()) choice.text->Flush(message.mutable_text());
-  // Flush may find one, too: then it came before the token that ended the answer.
-  if (choice.text.has_value() && choice.text->stopped_by().has_value()) {
-    message.set_finish_reason(v1::FINISH_REASON_STOP);
-    message.set_stop_text(*choice.text->stopped_by());
-  } else if (event.finish == engine::FinishReason::kLength) {
+  const ChoiceAnswer& answer = *choice.answer;
+  if (answer.finish() == engine::FinishReason::kLength) {
     message.set_finish_reason(v1::FINISH_REASON_LENGTH);
     cut_ = true;
   } else {
     message.set_finish_reason(v1::FINISH_REASON_STOP);
-    if (event.ended_by_token) message.set_stop_token_id(event.token_ids.back());
+    if (answer.stop_text().has_value()) message.set_stop_text(*answer.stop_text());
+    if (answer.stop_token_id().has_value()) message.set_stop_token_id(*answer.stop_token_id());
   }
   ChoiceDoneLocked(choice);
   usage_.set_prompt_tokens(event.prompt_tokens);

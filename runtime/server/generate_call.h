@@ -1,7 +1,7 @@
-// One Generate stream, between two worlds: the engine's thread hands in events and must not
-// wait; gRPC's threads carry messages out one at a time. What comes in while a write is under way
-// is merged into the next message, up to a size that clients take by default, so a slow reader
-// costs memory for its own answer (bounded by max_tokens) and nothing else.
+// One Generate stream. The engine's thread hands in events and must not wait; gRPC's threads write
+// messages, one at a time. Events that arrive during a write are merged into the next message, up
+// to a size that clients accept by default, so a slow reader costs memory for its own answer
+// (bounded by max_tokens) and nothing else.
 //
 // Lifetime: the call owns itself from Create until gRPC's OnDone; the engine's sink holds another
 // reference for as long as the engine keeps it. After Finish no gRPC operation is started, so an
@@ -22,7 +22,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "runtime/engine/engine_client.h"
-#include "runtime/server/answer_text.h"
+#include "runtime/server/choice_answer.h"
 #include "runtime/server/request_metrics.h"
 #include "tandem/v1/inference.pb.h"
 
@@ -51,7 +51,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       : metrics_(metrics), on_done_(std::move(on_done)) {}
 
   struct Choice {
-    std::optional<AnswerText> text;         // none without a tokenizer
+    std::optional<ChoiceAnswer> answer;     // from Start on
     std::deque<v1::GenerateResponse> full;  // not yet handed to gRPC, before pending
     v1::GenerateResponse pending;           // likewise; grows
     size_t pending_bytes = 0;               // about, as serialized
@@ -62,10 +62,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     v1::GenerateResponse TakePending();
   };
 
-  // The engine's thread. False: no more events of this choice, please.
+  // On the engine's thread. False: the choice takes no more events.
   bool OnEvent(const engine::Event& event);
-  // Adds tokens, text and log-probabilities to what is pending. Needs mutex_.
-  void AddTokensLocked(const engine::Event& event, Choice& choice);
+  // Adds the event's tokens, text and log-probabilities to the pending message. Returns whether the
+  // choice goes on. Needs mutex_.
+  bool AddEventLocked(const engine::Event& event, Choice& choice);
   // The choice's answer is complete; with the last one the stream is. Needs mutex_.
   void FinishChoiceLocked(const engine::Event& event, Choice& choice);
   void ChoiceDoneLocked(Choice& choice);

@@ -77,7 +77,7 @@ absl::StatusOr<Job> MakeJob(const v1::GenerateRequest& message, const ServedMode
   if (!sampling.stop.empty() && model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("sampling.stop: ", kNoTokenizer));
   }
-  job.stops = {sampling.stop, sampling.include_stop.value_or(false), request.sampling.min_tokens};
+  job.stops = StopTextsOf(sampling);
   return job;
 }
 
