@@ -16,7 +16,8 @@ absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(rank::RankRuntime&
                                                               int64_t decode_tokens) {
   std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
-  config.watch.kv_high = config.watch.fragmentation_high = 1;  // a run's batch is what it says
+  config.load_guard.kv_high = config.load_guard.fragmentation_high =
+      1;  // a run's batch is what it says
   config.max_num_seqs = static_cast<int32_t>(max_batch);
   config.max_queue = static_cast<int32_t>(max_batch + 1);
   TANDEM_ASSIGN_OR_RETURN(front->engine_, engine::Engine::Create(config, &front->executor_,

@@ -140,7 +140,7 @@ void AddPair(CLI::App* app, const char* name, std::pair<double, double>* pair, d
       ->default_str(absl::StrCat(pair->first, ",", pair->second));
 }
 
-void AddMemoryWatch(CLI::App* app, WatchLimits* limits) {
+void AddLoadGuard(CLI::App* app, WatchLimits* limits) {
   AddPair(app, "--watch-kv", &limits->kv, 1,
           "Parts of the KV cache: above the second the batch is reduced, below the first it grows");
   AddPair(app, "--watch-fragmentation", &limits->fragmentation, 1,
@@ -161,7 +161,7 @@ CLI::App* AddBatch(CLI::App& app, BatchOptions* options) {
   CLI::App* batch =
       app.add_subcommand("batch", "Answer a file of prompts; can be stopped and resumed");
   AddModelOptions(batch, &options->model);
-  AddMemoryWatch(batch, &options->watch);
+  AddLoadGuard(batch, &options->watch);
   batch->add_option("--input", options->input, "Rows, JSONL, plain or gzip; - reads standard input")
       ->required();
   batch->add_option("--output", options->output, "File of results; OUTPUT.journal lies beside it")
@@ -328,11 +328,12 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* serve_app = app.add_subcommand("serve", "Answer gRPC requests");
   AddModelOptions(serve_app, &serve.model);
   AddTrace(serve_app, &serve.model);
-  AddMemoryWatch(serve_app, &serve.watch);
+  AddLoadGuard(serve_app, &serve.watch);
   AddPair(serve_app, "--watch-latency", &serve.watch.latency, 1e9,
           "Seconds of time to first token or between tokens, 95th percentile: warning, alarm");
-  serve_app->add_option("--listen", serve.listen,
-                        "HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free port and logs it")
+  serve_app
+      ->add_option("--listen", serve.listen,
+                   "HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free port and logs it")
       ->capture_default_str();
   serve_app->add_option("--metrics-listen", serve.metrics_listen,
                         "HOST:PORT or [IPv6]:PORT for Prometheus, at /metrics (default: none)");

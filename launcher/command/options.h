@@ -41,7 +41,7 @@ struct ModelOptions {
   bool bind = true;                      // threads to cores
 };
 
-// Thresholds of the memory watch (runtime/engine/memory_watch.h): normal up to the first, an
+// Thresholds of the load guard (runtime/engine/load_guard.h): normal up to the first, an
 // action above the second.
 struct WatchLimits {
   std::pair<double, double> kv = {0.80, 0.95};             // parts of 1

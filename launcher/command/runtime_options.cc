@@ -28,7 +28,7 @@ rank::RankOptions RankOptionsOf(const ModelOptions& model) {
   return options;
 }
 
-engine::WatchOptions WatchOptionsOf(const WatchLimits& limits) {
+engine::LoadGuardOptions LoadGuardOptionsOf(const WatchLimits& limits) {
   return {.kv_low = limits.kv.first,
           .kv_high = limits.kv.second,
           .fragmentation_low = limits.fragmentation.first,
@@ -42,7 +42,7 @@ batch::JobOptions JobOptionsOf(const BatchOptions& options) {
           .tp = options.model.tp,
           .hosts = options.model.hosts,
           .start_timeout = options.model.start_timeout,
-          .watch = WatchOptionsOf(options.watch),
+          .watch = LoadGuardOptionsOf(options.watch),
           .input = options.input,
           .output = options.output,
           .errors = options.errors,

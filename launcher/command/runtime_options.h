@@ -3,13 +3,13 @@
 
 #include "launcher/command/options.h"
 #include "runtime/batch/options.h"
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 #include "runtime/rank/rank_runtime.h"
 
 namespace tandem::launcher {
 
 rank::RankOptions RankOptionsOf(const ModelOptions& model);
-engine::WatchOptions WatchOptionsOf(const WatchLimits& limits);
+engine::LoadGuardOptions LoadGuardOptionsOf(const WatchLimits& limits);
 batch::JobOptions JobOptionsOf(const BatchOptions& options);
 
 }  // namespace tandem::launcher

@@ -139,7 +139,7 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
   config.max_queue = static_cast<int32_t>(options.max_queue);
-  config.watch = WatchOptionsOf(options.watch);
+  config.load_guard = LoadGuardOptionsOf(options.watch);
   engine::EngineHooks hooks = rank::EngineHooksOf(runtime, HeartbeatInterval(options));
   engine::EngineMetrics metrics;
   if (!options.metrics_listen.empty()) hooks.metrics = &metrics;

@@ -92,9 +92,9 @@ absl::StatusOr<rank::RankOutcome> RunRows(parallel::MpiWorld* world, rank::RankR
   BatchFeed& feed = source.feed();
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.rank.max_num_seqs);
-  config.watch = options.watch;
+  config.load_guard = options.watch;
   // Rows wait for each other as long as it takes.
-  config.watch.latency_warning = config.watch.latency_alarm =
+  config.load_guard.latency_warning = config.load_guard.latency_alarm =
       std::numeric_limits<double>::infinity();
   // Enough waits that the step is full while this thread writes. What a replica keeps waiting the
   // others lack at the end.
@@ -371,7 +371,8 @@ rank::RankOutcome RunBatch(rank::JoinedWorld& joined, const JobOptions& options,
   }
   rank::RankOptions rank_options = options.rank;
   rank_options.used_context = agreed_start->context;
-  rank_options.timeouts = {.step = parallel::kPatientStep, .silence = parallel::kPatientStep + kHeartbeat};
+  rank_options.timeouts = {.step = parallel::kPatientStep,
+                           .silence = parallel::kPatientStep + kHeartbeat};
   rank_options.cpus = parts.cpus;
   rank_options.memory = parts.memory;
   const auto runtime = rank::RankRuntime::Load(world, rank_options);

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 #include "runtime/engine/sampling_request.h"
 #include "runtime/rank/rank_runtime.h"
 
@@ -14,7 +14,7 @@ struct JobOptions {
   int tp = 0;                   // ranks of a replica; 0: the given world's size, or as hosts have
   std::string hosts;            // to start ranks on (rank/host_list.h); empty: this one
   double start_timeout = 1800;  // seconds that a rank may keep the others waiting at the start
-  engine::WatchOptions watch;
+  engine::LoadGuardOptions watch;
   std::string input;                 // JSONL, plain or gzip; "-": standard input
   std::string output;                // the journal lies beside it
   std::string errors;                // empty: OUTPUT.errors

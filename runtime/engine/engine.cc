@@ -8,82 +8,18 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/engine/engine_checks.h"
+#include "runtime/engine/open_request.h"
 
 namespace tandem::engine {
-namespace {
-
-// Blocks that one step moves at most: some milliseconds of copying.
-constexpr int32_t kMovesPerStep = 16;
-
-double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-absl::Status CheckAtLeast(const char* field, int64_t found, int64_t least) {
-  if (found >= least) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("engine config: ", field, " is ", found, ", expected at least ", least));
-}
-
-absl::Status Check(const EngineConfig& config) {
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("vocab_size", config.vocab_size, 1));
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_model_len", config.max_model_len, 2));
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("num_blocks", config.num_blocks, 1));
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_num_seqs", config.max_num_seqs, 1));
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_batched_tokens", config.max_batched_tokens, 1));
-  TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_queue", config.max_queue, 1));
-  if (const absl::Status status = CheckWatchOptions(config.watch); !status.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("engine config: ", std::string(status.message())));
-  }
-  if (config.vocab_size > Sampler::kMaxVocabSize) {
-    return absl::InvalidArgumentError(absl::StrCat("engine config: vocab_size is ",
-                                                   config.vocab_size, ", at most ",
-                                                   Sampler::kMaxVocabSize, " are supported"));
-  }
-  // Slots are block * kBlockSize + offset in 32 bits.
-  if (config.num_blocks > INT32_MAX / model::kBlockSize) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("engine config: num_blocks is ", config.num_blocks, ", at most ",
-                     INT32_MAX / model::kBlockSize, " can be addressed"));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-struct Engine::Choice {
-  Choice(RequestId request, int32_t index, uint64_t arrival, std::span<const int32_t> prompt_ids,
-         int32_t max_total_tokens)
-      : sequence(request, index, arrival, prompt_ids, max_total_tokens) {}
-
-  Sequence sequence;
-  bool finished = false;
-  bool first_step_taken = false;
-  bool token_made = false;  // by this engine
-  Clock::time_point first_step;
-  Clock::time_point first_token;
-  Clock::time_point last_token;
-  // Of this step.
-  int32_t new_token = -1;
-  bool ended_by_token = false;
-};
-
-struct Engine::OpenRequest {
-  RequestId id = 0;
-  Request request;
-  EventSink sink;
-  Clock::time_point submitted;
-  int32_t max_total_tokens = 0;
-  std::vector<std::unique_ptr<Choice>> choices;  // empty until admitted
-  int32_t open_choices = 0;
-};
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineConfig config, StepExecutor* executor,
                                                        EngineHooks hooks) {
   TANDEM_CHECK(executor != nullptr);
-  TANDEM_RETURN_IF_ERROR(Check(config));
+  TANDEM_RETURN_IF_ERROR(CheckEngineConfig(config));
   // A cache that holds all sequences at full length never lacks a block.
   const int64_t running = std::min(config.max_num_seqs, config.max_batched_tokens);
-  if (running * BlocksFor(config.max_model_len) <= config.num_blocks) config.watch.kv_high = 1;
+  if (running * BlocksFor(config.max_model_len) <= config.num_blocks) config.load_guard.kv_high = 1;
   return std::unique_ptr<Engine>(new Engine(std::move(config), executor, std::move(hooks)));
 }
 
@@ -93,7 +29,7 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
       hooks_(std::move(hooks)),
       scheduler_(config_),
       sampler_(config_.vocab_size, config_.eos_token_ids),
-      watch_(config_.watch, scheduler_.max_running(), hooks_.on_watch) {
+      load_guard_(config_.load_guard, scheduler_.max_running(), hooks_.on_load_guard) {
   const auto tokens = static_cast<size_t>(config_.max_batched_tokens);
   const auto rows = static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_batched_tokens));
   for (auto* array : {&plan_.token_ids, &plan_.positions, &plan_.slot_mapping}) {
@@ -107,8 +43,8 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
   for (auto* array : {&chosen_, &fetched_}) array->reserve(rows);
   // Not cleared: a small batch touches only its own rows of what may be 32 MiB.
   logits_ = std::make_unique_for_overwrite<float[]>(rows * config_.vocab_size);
-  plan_.block_moves.reserve(2 * kMovesPerStep);
-  work_.watch = stats_.watch = watch_.stats();
+  plan_.block_moves.reserve(2 * kMaxBlockMovesPerStep);
+  work_.load_guard = stats_.load_guard = load_guard_.stats();
   work_.kv_blocks_total = stats_.kv_blocks_total = config_.num_blocks;
 }
 
@@ -159,42 +95,9 @@ void Engine::Stop() {
 }
 
 absl::StatusOr<RequestId> Engine::Submit(Request request, EventSink sink) {
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
-  if (prompt_tokens == 0) return absl::InvalidArgumentError("the prompt has no tokens");
-  if (prompt_tokens >= config_.max_model_len) {
-    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt_tokens,
-                                                   " tokens, expected fewer than the context of ",
-                                                   config_.max_model_len));
-  }
-  for (const int32_t id : request.prompt_ids) {
-    if (id < 0 || id >= config_.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token id ", id, " in the prompt, expected 0 to ", config_.vocab_size - 1));
-    }
-  }
-  TANDEM_RETURN_IF_ERROR(ValidateSamplingParams(request.sampling, config_.vocab_size));
-  if (!request.output_ids.empty()) {
-    for (const int32_t id : request.output_ids) {
-      if (id < 0 || id >= config_.vocab_size) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "token id ", id, " in the output so far, expected 0 to ", config_.vocab_size - 1));
-      }
-    }
-    const int64_t known = prompt_tokens + static_cast<int64_t>(request.output_ids.size());
-    if (request.sampling.n != 1 || request.sampling.logits_hash ||
-        known >=
-            std::min<int64_t>(prompt_tokens + request.sampling.max_tokens, config_.max_model_len)) {
-      return absl::InvalidArgumentError(
-          "the output so far: expected one choice, no hash of logits, and room for more tokens");
-    }
-  }
-  if (request.sampling.n > config_.max_queue) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("n: ", request.sampling.n, ", the queue has ", config_.max_queue, " places"));
-  }
+  TANDEM_RETURN_IF_ERROR(CheckRequest(request, config_));
   auto open = std::make_unique<OpenRequest>();
-  open->max_total_tokens = static_cast<int32_t>(
-      std::min<int64_t>(prompt_tokens + request.sampling.max_tokens, config_.max_model_len));
+  open->max_total_tokens = MaxTotalTokens(request, config_);
   TANDEM_RETURN_IF_ERROR(scheduler_.Fits(open->max_total_tokens));
   open->open_choices = request.sampling.n;
   open->request = std::move(request);
@@ -275,23 +178,23 @@ bool Engine::TakeCommands(absl::Status* failure) {
   if (!ready()) EnterPart(hooks_.timer, parallel::StepPart::kIdle);
   const bool ticks = hooks_.on_idle != nullptr && hooks_.idle_interval.count() > 0;
   while (!ready()) {
-    const bool looks = watch_.pending();
+    const bool looks = load_guard_.latency_is_high();
     if (!ticks && !looks) {
       wake_.wait(lock, ready);
       continue;
     }
-    std::chrono::milliseconds interval = ticks ? hooks_.idle_interval : MemoryWatch::kInterval;
-    if (looks) interval = std::min<std::chrono::milliseconds>(interval, MemoryWatch::kInterval);
+    std::chrono::milliseconds interval = ticks ? hooks_.idle_interval : LoadGuard::kInterval;
+    if (looks) interval = std::min<std::chrono::milliseconds>(interval, LoadGuard::kInterval);
     if (wake_.wait_for(lock, interval, ready)) break;
     lock.unlock();
     if (looks) {
-      watch_.Judge(Clock::now());
+      load_guard_.JudgeLatency(Clock::now());
       PublishStats();
     }
     if (ticks) {
       *failure = hooks_.on_idle();
       if (!failure->ok()) return false;
-      Heard();
+      NoteRanksAnswered();
     }
     lock.lock();
   }
@@ -307,11 +210,10 @@ void Engine::Admit() {
   for (std::unique_ptr<OpenRequest>& open : taken_) {
     const Request& request = open->request;
     for (int32_t index = 0; index < request.sampling.n; ++index) {
-      auto choice = std::make_unique<Choice>(open->id, index, next_arrival_++, request.prompt_ids,
-                                             open->max_total_tokens);
-      if (request.sampling.logits_hash) choice->sequence.logits_hash.emplace();
-      for (const int32_t id : request.output_ids) choice->sequence.Append(id);
-      scheduler_.Add(&choice->sequence);
+      auto choice = std::make_unique<OpenChoice>(open.get(), index, next_arrival_++);
+      if (request.sampling.logits_hash) choice->logits_hash.emplace();
+      for (const int32_t id : request.output_ids) choice->Append(id);
+      scheduler_.Add(choice.get());
       open->choices.push_back(std::move(choice));
       ++choices;
     }
@@ -349,163 +251,10 @@ void Engine::ExpireDeadlines(Clock::time_point now) {
   }
 }
 
-void Engine::Watch(Clock::time_point now) {
-  watch_.Judge(now);
-  const BlockManager& blocks = scheduler_.block_manager();
-  const MemoryWatch::Decision decision = watch_.Look({.blocks = blocks.num_blocks(),
-                                                      .held = blocks.num_used(),
-                                                      .occupied = blocks.num_occupied(),
-                                                      .span = blocks.span(),
-                                                      .running = scheduler_.num_running()});
-  scheduler_.LimitRunning(decision.max_running);
-  if (decision.compact) watch_.CountMoves(scheduler_.Compact(kMovesPerStep));
-}
-
-absl::Status Engine::Step() {
-  Watch(Clock::now());
-  TANDEM_CHECK(scheduler_.Schedule(plan_));
-  plan_.kind = StepPlan::Kind::kForward;
-  plan_.sequence_number = static_cast<uint64_t>(work_.steps);
-  const Clock::time_point begin = Clock::now();
-  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    Sequence& sequence = *entry.sequence;
-    Choice& choice = *requests_.at(sequence.request())->choices[sequence.choice()];
-    const int32_t prompt_end =
-        std::min(sequence.num_computed_tokens + entry.num_tokens, sequence.num_prompt_tokens());
-    work_.prompt_tokens += std::max(prompt_end - sequence.num_computed_tokens, 0);
-    if (choice.first_step_taken) continue;
-    choice.first_step_taken = true;
-    choice.first_step = begin;
-    work_.cached_prompt_tokens += sequence.cached_prompt_tokens;
-    work_.looked_up_prompt_tokens += sequence.num_prompt_tokens();
-    if (hooks_.metrics != nullptr) {
-      hooks_.metrics->queue.Add(Seconds(begin - requests_.at(sequence.request())->submitted));
-    }
-    ++first_steps_;
-  }
-  PublishStats();
-  RequestSurveys();
-  const size_t rows = plan_.logits_indices.size();
-  TANDEM_RETURN_IF_ERROR(executor_->Execute(plan_, {logits_.get(), rows * config_.vocab_size}));
-  EnterPart(hooks_.timer, parallel::StepPart::kSampling);
-  TANDEM_RETURN_IF_ERROR(ChooseSurveyed());
-  ++work_.steps;
-  Heard();
-  TellStep();
-  scheduler_.Complete();
-  const Clock::time_point now = Clock::now();
-  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    if (entry.logits_row >= 0) Accept(entry, now);
-  }
-  return absl::OkStatus();
-}
-
-SampleInput Engine::InputOf(const ScheduledSequence& entry) const {
-  const Sequence& sequence = *entry.sequence;
-  const Request& request = requests_.at(sequence.request())->request;
-  return {.logits = {},
-          .params = request.sampling,
-          .prompt_ids = sequence.prompt_ids(),
-          .output_ids = sequence.output_ids(),
-          .choice = request.first_choice + sequence.choice()};
-}
-
-void Engine::RequestSurveys() {
-  RowSurveys* const surveys = executor_->surveys();
-  plan_.sampling.clear();
-  if (surveys == nullptr) return;
-  plan_.sampling.resize(plan_.logits_indices.size());
-  bool any = false;
-  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    if (entry.logits_row < 0) continue;
-    kernels::SampleRequest& request = plan_.sampling[entry.logits_row];
-    request = sampler_.MakeRequest(InputOf(entry), surveys->candidates());
-    any |= request.kind != kernels::SampleKind::kWhole;
-  }
-  if (!any) plan_.sampling.clear();
-}
-
-absl::Status Engine::ChooseSurveyed() {
-  chosen_.assign(plan_.logits_indices.size(), -1);
-  if (plan_.sampling.empty()) return absl::OkStatus();
-  RowSurveys& surveys = *executor_->surveys();
-  fetched_.clear();
-  for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    const int32_t row = entry.logits_row;
-    if (row < 0 || plan_.sampling[row].kind == kernels::SampleKind::kWhole) continue;
-    chosen_[row] = sampler_.Choose(InputOf(entry), surveys.Of(row));
-    if (chosen_[row] < 0) fetched_.push_back(row);
-  }
-  if (fetched_.empty()) return absl::OkStatus();
-  return surveys.FetchRows(fetched_, {logits_.get(), chosen_.size() * config_.vocab_size});
-}
-
-void Engine::Heard() {
-  if (hooks_.metrics != nullptr) {
-    hooks_.metrics->heard.store(Clock::now(), std::memory_order_relaxed);
-  }
-}
-
-void Engine::TellStep() {
-  if (hooks_.metrics == nullptr) return;
-  EngineMetrics& metrics = *hooks_.metrics;
-  metrics.step_tokens.Add(static_cast<double>(plan_.token_ids.size()));
-  if (hooks_.timer == nullptr) return;
-  const parallel::StepTimer::Seconds seconds = hooks_.timer->Totals();
-  for (size_t i = 0; i < seconds.size(); ++i) {
-    metrics.part_seconds[i].store(seconds[i], std::memory_order_relaxed);
-  }
-}
-
-void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
-  Sequence& sequence = *entry.sequence;
-  OpenRequest& open = *requests_.at(sequence.request());
-  Choice& choice = *open.choices[sequence.choice()];
-  const SamplingParams& params = open.request.sampling;
-  if (const int32_t chosen = chosen_[entry.logits_row]; chosen >= 0) {
-    sample_.token_id = chosen;
-  } else {
-    SampleInput input = InputOf(entry);
-    input.logits = {logits_.get() + size_t(entry.logits_row) * config_.vocab_size,
-                    static_cast<size_t>(config_.vocab_size)};
-    if (sequence.logits_hash) sequence.logits_hash->Update(input.logits);
-    const absl::Status status = sampler_.Run(input, &sample_);
-    if (!status.ok()) {
-      Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
-      return;
-    }
-  }
-  sequence.Append(sample_.token_id);
-  ++work_.generated_tokens;
-  if (choice.token_made) {
-    const double seconds = Seconds(now - choice.last_token);
-    watch_.AddToken(seconds, now);
-    if (hooks_.metrics != nullptr) hooks_.metrics->token.Add(seconds);
-  } else {
-    const double seconds = Seconds(now - open.submitted);
-    watch_.AddFirstToken(seconds, now);
-    if (hooks_.metrics != nullptr) hooks_.metrics->first_token.Add(seconds);
-    choice.first_token = now;
-  }
-  choice.last_token = now;
-  choice.token_made = true;
-  choice.new_token = sample_.token_id;
-  choice.ended_by_token = sampler_.IsStop(sample_.token_id, params);
-  if (choice.ended_by_token) {
-    Finish(open, choice, FinishReason::kStop, absl::OkStatus(), /*emit=*/true);
-  } else if (sequence.num_tokens() == sequence.max_total_tokens()) {
-    Finish(open, choice, FinishReason::kLength, absl::OkStatus(), /*emit=*/true);
-  } else if (!Emit(open, choice, FinishReason::kNone, absl::OkStatus())) {
-    Finish(open, choice, FinishReason::kStop, absl::OkStatus(), /*emit=*/false);
-  } else {
-    choice.new_token = -1;
-  }
-}
-
 void Engine::EndRequest(OpenRequest& open, FinishReason reason, const absl::Status& status) {
   const size_t count = open.choices.size();
   for (size_t i = 0; i < count; ++i) {
-    Choice& choice = *open.choices[i];
+    OpenChoice& choice = *open.choices[i];
     if (choice.finished) continue;
     const bool last = open.open_choices == 1;
     Finish(open, choice, reason, status, /*emit=*/true);
@@ -519,57 +268,11 @@ void Engine::EndAll(const absl::Status& status) {
   }
 }
 
-void Engine::Finish(OpenRequest& open, Choice& choice, FinishReason reason,
-                    const absl::Status& status, bool emit) {
-  TANDEM_CHECK(!choice.finished);
-  choice.finished = true;
-  scheduler_.Remove(&choice.sequence);
-  if (!choice.first_step_taken) ++first_steps_;  // leaves the queue all the same
-  if (emit) Emit(open, choice, reason, status);
-  if (--open.open_choices > 0) return;
-  ++work_.requests_finished;
-  ++closed_;
-  requests_.erase(open.id);
-}
-
-bool Engine::Emit(OpenRequest& open, Choice& choice, FinishReason reason,
-                  const absl::Status& status) {
-  const Sequence& sequence = choice.sequence;
-  event_.request = open.id;
-  event_.choice = sequence.choice();
-  event_.token_ids.clear();
-  event_.chosen_logprobs.clear();
-  event_.top_logprobs.clear();
-  event_.ended_by_token = choice.ended_by_token;
-  event_.finish = reason;
-  event_.status = status;
-  if (choice.new_token >= 0) {
-    event_.token_ids.push_back(choice.new_token);
-    if (open.request.sampling.logprobs >= 0) {
-      event_.chosen_logprobs.push_back({.token_id = sample_.token_id, .logprob = sample_.logprob});
-      event_.top_logprobs.push_back(sample_.top_logprobs);
-    }
-  }
-  // On every event: the sink may end the choice with any.
-  event_.prompt_tokens = sequence.num_prompt_tokens();
-  event_.cached_prompt_tokens = sequence.cached_prompt_tokens;
-  event_.completion_tokens = sequence.num_output_tokens();
-  event_.logits_hash = sequence.logits_hash ? sequence.logits_hash->Digest() : 0;
-  const Clock::time_point now = Clock::now();
-  const bool ran = choice.first_step_taken;
-  const bool produced = choice.token_made;
-  event_.timings.queue_seconds = Seconds((ran ? choice.first_step : now) - open.submitted);
-  event_.timings.prefill_seconds =
-      ran ? Seconds((produced ? choice.first_token : now) - choice.first_step) : 0.0;
-  event_.timings.decode_seconds = produced ? Seconds(choice.last_token - choice.first_token) : 0.0;
-  return open.sink(event_);
-}
-
 void Engine::PublishStats() {
   work_.running = scheduler_.num_running();
   work_.waiting = scheduler_.num_waiting();
   work_.kv_blocks_used = scheduler_.block_manager().num_used();
-  work_.watch = watch_.stats();
+  work_.load_guard = load_guard_.stats();
   work_.preemptions = scheduler_.num_preemptions();
   std::lock_guard lock(mutex_);
   stats_ = work_;

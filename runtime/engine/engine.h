@@ -28,7 +28,7 @@
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_metrics.h"
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/step_executor.h"
@@ -44,13 +44,16 @@ struct EngineHooks {
   std::chrono::milliseconds idle_interval{0};
   // Called once, after the last events, with the executor's or on_idle's error.
   std::function<void(const absl::Status&)> on_failure;
-  // Told of what the memory watch does. Null: nobody is.
-  std::function<void(const WatchAction&)> on_watch;
+  // Told of what the load guard does. Null: nobody is.
+  std::function<void(const LoadGuardAction&)> on_load_guard;
   // Told of idling, scheduling and sampling; outlives the engine. Null: off.
   parallel::StepTimer* timer = nullptr;
   // Gets what EngineStats has not; outlives the engine. Null: nobody asks.
   EngineMetrics* metrics = nullptr;
 };
+
+struct OpenChoice;
+struct OpenRequest;
 
 class Engine : public EngineClient {
  public:
@@ -88,9 +91,6 @@ class Engine : public EngineClient {
   absl::Status Failure() const;
 
  private:
-  struct Choice;
-  struct OpenRequest;
-
   Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks);
 
   void Run();
@@ -99,28 +99,33 @@ class Engine : public EngineClient {
   void Admit();
   void ApplyCancels();
   void ExpireDeadlines(Clock::time_point now);
-  // What the watch decides, before a step is scheduled.
-  void Watch(Clock::time_point now);
+  // Asks the load guard and carries out what it decides, before a step is scheduled.
+  void ApplyLoadGuard(Clock::time_point now);
   absl::Status Step();
   SampleInput InputOf(const ScheduledSequence& entry) const;  // without logits
   // Fills the plan's sampling requests where the executor's ranks survey rows.
   void RequestSurveys();
   // Chooses from the surveys where they tell, into chosen_, and brings the other rows.
   absl::Status ChooseSurveyed();
-  // All ranks have just answered.
-  void Heard();
-  // To the metrics: the step that has just been computed.
-  void TellStep();
+  // All ranks have just answered: the metrics hold when.
+  void NoteRanksAnswered();
+  // Writes the step that has just been computed to the metrics.
+  void RecordStepMetrics();
   void Accept(const ScheduledSequence& entry, Clock::time_point now);
   void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
   void EndAll(const absl::Status& status);
-  // Ends a choice, with an event unless its sink asked for the end. The request
-  // goes with its last choice: the references are dead afterwards.
-  void Finish(OpenRequest& request, Choice& choice, FinishReason reason, const absl::Status& status,
-              bool emit);
-  bool Emit(OpenRequest& request, Choice& choice, FinishReason reason, const absl::Status& status);
+  // Ends a choice, with an event unless its sink asked for the end. The last choice takes the
+  // request with it: the references are dead afterwards.
+  void Finish(OpenRequest& request, OpenChoice& choice, FinishReason reason,
+              const absl::Status& status, bool emit);
+  // Hands the sink an event. False: the sink asks for the choice's end.
+  bool Emit(OpenRequest& request, OpenChoice& choice, FinishReason reason,
+            const absl::Status& status);
   void PublishStats();
   void Fail(const absl::Status& status);
+
+  // Blocks that one step moves at most: some milliseconds of copying.
+  static constexpr int32_t kMaxBlockMovesPerStep = 16;
 
   const EngineConfig config_;
   StepExecutor* const executor_;
@@ -147,7 +152,7 @@ class Engine : public EngineClient {
   // The engine's thread alone (Stop's, where Start never was).
   Scheduler scheduler_;
   Sampler sampler_;
-  MemoryWatch watch_;
+  LoadGuard load_guard_;
   StepPlan plan_;
   std::unique_ptr<float[]> logits_;  // [max running, vocab]
   std::vector<int32_t> chosen_;      // [rows]: the token, or -1 where the row has to tell

@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 #include "runtime/engine/sampling_params.h"
 
 namespace tandem::engine {
@@ -86,7 +86,7 @@ struct EngineStats {
   int64_t looked_up_prompt_tokens = 0;  // in the prefix cache, by choices that began
   int64_t generated_tokens = 0;
   int64_t requests_finished = 0;
-  WatchStats watch;
+  LoadGuardStats load_guard;
 };
 
 struct EngineLimits {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 
 namespace tandem::engine {
 
@@ -17,7 +17,7 @@ struct EngineConfig {
   int32_t max_queue = 1024;          // choices that wait for their first step
   std::vector<int32_t> eos_token_ids;
   bool enable_prefix_cache = true;
-  WatchOptions watch;
+  LoadGuardOptions load_guard;
 };
 
 }  // namespace tandem::engine

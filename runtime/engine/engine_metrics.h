@@ -1,5 +1,5 @@
-// What the engine tells of its steps beside EngineStats, for the metrics endpoint: written on the
-// engine's thread with atomics, read by any other. No lock, and no memory after construction.
+// What the engine counts of its steps beside EngineStats, for the metrics endpoint. The engine's
+// thread writes, any other reads: atomics, no lock, and no memory after construction.
 #pragma once
 
 #include <array>
@@ -27,14 +27,14 @@ inline constexpr auto kStepTokensBounds = std::to_array<double>(
 struct EngineMetrics {
   using Clock = std::chrono::steady_clock;
 
-  // Of each choice, in seconds; the same values as the memory watch gets.
+  // Of each choice, in seconds; the same values as the load guard gets.
   Histogram first_token{kFirstTokenBounds};  // submit to first token
   Histogram token{kTokenBounds};             // one token to the next
   Histogram queue{kRequestBounds};           // submit to first scheduled
   Histogram step_tokens{kStepTokensBounds};  // computed in a step
 
-  // When all ranks last took part in a step or gave a sign of life; the epoch: not yet.
-  std::atomic<Clock::time_point> heard{Clock::time_point()};
+  // When all ranks last took part in a step or answered a heartbeat; the epoch: not yet.
+  std::atomic<Clock::time_point> ranks_answered{Clock::time_point()};
   // Rank 0's time by part of a step, up to the end of the last one. Without a timer: zeros.
   std::array<std::atomic<double>, parallel::kStepParts> part_seconds{};
 };

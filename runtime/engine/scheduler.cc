@@ -24,7 +24,7 @@ void InsertByArrival(std::vector<Sequence*>& list, Sequence* sequence) {
 Scheduler::Scheduler(const EngineConfig& config)
     : config_(config),
       most_running_(std::min(config.max_num_seqs, config.max_batched_tokens)),
-      admission_blocks_(static_cast<int32_t>(config.watch.kv_high * config.num_blocks)),
+      admission_blocks_(static_cast<int32_t>(config.load_guard.kv_high * config.num_blocks)),
       max_running_(most_running_),
       prefix_cache_(config.num_blocks),
       block_manager_(config.num_blocks, &prefix_cache_) {
@@ -109,7 +109,7 @@ bool Scheduler::Schedule(StepPlan& plan) {
   for (size_t i = 0; i < waiting_.size() && budget > 0 && !preempted_;) {
     if (num_running() >= max_running_) break;
     Sequence* sequence = waiting_[i];
-    if (HeldBack(*sequence)) {
+    if (WaitsForSharedPrompt(*sequence)) {
       ++i;
       continue;
     }
@@ -167,7 +167,7 @@ void Scheduler::PreemptLast() {
   preempted_ = true;
 }
 
-bool Scheduler::HeldBack(const Sequence& sequence) const {
+bool Scheduler::WaitsForSharedPrompt(const Sequence& sequence) const {
   for (const Sequence* other : running_) {
     if (other->request() == sequence.request() &&
         other->num_computed_tokens < other->num_shareable_tokens()) {

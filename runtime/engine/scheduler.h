@@ -20,7 +20,7 @@
 // and finishes.
 //
 // Admission beside others never takes held blocks above the watch's kv_high
-// (memory_watch.h), which would only reduce the batch again.
+// (load_guard.h), which would only reduce the batch again.
 //
 // Choices of one request share their prompt's full blocks: while one of them is
 // running and computing that part, the others are held back (and do not hold up
@@ -97,7 +97,7 @@ class Scheduler {
   // if it must. False when it had to pre-empt the sequence itself.
   bool Grow(Sequence* sequence);
   void PreemptLast();
-  bool HeldBack(const Sequence& sequence) const;
+  bool WaitsForSharedPrompt(const Sequence& sequence) const;
   bool TryAdmit(Sequence* sequence);
   // Sets matched_ and *last: full blocks that hold the sequence's first tokens.
   void MatchPrefix(const Sequence& sequence, PrefixCache::Chain* last);

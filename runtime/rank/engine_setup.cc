@@ -16,7 +16,7 @@ engine::EngineConfig EngineConfigOf(const RankRuntime& runtime) {
 
 engine::EngineHooks EngineHooksOf(RankRuntime& runtime, std::chrono::milliseconds heartbeat) {
   engine::EngineHooks hooks;
-  hooks.on_watch = &LogWatchAction;
+  hooks.on_load_guard = &LogWatchAction;
   hooks.timer = runtime.timer();
   if (runtime.tp() > 1) {
     hooks.on_idle = [&runtime] { return runtime.runner().Heartbeat(); };
@@ -25,8 +25,8 @@ engine::EngineHooks EngineHooksOf(RankRuntime& runtime, std::chrono::millisecond
   return hooks;
 }
 
-void LogWatchAction(const engine::WatchAction& action) {
-  using Kind = engine::WatchAction::Kind;
+void LogWatchAction(const engine::LoadGuardAction& action) {
+  using Kind = engine::LoadGuardAction::Kind;
   spdlog::level::level_enum level = spdlog::level::info;
   if (action.kind == Kind::kLatencyAlarm) level = spdlog::level::err;
   if (action.kind == Kind::kLatencyWarning || action.kind == Kind::kBatchReduced) {

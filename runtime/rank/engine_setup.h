@@ -5,7 +5,7 @@
 
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 #include "runtime/rank/rank_runtime.h"
 
 namespace tandem::rank {
@@ -14,12 +14,12 @@ namespace tandem::rank {
 // most RankOptions::max_num_seqs), max_queue and the watch.
 engine::EngineConfig EngineConfigOf(const RankRuntime& runtime);
 
-// Logs what the memory watch does, uses the runtime's timer, and in a world of several ranks sends
+// Logs what the load guard does, uses the runtime's timer, and in a world of several ranks sends
 // a heartbeat to the others whenever the engine has been idle for so long. The runtime outlives the
 // engine.
 engine::EngineHooks EngineHooksOf(RankRuntime& runtime, std::chrono::milliseconds heartbeat);
 
 // Alarms as errors, warnings and reduced batches as warnings, the rest as information.
-void LogWatchAction(const engine::WatchAction& action);
+void LogWatchAction(const engine::LoadGuardAction& action);
 
 }  // namespace tandem::rank

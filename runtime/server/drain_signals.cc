@@ -59,7 +59,7 @@ void DrainSignals::Wake() {
   [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof(one));
 }
 
-void DieUnheard() {
+void DieOfDrainSignal() {
   std::signal(SIGUSR1, SIG_DFL);
   sigset_t set;
   sigemptyset(&set);

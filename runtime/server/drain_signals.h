@@ -34,7 +34,7 @@ class DrainSignals {
 };
 
 // Ends this process as SIGUSR1 would have before Block.
-[[noreturn]] void DieUnheard();
+[[noreturn]] void DieOfDrainSignal();
 
 // For ranks other than the front: whoever signals the whole world means the front, which ends the
 // others when the streams are done.

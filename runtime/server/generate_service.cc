@@ -148,7 +148,7 @@ v1::WatchStatus::Latency LatencyToProto(engine::LatencyLevel level) {
   TANDEM_CHECK(false);
 }
 
-void WatchInto(const engine::WatchStats& stats, v1::WatchStatus* out) {
+void LoadGuardInto(const engine::LoadGuardStats& stats, v1::WatchStatus* out) {
   const auto seconds = [](double value, google::protobuf::Duration* duration) {
     const auto nanos = static_cast<int64_t>(value * 1e9);
     duration->set_seconds(nanos / 1'000'000'000);
@@ -212,7 +212,7 @@ absl::Status StatusInto(const ServedModel& model, const grpc::ByteBuffer& bytes,
   response.set_generated_tokens(stats.generated_tokens);
   response.set_requests_finished(stats.requests_finished);
   response.set_steps(stats.steps);
-  WatchInto(stats.watch, response.mutable_watch());
+  LoadGuardInto(stats.load_guard, response.mutable_watch());
   SerializeMessage(response, out);
   return absl::OkStatus();
 }

@@ -130,7 +130,7 @@ void ServeFront::WatchSignals() {
           "the ranks are being ended, one was lost; retry when the server is ready again"));
       continue;
     }
-    if (options_.dies_while_loading && loading()) DieUnheard();
+    if (options_.dies_while_loading && loading()) DieOfDrainSignal();
     const bool again = drain_requested();
     RequestDrain();
     if (again) EndStreams(CutShort());

@@ -87,15 +87,15 @@ void AddRequests(const RequestMetrics& requests, Families& out) {
                 requests.generated_tokens);
 }
 
-void AddWatch(const engine::WatchStats& watch, Families& out) {
-  out.Gauge("num_requests_running_limit", "Choices that the memory watch lets run at once now.");
+void AddLoadGuard(const engine::LoadGuardStats& watch, Families& out) {
+  out.Gauge("num_requests_running_limit", "Choices that the load guard lets run at once now.");
   out.Value(static_cast<double>(watch.max_running));
   out.Gauge("kv_cache_fragmentation_ratio",
             "Free blocks among those up to the highest in use, before the last step.");
   out.Value(watch.fragmentation);
   out.Counter("kv_cache_blocks_moved_total", "Blocks that compaction has moved.");
   out.Value(static_cast<double>(watch.blocks_moved));
-  out.Counter("watch_actions_total", "What the memory watch has done or said, by kind.");
+  out.Counter("watch_actions_total", "What the load guard has done or said, by kind.");
   const std::pair<const char*, int64_t> actions[] = {{"batch_reduced", watch.batch_reductions},
                                                      {"batch_grown", watch.batch_growths},
                                                      {"compaction", watch.compactions},
@@ -140,11 +140,11 @@ void AddEngine(const engine::EngineMetrics& metrics, int tp, bool parts, Familie
   out.Histogram("request_queue_time_seconds", "Of each choice, until its first step.",
                 metrics.queue);
   out.Histogram("iteration_tokens", "Tokens computed in a step.", metrics.step_tokens);
-  const auto heard = metrics.heard.load(std::memory_order_relaxed);
-  if (tp > 1 && heard != engine::EngineMetrics::Clock::time_point()) {
+  const auto answered = metrics.ranks_answered.load(std::memory_order_relaxed);
+  if (tp > 1 && answered != engine::EngineMetrics::Clock::time_point()) {
     out.Gauge("rank_heartbeat_age_seconds",
               "Since all ranks last took part in a step or gave a sign of life.");
-    const auto age = engine::EngineMetrics::Clock::now() - heard;
+    const auto age = engine::EngineMetrics::Clock::now() - answered;
     out.Value(std::max(0.0, std::chrono::duration<double>(age).count()));
   }
   if (!parts) return;
@@ -246,7 +246,7 @@ std::string ServeMetrics::Text() {
                 {"tp", absl::StrCat(model->info.tp_degree)}});
   const engine::EngineStats stats = model->engine->Stats();
   AddStats(stats, out);
-  AddWatch(stats.watch, out);
+  AddLoadGuard(stats.load_guard, out);
   if (model->engine_metrics != nullptr) {
     AddEngine(*model->engine_metrics, model->info.tp_degree, model->step_parts, out);
   }

@@ -1,4 +1,4 @@
-"""The memory watch of a served world: its thresholds act, are told, and change no answer."""
+"""The load guard of a served world: its thresholds act, are told, and change no answer."""
 
 import concurrent.futures
 import time

@@ -160,7 +160,8 @@ Tokens Serve(const Setting& setting) {
         engine->Start();
         {
           std::unique_lock lock(mutex);
-          finished.wait(lock, [&] { return done == requests.size(); });
+          EXPECT_TRUE(finished.wait_for(lock, std::chrono::minutes(5),
+                                        [&] { return done == requests.size(); }));
         }
         engine->Stop();
         if (setting.surveys) {

@@ -1,6 +1,6 @@
 // Random requests through random engines against Oracle: the tokens and the
 // hash of all logits depend on a request alone, not on batch companions, chunk
-// size, block pool, pre-emption, prefix cache, cancels or what the memory watch does
+// size, block pool, pre-emption, prefix cache, cancels or what the load guard does
 // around it, nor on whether rows of logits come whole or are surveyed by ranks.
 #include <gtest/gtest.h>
 
@@ -56,11 +56,11 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
   config.enable_prefix_cache = random() % 3 != 0;
   switch (random() % 3) {
     case 0:  // acts all the time
-      config.watch.kv_low = config.watch.kv_high = 0.3;
-      config.watch.fragmentation_low = config.watch.fragmentation_high = 0;
+      config.load_guard.kv_low = config.load_guard.kv_high = 0.3;
+      config.load_guard.fragmentation_low = config.load_guard.fragmentation_high = 0;
       break;
     case 1:  // never acts
-      config.watch.kv_high = config.watch.fragmentation_high = 1;
+      config.load_guard.kv_high = config.load_guard.fragmentation_high = 1;
       break;
     default:
       break;
@@ -124,9 +124,9 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
   EXPECT_EQ(stats.running, 0);
   EXPECT_EQ(stats.waiting, 0);
   totals->preemptions += stats.preemptions;
-  totals->watch.blocks_moved += stats.watch.blocks_moved;
-  totals->watch.batch_reductions += stats.watch.batch_reductions;
-  totals->watch.batch_growths += stats.watch.batch_growths;
+  totals->load_guard.blocks_moved += stats.load_guard.blocks_moved;
+  totals->load_guard.batch_reductions += stats.load_guard.batch_reductions;
+  totals->load_guard.batch_growths += stats.load_guard.batch_growths;
   totals->cached_prompt_tokens += stats.cached_prompt_tokens;
 }
 
@@ -140,9 +140,9 @@ TEST_P(EnginePropertyTest, OutputsDependOnTheRequestAlone) {
   // The rounds would prove little if these never happened.
   EXPECT_GT(totals.preemptions, 20);
   EXPECT_GT(totals.cached_prompt_tokens, 1000);
-  EXPECT_GT(totals.watch.blocks_moved, 1000);
-  EXPECT_GT(totals.watch.batch_reductions, 100);
-  EXPECT_GT(totals.watch.batch_growths, 100);
+  EXPECT_GT(totals.load_guard.blocks_moved, 1000);
+  EXPECT_GT(totals.load_guard.batch_reductions, 100);
+  EXPECT_GT(totals.load_guard.batch_growths, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cancels, EnginePropertyTest, testing::Bool());

@@ -33,6 +33,9 @@ Request Prompt(int32_t length, SamplingParams params = {.max_tokens = 8, .ignore
   return request;
 }
 
+// A wait that takes longer has failed.
+constexpr std::chrono::seconds kLimit(60);
+
 // Lets steps through one by one, so that tests act between them.
 class Gate {
  public:
@@ -41,14 +44,16 @@ class Gate {
       std::unique_lock lock(mutex_);
       ++arrived_;
       changed_.notify_all();
-      changed_.wait(lock, [this] { return open_ || passes_ > 0; });
+      if (!changed_.wait_for(lock, kLimit, [this] { return open_ || passes_ > 0; })) {
+        return absl::DeadlineExceededError("the test did not let the step pass");
+      }
       if (!open_) --passes_;
       return absl::OkStatus();
     };
   }
   void WaitForStep(int count) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return arrived_ >= count; });
+    ASSERT_TRUE(changed_.wait_for(lock, kLimit, [&] { return arrived_ >= count; }));
   }
   void Pass() {
     std::lock_guard lock(mutex_);
@@ -439,11 +444,13 @@ TEST_F(EngineTest, DrainWaitsForOpenRequestsAndRefusesNewOnes) {
       std::launch::async, [&] { return engine_->Drain(Clock::now() + std::chrono::seconds(60)); });
   // The drain begins at its own time; until then the queue may also fill up.
   absl::Status refused;
-  while (refused.code() != absl::StatusCode::kUnavailable) {
+  const auto limit = Clock::now() + kLimit;
+  while (refused.code() != absl::StatusCode::kUnavailable && Clock::now() < limit) {
     refused =
         engine_->Submit(Prompt(5, {.max_tokens = 1}), [](const Event&) { return true; }).status();
     std::this_thread::yield();
   }
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
   gate.Open();
   EXPECT_TRUE(drained.get().ok());
   EXPECT_EQ(a.choice().last.finish, FinishReason::kLength);
@@ -478,7 +485,7 @@ TEST_F(EngineTest, StopEndsOpenRequests) {
   auto stopped = std::async(std::launch::async, [&] { engine_->Stop(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   gate.Open();
-  stopped.get();
+  ASSERT_EQ(stopped.wait_for(kLimit), std::future_status::ready);
   ASSERT_TRUE(a.Wait());
   engine_->Stop();
 
@@ -499,7 +506,9 @@ TEST_F(EngineTest, IdleHookTicksOnlyWhenIdleAndItsErrorIsFinal) {
   };
   hooks.on_failure = [&](const absl::Status& status) { failed.set_value(status); };
   Make(Config(), hooks);
-  EXPECT_EQ(failed.get_future().get().message(), "rank 1 is silent");
+  std::future<absl::Status> failure = failed.get_future();
+  ASSERT_EQ(failure.wait_for(kLimit), std::future_status::ready);
+  EXPECT_EQ(failure.get().message(), "rank 1 is silent");
   EXPECT_EQ(ticks, 4);
   EXPECT_EQ(engine_->Submit(Prompt(5), [](const Event&) { return true; }).status().code(),
             absl::StatusCode::kUnavailable);

@@ -31,7 +31,7 @@ struct Setting {
   int32_t max_batched_tokens = 512;
   bool prefix_cache = true;
   kernels::KvDType kv_dtype = kernels::KvDType::kF32;
-  engine::WatchOptions watch;
+  engine::LoadGuardOptions watch;
   engine::EngineStats stats;  // out
 };
 
@@ -80,7 +80,7 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
         config.max_num_seqs = setting.max_num_seqs;
         config.max_batched_tokens = setting.max_batched_tokens;
         config.enable_prefix_cache = setting.prefix_cache;
-        config.watch = setting.watch;
+        config.load_guard = setting.watch;
         auto engine = *engine::Engine::Create(config, &runner);
         const std::vector<engine::Request> requests = Requests(config.vocab_size);
         answers.resize(requests.size());
@@ -103,7 +103,8 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
         };
         const auto wait_for = [&](size_t count) {
           std::unique_lock lock(mutex);
-          finished.wait(lock, [&] { return done == count; });
+          EXPECT_TRUE(
+              finished.wait_for(lock, std::chrono::minutes(2), [&] { return done == count; }));
         };
         if (together) {
           for (size_t i = 0; i < requests.size(); ++i) submit(i);
@@ -149,7 +150,7 @@ TEST_P(EngineWorld, AnswersDependOnTheRequestAlone) {
     EXPECT_EQ(Serve(tight, true), expected);
     EXPECT_GT(tight.stats.preemptions, 0);
   }
-  // The memory watch moves blocks and sequences about.
+  // The load guard moves blocks and sequences about.
   for (const int tp : {1, 3}) {
     Setting watched = {
         .tp = tp,
@@ -159,8 +160,8 @@ TEST_P(EngineWorld, AnswersDependOnTheRequestAlone) {
         .watch = {
             .kv_low = 0.5, .kv_high = 0.7, .fragmentation_low = 0, .fragmentation_high = 0.01}};
     EXPECT_EQ(Serve(watched, true), expected) << "TP " << tp;
-    EXPECT_GT(watched.stats.watch.batch_reductions, 0);
-    EXPECT_GT(watched.stats.watch.blocks_moved, 0);
+    EXPECT_GT(watched.stats.load_guard.batch_reductions, 0);
+    EXPECT_GT(watched.stats.load_guard.blocks_moved, 0);
   }
 }
 

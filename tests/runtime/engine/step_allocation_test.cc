@@ -110,7 +110,7 @@ int64_t CountDecoding(int tp, const engine::SamplingParams& how) {
           }
           submitted.count_down();
           std::unique_lock lock(mutex);
-          finished.wait(lock, [&] { return done == 4; });
+          EXPECT_TRUE(finished.wait_for(lock, std::chrono::minutes(2), [&] { return done == 4; }));
         }
         engine->Stop();
         EXPECT_EQ(metrics.first_token.Read().count, 2 * 4);

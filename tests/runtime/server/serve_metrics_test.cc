@@ -73,7 +73,7 @@ TEST_F(ServeMetricsTest, RanksThatHaveEndedAndThoseOfOtherHosts) {
 TEST_F(ServeMetricsTest, TheAgeOfTheLastAnswerIsToldOnceThereWasOne) {
   SetModel();
   EXPECT_THAT(metrics_.Text(), Not(HasSubstr("tandem_rank_heartbeat_age_seconds")));
-  engine_metrics_.heard = engine::EngineMetrics::Clock::now() - std::chrono::seconds(7);
+  engine_metrics_.ranks_answered = engine::EngineMetrics::Clock::now() - std::chrono::seconds(7);
   EXPECT_THAT(metrics_.Text(), HasSubstr("\ntandem_rank_heartbeat_age_seconds 7."));
 }
 

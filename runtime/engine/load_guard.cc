@@ -1,4 +1,4 @@
-#include "runtime/engine/memory_watch.h"
+#include "runtime/engine/load_guard.h"
 
 #include <algorithm>
 #include <utility>
@@ -22,7 +22,7 @@ int32_t Eighth(int32_t sequences) { return (sequences + 7) / 8; }
 
 }  // namespace
 
-absl::Status CheckWatchOptions(const WatchOptions& options) {
+absl::Status CheckLoadGuardOptions(const LoadGuardOptions& options) {
   constexpr double kNever = std::numeric_limits<double>::infinity();
   for (const absl::Status& status :
        {CheckPair("watch of KV use", options.kv_low, options.kv_high, 1),
@@ -34,27 +34,27 @@ absl::Status CheckWatchOptions(const WatchOptions& options) {
   return absl::OkStatus();
 }
 
-MemoryWatch::MemoryWatch(const WatchOptions& options, int32_t max_running,
-                         std::function<void(const WatchAction&)> on_action)
+LoadGuard::LoadGuard(const LoadGuardOptions& options, int32_t max_running,
+                     std::function<void(const LoadGuardAction&)> on_action)
     : options_(options), most_running_(max_running), on_action_(std::move(on_action)) {
-  TANDEM_CHECK(max_running > 0 && CheckWatchOptions(options).ok());
+  TANDEM_CHECK(max_running > 0 && CheckLoadGuardOptions(options).ok());
   stats_.max_running = max_running;
 }
 
-MemoryWatch::Decision MemoryWatch::Look(const KvUse& use) {
+LoadGuard::Decision LoadGuard::Decide(const KvUse& use) {
   const double held = static_cast<double>(use.held) / use.blocks;
   auto limit = static_cast<int32_t>(stats_.max_running);
   if (held > options_.kv_high && use.running > 1) {
     limit = std::min(limit, use.running - std::min(use.running - 1, Eighth(use.running)));
     stats_.max_running = limit;
-    Act(WatchAction::Kind::kBatchReduced, &stats_.batch_reductions,
+    Act(LoadGuardAction::Kind::kBatchReduced, &stats_.batch_reductions,
         absl::StrFormat("batch reduced to %d of %d sequences: %.1f %% of the KV blocks are held, "
                         "over %.1f %%",
                         limit, use.running, 100 * held, 100 * options_.kv_high));
   } else if (held < options_.kv_low && limit < most_running_) {
     limit = std::min(most_running_, limit + Eighth(limit));
     stats_.max_running = limit;
-    Act(WatchAction::Kind::kBatchGrown, &stats_.batch_growths,
+    Act(LoadGuardAction::Kind::kBatchGrown, &stats_.batch_growths,
         absl::StrFormat("batch may grow to %d sequences: %.1f %% of the KV blocks are held, "
                         "under %.1f %%",
                         limit, 100 * held, 100 * options_.kv_low));
@@ -64,7 +64,7 @@ MemoryWatch::Decision MemoryWatch::Look(const KvUse& use) {
     compacting_ = stats_.fragmentation > options_.fragmentation_low;
   } else if (stats_.fragmentation > options_.fragmentation_high) {
     compacting_ = true;
-    Act(WatchAction::Kind::kCompaction, &stats_.compactions,
+    Act(LoadGuardAction::Kind::kCompaction, &stats_.compactions,
         absl::StrFormat("KV cache is compacted: %d of the lowest %d blocks are free, "
                         "fragmentation %.1f %%, over %.1f %%",
                         use.span - use.occupied, use.span, 100 * stats_.fragmentation,
@@ -73,7 +73,7 @@ MemoryWatch::Decision MemoryWatch::Look(const KvUse& use) {
   return {.max_running = limit, .compact = compacting_};
 }
 
-void MemoryWatch::Judge(Clock::time_point now) {
+void LoadGuard::JudgeLatency(Clock::time_point now) {
   if (now < next_judgement_) return;
   next_judgement_ = now + kInterval;
   stats_.ttft_p95 = ttft_.Percentile95(now);
@@ -82,7 +82,7 @@ void MemoryWatch::Judge(Clock::time_point now) {
   JudgeOne("inter-token latency", stats_.itl_p95, &stats_.itl_level);
 }
 
-void MemoryWatch::JudgeOne(const char* name, double p95, LatencyLevel* level) {
+void LoadGuard::JudgeOne(const char* name, double p95, LatencyLevel* level) {
   const LatencyLevel now = p95 > options_.latency_alarm     ? LatencyLevel::kAlarm
                            : p95 > options_.latency_warning ? LatencyLevel::kWarning
                                                             : LatencyLevel::kNormal;
@@ -94,30 +94,30 @@ void MemoryWatch::JudgeOne(const char* name, double p95, LatencyLevel* level) {
   };
   switch (now) {
     case LatencyLevel::kAlarm:
-      return Act(WatchAction::Kind::kLatencyAlarm, &stats_.latency_alarms,
+      return Act(LoadGuardAction::Kind::kLatencyAlarm, &stats_.latency_alarms,
                  reason("alarm at", options_.latency_alarm));
     case LatencyLevel::kWarning:
-      return Act(WatchAction::Kind::kLatencyWarning, &stats_.latency_warnings,
+      return Act(LoadGuardAction::Kind::kLatencyWarning, &stats_.latency_warnings,
                  reason("warning at", options_.latency_warning));
     case LatencyLevel::kNormal:
       return Act(
-          WatchAction::Kind::kLatencyNormal, nullptr,
+          LoadGuardAction::Kind::kLatencyNormal, nullptr,
           p95 == 0 ? absl::StrCat(name, ": normal, few tokens in the last ", kMaxAge.count(), " s")
                    : reason("normal up to", options_.latency_warning));
   }
 }
 
-void MemoryWatch::Act(WatchAction::Kind kind, int64_t* count, std::string reason) {
+void LoadGuard::Act(LoadGuardAction::Kind kind, int64_t* count, std::string reason) {
   if (count != nullptr) ++*count;
   if (on_action_) on_action_({.kind = kind, .reason = std::move(reason)});
 }
 
-MemoryWatch::Window::Window() {
+LoadGuard::Window::Window() {
   samples_.reserve(kSamples);
   scratch_.reserve(kSamples);
 }
 
-void MemoryWatch::Window::Add(double seconds, Clock::time_point now) {
+void LoadGuard::Window::Add(double seconds, Clock::time_point now) {
   if (samples_.size() < kSamples) {
     samples_.push_back({now, seconds});
     return;
@@ -126,7 +126,7 @@ void MemoryWatch::Window::Add(double seconds, Clock::time_point now) {
   next_ = (next_ + 1) % kSamples;
 }
 
-double MemoryWatch::Window::Percentile95(Clock::time_point now) {
+double LoadGuard::Window::Percentile95(Clock::time_point now) {
   scratch_.clear();
   for (const Sample& sample : samples_) {
     if (now - sample.at <= kMaxAge) scratch_.push_back(sample.seconds);

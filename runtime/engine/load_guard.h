@@ -27,7 +27,7 @@
 
 namespace tandem::engine {
 
-struct WatchOptions {
+struct LoadGuardOptions {
   // Parts of 1.
   double kv_low = 0.80;
   double kv_high = 0.95;  // 1: the batch is never reduced
@@ -39,11 +39,11 @@ struct WatchOptions {
 };
 
 // INVALID_ARGUMENT names the option that is out of range or order.
-absl::Status CheckWatchOptions(const WatchOptions& options);
+absl::Status CheckLoadGuardOptions(const LoadGuardOptions& options);
 
 enum class LatencyLevel : uint8_t { kNormal, kWarning, kAlarm };
 
-struct WatchAction {
+struct LoadGuardAction {
   enum class Kind : uint8_t {
     kBatchReduced,
     kBatchGrown,
@@ -57,7 +57,7 @@ struct WatchAction {
 };
 
 // As GetServerStatus tells it. Counts since the start.
-struct WatchStats {
+struct LoadGuardStats {
   int64_t max_running = 0;   // sequences that may run at once now
   double fragmentation = 0;  // of 1
   int64_t batch_reductions = 0;
@@ -82,7 +82,7 @@ struct KvUse {
   double fragmentation() const { return span == 0 ? 0 : double(span - occupied) / span; }
 };
 
-class MemoryWatch {
+class LoadGuard {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr size_t kSamples = 1024;
@@ -92,27 +92,27 @@ class MemoryWatch {
 
   // `options` have been checked. `on_action` is told of every action, after it was counted; may
   // be null.
-  MemoryWatch(const WatchOptions& options, int32_t max_running,
-              std::function<void(const WatchAction&)> on_action);
+  LoadGuard(const LoadGuardOptions& options, int32_t max_running,
+            std::function<void(const LoadGuardAction&)> on_action);
 
   // Before a step.
   struct Decision {
     int32_t max_running = 0;  // at least 1; running ones beyond it give their blocks up
     bool compact = false;
   };
-  Decision Look(const KvUse& use);
+  Decision Decide(const KvUse& use);
   void CountMoves(int32_t blocks) { stats_.blocks_moved += blocks; }
 
   void AddFirstToken(double seconds, Clock::time_point now) { ttft_.Add(seconds, now); }
   void AddToken(double seconds, Clock::time_point now) { itl_.Add(seconds, now); }
   // Judges latency, at most once an interval.
-  void Judge(Clock::time_point now);
+  void JudgeLatency(Clock::time_point now);
   // Latency is not normal: without new tokens, time alone makes it so.
-  bool pending() const {
+  bool latency_is_high() const {
     return stats_.ttft_level != LatencyLevel::kNormal || stats_.itl_level != LatencyLevel::kNormal;
   }
 
-  const WatchStats& stats() const { return stats_; }
+  const LoadGuardStats& stats() const { return stats_; }
 
  private:
   class Window {
@@ -133,15 +133,15 @@ class MemoryWatch {
   };
 
   void JudgeOne(const char* name, double p95, LatencyLevel* level);
-  void Act(WatchAction::Kind kind, int64_t* count, std::string reason);
+  void Act(LoadGuardAction::Kind kind, int64_t* count, std::string reason);
 
-  const WatchOptions options_;
+  const LoadGuardOptions options_;
   const int32_t most_running_;
-  const std::function<void(const WatchAction&)> on_action_;
+  const std::function<void(const LoadGuardAction&)> on_action_;
   bool compacting_ = false;
   Window ttft_, itl_;
   Clock::time_point next_judgement_{};
-  WatchStats stats_;
+  LoadGuardStats stats_;
 };
 
 }  // namespace tandem::engine
