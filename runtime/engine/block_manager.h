@@ -1,10 +1,10 @@
-// Who holds which block of the paged KV cache: reference counts over block ids,
-// no tensors. Single-threaded (the engine's thread).
+// Which sequences hold which blocks of the paged KV cache: reference counts over block ids, no
+// tensors. Single-threaded (the engine's thread).
 //
-// Sharing is of full blocks only, so no block with more than one holder is ever
-// written and copy-on-write has no copies: a choice that shares a prompt takes
-// references to the prompt's full blocks and recomputes the tokens of its last,
-// partly filled block (at most kBlockSize tokens) in a block of its own.
+// Only full blocks are shared, so a block with more than one holder is never written and nothing
+// has to be copied on write: a choice that shares a prompt takes references to the prompt's full
+// blocks and recomputes the tokens of the last, partly filled block (at most kBlockSize) in its own
+// block.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,8 @@ struct BlockMove {
 
 class BlockManager {
  public:
-  // `cache` (not owned, may be null) knows which blocks hold reusable content;
-  // such blocks are kept when their last holder lets go, and evicted in the
-  // order in which that happened (least recently used first).
+  // `cache` (not owned, may be null) knows which blocks hold reusable content. Such blocks stay
+  // when their last holder releases them, and are evicted least recently used first.
   BlockManager(int32_t num_blocks, PrefixCache* cache);
 
   int32_t num_blocks() const { return static_cast<int32_t>(ref_counts_.size()); }
@@ -47,9 +46,9 @@ class BlockManager {
   // evicted from its end and what remains can still be matched.
   void Release(int32_t block);
 
-  // Moves the highest occupied blocks into the lowest free ones, at most so many, and
-  // appends what moved where. The caller renames them in its tables and has the
-  // content copied before anything is written: no block is both source and target.
+  // Moves up to max_moves of the highest occupied blocks into the lowest free ones, and appends the
+  // moves to `moves`. The caller renames the blocks in its tables and has their content copied
+  // before anything is written. No block is both source and target.
   void Compact(int32_t max_moves, std::vector<BlockMove>* moves);
 
  private:

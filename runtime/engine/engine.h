@@ -1,14 +1,13 @@
-// The loop of rank 0: requests in, steps through a StepExecutor, events out.
+// The loop of rank 0: it takes requests, runs steps through a StepExecutor and emits events.
 //
-// One thread, started by Start, does all of it; each turn, before it schedules
-// a step, it takes new requests from the bounded queue, applies cancels and
-// ends what is past its deadline, so that a request that is over never costs
-// another step. Without work it sleeps on a condition variable.
+// Start starts one thread, which does all of this. Before it schedules a step, the thread takes new
+// requests from the bounded queue, applies cancels and ends requests whose deadline has passed, so
+// an ended request never costs another step. Without work the thread sleeps on a condition
+// variable.
 //
-// An executor's error is final: every open choice ends with kError and
-// UNAVAILABLE, on_failure is called once, and Submit answers UNAVAILABLE from
-// then on. Waits inside Execute must be bounded by the executor; Stop waits for
-// the step in progress.
+// An error of the executor is final: every open choice ends with kError and UNAVAILABLE, on_failure
+// is called once, and Submit answers UNAVAILABLE from then on. The executor must limit every wait
+// inside Execute; Stop waits for the step in progress.
 #pragma once
 
 #include <chrono>
@@ -36,19 +35,19 @@
 
 namespace tandem::engine {
 
-// All called on the engine's thread.
+// The engine calls all of them on its thread.
 struct EngineHooks {
-  // Called every idle_interval while there is no work; 0: never. An error is
-  // final, as one of the executor's is.
+  // Called every idle_interval while there is no work; 0: never. Its error is final, as an
+  // executor's error is.
   std::function<absl::Status()> on_idle;
   std::chrono::milliseconds idle_interval{0};
   // Called once, after the last events, with the executor's or on_idle's error.
   std::function<void(const absl::Status&)> on_failure;
-  // Told of what the load guard does. Null: nobody is.
+  // Called after each action of the load guard. May be null.
   std::function<void(const LoadGuardAction&)> on_load_guard;
-  // Told of idling, scheduling and sampling; outlives the engine. Null: off.
+  // Measures idling, scheduling and sampling; outlives the engine. May be null.
   parallel::StepTimer* timer = nullptr;
-  // Gets what EngineStats has not; outlives the engine. Null: nobody asks.
+  // Receives what EngineStats does not hold; outlives the engine. May be null.
   EngineMetrics* metrics = nullptr;
 };
 
@@ -69,9 +68,8 @@ class Engine : public EngineClient {
   // Once, before anything but Submit and Cancel.
   void Start();
 
-  // Refuses new requests and waits until the open ones have ended. OK then.
-  // DEADLINE_EXCEEDED when some remain: they end with kError and UNAVAILABLE
-  // before the next step. Not on the engine's thread.
+  // Refuses new requests and waits until the open ones have ended. DEADLINE_EXCEEDED if some
+  // remain: these end with kError and UNAVAILABLE before the next step. Not on the engine's thread.
   absl::Status Drain(Clock::time_point deadline);
 
   // Refuses new requests, ends the open ones with kError and UNAVAILABLE after
@@ -79,15 +77,14 @@ class Engine : public EngineClient {
   // thread.
   void Stop();
 
-  // As EngineClient says; besides INVALID_ARGUMENT for sampling parameters out
-  // of range and for a request that could outgrow the KV cache. n choices take
-  // n places in the queue.
+  // As EngineClient; also INVALID_ARGUMENT for sampling parameters out of range and for a request
+  // that could outgrow the KV cache. n choices take n places in the queue.
   absl::StatusOr<RequestId> Submit(Request request, EventSink sink) override;
   void Cancel(RequestId request) override;
   EngineStats Stats() const override;
   EngineLimits Limits() const override;
 
-  // OK, or what made the engine fail.
+  // OK, or the error that made the engine fail.
   absl::Status Failure() const;
 
  private:
@@ -103,9 +100,10 @@ class Engine : public EngineClient {
   void ApplyLoadGuard(Clock::time_point now);
   absl::Status Step();
   SampleInput InputOf(const ScheduledSequence& entry) const;  // without logits
-  // Fills the plan's sampling requests where the executor's ranks survey rows.
+  // Fills the plan's sampling requests if the executor's ranks can survey rows.
   void RequestSurveys();
-  // Chooses from the surveys where they tell, into chosen_, and brings the other rows.
+  // Chooses tokens from the surveys, into chosen_, and fetches the rows for which they do not
+  // suffice.
   absl::Status ChooseSurveyed();
   // All ranks have just answered: the metrics hold when.
   void NoteRanksAnswered();
@@ -155,8 +153,8 @@ class Engine : public EngineClient {
   LoadGuard load_guard_;
   StepPlan plan_;
   std::unique_ptr<float[]> logits_;  // [max running, vocab]
-  std::vector<int32_t> chosen_;      // [rows]: the token, or -1 where the row has to tell
-  std::vector<int32_t> fetched_;     // rows that came after the step
+  std::vector<int32_t> chosen_;      // [rows]: the token, or -1: sample from the row's logits
+  std::vector<int32_t> fetched_;     // rows whose logits were fetched after the step
   std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;
   std::vector<std::unique_ptr<OpenRequest>> taken_;
   std::vector<RequestId> taken_cancels_;

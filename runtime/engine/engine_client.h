@@ -1,6 +1,6 @@
-// The only door from a front (gRPC service, batch runner, command line) to the
-// engine: plain data in both directions, no tensors, no MPI. In process now; a
-// local socket can carry the same calls when the front is to outlive the ranks.
+// The only interface between a front (gRPC service, batch worker, command line) and the engine:
+// plain data in both directions, no tensors, no MPI. It works in one process now; a local socket
+// could carry the same calls if the front shall outlive the ranks.
 #pragma once
 
 #include <chrono>
@@ -27,7 +27,7 @@ struct TokenLogprob {
 
 enum class FinishReason : uint8_t {
   kNone,       // not finished
-  kStop,       // a stop token (eos or stop_token_ids) or the sink's word
+  kStop,       // a stop token (eos or stop_token_ids), or the sink returned false
   kLength,     // max_tokens, or the context is full
   kCancelled,  // Cancel
   kError,      // see Event::status
@@ -39,36 +39,35 @@ struct Timings {
   double decode_seconds = 0;   // first token to last
 };
 
-// What became of one choice in one step. At most one event a choice and step.
+// The news of one choice after one step. At most one event per choice and step.
 struct Event {
   RequestId request = 0;
   int32_t choice = 0;
-  std::vector<int32_t> token_ids;  // new ones; the stop token included when it ended the choice
+  std::vector<int32_t> token_ids;  // new tokens, with the stop token that ended the choice
   bool ended_by_token = false;     // the last of token_ids is the stop token
   FinishReason finish = FinishReason::kNone;
   absl::Status status;  // not OK exactly when finish is kError
-  // One entry per token where logprobs were asked for.
+  // One entry per token if the request asks for log-probabilities, else empty.
   std::vector<TokenLogprob> chosen_logprobs;
   std::vector<std::vector<TokenLogprob>> top_logprobs;
-  // So far.
+  // Totals of this choice up to now.
   int32_t prompt_tokens = 0;
-  int32_t cached_prompt_tokens = 0;  // served by the prefix cache
+  int32_t cached_prompt_tokens = 0;  // found in the prefix cache
   int32_t completion_tokens = 0;
   Timings timings;
-  uint64_t logits_hash = 0;  // where SamplingParams::logits_hash asked for it
+  uint64_t logits_hash = 0;  // if SamplingParams::logits_hash asks for it
 };
 
-// Called on the engine's thread, never concurrently for one request; must not
-// block. Returning false ends that choice (kStop for the engine's accounts)
-// before the next step; no further event of the choice follows.
+// Called on the engine's thread, never concurrently for one request; must not block. Returning
+// false ends the choice before the next step, and no further event of the choice follows.
 using EventSink = std::function<bool(const Event&)>;
 
 struct Request {
   std::vector<int32_t> prompt_ids;  // not empty, each in [0, vocab)
   SamplingParams sampling;
-  // The answer's first tokens, where an earlier run has made them: generation goes
-  // on behind them, with the same bits. Needs n = 1 and no logits_hash; fewer than
-  // max_tokens, none of which ends the answer. No event repeats them.
+  // The answer's first tokens, if an earlier process has generated them: generation continues
+  // after them, with the same bits. Needs n = 1 and no logits_hash; there must be fewer than
+  // max_tokens of them, and none of them ends the answer. No event repeats them.
   std::vector<int32_t> output_ids;
   int32_t first_choice = 0;  // draws are those of choices first_choice to first_choice + n - 1
   std::optional<Clock::time_point> deadline;  // past it: kError with DEADLINE_EXCEEDED
@@ -81,9 +80,9 @@ struct EngineStats {
   int64_t kv_blocks_used = 0;  // held by sequences; cached but unreferenced ones are free
   int64_t preemptions = 0;
   int64_t steps = 0;
-  int64_t prompt_tokens = 0;  // computed, without cached ones
+  int64_t prompt_tokens = 0;  // computed ones, without those found in the prefix cache
   int64_t cached_prompt_tokens = 0;
-  int64_t looked_up_prompt_tokens = 0;  // in the prefix cache, by choices that began
+  int64_t looked_up_prompt_tokens = 0;  // searched in the prefix cache, at a choice's first step
   int64_t generated_tokens = 0;
   int64_t requests_finished = 0;
   LoadGuardStats load_guard;
@@ -99,15 +98,13 @@ class EngineClient {
  public:
   virtual ~EngineClient() = default;
 
-  // INVALID_ARGUMENT: ids out of range, prompt empty or not shorter than
-  // max_model_len. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: draining
-  // or failed. Otherwise the sink gets events until each of the n choices has
-  // finished. Thread-safe.
+  // INVALID_ARGUMENT: ids out of range, prompt empty or not shorter than max_model_len.
+  // RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the engine drains or has failed. Otherwise
+  // the sink gets events until each of the n choices has finished. Thread-safe.
   virtual absl::StatusOr<RequestId> Submit(Request request, EventSink sink) = 0;
 
-  // Ends all choices of a request before the next step: blocks are freed, each
-  // unfinished choice gets one event with kCancelled. Unknown or finished ids
-  // are ignored. Thread-safe.
+  // Ends all choices of a request before the next step: frees their blocks and sends each
+  // unfinished choice one event with kCancelled. Ignores unknown and finished ids. Thread-safe.
   virtual void Cancel(RequestId request) = 0;
 
   virtual EngineStats Stats() const = 0;

@@ -1,5 +1,5 @@
-// Counts of values by size, as Prometheus wants them: added to by any thread and read by any other,
-// without locks. Memory is taken at construction and by Read alone.
+// Counts of values by size, as Prometheus expects them. Any thread may add and any may read,
+// without locks. Only construction and Read take memory.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@ class Histogram {
     std::vector<double> bounds;
     std::vector<int64_t> buckets;  // [bounds + 1], each alone
     int64_t count = 0;             // of all buckets
-    double sum = 0;                // of the values; may be a value ahead of the buckets, or behind
+    double sum = 0;                // of the values; may differ from the buckets by one value
   };
   Counts Read() const;
 

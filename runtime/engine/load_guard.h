@@ -1,16 +1,17 @@
-// Watches KV blocks and latency, and decides what is to be done about them. Pure
-// logic over numbers: the engine hands them in and carries the decisions out.
+// Keeps the engine within its memory: limits the batch when the KV cache fills up, asks for
+// compaction when it is fragmented, and rates latency. Pure logic over numbers: the engine hands
+// the numbers in and carries the decisions out. Its options are the --watch-* options.
 //
-// KV use is the part of all blocks that sequences hold. Above kv_high the batch is
-// reduced, an eighth of it a step, until use is below; it grows back, an eighth a
-// step, while use is below kv_low. In between it stays as it is.
+// KV use is the part of all blocks that sequences hold. Above kv_high the batch shrinks by an
+// eighth per step until use is lower; below kv_low it grows by an eighth per step. In between it
+// stays.
 //
-// Fragmentation is the part of free blocks among those up to the highest that is held or
-// cached: 1 - occupied / (highest occupied + 1). Above fragmentation_high blocks move from
-// the top into the holes, some a step, until it is at most fragmentation_low.
+// Fragmentation is the part of free blocks among those up to the highest occupied one:
+// 1 - occupied / (highest occupied + 1). Above fragmentation_high some blocks per step move from
+// the top into free places, until fragmentation is at most fragmentation_low.
 //
 // Latency is the 95th percentile of time to first token and of inter-token latency, each over the
-// last kSamples no older than kMaxAge, where there are at least kMinSamples.
+// last kSamples samples no older than kMaxAge, if there are at least kMinSamples.
 //
 // Single-threaded (the engine's thread). Takes memory at construction and for an action's reason.
 #pragma once
@@ -56,7 +57,7 @@ struct LoadGuardAction {
   std::string reason;  // one line, with the numbers that led to it
 };
 
-// As GetServerStatus tells it. Counts since the start.
+// As GetServerStatus reports it. Counts are since the start.
 struct LoadGuardStats {
   int64_t max_running = 0;   // sequences that may run at once now
   double fragmentation = 0;  // of 1
@@ -72,7 +73,7 @@ struct LoadGuardStats {
   LatencyLevel itl_level = LatencyLevel::kNormal;
 };
 
-// What a step begins with, in blocks and sequences.
+// The KV cache before a step, in blocks, and the sequences that run.
 struct KvUse {
   int32_t blocks = 0;    // of the cache
   int32_t held = 0;      // by sequences
@@ -90,14 +91,14 @@ class LoadGuard {
   static constexpr std::chrono::seconds kMaxAge{60};
   static constexpr std::chrono::seconds kInterval{1};  // between two judgements of latency
 
-  // `options` have been checked. `on_action` is told of every action, after it was counted; may
+  // `options` have been checked. `on_action` is called for every action, after it is counted; may
   // be null.
   LoadGuard(const LoadGuardOptions& options, int32_t max_running,
             std::function<void(const LoadGuardAction&)> on_action);
 
   // Before a step.
   struct Decision {
-    int32_t max_running = 0;  // at least 1; running ones beyond it give their blocks up
+    int32_t max_running = 0;  // at least 1; running sequences beyond it give up their blocks
     bool compact = false;
   };
   Decision Decide(const KvUse& use);
@@ -105,9 +106,10 @@ class LoadGuard {
 
   void AddFirstToken(double seconds, Clock::time_point now) { ttft_.Add(seconds, now); }
   void AddToken(double seconds, Clock::time_point now) { itl_.Add(seconds, now); }
-  // Judges latency, at most once an interval.
+  // Rates latency, at most once per interval.
   void JudgeLatency(Clock::time_point now);
-  // Latency is not normal: without new tokens, time alone makes it so.
+  // Latency is not normal. Without new tokens it becomes normal by time alone, so JudgeLatency has
+  // to be called while this holds.
   bool latency_is_high() const {
     return stats_.ttft_level != LatencyLevel::kNormal || stats_.itl_level != LatencyLevel::kNormal;
   }

@@ -1,7 +1,7 @@
-// xxh64 over the raw fp32 logits of a choice's sampled positions, in order of
-// positions and, within one, of ids: two runs that agree in it computed the same
-// bits. Streaming: the state lives with the sequence, so that pre-emption, which
-// never samples a position again, does not change the sum.
+// xxh64 over the raw fp32 logits of a choice's sampled positions, in order of positions and, within
+// one, of ids: equal hashes mean that the same bits were computed. The state belongs to the
+// sequence and is updated at each sampled position; pre-emption samples no position twice, so it
+// does not change the hash.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Where plans become forward steps: rank 0 sends each plan to the other ranks
-// and runs it; they run what they receive. Workers hold no sequence state.
+// Runs plans as forward steps: rank 0 sends each plan to the other ranks and runs it, and they run
+// what they receive. Workers hold no sequence state.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,7 @@ class ModelRunner : public StepExecutor, private RowSurveys {
   absl::Status Execute(const StepPlan& plan, std::span<float> logits) override;
   RowSurveys* surveys() override { return decoder_.candidates() > 0 ? this : nullptr; }
 
-  // Between steps: an error if a rank does not answer, as a step would find.
+  // Between steps: an error if a rank does not answer, the same that a step would return.
   absl::Status Heartbeat();
 
   // Ends RunWorker on the other ranks. Execute may follow when they have called it again.

@@ -1,11 +1,10 @@
-// Finds blocks of the KV cache that already hold the keys and values of a
-// prefix. A block's content depends on all tokens before it, so that the key is
-// a chain: xxh64 of the block's token ids, seeded with the parent's hash.
+// Finds blocks of the KV cache that already hold the keys and values of a prefix. A block's content
+// depends on all tokens before it, so the key is a chain: xxh64 of the block's token ids, seeded
+// with the parent's hash.
 //
-// A hash only finds candidates. An entry is returned when its tokens are equal
-// and its parent is the very entry that the walk came from (by an id that is
-// never used twice); by induction the whole prefix is equal, and a collision
-// costs time, never a wrong block.
+// A hash only finds candidates. An entry is returned if its tokens are equal and its parent is the
+// entry found before it (compared by an id that is never used twice). By induction the whole prefix
+// is equal: a collision costs time, never a wrong block.
 //
 // Single-threaded; memory is taken once, at construction.
 #pragma once

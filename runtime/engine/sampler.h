@@ -1,9 +1,9 @@
-// Chooses the next token of one sequence from its row of logits, so that the
-// choice is a pure function of (logits, parameters, tokens so far, choice
-// index): the same on every CPU, in every batch, after pre-emption or restart.
+// Chooses the next token of one sequence from its row of logits. The result is a pure function of
+// (logits, parameters, tokens so far, choice index): the same on every CPU, in every batch, and
+// after a pre-emption or a restart.
 //
 // Order of operations:
-//   1. logprobs, where asked for: log-softmax of the model's raw logits, before
+//   1. logprobs, if requested: log-softmax of the model's raw logits, before
 //      anything below (the default of vLLM).
 //   2. logit_bias is added.
 //   3. repetition_penalty, as Transformers: the logit of every id that occurs in
@@ -29,13 +29,13 @@
 // them at about 2^-24).
 //
 // The draw is Philox4x32-10 with key = seed and counter = (position, choice
-// index, 0, 0), position being the drawn token's index in prompt plus output: a
-// run continued from prompt plus partial output draws as one that never
-// stopped. Its first 64 bits, scaled to the kept weights' sum, are looked up in
-// their running sum in order of ids.
+// index, 0, 0). Position is the drawn token's index in prompt plus output: a generation that
+// continues from prompt plus partial output draws as if it had never stopped. The first 64 bits,
+// scaled to the sum of the kept weights, are looked up in the running sum of the weights in order
+// of ids.
 //
-// Where logits lie in GPUs' memory, Choose does the same from what the ranks say of
-// their columns (kernels/sampling.h): the same integers, so the same token.
+// If logits lie in GPU memory, Choose makes the same choice from the ranks' surveys of their
+// columns (kernels/sampling.h): the same integers, so the same token.
 #pragma once
 
 #include <cstdint>
@@ -80,12 +80,12 @@ class Sampler {
   // no token. Reuses sample's memory.
   absl::Status Run(const SampleInput& input, Sample* sample);
 
-  // What ranks that list `candidates` tokens each are to survey, so that Choose can do without
-  // the row; kWhole where only Run can choose.
+  // The survey that Choose needs in place of the row, from ranks that list `candidates` tokens
+  // each; kWhole if only Run can choose.
   kernels::SampleRequest MakeRequest(const SampleInput& input, int32_t candidates) const;
 
-  // The token that Run would choose, from all ranks' surveys of the row, in order of ids; -1
-  // where only the row can tell: too few candidates, or logits that are not numbers.
+  // The token that Run would choose, from all ranks' surveys of the row, in order of ids. -1 if the
+  // surveys do not suffice: too few candidates, or logits that are not numbers.
   int32_t Choose(const SampleInput& input, std::span<const kernels::RankSurvey> ranks);
 
  private:

@@ -1,34 +1,29 @@
-// Continuous batching as pure logic over ids and counts: no tensors, no
-// threads, no clock. Decides which tokens of which sequences the next step
-// computes and writes the StepPlan.
+// Continuous batching as pure logic over ids and counts: no tensors, no threads, no clock. Decides
+// which tokens of which sequences the next step computes, and writes the StepPlan.
 //
-// A step is filled under max_batched_tokens, always in order of arrival:
+// A step has at most max_batched_tokens tokens. They are given out in order of arrival:
 //  1. decode: running sequences that lack one token;
-//  2. prefill: running sequences that lack more, a chunk each;
-//  3. admission: waiting sequences, until one does not fit (first come, first
-//     served), each with its first chunk.
+//  2. prefill: running sequences that lack more, one chunk each;
+//  3. admission: waiting sequences, each with its first chunk, until one does not fit.
 //
-// A sequence is admitted with blocks for all its known tokens at once, beside
-// one spare block for every running sequence; so only decode can run out of
-// blocks. Then the running sequence that arrived last is pre-empted: it gives
-// up its blocks, waits at its place of arrival, and its tokens so far are
-// prefilled again, in chunks. Nothing is admitted in a step that pre-empted.
+// Admission takes the blocks for all known tokens of a sequence at once, and leaves one spare block
+// for every running sequence; so only decode can run out of blocks. Then the scheduler pre-empts
+// the running sequence that arrived last: that sequence gives up its blocks, returns to its place
+// in the queue, and its tokens are prefilled again later. A step that pre-empted admits nothing.
 //
-// Why it always progresses: a sequence is pre-empted only for one that arrived
-// before it or for itself, and each fits an empty cache alone (Fits is checked
-// first); so the running sequence that arrived first is served in every step
-// and finishes.
+// Why it always progresses: a sequence is pre-empted only for an earlier one or for itself, and
+// each sequence fits an empty cache alone (Fits checks this first). So the earliest running
+// sequence is served in every step and finishes.
 //
-// Admission beside others never takes held blocks above the watch's kv_high
-// (load_guard.h), which would only reduce the batch again.
+// If other sequences run, admission never raises the held blocks above the load guard's kv_high
+// (load_guard.h): the guard would reduce the batch again at once.
 //
-// Choices of one request share their prompt's full blocks: while one of them is
-// running and computing that part, the others are held back (and do not hold up
-// those behind them); then they take the blocks from the prefix cache or, where
-// it is off, from the table of the running one.
+// Choices of one request share the full blocks of their prompt. While one choice computes them, the
+// others wait, without delaying later requests. Then they take the blocks from the prefix cache or,
+// if it is off, from the block table of the running choice.
 //
-// Single-threaded. Sequences are not owned and stay put between Add and Remove.
-// After its first steps Schedule takes no memory; admission may.
+// Single-threaded. Sequences are not owned and must not move between Add and Remove. After its
+// first steps Schedule takes no memory; admission may.
 #pragma once
 
 #include <cstdint>
@@ -60,19 +55,19 @@ class Scheduler {
   // more blocks than there are.
   absl::Status Fits(int32_t max_total_tokens) const;
 
-  // Queues a sequence that has arrived after all before it.
+  // Queues a sequence, which has arrived after all others.
   void Add(Sequence* sequence);
 
   // Takes a waiting or running sequence out and frees its blocks. Not between
   // Schedule and Complete.
   void Remove(Sequence* sequence);
 
-  // So many sequences run at once from here on, at least 1; those that arrived last are pre-empted
-  // where more do. Not between Schedule and Complete.
+  // At most this many sequences run at once from now on, at least 1. If more run, those that
+  // arrived last are pre-empted. Not between Schedule and Complete.
   void LimitRunning(int32_t max_running);
 
-  // Moves at most so many blocks of the KV cache, that occupied ones lie side by side; the
-  // next plan tells the ranks. How many. Not between Schedule and Complete.
+  // Moves up to max_moves blocks of the KV cache so that occupied blocks lie side by side; the next
+  // plan carries the moves to the ranks. Returns how many. Not between Schedule and Complete.
   int32_t Compact(int32_t max_moves);
 
   // Fills the arrays of `plan` (kind and sequence number are the caller's).
@@ -97,6 +92,7 @@ class Scheduler {
   // if it must. False when it had to pre-empt the sequence itself.
   bool Grow(Sequence* sequence);
   void PreemptLast();
+  // Whether another choice of the request is still computing the prompt blocks that both share.
   bool WaitsForSharedPrompt(const Sequence& sequence) const;
   bool TryAdmit(Sequence* sequence);
   // Sets matched_ and *last: full blocks that hold the sequence's first tokens.

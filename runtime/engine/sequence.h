@@ -1,5 +1,5 @@
-// One choice of one request as the scheduler sees it: tokens, how many of them
-// are in the KV cache, and in which blocks. No tensors.
+// One choice of one request as the scheduler sees it: its tokens, how many of them are in the KV
+// cache, and in which blocks. No tensors.
 #pragma once
 
 #include <cstdint>
@@ -45,10 +45,10 @@ class Sequence {
   int32_t num_shareable_tokens() const;
 
   void Append(int32_t token_id);
-  // Takes the memory for the sequence's whole life, so that no step has to.
+  // Takes all memory that the sequence will need, so that no step has to.
   void Reserve();
 
-  // The scheduler's.
+  // Written by the scheduler.
   SequenceStatus status = SequenceStatus::kWaiting;
   bool scheduled_before = false;
   int32_t num_computed_tokens = 0;
@@ -57,7 +57,7 @@ class Sequence {
   int32_t num_published_blocks = 0;  // of block_table, entered in the prefix cache
   PrefixCache::Chain published;      // the place after the last of them
 
-  // The engine's: there when the request asked for it.
+  // Written by the engine; present if the request asks for it.
   std::optional<LogitsHash> logits_hash;
 
  private:

@@ -1,6 +1,6 @@
-// What rank 0 tells every rank to do next, as one flat message. Workers hold no
-// sequence state: a forward plan carries all that a step needs. Shutdown and
-// other changes are kinds of plan, so there is no second control path.
+// What every rank does next, as one flat message from rank 0. Workers hold no sequence state: a
+// forward plan carries all that a step needs. Shutdown and other commands are kinds of plan, so
+// there is no second control path.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,7 @@
 namespace tandem::engine {
 
 struct StepPlan {
-  // kRows: logits_indices are rows of the last forward plan, ascending, that are to come whole
-  // after all.
+  // kRows: logits_indices are rows of the last forward plan, ascending; the ranks send them whole.
   enum class Kind : uint32_t { kForward = 1, kShutdown = 2, kHeartbeat = 3, kRows = 4 };
 
   Kind kind = Kind::kForward;
@@ -30,7 +29,7 @@ struct StepPlan {
   std::vector<int32_t> block_tables;
   int32_t max_blocks = 0;
   std::vector<int32_t> logits_indices;
-  std::vector<kernels::SampleRequest> sampling;  // [rows], or none: rows come whole
+  std::vector<kernels::SampleRequest> sampling;  // [rows], or empty: all rows are sent whole
   // Pairs of KV blocks (from, to) that are copied, in order, before the step.
   std::vector<int32_t> block_moves;
 

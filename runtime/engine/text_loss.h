@@ -7,8 +7,8 @@
 
 namespace tandem::engine {
 
-// Input tokens [begin, end) of a text, run from position 0; the logits of input t
-// predict token t + 1. Those of [first_scored, end) count.
+// Input tokens [begin, end) of a text, computed from position 0; the logits of input t predict
+// token t + 1. Only predictions of inputs [first_scored, end) count.
 struct TextWindow {
   int64_t begin = 0;
   int64_t end = 0;
@@ -25,7 +25,8 @@ class TextLoss {
  public:
   // Logits [vocab] of one position, all finite, and the token that came.
   void Add(std::span<const float> logits, int32_t next);
-  // The same position of the reference, finite too, whose distribution counts as the true one.
+  // Also takes the reference's logits of the same position, all finite: its distribution counts as
+  // the true one.
   void AddReference(std::span<const float> reference, std::span<const float> logits, int32_t next);
 
   int64_t positions() const { return positions_; }

@@ -1,5 +1,5 @@
-// The text of one choice while it is being generated: whole characters, and nothing that may still
-// turn out to be a stop text or the beginning of one.
+// The text of one choice while it is generated: whole characters, and nothing that may still become
+// a stop text.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace tandem::server {
 // Stop texts of a request; empty ones are not allowed.
 struct StopTexts {
   std::vector<std::string> texts;
-  bool include = false;    // the text that stops is part of the answer
-  int32_t min_tokens = 0;  // looked for in what comes after so many tokens
+  bool include = false;    // the stop text itself is part of the answer
+  int32_t min_tokens = 0;  // the search begins after this many tokens
 };
 
 class AnswerText {
@@ -25,17 +25,17 @@ class AnswerText {
   AnswerText(const tokenizer::Tokenizer& tokenizer, StopTexts stops)
       : decoder_(tokenizer, /*skip_special_tokens=*/true), stops_(std::move(stops)) {}
 
-  // Appends to `out` what may be shown now. Ids without a token have no text. Once stopped, more
-  // tokens change nothing.
+  // Appends to `out` the text that may be shown now. Ids without a token have no text. After a stop
+  // text, more tokens change nothing.
   void Append(std::span<const int32_t> ids, std::string* out);
-  // The end of the answer: what was held back.
+  // Ends the answer: appends the text that was held back.
   void Flush(std::string* out);
 
   // The stop text that ended the answer.
   const std::optional<std::string>& stopped_by() const { return stopped_by_; }
 
  private:
-  // Looks for stop texts in held_ and gives out what cannot belong to one.
+  // Searches held_ for stop texts and releases what cannot belong to one.
   void Release(std::string* out);
 
   tokenizer::StreamDecoder decoder_;

@@ -1,4 +1,4 @@
-// From a request's chat messages to the text that the model is asked with. Pure functions.
+// Renders a request's chat messages as the prompt's text. Pure functions.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace tandem::server {
 
-// INVALID_ARGUMENT naming the field, or with the template's own message where it refuses the
-// conversation or meets a limit. Any thread.
+// INVALID_ARGUMENT naming the field, or with the template's own message if it rejects the
+// conversation or reaches a limit. Any thread.
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
                                        const chat::ChatTemplate& chat_template);
 

@@ -11,9 +11,9 @@ namespace tandem::server {
 
 class DrainSignals {
  public:
-  // Blocks the signals in the calling thread. Call it before any other thread is started, MPI's and
-  // gRPC's too: threads inherit the mask, and a signal is delivered to any thread that leaves it
-  // open.
+  // Blocks the signals in the calling thread. Call it before any other thread starts, also those of
+  // MPI and gRPC: threads inherit the mask, and the system may deliver a signal to any thread that
+  // does not block it.
   static absl::StatusOr<std::unique_ptr<DrainSignals>> Block();
 
   // The mask stays: a signal that comes late must not kill the process on its way out.
@@ -33,11 +33,11 @@ class DrainSignals {
   const int wake_fd_;
 };
 
-// Ends this process as SIGUSR1 would have before Block.
+// Ends this process by SIGUSR1, as that signal would have before Block.
 [[noreturn]] void DieOfDrainSignal();
 
-// For ranks other than the front: whoever signals the whole world means the front, which ends the
-// others when the streams are done.
+// For ranks other than rank 0: a signal to the whole world is meant for the front on rank 0, which
+// ends the other ranks when its streams are done.
 void IgnoreDrainSignals();
 
 }  // namespace tandem::server

@@ -1,10 +1,9 @@
-// tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel,
-// GetServerStatus. Lives as long as the
-// process, the model comes later: until SetModel every call gets UNAVAILABLE.
+// tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel, GetServerStatus. It lives
+// as long as the process; until SetModel every call gets UNAVAILABLE.
 //
-// Threads: the methods run on gRPC's threads (validation and tokenization too); the rest of the
-// public interface may be called from any thread. The gRPC server must have ended before the
-// service, the engine and the tokenizer go.
+// Threads: the methods run on gRPC's threads, with validation and tokenization; the rest of the
+// public interface may be called from any thread. Destroy the service, the engine and the tokenizer
+// only after the gRPC server has ended.
 #pragma once
 
 #include <chrono>
@@ -45,13 +44,13 @@ class GenerateService final : public internal::RawInferenceService {
   // Calls are served from now on. Once only.
   void SetModel(ServedModel model);
 
-  // New Generate calls get `reason`; open streams go on, and so do the calls that cost the engine
-  // nothing. The first reason stays.
+  // New Generate calls get `reason`. Open streams go on, and so do all other calls, which cost the
+  // engine nothing. The first reason stays.
   void StopAccepting(const absl::Status& reason);
 
-  // Waits until no Generate stream is open. False if `deadline` came first.
+  // Waits until no Generate stream is open. False if `deadline` passed first.
   bool WaitIdle(std::chrono::steady_clock::time_point deadline);
-  // Likewise, but also false when EndAll has been called: streams then have only to be sent.
+  // The same, but returns false also when EndAll has been called.
   bool WaitIdleOrEnded(std::chrono::steady_clock::time_point deadline);
 
   // Ends every open stream with this status.
@@ -77,8 +76,8 @@ class GenerateService final : public internal::RawInferenceService {
  private:
   // The model, or UNAVAILABLE while it loads.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Model() const;
-  // Adds the call to the open ones, or says why not. One step, so that EndAll and WaitIdle see
-  // every call that was let in.
+  // Adds the call to the open ones, or returns why not. One step, so that EndAll and WaitIdle see
+  // every admitted call.
   absl::Status Admit(const std::shared_ptr<GenerateCall>& call);
   void Remove(GenerateCall* call);
 

@@ -19,16 +19,16 @@ struct GrpcServerOptions {
   TlsFiles tls;
   // The longest request. A prompt of 131,072 tokens takes under 1 MiB.
   int max_receive_bytes = 4 << 20;
-  // Streams of one connection; more wait in the client.
+  // Streams of one connection; further streams wait in the client.
   int max_streams_per_connection = 4096;
-  // A connection that says nothing for so long is asked for a sign of life, and closed when none
-  // comes within the timeout.
+  // A connection that is silent for this long is pinged, and closed if no answer comes within the
+  // timeout.
   std::chrono::milliseconds keepalive_time{60'000};
   std::chrono::milliseconds keepalive_timeout{20'000};
-  // A client that asks more often than this, without data in between, is disconnected.
+  // A client that pings more often than this, without data in between, is disconnected.
   std::chrono::milliseconds min_client_ping_interval{10'000};
-  // A connection this old, or without a call for so long, is told to go, so that clients spread
-  // over new servers; its streams may go on for the grace. Zero: never.
+  // A connection that is this old, or without a call for this long, is asked to close, so that
+  // clients spread over new servers. Its streams may go on for the grace period. Zero: never.
   std::chrono::milliseconds max_connection_age{0};
   std::chrono::milliseconds max_connection_age_grace{60'000};
   std::chrono::milliseconds max_connection_idle{0};
@@ -36,11 +36,10 @@ struct GrpcServerOptions {
 
 class GrpcServer {
  public:
-  // Listens at once. The address is the server's alone: a port that is in use is an error (gRPC
-  // would share it), as is an address that this machine does not have. UNAVAILABLE for these,
-  // INVALID_ARGUMENT for an address that is none; the address is in the message.
-  // CheckTlsFiles' errors. `services` must
-  // outlive the server. Server reflection is registered too.
+  // Listens at once. UNAVAILABLE for a port that is in use (gRPC itself would share it) and for an
+  // address that this machine does not have; INVALID_ARGUMENT for text that is not an address; each
+  // message holds the address. Also errors of CheckTlsFiles. `services` must outlive the server.
+  // Registers server reflection, too.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
 
@@ -49,8 +48,8 @@ class GrpcServer {
   // The port that is listened on; 0 for a unix socket.
   int port() const { return port_; }
 
-  // Takes no new calls, waits for the open ones, ends what is left at `deadline`. Returns when all
-  // calls are done with. Further calls do nothing.
+  // Takes no new calls, waits for the open ones, and ends those that are left at `deadline`.
+  // Returns when no call is left. Calling it again does nothing.
   void Shutdown(std::chrono::system_clock::time_point deadline);
 
  private:

@@ -1,5 +1,5 @@
-// grpc.health.v1.Health. gRPC has one built in, but that says SERVING for the whole server from
-// the moment the port is open until it is told otherwise; this one begins with NOT_SERVING.
+// grpc.health.v1.Health. gRPC's own implementation reports SERVING for the whole server as soon as
+// the port is open; this one begins with NOT_SERVING.
 //
 // Thread-safe. Outlives the gRPC server that it is registered with.
 #pragma once
@@ -21,10 +21,10 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   explicit HealthService(std::vector<std::string> services);
   ~HealthService() override;
 
-  // Watchers hear of a change at once.
+  // Open watches get a change at once.
   void SetServing(bool serving);
 
-  // NOT_SERVING for good; open watches end after saying so, new ones too.
+  // NOT_SERVING from now on. Open and new watches report it and end.
   void Shutdown();
 
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,

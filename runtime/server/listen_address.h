@@ -1,4 +1,4 @@
-// Addresses that a server of ours listens on, and why one cannot be had.
+// The addresses that servers listen on, with an error that says why one is not available.
 #pragma once
 
 #include <string>

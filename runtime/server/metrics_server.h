@@ -1,8 +1,8 @@
-// `GET /metrics` over HTTP, for Prometheus to scrape: libmicrohttpd with one thread, which sleeps
-// in epoll while nobody asks. Other paths get 404, other methods 405.
+// `GET /metrics` over HTTP, for Prometheus: libmicrohttpd with one thread, which sleeps in epoll
+// between requests. Other paths get 404, other methods 405.
 //
-// A client costs the server at most a connection of a few KiB: there are kConnections, each closed
-// after kSilence without a byte.
+// A client costs the server at most one connection of a few KiB: there are at most kConnections,
+// and each is closed after kSilence seconds without a byte.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,5 @@
-// What became of Generate calls: counted by the calls themselves, with atomics, and read for the
-// metrics endpoint. A call counts once, when its end is decided.
+// How Generate calls ended. The calls count with atomics; the metrics endpoint reads. A call counts
+// once, when its end is decided.
 #pragma once
 
 #include <array>
@@ -17,13 +17,13 @@ inline constexpr auto kRequestTokensBounds =
                            50000, 100000, 200000, 500000, 1000000});
 
 struct RequestMetrics {
-  // Answered in full: by stop tokens and texts alone, or with a choice that reached its length.
+  // Complete answers: all choices stopped by a token or text, or some choice reached its length.
   std::atomic<int64_t> stopped{0};
   std::atomic<int64_t> cut{0};
   // The others, by gRPC's status code.
   std::array<std::atomic<int64_t>, 17> failures{};
 
-  // Of those that were answered in full.
+  // Of complete answers.
   engine::Histogram seconds{engine::kRequestBounds};  // the call's arrival to its last token
   engine::Histogram prompt_tokens{kRequestTokensBounds};
   engine::Histogram generated_tokens{kRequestTokensBounds};  // of all choices

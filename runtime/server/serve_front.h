@@ -1,4 +1,4 @@
-// What rank 0 does around the engine of a serving world: the port, health, and a clean end.
+// Everything around the engine on rank 0 of a serving world: port, health, drain, end.
 //
 //   auto signals = DrainSignals::Block();            // before MPI and gRPC start threads
 //   auto front = ServeFront::Start(options, std::move(*signals));   // port taken, NOT_SERVING
@@ -7,10 +7,10 @@
 //   front->WaitUntilStopped();                       // a signal, RequestDrain or Fail
 //   ... stop engine and ranks ...
 //
-// A signal (or RequestDrain) drains: NOT_SERVING and UNAVAILABLE for new calls at once; open
-// streams go on until they end or `drain_timeout` is over, then they get UNAVAILABLE; the ports are
-// closed; `on_stopped` runs. A second signal and a failure cut the wait short: streams that they
-// end have a second to be read.
+// A signal (or RequestDrain) starts a drain: health becomes NOT_SERVING and new calls get
+// UNAVAILABLE at once; open streams go on until they end, or get UNAVAILABLE after `drain_timeout`;
+// then the ports are closed and `on_stopped` runs. A second signal or a failure ends the open
+// streams at once; clients have one more second to read them.
 //
 // All methods may be called from any thread; the destructor from one, and never from on_stopped.
 #pragma once
@@ -40,17 +40,19 @@ struct ServeFrontOptions {
   // HOST:PORT or [IPv6]:PORT for Prometheus, open from the start to the end; empty: none.
   std::string metrics_listen;
   ServerInfo info;
-  // Of the callers; empty: anybody may call. Health and reflection are open in any case.
+  // The tokens of the allowed callers; empty: anybody may call. Health and reflection are always
+  // open.
   std::string auth_token_file;
   std::chrono::milliseconds drain_timeout{30'000};
-  // SIGTERM says that the world is being ended now (mpirun does so when a rank is lost): open
-  // streams get UNAVAILABLE while there is time. Else it drains.
+  // SIGTERM means that the world ends now (mpirun sends it when a rank has died): open streams get
+  // UNAVAILABLE while there is time. If false, SIGTERM starts a drain.
   bool sigterm_is_loss = false;
-  // A signal before SetModel ends this process by SIGUSR1, as it would have before Start: for a
-  // launcher that knows it for a request that nobody heard. Else it drains when the model is there.
+  // A signal before SetModel ends this process by SIGUSR1, as it would have before Start: the
+  // launcher then knows that the request to drain was not handled. If false, the drain starts when
+  // the model is there.
   bool dies_while_loading = false;
-  // Called once on a thread of the front when no call is open any more and the port is closed. The
-  // place to tell an engine loop that runs on the main thread to end. May be empty.
+  // Called once, on a thread of the front, when no call is open any more and the port is closed. An
+  // engine loop on the main thread can be ended from here. May be empty.
   std::function<void()> on_stopped;
 };
 
@@ -61,8 +63,8 @@ class ServeFront {
   static absl::StatusOr<std::unique_ptr<ServeFront>> Start(ServeFrontOptions options,
                                                            std::unique_ptr<DrainSignals> signals);
 
-  // Open streams get UNAVAILABLE at once if it still serves. Afterwards nothing touches the
-  // engine or the tokenizer any more.
+  // If it still serves, open streams get UNAVAILABLE at once. Afterwards nothing uses the engine or
+  // the tokenizer any more.
   ~ServeFront();
 
   int port() const { return port_; }
@@ -71,19 +73,19 @@ class ServeFront {
   std::string metrics_address() const;
   int metrics_port() const { return metrics_server_ == nullptr ? 0 : metrics_server_->port(); }
 
-  // Ready: SERVING, unless a drain was asked for meanwhile. Once only.
+  // The model is ready: SERVING, unless a drain has been requested. Once only.
   void SetModel(ServedModel model);
 
   void RequestDrain();
 
-  // True from the first signal or RequestDrain on: whoever is still loading may stop.
+  // True from the first signal or RequestDrain on: loading may stop.
   bool drain_requested() const;
 
-  // The engine is lost: NOT_SERVING, every open stream ends with `status` (not OK), the port is
-  // closed.
+  // The engine has failed: NOT_SERVING, every open stream ends with `status` (not OK), and the port
+  // is closed.
   void Fail(const absl::Status& status);
 
-  // Until the port is closed and on_stopped has returned. What Fail was given, or OK.
+  // Waits until the port is closed and on_stopped has returned. Returns Fail's status, or OK.
   absl::Status WaitUntilStopped();
 
  private:

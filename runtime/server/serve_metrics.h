@@ -1,5 +1,5 @@
-// Everything that `tandem serve` tells Prometheus (docs/monitoring.md has the table), put together
-// anew for each scrape from what the engine and the calls count anyway.
+// All metrics of `tandem serve` for Prometheus (docs/monitoring.md has the table). Each scrape
+// builds them from counters of the engine and the calls.
 //
 // Thread-safe.
 #pragma once
@@ -19,8 +19,8 @@ namespace tandem::server {
 // Of the process.
 struct ServerInfo {
   std::string version, build;
-  // New worlds that the launcher has started in place of failed ones; nullopt: there is none that
-  // would.
+  // How many worlds the launcher has started in place of failed ones; nullopt: no launcher restarts
+  // worlds.
   std::optional<int64_t> restarts;
 };
 
@@ -30,10 +30,10 @@ class ServeMetrics {
 
   RequestMetrics* requests() { return &requests_; }
 
-  // What it points to outlives the last Text. Once only.
+  // What the model points to must outlive the last call of Text. Once only.
   void SetModel(const ServedModel& model);
   void SetDraining();
-  // The engine is lost: of ranks that are not seen from here nothing is known any more.
+  // The engine has failed: nothing is known any more about ranks on other hosts.
   void SetLost();
 
   // In Prometheus' text format 0.0.4.

@@ -31,11 +31,11 @@ struct RankInfo {
   std::string host;
   int64_t pid = 0;
   plan::MemoryPlan planned;
-  uint64_t measured_bytes = 0;  // anonymous and shared memory; of one not seen, loaded_bytes
-  uint64_t loaded_bytes = 0;    // the same when the model was loaded
-  uint64_t gpu_bytes = 0;       // taken of its GPU by all ranks that have it, beside scratch
-  bool seen = false;            // a process of rank 0's host: measured now
-  bool ended = false;           // seen to have
+  uint64_t measured_bytes = 0;  // anonymous and shared memory; loaded_bytes if it is not seen
+  uint64_t loaded_bytes = 0;    // the same, when the model was loaded
+  uint64_t gpu_bytes = 0;       // of its GPU, taken by all ranks on that GPU, without scratch
+  bool seen = false;            // it runs on rank 0's host, so its memory is measured now
+  bool ended = false;           // its process has ended; known only if it is seen
 };
 
 struct ServedModel {
@@ -43,10 +43,10 @@ struct ServedModel {
   const tokenizer::Tokenizer* tokenizer = nullptr;    // outlives the server; null: ids only
   const chat::ChatTemplate* chat_template = nullptr;  // as tokenizer; null: takes no messages
   ModelInfo info;
-  engine::SamplingRequest defaults;                       // of generation_config.json
-  std::function<std::vector<RankInfo>()> ranks;           // any thread; empty: not told
-  const engine::EngineMetrics* engine_metrics = nullptr;  // outlives the server; null: not told
-  bool step_parts = false;                                // its part_seconds are counted
+  engine::SamplingRequest defaults;              // of generation_config.json
+  std::function<std::vector<RankInfo>()> ranks;  // any thread; empty: no ranks are reported
+  const engine::EngineMetrics* engine_metrics = nullptr;  // outlives the server; may be null
+  bool step_parts = false;  // engine_metrics->part_seconds are counted
   std::chrono::steady_clock::time_point ready_since = std::chrono::steady_clock::now();
 };
 

@@ -1,4 +1,4 @@
-// Certificates that a server shows and asks for, from PEM files.
+// The certificates that a server presents and requires, from PEM files.
 #pragma once
 
 #include <memory>
@@ -16,12 +16,12 @@ struct TlsFiles {
   std::string client_ca;    // who signs clients' certificates; empty: clients need none
 };
 
-// FAILED_PRECONDITION naming the option and file: unreadable, no PEM, a key of another
-// certificate, a certificate that has expired or is not valid yet.
+// FAILED_PRECONDITION naming the option and file: the file cannot be read or is not PEM, the key
+// belongs to another certificate, the certificate has expired or is not valid yet.
 absl::Status CheckTlsFiles(const TlsFiles& files);
 
-// Plain text where the files are empty. The files are read again every few seconds: a renewed
-// certificate is shown to new connections without a restart; a broken one is not taken.
+// Without files: plain text. The files are read again every few seconds: new connections get a
+// renewed certificate without a restart; a broken one is ignored.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const TlsFiles& files);
 
