@@ -26,6 +26,7 @@
 #include "runtime/rank/rank_runtime.h"
 #include "runtime/rank/start.h"
 #include "runtime/server/serve_front.h"
+#include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_template_file.h"
 
 namespace tandem::launcher {
