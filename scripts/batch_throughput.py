@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How full `tandem batch` keeps its steps, by `tandem bench`'s own rates.
+"""Measures how busy `tandem batch` keeps the model, compared with the rates of `tandem bench`.
 
   scripts/batch_throughput.py MODEL [--rows 2000] [--batch 16] [--threads 2]
 
@@ -7,9 +7,10 @@ Runs ROWS mixed rows (prompts of 16 to 256 tokens, answers of 8 to 96) and print
 
   (prompt tokens / prefill rate + output tokens / decode rate at the same batch) / wall time
 
-with the prefill rate of prompts of the average length and the decode rate of --batch sequences at
-the average context, both measured right before and right after; 1 is a job without a gap. Wall
-time is the summary's: without loading. Needs no tokenizer: rows are token ids.
+The prefill rate is that of prompts of the average length, the decode rate that of --batch sequences
+at the average context; both are measured right before and right after the job. A result of 1 means
+that the model never waited. The wall time comes from the job's summary and does not include loading.
+The rows are token ids, so the model needs no tokenizer.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing and builds: scripts/build.sh [PRESET] [TARGET...]
+# Installs missing packages and builds: scripts/build.sh [PRESET] [TARGET...]
 # The default preset, release, leaves the binary at build/release/tandem.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks who includes whom, and that features are not switched by #ifdef.
+"""Checks which folder includes which, and that no #ifdef switches a feature.
 
-The rules are those of docs/architecture.md; CTest runs this. Prints one line per
-breach and exits 1 if there are any.
+docs/architecture.md has the rules; CTest runs this script. It prints one line for
+each violation and exits with 1 if there are any.
 """
 
 import pathlib

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Tandem against llama.cpp on this machine, interleaved in one run.
+"""Measures Tandem against llama.cpp on this machine.
 
   scripts/compare_llama_cpp.py --models DIR [--shapes 1b,8b] [--formats bf16,q8_0,q4_0]
 
-DIR/SHAPE are model folders (scripts/make_synthetic_model.py writes them). llama.cpp is built
-from PyPI's source (llama-cpp-python) into --venv at first use, with this processor's
-instructions and run-time repacking. It gets random weights of the same shape, the head in the
-same format. Both programs stay loaded and take turns, round by round; the medians of the
-rounds' ratios count. Keep the machine idle. Prints tables; --json FILE keeps every figure.
+DIR/SHAPE are model folders (scripts/make_synthetic_model.py writes them). The first use builds
+llama.cpp from PyPI's source (llama-cpp-python) into --venv, for this processor's instructions and
+with repacking at run time. llama.cpp gets random weights of the same shape, and the output head in
+the same format. Both programs stay loaded and take turns, round by round; the result is the median
+of the rounds' ratios. Keep the machine idle. Prints tables; --json FILE keeps every figure.
 """
 
 import argparse
@@ -22,14 +22,14 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGES = ["llama-cpp-python==0.3.36", "gguf", "numpy"]
 BUILD_FLAGS = "-DGGML_NATIVE=ON -DGGML_CPU_REPACK=ON -DLLAVA_BUILD=OFF"
-# Equal bits a weight: groups of 32 with a 16-bit scale, the head alike.
+# Both programs store a weight in the same number of bits: groups of 32 with a 16-bit scale.
 TANDEM = {
     "bf16": "--dtype bf16",
     "q8_0": "--dtype int8 --group-size 32 --head-dtype int8",
     "q4_0": "--dtype int4 --group-size 32 --head-dtype int4",
 }
 CELLS = "prefill:1:512,decode:1:512,decode:16:128"
-# At 8B a round of the last takes minutes; the target has no such row.
+# At 8B, a round of the last cell takes minutes.
 CELLS_OF = {"8b": "prefill:1:512,decode:1:512"}
 
 
@@ -112,7 +112,7 @@ class Tandem:
 def compare(shape: str, fmt: str, args, python: str) -> dict:
   model = pathlib.Path(args.models) / shape
   if not (model / "config.json").exists():
-    fail(f"{model} is no model folder; scripts/make_synthetic_model.py makes one")
+    fail(f"{model} is not a model folder; scripts/make_synthetic_model.py makes one")
   work = pathlib.Path(args.work)
   work.mkdir(parents=True, exist_ok=True)
   gguf = work / f"{shape}-{fmt}.gguf"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Two settings of Tandem against each other on this machine, interleaved in one run.
+"""Measures two sets of Tandem's options against each other on this machine.
 
   scripts/compare_options.py MODEL --first "--tp 1 --threads 2" --second "--tp 2 --threads 1"
 
-Both worlds stay loaded and take turns, round by round, each waiting asleep for its turn; the
+Both worlds stay loaded and take turns, round by round; a world sleeps while the other computes. The
 ratio (second over first) is the median of the rounds' ratios.
 """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Times decoding of the same shape in PyTorch, to compare with tests/bench's decoder_bench.
+"""Measures decoding of the same shape in PyTorch, to compare with decoder_bench of tests/bench.
 
-A step is plain modules (linear, rms_norm, scaled_dot_product_attention over a static KV cache, q, k,
-v and gate, up as one product each) captured into a CUDA graph; weights are random. Logits stay on the
-GPU, where decoder_bench brings them to the host. Prints a JSON line for each batch. Exits 77 where
-there is no PyTorch, or no GPU and the device is cuda.
+A step is a CUDA graph of plain modules: linear, rms_norm, scaled_dot_product_attention over a static
+KV cache; q, k and v are one product, gate and up another. The weights are random. Logits stay on the
+GPU, while decoder_bench copies them to the host. Prints a JSON line for each batch. Exits with 77 if
+PyTorch is missing, or if the device is cuda and there is no GPU.
 
   scripts/compare_pytorch.py --shape 8b --batches 1,64 --context 1024
 """

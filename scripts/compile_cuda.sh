@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles every kernel of kernels/cuda with nvcc, once for each compute capability:
 #   scripts/compile_cuda.sh FOLDER 75 90
-# Objects go to FOLDER. Exits 77 (skipped) where there is no nvcc.
+# Objects go to FOLDER. Exits with 77 (skipped) if nvcc is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

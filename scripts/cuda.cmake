@@ -1,10 +1,9 @@
-# Decides about CUDA: TANDEM_CUDA_ENABLED, whether kernels for GPUs are built, and
-# TANDEM_EMULATION, whether the emulated ones are (tests/emulation), which need the
-# toolkit's headers alone.
+# Sets TANDEM_CUDA_ENABLED (whether the GPU kernels are built) and TANDEM_EMULATION (whether their
+# emulation in tests/emulation is built, which needs only the headers of the CUDA toolkit).
 find_path(TANDEM_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include $ENV{CUDA_HOME}/include)
 find_program(TANDEM_NVCC nvcc HINTS /usr/local/cuda/bin $ENV{CUDA_HOME}/bin)
 
-set(TANDEM_CUDA_HINTS "" CACHE STRING "Folders with include and lib, for what the toolkit lacks")
+set(TANDEM_CUDA_HINTS "" CACHE STRING "Folders with include and lib, for libraries that the toolkit lacks")
 
 set(TANDEM_CUDA_ENABLED OFF)
 if(TANDEM_CUDA STREQUAL "AUTO")
@@ -12,7 +11,7 @@ if(TANDEM_CUDA STREQUAL "AUTO")
   if(TANDEM_NVCC AND TANDEM_NVIDIA_SMI AND EXISTS /dev/nvidiactl)
     set(TANDEM_CUDA_ENABLED ON)
   else()
-    message(STATUS "CUDA: off (AUTO found no nvcc or no driver; -DTANDEM_CUDA=ON builds it all the same)")
+    message(STATUS "CUDA: off (AUTO found no nvcc or no driver; -DTANDEM_CUDA=ON builds it anyway)")
   endif()
 elseif(TANDEM_CUDA)
   set(TANDEM_CUDA_ENABLED ON)
@@ -20,7 +19,7 @@ endif()
 
 if(TANDEM_CUDA_ENABLED)
   if(NOT TANDEM_NVCC)
-    message(FATAL_ERROR "TANDEM_CUDA is ON, but there is no nvcc: install the CUDA toolkit, or give -DTANDEM_CUDA=OFF")
+    message(FATAL_ERROR "TANDEM_CUDA is ON, but nvcc is missing: install the CUDA toolkit, or pass -DTANDEM_CUDA=OFF")
   endif()
   if(NOT CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_COMPILER ${TANDEM_NVCC})
@@ -33,18 +32,18 @@ if(TANDEM_CUDA_ENABLED)
     endif()
   endif()
   enable_language(CUDA)
-  # CMake 3.25 does not know what nvcc's flag for C++20 is.
+  # CMake 3.25 does not know nvcc's flag for C++20.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA_STANDARD 20)
   find_package(CUDAToolkit REQUIRED)
   if(NOT TARGET CUDA::cublasLt)
-    # Python's packages have the library without the name that linkers look for.
+    # Python's CUDA packages have the library only under a name with a version.
     find_path(CUBLASLT_INCLUDE cublasLt.h HINTS ${TANDEM_CUDA_HINTS} PATH_SUFFIXES include)
     find_library(CUBLASLT_LIBRARY NAMES cublasLt libcublasLt.so.13 libcublasLt.so.12
       HINTS ${TANDEM_CUDA_HINTS} PATH_SUFFIXES lib)
     if(NOT CUBLASLT_INCLUDE OR NOT CUBLASLT_LIBRARY)
-      message(FATAL_ERROR "found no cuBLASLt, expected it in the CUDA toolkit; -DTANDEM_CUDA_HINTS=FOLDER names another place")
+      message(FATAL_ERROR "cuBLASLt is missing, expected in the CUDA toolkit; -DTANDEM_CUDA_HINTS=FOLDER names another folder")
     endif()
     add_library(CUDA::cublasLt UNKNOWN IMPORTED)
     set_target_properties(CUDA::cublasLt PROPERTIES IMPORTED_LOCATION ${CUBLASLT_LIBRARY}
@@ -58,6 +57,6 @@ if(TANDEM_TESTS AND TANDEM_EMULATED_TESTS AND NOT TANDEM_SANITIZE AND CMAKE_SYST
   if(TANDEM_CUDA_INCLUDE)
     set(TANDEM_EMULATION ON)
   else()
-    message(STATUS "Emulated CUDA tests: off (no cuda_runtime.h; the toolkit's headers suffice)")
+    message(STATUS "Emulated CUDA tests: off (cuda_runtime.h is missing; the headers of the CUDA toolkit are enough)")
   endif()
 endif()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds Tandem if need be, serves the bundled demo model cut over two MPI ranks, and
-# streams answers through a gRPC client. Everything it starts has ended when it ends.
+# Builds Tandem if necessary, serves the demo model on two MPI ranks, and streams answers through a
+# gRPC client. It stops everything that it started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,9 +1,8 @@
 """Small tasks with one right answer each, for the demo model.
 
-Every task carries a key that says what is asked, whatever the wording. A hash
-of the key decides whether the task may be trained on, so a held-out task never
-occurs in training, not even with its numbers swapped or its words put another
-way.
+Every task has a key that describes the question independently of its wording.
+A hash of the key decides whether the task may be used in training. So a held-out
+task never occurs in training, not even with swapped numbers or other words.
 """
 
 import dataclasses

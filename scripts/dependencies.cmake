@@ -1,7 +1,7 @@
-# The libraries of the core: installed, or, where TANDEM_DEPENDENCIES names a folder, the sources
-# there (scripts/pack_dependencies.sh), for machines that have none and reach no package server.
+# The libraries of the core. They are the installed ones, or, if TANDEM_DEPENDENCIES names a folder,
+# the sources there (scripts/pack_dependencies.sh makes it, for machines without a package server).
 # Defines absl::*, nlohmann_json::nlohmann_json, GTest::* (with TANDEM_TESTS), tandem_highway,
-# tandem_xxhash, tandem_pcre2 and tandem_utf8proc, of which the core alone does without the last.
+# tandem_xxhash, tandem_pcre2 and tandem_utf8proc (which TANDEM_CORE_ONLY can do without).
 set(TANDEM_DEPENDENCIES "" CACHE PATH "Folder of packed sources in place of installed libraries")
 
 find_package(Threads REQUIRED)

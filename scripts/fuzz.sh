@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the fuzzers of tests/fuzz: scripts/fuzz.sh [SECONDS] [TARGET...]
-# Each target for SECONDS (default 60), two at a time, from the committed corpus. New inputs are
-# kept in build/fuzz/corpus; what was found is in build/fuzz/findings.
+# Each target runs for SECONDS (default 60), two at a time, from the committed corpus. New inputs go
+# to build/fuzz/corpus, inputs that fail to build/fuzz/findings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,8 +13,8 @@ if [[ ${#targets[@]} -eq 0 ]]; then
 fi
 scripts/build.sh fuzz
 
-# Debian's libraries are not built with the sanitizer's container checks: mixed, they give
-# false alarms.
+# Debian's libraries are built without the sanitizer's container checks. Together with code that has
+# them they give false alarms.
 export ASAN_OPTIONS=detect_container_overflow=0:allocator_may_return_null=1
 run() {
   local name=$1
@@ -25,7 +25,7 @@ run() {
     echo "fuzz $name: $(grep -o 'number_of_executed_units: .*' "build/fuzz/$name.log") in $seconds s, nothing found"
   else
     tail -n 40 "build/fuzz/$name.log"
-    echo "fuzz $name: FAILED; again with build/fuzz/tests/fuzz/fuzz_$name build/fuzz/findings/$name-..."
+    echo "fuzz $name: FAILED; to repeat: build/fuzz/tests/fuzz/fuzz_$name build/fuzz/findings/$name-..."
     return 1
   fi
 }

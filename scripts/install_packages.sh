@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing of scripts/packages.txt. Quick and silent when nothing is.
+# Installs the packages of scripts/packages.txt that are missing. Prints nothing if none is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

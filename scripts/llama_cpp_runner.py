@@ -1,4 +1,4 @@
-"""llama.cpp's side of compare_llama_cpp.py: runs inside the environment that has it.
+"""The part of compare_llama_cpp.py that runs llama.cpp, inside the Python environment that has it.
 
   llama_cpp_runner.py make CONFIG.json FORMAT OUT.gguf    random weights of that shape
   llama_cpp_runner.py run MODEL.gguf THREADS CELLS        then a line of JSON for each line read
@@ -22,7 +22,7 @@ DECODE_TOKENS = 32
 
 
 def random_rows(rng, rows: int, columns: int, fmt: str) -> np.ndarray:
-  """Raw bytes [rows, bytes of a row]; small finite values, since numbers do not change speed."""
+  """Raw bytes [rows, bytes of a row]. Small finite values: the speed does not depend on them."""
   block_bytes, block = BLOCKS[fmt]
   if fmt == "bf16":
     values = (rng.standard_normal((rows, columns), dtype=np.float32) * 0.02).view(np.uint32) >> 16

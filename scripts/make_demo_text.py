@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes text such as the demo model knows: conversations over the tasks of
-demo_tasks.py, in the model's own chat form.
+"""Writes the texts on which the demo model is evaluated and calibrated.
+
+They are conversations about the tasks of demo_tasks.py, in the model's chat format.
 
   scripts/make_demo_text.py OUT
 
-OUT/demo_text.txt has held-out tasks only, for `tandem eval`;
+OUT/demo_text.txt has only held-out tasks, for `tandem eval`.
 OUT/demo_calibration.txt has tasks that the model was trained on, for
 `tandem quantize --calibration`.
 """

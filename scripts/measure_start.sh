@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Time from the start of the command to the first token, and each rank's peak memory over its plan:
+# Measures the time from the start of the command to the first token, and each rank's peak memory
+# compared with its plan:
 #   scripts/measure_start.sh MODEL [OPTIONS OF tandem generate...]
-# Medians of five starts after one that warms the page cache and a packed cache:
+# Prints the median of five starts, after one start that fills the page cache and the packed cache:
 #   scripts/measure_start.sh MODEL --dtype int4 --packed-cache DIR
 # Needs jq. Keep the machine idle.
 set -euo pipefail
+command -v jq >/dev/null || {
+  echo "measure_start.sh: jq is missing; to install it: apt-get install jq" >&2
+  exit 69
+}
 binary=${TANDEM_BINARY:-$(dirname "$0")/../build/release/tandem}
 repeats=${REPEATS:-5}
 
-# One token of a prompt of ids, so that no tokenizer is needed; text mode, since it prints the token
-# before anything is torn down.
+# The prompt is token ids, so that the model needs no tokenizer. Without --json, generate prints the
+# token at once and not only after the world has ended.
 first_token() {
   local begin=$EPOCHREALTIME
   "$binary" generate "$@" --prompt-ids 1,2,3,4 --max-tokens 1 --ignore-eos --temperature 0 |

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Packs the sources of the libraries that the core needs (Abseil, Highway, PCRE2, xxHash,
-# nlohmann-json, GoogleTest), so that a machine without them and without a network can build it:
+# nlohmann-json, GoogleTest), for a machine that has neither these libraries nor a network:
 #   scripts/pack_dependencies.sh [ARCHIVE]      build/dependencies/sources.tar.gz by default
-# Runs on Debian with scripts/packages.txt installed; sources come from the mirrors that apt uses.
-# Take the archive along in the checkout; scripts/gpu_check.sh unpacks it.
+# Runs on Debian with scripts/packages.txt installed; the sources come from apt's mirrors. Copy the
+# archive with the checkout; scripts/gpu_check.sh unpacks it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$(dirname "$archive")" "$work"/{apt/lists/partial,apt/cache/archives/partial,debs,tree/include}
 
-# The system's own sources, asked for source packages instead.
+# The mirrors of this system, but their source packages.
 shopt -s nullglob
 for list in /etc/apt/sources.list.d/*.sources; do
   sed -E 's/^Types:.*/Types: deb-src/' "$list" > "$work/apt/$(basename "$list")"
@@ -25,7 +25,7 @@ apt=(-qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$work/apt" 
 apt-get "${apt[@]}" update
 (cd "$work/debs" && apt-get "${apt[@]}" source --download-only --tar-only abseil highway pcre2 >/dev/null)
 
-unpack() {  # PACKAGE FOLDER PATTERN...: what matches, without the archive's own top folder
+unpack() {  # PACKAGE FOLDER PATTERN...: unpacks the files that match, without the archive's top folder
   mkdir -p "$work/tree/$2"
   tar -xf "$work/debs/$1"_*.orig.tar.* -C "$work/tree/$2" --strip-components=1 --wildcards "${@:3}"
 }
@@ -35,7 +35,7 @@ unpack pcre2 pcre2.whole '*/src/*' '*/LICENCE'
 rm -rf "$work"/tree/highway/hwy/{contrib,examples,tests}
 find "$work/tree" \( -name '*_test.cc' -o -name '*_benchmark.cc' -o -name 'nanobenchmark.*' -o -name 'BUILD.bazel' \) -delete
 
-# As PCRE2's guide to building by hand says; the just-in-time compiler is left out.
+# The steps of PCRE2's guide NON-AUTOTOOLS-BUILD, without the just-in-time compiler.
 whole=$work/tree/pcre2.whole
 pcre2=$work/tree/pcre2
 mkdir -p "$pcre2"

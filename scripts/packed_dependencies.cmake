@@ -1,15 +1,15 @@
-# Builds what scripts/pack_dependencies.sh packed. Only what is linked is compiled.
+# Builds the libraries that scripts/pack_dependencies.sh packed, as far as something links them.
 if(NOT EXISTS ${TANDEM_DEPENDENCIES}/abseil/CMakeLists.txt)
   message(FATAL_ERROR "TANDEM_DEPENDENCIES: found no abseil/CMakeLists.txt in "
     "'${TANDEM_DEPENDENCIES}', expected what scripts/pack_dependencies.sh packed, unpacked")
 endif()
 
-# Abseil of 2022 leaves out headers that compilers of 2023 no longer bring along.
+# Abseil of 2022 relies on <cstdint>, which the headers of newer compilers no longer include.
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX,CUDA>:SHELL:-include cstdint>")
 
 set(ABSL_PROPAGATE_CXX_STD ON)
 set(ABSL_ENABLE_INSTALL OFF)
-# Its minimum is older than new versions of CMake take.
+# New versions of CMake reject the minimum version that Abseil asks for.
 set(CMAKE_POLICY_VERSION_MINIMUM 3.5)
 add_subdirectory(${TANDEM_DEPENDENCIES}/abseil ${CMAKE_BINARY_DIR}/abseil EXCLUDE_FROM_ALL)
 
@@ -29,7 +29,7 @@ file(GLOB HIGHWAY_SOURCES ${TANDEM_DEPENDENCIES}/highway/hwy/*.cc)
 tandem_packed_library(tandem_highway SOURCES ${HIGHWAY_SOURCES}
   INCLUDE ${TANDEM_DEPENDENCIES}/highway)
 
-# A header that holds its own implementation.
+# xxhash.h contains its implementation.
 file(WRITE ${CMAKE_BINARY_DIR}/xxhash.c
   "#define XXH_STATIC_LINKING_ONLY\n#define XXH_IMPLEMENTATION\n#include \"xxhash.h\"\n")
 tandem_packed_library(tandem_xxhash SOURCES ${CMAKE_BINARY_DIR}/xxhash.c

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Prints the storage table of docs/quantization.md: what each format of a model
-takes and what it loses.
+"""Prints the storage table of docs/quantization.md: the size and the loss of each format.
 
   scripts/quantization_table.py [--work DIR] [--speed-model MODEL]
 
-For the demo model and every format: bytes of the matrices in the folder that
-`tandem quantize` writes (or, of 16 and 32 bits, in the source's elements), loss on
-the held-out text by `tandem eval` against the model as stored, and the share of
-the 500 held-out tasks that are answered to the letter, greedily, through gRPC.
-Beside it stand the same formats' sizes for Llama-3.1-8B, from its shapes, and with
---speed-model (a folder that scripts/make_synthetic_model.py wrote) what `tandem bench` measures
-of each: decode after 512 tokens and prefill of 512, one sequence. Keep the machine idle then.
-Needs the stubs that the build makes (TANDEM_PYTHON_STUBS names another place).
+For the demo model and every format, it prints
+  - the bytes of the matrices in the folder that `tandem quantize` writes (for 16 and 32 bits: of the
+    source's matrices),
+  - the loss on the held-out text, which `tandem eval` measures against the model as stored,
+  - how many of the 500 held-out tasks are answered exactly (greedily, through gRPC),
+  - the size of the same format for Llama-3.1-8B, computed from its shapes.
+With --speed-model (a folder that scripts/make_synthetic_model.py wrote) it also prints the speeds
+that `tandem bench` measures: decode after 512 tokens and prefill of 512, one sequence. Keep the
+machine idle then. Needs the build's Python stubs (TANDEM_PYTHON_STUBS names another place).
 """
 
 import argparse

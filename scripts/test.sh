@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, builds and runs every test: scripts/test.sh [PRESET] [CTEST ARGUMENTS...]
-# The presets asan-ubsan and tsan run the unit tests and the ranks as threads.
+# The presets asan-ubsan and tsan run the unit tests and the tests of ranks as threads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the kernels and their tests for AArch64 (NEON) with Debian's cross compiler
 # and runs the tests under qemu: scripts/test_aarch64.sh [GOOGLETEST ARGUMENTS...]
-# AArch64's Abseil and Highway are unpacked beside the build, not installed.
+# Abseil and Highway for AArch64 are unpacked into the build folder, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,8 +21,8 @@ if [[ ! -f $root/done ]]; then
   touch "$root/done"
 fi
 
-# Highway asks for the cryptographic extension with NEON; vectors of unknown length
-# (SVE) are not supported.
+# Highway's NEON target needs the cryptographic extension. SVE is disabled: Tandem does not support
+# vectors of unknown length.
 cxx=(aarch64-linux-gnu-g++ -std=c++20 -O2 -march=armv8-a+crypto -ffp-contract=off -fno-math-errno
   '-DHWY_DISABLED_TARGETS=(HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)'
   -I. -I/usr/src/googletest/googletest/include -I/usr/src/googletest/googletest
@@ -36,7 +36,7 @@ for source in "${sources[@]}"; do
   [[ $source == *_x86.cc || $source == */probe*.cc ]] && continue
   object=$build/obj/$(basename "$source" .cc).o
   objects+=("$object")
-  # Headers are few and shared: any newer one makes all objects stale.
+  # Any newer header makes all objects stale: there are few, and most sources include them.
   if [[ ! -f $object || -n $(find "$source" kernels tests/support -newer "$object" \
       \( -name '*.h' -o -path "$source" \) -print -quit) ]]; then
     stale+=("$source" "$object")

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Predicts how decoding speeds up with tensor parallelism, where only one GPU is at hand.
+"""Predicts the speed-up of decoding by tensor parallelism from measurements on one GPU.
 
 A step at TP = N takes
 
   shard(N) + fixed + collectives * (a + b * log2 N)          (no collective at N = 1)
 
-shard(N) is the time of the kernels of a 1/N shard, run alone on one GPU: give those that were
-measured (--shard-us 1:7800,2:3950,...), or let it be (bytes / N) / bandwidth. `fixed` is what does
-not shrink with N: launches, embedding, sampling. A decoder of L layers has 2 L collectives.
+shard(N) is the time that the kernels of a 1/N shard take alone on one GPU. Pass measured times
+(--shard-us 1:7800,2:3950,...); without them it is (bytes / N) / bandwidth. `fixed` is the time that
+does not shrink with N: launches, embedding, sampling. A decoder of L layers has 2 L collectives.
 
-Assumptions: ranks are equal and start each collective together (no waiting for the slowest but
-what a holds); a collective overlaps with nothing; one token's message is bound by latency, so
-that its size does not count; the link's cost grows with the logarithm of the ranks. Where GPUs
-do not all reach each other alike (two sockets, PCIe switches), b is too small.
+Assumptions: all ranks are equal and start each collective at the same time, so that waiting is part
+of `a`; a collective overlaps with nothing; latency, not size, determines the time of one token's
+message; the cost of the link grows with the logarithm of the number of ranks. If some GPUs reach
+each other more slowly than others (two sockets, PCIe switches), the result is too optimistic.
 
-With --fit N:SPEEDUP,... a and b are found from known speed-ups (least squares), so that they can
-be compared with the all-reduce times that `tandem doctor --device cuda` measures.
+--fit N:SPEEDUP,... computes a and b from known speed-ups (least squares). Compare them with the
+all-reduce times that `tandem doctor --device cuda` measures.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Trains the demo model: a Llama small enough to live in the repository.
 
-Everything comes from this script and demo_tasks.py: the text, the tokenizer
-and the weights. Needs the packages in requirements-oracle.txt and, on two CPU
-cores, under an hour.
+This script and demo_tasks.py make everything: the text, the tokenizer and the
+weights. It needs the packages in requirements-oracle.txt and, on two CPU cores,
+less than an hour.
 
   python3 scripts/train_demo_model.py --out tests/models
 
