@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/engine/sampler.h"
+#include "runtime/model/step_input.h"
 
 namespace tandem::engine {
 namespace {
