@@ -1,4 +1,4 @@
-"""Bad input: one line that names the culprit, the right exit code, from all ranks together."""
+"""Bad input: one line that names the file or field, the right exit code, and all ranks end."""
 
 import concurrent.futures
 import contextlib
@@ -22,8 +22,8 @@ USAGE, DATA, UNAVAILABLE, IO, CONFIG = 64, 65, 69, 74, 78
 
 TINY = worlds.GOLDEN / "llama_gqa"
 SHARDED = worlds.GOLDEN / "llama_sharded"
-MARK = "TANDEM_BAD_INPUT_TEST"  # in the environment of all that a case starts
-SECONDS = 45  # no end is no end; how fast is not for a test on a shared machine
+MARK = "TANDEM_BAD_INPUT_TEST"  # in the environment of all processes that a case starts
+SECONDS = 45  # far more than needed: the machine may be busy
 HEADER = "model.safetensors"
 
 _counter = itertools.count()
@@ -142,8 +142,8 @@ class BadInput(unittest.TestCase):
     """cases: (folder, or a function that runs, code, words...), several at a time."""
     def start(numbered):
       number, (what, *_) = numbered
-      # Every third folder by two ranks: all take the same way to an error, and what ranks do
-      # with one does not depend on which it is.
+      # Only every third folder with two ranks: how ranks agree on an error does not depend on the
+      # error.
       return what() if callable(what) else generate(what, tp=1 if number % 3 else 2,
                                                     prompt=prompt)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -206,7 +206,7 @@ class Checkpoint(BadInput):
       folder = self.copy()
       write_header(folder / HEADER, header, data)
       cases.append((folder, DATA, str(folder / HEADER), *words))
-    folder = self.copy()  # a claim of 100 GB
+    folder = self.copy()  # claims 100 GB
     claim = 100 << 30
     (folder / HEADER).write_bytes(struct.pack("<Q", claim) + text + data)
     cases.append((folder, DATA, str(folder / HEADER), f"header length: found {claim}"))
@@ -336,7 +336,7 @@ class Config(BadInput):
       cases.append((self.edited("rope_scaling", value), DATA, "config.json", "rope_scaling"))
     self.check_all(cases)
 
-  def test_text_that_is_no_json(self):
+  def test_text_that_is_not_json(self):
     cases = []
     for file in ("config.json", "generation_config.json", "tokenizer.json"):
       text = (worlds.DEMO / file).read_bytes()
@@ -350,7 +350,7 @@ class Config(BadInput):
         cases.append((folder, DATA, str(folder / file), word))
     self.check_all(cases, prompt=["hello"])
 
-  def test_suggestions_of_the_makers(self):
+  def test_bad_generation_config(self):
     cases = []
     for field, value in (("temperature", -1), ("temperature", "hot"), ("top_p", 0), ("top_p", 2),
                          ("top_k", -5), ("top_k", 1.5), ("eos_token_id", -2)):
@@ -368,7 +368,7 @@ class Folder(BadInput):
     (no_config / "config.json").unlink()
     unreadable = self.copy()
     (unreadable / "config.json").unlink()
-    os.mkfifo(unreadable / "config.json")  # must not be waited for
+    os.mkfifo(unreadable / "config.json")  # the program must not wait for a writer
     dangling = self.copy()
     (dangling / HEADER).unlink()
     (dangling / HEADER).symlink_to(self.temp / "nowhere")
@@ -384,7 +384,7 @@ class Folder(BadInput):
         (lambda: generate("../../etc"), DATA, "../../etc"),
     ])
 
-  def test_serve_ends_as_a_whole_too(self):
+  def test_serve_ends_with_all_ranks(self):
     none = self.temp / "none"
     cut = self.copy()
     os.truncate(cut / HEADER, 300)
@@ -415,7 +415,7 @@ class Folder(BadInput):
       cases.append((folder, DATA, str(folder / "tokenizer.json"), *words))
     self.check_all(cases, prompt=["hello"])
 
-  def test_text_without_and_against_a_tokenizer(self):
+  def test_text_that_the_tokenizer_cannot_take(self):
     cases = []
     folder = self.copy()  # it has no tokenizer.json
     cases.append((lambda: generate(folder, prompt=["hello"]), CONFIG, str(folder), "--prompt-ids"))
@@ -490,25 +490,25 @@ class Options(BadInput):
     cases.append((lambda: Ended("dance"), USAGE, "tandem"))
     self.check_all(cases)
 
-  def test_a_cache_beyond_the_memory_is_refused_before_anything_is_loaded(self):
-    # The plan is compared with what is free before a weight is read.
+  def test_a_cache_larger_than_the_memory_is_refused_before_loading(self):
+    # The plan is compared with the free memory before a weight is read.
     ended = Ended("serve", str(worlds.DEMO), "--tp", "2", "--listen", f"unix:{self.temp}/socket",
                   "--kv-memory", "9TiB", "--max-num-seqs", "1000000")
     self.assertEqual(ended.code, UNAVAILABLE, ended.err)
     self.assertRegex(ended.err, r"memory: this rank needs \d+ MiB, \d+ MiB of them for the KV cache")
 
-  def test_more_ranks_than_there_is_to_cut(self):
+  def test_more_ranks_than_kv_heads(self):
     ended = generate(worlds.DEMO, tp=12)  # 4 KV heads, 8 query heads
     self.assertEqual(ended.code, 0, ended.err)
     one = json.loads(generate(worlds.DEMO, tp=1).out)
     self.assertEqual(json.loads(ended.out)["logits_hash"], one["logits_hash"])
 
-  def test_world_of_another_size(self):
+  def test_tp_differs_from_the_size_of_the_world(self):
     ended = Ended("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2",
                   worlds.BINARY, "generate", str(worlds.DEMO), "hello", "--tp", "3", "--json",
                   command=["mpirun"])
     self.assertEqual(ended.code, CONFIG, ended.err)
-    # mpirun has lines of its own about a world that failed; ours is said once.
+    # mpirun prints lines of its own about a world that failed; Tandem prints one.
     ours = [line for line in ended.err.splitlines() if line.startswith("tandem: ")]
     self.assertEqual(len(ours), 1, ended.err)
     self.assertIn("--tp 3, but this world has 2 ranks", ours[0])
@@ -517,18 +517,18 @@ class Options(BadInput):
 
 class Output(BadInput):
 
-  def test_nobody_takes_the_answer(self):
+  def test_stdout_is_full(self):
     def to_full(*args, tp):
       with open("/dev/full", "wb") as full:
         return Ended("generate", str(worlds.DEMO), "hello", "--max-tokens", "2", "--tp", str(tp),
                      *args, stdout=full)
 
-    # Through mpirun too, which by itself ignores the loss.
+    # mpirun alone would ignore the failed write.
     self.check_all([(lambda tp=tp, args=args: to_full(*args, tp=tp), IO, "stdout")
                     for tp in (1, 2) for args in ((), ("--json",))])
 
-  def test_reader_that_goes(self):
-    # A long answer: its world is not to go on for nobody.
+  def test_the_reader_of_stdout_ends(self):
+    # A long answer: its world must end when nobody reads it any more.
     ended = Ended("-c", f'"{worlds.BINARY}" generate "{worlds.DEMO}" hello --temperature 1 '
                   "--seed 1 --tp 2 | head -c 1 >&2; exit ${PIPESTATUS[0]}", command=["bash"])
     self.assertEqual(ended.code, IO, ended.err)
@@ -552,7 +552,7 @@ class Port(BadInput):
       taken.bind(("127.0.0.1", 0))
       taken.listen()
       address = "127.0.0.1:%d" % taken.getsockname()[1]
-      # Before the model is looked at: the folder does not exist, and nobody says so.
+      # The port is checked before the model: no error mentions the missing folder.
       for folder in (worlds.DEMO, self.temp / "none"):
         self.check(Ended("serve", str(folder), "--tp", "2", "--listen", address), UNAVAILABLE,
                    address, "in use")
@@ -646,7 +646,7 @@ class Requests(BadInput):
     self.refused(lambda: self.server.generate("hello", timeout=1e-3, temperature=1),
                  grpc.StatusCode.DEADLINE_EXCEEDED)
 
-  def test_client_says_it_in_one_line(self):
+  def test_client_errors_are_one_line(self):
     def client(*args, address=self.server.address):
       return Ended("client", "--addr", address, *args)
 
@@ -663,7 +663,7 @@ class Requests(BadInput):
 
 class RequestsWithoutTokenizer(BadInput):
 
-  def test_text_is_refused_by_name(self):
+  def test_text_is_refused_and_the_missing_file_named(self):
     with worlds.Server(TINY, "--tp", "2") as server:
       for call in (lambda: server.generate("hello"),
                    lambda: server.stub.Tokenize(pb.TokenizeRequest(text="x"), timeout=10),

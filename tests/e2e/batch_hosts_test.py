@@ -1,5 +1,5 @@
-"""`tandem batch` over four hosts (hosts.py): replicas that are MPI jobs of their own, one of which
-loses a host in mid-run, and one MPI world that is cut into replicas."""
+"""`tandem batch` over four hosts (hosts.py): replicas that are separate MPI jobs, one of which
+loses a host, and one MPI world that is split into replicas."""
 
 import os
 import pathlib
@@ -54,12 +54,12 @@ class FourHosts(unittest.TestCase):
       time.sleep(0.1)
     self.assertEqual([self.hosts.pids(host) for host in hosts], [b""] * len(hosts))
 
-  def test_a_replica_that_loses_a_host_leaves_its_rows_to_the_other(self):
+  def test_rows_of_a_replica_that_lost_a_host_go_to_the_other(self):
     a, b, c, d = self.hosts.names
     process = self.start("cut.jsonl", "--hosts", ",".join(self.hosts.names), "--tp", 2)
     try:
       self.wait_for_lines(process, 10, "cut.jsonl")
-      # Each on its two hosts.
+      # Each replica runs on two hosts.
       for host in self.hosts.names:
         self.assertNotEqual(self.hosts.pids(host), b"")
       self.hosts.cut(d)
@@ -93,7 +93,7 @@ class FourHosts(unittest.TestCase):
     self.assertEqual(process.returncode, 0, errors.decode())
     self.assertEqual(answers(self.folder / "stop.jsonl"), self.expected)
 
-  def test_one_world_is_cut_into_a_replica_a_host(self):
+  def test_one_world_is_split_into_replicas_by_host(self):
     for slots, args, replicas in (((2, 2, 0, 0), (), 2), ((1, 1, 1, 1), ("--tp", "2"), 2),
                                   ((4, 2, 0, 0), ("--tp", "2"), 3)):
       with self.subTest(slots=slots, args=args):
@@ -109,7 +109,7 @@ class FourHosts(unittest.TestCase):
     self.assertEqual(done.returncode, 78, done.stderr.decode())
     self.assertIn(b"--tp: is needed to cut hosts of 2 and 1 ranks into replicas", done.stderr)
 
-  def test_ssh_is_not_to_ask(self):
+  def test_ssh_runs_in_batch_mode(self):
     ssh = self.hosts.folder / "bin/ssh"
     ssh.parent.mkdir()
     ssh.write_text(f'#!/bin/sh\necho "$@" >> {self.hosts.folder}/asked\n'

@@ -1,5 +1,5 @@
-"""`tandem batch`: both input forms, checks before loading, and kills at any instant, after which
-the results are those of an undisturbed run."""
+"""`tandem batch`: both input forms, checks before loading, and kills at any time, after which the
+results are those of an undisturbed job."""
 
 import fcntl
 import gzip
@@ -52,7 +52,7 @@ def read(path):
 
 
 def answers(path):
-  """What must be the same in every run of a job, by id; asserts that no id comes twice."""
+  """By id, what must not depend on how the job ran; asserts that no id comes twice."""
   found = {}
   for row in read(path):
     assert row["id"] not in found, row["id"]
@@ -182,7 +182,7 @@ class Forms(Case):
 
     short = found["short"]
     self.assertEqual([t["token_id"] for t in short["logprobs"]], short["token_ids"])
-    for token in short["logprobs"]:  # greedy: the likeliest is the one that was taken
+    for token in short["logprobs"]:  # greedy: the chosen token is the most probable one
       self.assertEqual(len(token["top"]), 2)
       self.assertEqual(token["top"][0], {k: token[k] for k in ("token_id", "logprob")})
       self.assertLess(token["top"][1]["logprob"], token["logprob"])
@@ -220,7 +220,7 @@ class Replicas(Case):
     family = worlds.processes_of_group(process.pid)
     return [pid for pid in family if not worlds.processes_of_group(pid)]
 
-  def test_share_the_rows(self):
+  def test_replicas_split_the_rows(self):
     for tp in (1, 2):
       output = f"out{tp}.jsonl"
       done = self.batch(self.source, output, "--replicas", 2, "--tp", tp, "--ordered",
@@ -230,11 +230,11 @@ class Replicas(Case):
       self.assertEqual(answers(self.folder / output), self.expected)
       self.assertEqual([row["id"] for row in read(self.folder / output)],
                        [row["id"] for row in self.items])
-    # All is done: nothing is started.
+    # All rows are done, so no replica starts.
     done = self.batch(self.source, "out1.jsonl", "--replicas", 3, "--ordered")
     self.assertEqual((done.returncode, done.summary["resumed"]), (0, 60))
 
-  def test_the_others_take_over_from_one_that_is_lost(self):
+  def test_the_others_take_over_the_rows_of_a_dead_replica(self):
     for tp in (1, 2):
       output = f"out{tp}.jsonl"
       process = self.start(self.source, output, "--replicas", 2, "--tp", tp, "--threads", 1,
@@ -248,7 +248,7 @@ class Replicas(Case):
       self.assertRegex(errors.decode(), r"replica \d has ended with \d+")
       self.assertEqual(answers(self.folder / output), self.expected)
 
-  def test_one_mpi_world_is_cut_into_replicas(self):
+  def test_one_mpi_world_is_split_into_replicas(self):
     for ranks, args, replicas in ((4, ("--tp", 2), 2), (3, ("--tp", 1, "--ordered"), 3),
                                   (4, ("--replicas", 2), 2), (2, (), 1)):
       output = f"world{ranks}{replicas}.jsonl"
@@ -256,11 +256,11 @@ class Replicas(Case):
       self.assertEqual(done.returncode, 0, done.stderr)
       self.assertEqual(json.loads(done.stdout)["replicas"], replicas)
       self.assertEqual(answers(self.folder / output), self.expected)
-    # All is done: nothing is loaded.
+    # All rows are done, so no model is loaded.
     done = self.world(4, "world42.jsonl", "--tp", 2)
     self.assertEqual((done.returncode, json.loads(done.stdout)["resumed"]), (0, 60))
 
-  def test_one_mpi_world_stops_and_goes_on(self):
+  def test_one_mpi_world_stops_and_resumes(self):
     process = subprocess.Popen([*self.mpirun(4), *map(str, self.command("out.jsonl", "--tp", 2))],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     self.wait_for_lines(process, 5)
@@ -271,7 +271,7 @@ class Replicas(Case):
     self.assertEqual(self.batch(self.source).returncode, 0)
     self.assertEqual(answers(self.folder / "out.jsonl"), self.expected)
 
-  def test_worlds_that_cannot_be_cut(self):
+  def test_worlds_that_cannot_be_split(self):
     done = self.world(3, "out.jsonl", "--tp", 2)
     self.assertEqual(done.returncode, 78, done.stderr)
     self.assertIn(b"rank 2 has no replica to be in: hosts have 3 ranks, a replica 2", done.stderr)
@@ -294,7 +294,7 @@ class Replicas(Case):
   def world(self, ranks, output, *args):
     return worlds.run(*self.mpirun(ranks), *self.command(output, *args), binary=False)
 
-  def test_killed_and_stopped_jobs_go_on_and_leave_nothing(self):
+  def test_killed_and_stopped_jobs_resume_and_leave_no_process(self):
     process = self.start(self.source, "out.jsonl", "--replicas", 2, "--max-num-seqs", 2)
     self.wait_for_lines(process, 5)
     family = worlds.processes_of_group(process.pid)
@@ -307,7 +307,7 @@ class Replicas(Case):
     lines = self.lines("out.jsonl")
     process = self.start(self.source, "out.jsonl", "--replicas", 2, "--tp", 2, "--threads", 1,
                          "--max-num-seqs", 2)
-    # New ones: that it has begun.
+    # New lines show that the second job has begun.
     self.wait_for_lines(process, lines + 5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -327,7 +327,7 @@ class Progress(Case):
 
   def setUp(self):
     super().setUp()
-    # Seconds of work, of which a bar is drawn twice.
+    # Some seconds of work; the bar is drawn at least twice.
     items = [dict(row, max_tokens=450) for row in rows(80, long=True)]
     self.source = write(self.folder / "in.jsonl", items)
 
@@ -344,7 +344,7 @@ class Progress(Case):
     while True:
       try:
         read_now = os.read(master, 65536)
-      except OSError:  # the last one has closed it
+      except OSError:  # the last process has closed the terminal
         break
       if not read_now:
         break
@@ -354,12 +354,12 @@ class Progress(Case):
     self.assertEqual(process.returncode, 0, shown)
     return json.loads(summary), shown.decode()
 
-  def test_a_bar_on_a_terminal(self):
+  def test_progress_bar_on_a_terminal(self):
     for number, args in enumerate(((), ("--tp", 2), ("--replicas", 2))):
       with self.subTest(args=args):
         summary, shown = self.on_terminal(f"out{number}.jsonl", *args)
         self.assertEqual(summary["finished"], 80)
-        # Drawn over and over in one line, which is empty in the end.
+        # Drawn again and again in one line, which is empty at the end.
         self.assertNotIn("\n", shown)
         self.assertTrue(shown.endswith("\r\x1b[K"), shown)
         drawn = [text.removesuffix("\x1b[K") for text in shown.split("\r")[1:-1]]
@@ -377,7 +377,7 @@ class Progress(Case):
         self.assertEqual(done, sorted(done))
         self.assertGreater(done[-1], 0)
 
-  def test_lines_without_one(self):
+  def test_progress_lines_without_a_terminal(self):
     for number, args in enumerate(((), ("--tp", 2), ("--replicas", 2))):
       done = self.batch(self.source, f"out{number}.jsonl", "--max-num-seqs", 1, "--threads", 1,
                         "--progress-interval", 0.25, *args)
@@ -387,7 +387,7 @@ class Progress(Case):
       self.assertGreater(len(told), 1)
       for line in told:
         self.assertRegex(line, r"^tandem: \d+ of 80 rows, 0 failed, \d+\.\d tok/s, \S+ left$")
-      # The rest is the log, as serve has it: each rank's plan against what it holds, by purpose.
+      # The rest is the log, as in serve: the planned and the measured memory of each rank.
       log = [line for line in lines if line not in told]
       for line in log:
         self.assertRegex(line, r"^\S+ \S+ info rank \d+: ")
@@ -395,7 +395,7 @@ class Progress(Case):
       self.assertEqual(len(held), 3 * (2 if args else 1))
       for purpose in ("weights", "KV cache", "workspace"):
         self.assertRegex("".join(held), rf"{purpose}: planned \d+ bytes, measured \d")
-    # Every 30 s where nothing else is said, so not at all here.
+    # Progress lines come every 30 s, so this short job prints none.
     done = self.batch(self.source, "quiet.jsonl")
     self.assertEqual(done.returncode, 0, done.stderr)
     self.assertNotIn(b"tandem: ", done.stderr)
@@ -403,7 +403,7 @@ class Progress(Case):
 
 class Checks(Case):
 
-  def test_bad_rows_are_told_before_anything_is_loaded(self):
+  def test_bad_rows_are_reported_before_loading(self):
     items = [{"id": "a", "prompt": "x", "max_tokens": 2}, {"id": "b"},
              {"id": "c", "prompt": "x", "temprature": 1}, {"id": "d", "prompt": "x", "top_p": 7},
              {"id": "e", "prompt_ids": [1, 99999999]}, {"prompt": "no id"},
@@ -427,19 +427,19 @@ class Checks(Case):
     self.assertEqual([row["line"] for row in failed], list(range(2, 10)))
     self.assertEqual(failed[1]["id"], "c")
     self.assertIn("temprature", failed[1]["error"]["message"])
-    # Again: nothing is done, or told, twice.
+    # Once more: no row is computed or reported twice.
     done = self.batch(source, "out.jsonl", "--on-error", "skip")
     self.assertEqual(done.returncode, 0, done.stderr)
     self.assertEqual(len(read(self.folder / "out.jsonl.errors")), 8)
     self.assertEqual(done.summary["resumed"], 9)
 
-  def test_an_id_twice(self):
+  def test_duplicate_ids_are_refused(self):
     items = rows(3) + rows(2)
     done = self.batch(write(self.folder / "in.jsonl", items), "out.jsonl", "--on-error", "skip")
     self.assertEqual(done.returncode, 65)
     self.assertIn(b'line 4: found the id "row-0" of line 1 again', done.stderr)
 
-  def test_ordered_results_take_in_rows_that_are_mended_or_added(self):
+  def test_ordered_results_include_corrected_and_added_rows(self):
     items = rows(5)
     mended = [dict(items[4], id="new"), *items]
     items[1] = dict(items[1], top_p=7)
@@ -456,7 +456,7 @@ class Checks(Case):
     for key, answer in before.items():
       self.assertEqual(after[key], answer)
 
-  def test_a_file_has_one_use(self):
+  def test_one_file_cannot_have_two_roles(self):
     source = write(self.folder / "in.jsonl", rows(3))
     other = self.folder / "other.jsonl"
     os.link(source, other)
@@ -474,7 +474,7 @@ class Checks(Case):
     done = self.batch(source, "out.jsonl", "--errors", "/dev/null")
     self.assertEqual(done.returncode, 0, done.stderr)
 
-  def test_a_journal_that_is_damaged_before_its_end_stays(self):
+  def test_a_damaged_journal_is_refused_and_kept(self):
     source = write(self.folder / "in.jsonl", rows(6))
     self.assertEqual(self.batch(source).returncode, 0)
     journal = self.folder / "out.jsonl.journal"
@@ -489,7 +489,7 @@ class Checks(Case):
     journal.write_bytes(whole)
     self.assertEqual(self.batch(source).summary["resumed"], 6)
 
-  def test_a_changed_tool_template_is_not_mixed_in(self):
+  def test_a_changed_tool_template_is_refused(self):
     model = self.folder / "model"
     model.mkdir()
     for file in worlds.DEMO.iterdir():
@@ -505,7 +505,7 @@ class Checks(Case):
     self.assertEqual(done.returncode, 78, done.stderr)
     self.assertIn(b".journal: tool-use-template: found", done.stderr)
 
-  def test_files_that_cannot_be_used(self):
+  def test_files_that_cannot_be_read_or_written(self):
     source = write(self.folder / "in.jsonl", rows(3))
     self.assertEqual(self.batch(self.folder / "none.jsonl").returncode, 65)
     cut = self.folder / "cut.gz"
@@ -513,7 +513,7 @@ class Checks(Case):
     self.assertEqual(self.batch(cut).returncode, 65)
     self.assertEqual(self.batch(source, "none/out.jsonl").returncode, 74)
 
-  def test_other_model_parameters_or_rows_are_not_mixed_in(self):
+  def test_another_model_other_parameters_or_rows_are_refused(self):
     source = write(self.folder / "in.jsonl", rows(6))
     self.assertEqual(self.batch(source).returncode, 0)
     before = (self.folder / "out.jsonl").read_bytes()
@@ -537,7 +537,7 @@ class Checks(Case):
     (self.folder / "out.jsonl.journal").unlink()
     self.assertEqual(self.batch(source).returncode, 78)
     self.assertEqual((self.folder / "out.jsonl").read_bytes(), before)
-    # A longer input goes on.
+    # More rows may be added.
     more = write(self.folder / "more.jsonl", rows(6) + [dict(rows(7)[6], id="new")])
     self.assertEqual(self.batch(more, "more-out.jsonl").returncode, 0)
 
@@ -582,17 +582,17 @@ class Kills(Case):
           os.kill(victim, signal.SIGKILL)
           kills += 1
         process.communicate(timeout=60)
-        # Every whole line that there was stays.
+        # Every complete line stays.
         whole = (self.folder / output).read_bytes().split(b"\n")[:-1]
         now = {json.loads(line)["id"]: line for line in whole if line.strip(b"\0")}
         for key, line in seen.items():
           self.assertEqual(now[key], line)
         seen = now
-      # Another degree goes on with the same answers.
+      # Another TP degree resumes with the same answers.
       self.finish(output, "--tp", 1 + trial % 2)
     self.assertGreater(kills, 4)
 
-  def test_half_made_rows_go_on_from_their_tokens(self):
+  def test_unfinished_rows_resume_from_their_tokens(self):
     process = self.start(self.source, "out.jsonl", "--max-num-seqs", 4)
     self.wait_for_lines(process, 20)
     process.send_signal(signal.SIGTERM)
@@ -611,7 +611,7 @@ class Kills(Case):
     summary = self.finish("out.jsonl").summary
     left = sum(len(self.expected[key][0]) for key in self.expected) - sum(
         len(row["token_ids"]) for row in read(self.folder / "out.jsonl")[:len(done)])
-    # The last known token of each is made again.
+    # The last known token of each row is computed again.
     self.assertLessEqual(summary["completion_tokens"], left - known + len(tokens))
 
   def test_a_torn_tail_of_either_file_is_repaired(self):
@@ -624,7 +624,7 @@ class Kills(Case):
       size = output.stat().st_size
       os.truncate(output, max(0, size - cut_output))
       if cut_journal:
-        # What the journal loses is not in the results yet.
+        # A record that the journal loses is not in the results yet.
         with open(journal, "ab") as file:
           file.write(b'0123456789abcdef {"k":"00')
       done = self.batch(self.source, "out.jsonl", "--time-limit", "0.001")
@@ -632,7 +632,7 @@ class Kills(Case):
       self.assertGreaterEqual(output.stat().st_size, size)
     self.finish("out.jsonl")
 
-  def test_signals_stop_with_75_and_the_rest_follows(self):
+  def test_signals_stop_with_exit_code_75_and_the_job_resumes(self):
     for number, (tp, which) in enumerate(((1, signal.SIGTERM), (2, signal.SIGTERM),
                                           (2, signal.SIGUSR1), (1, signal.SIGUSR1))):
       output = f"out{number}.jsonl"
@@ -655,14 +655,14 @@ class Kills(Case):
     self.assertEqual(done.returncode, 75, done.stderr)
     self.finish("out.jsonl")
 
-  def test_a_stop_before_a_row_has_begun(self):
+  def test_a_signal_before_the_first_row(self):
     for tp in (1, 2):
       process = self.start("-", "out.jsonl", "--tp", tp, "--threads", 1, stdin=subprocess.PIPE)
-      blocked = 0  # from when on it knows what to do with signals
+      blocked = 0  # once it blocks SIGTERM it handles signals
       while not blocked >> signal.SIGTERM - 1 & 1:
         with open(f"/proc/{process.pid}/status") as status:
           blocked = int(next(line for line in status if line.startswith("SigBlk")).split()[1], 16)
-      time.sleep(tp - 1)  # any time will do
+      time.sleep(tp - 1)  # at two different times
       process.send_signal(signal.SIGTERM)
       process.wait(60)
       errors = process.stderr.read()
@@ -680,7 +680,7 @@ class Kills(Case):
     self.assertEqual(done.returncode, 69, done.stderr)
     self.assertIn(b"another job has it open", done.stderr)
     self.assertGreater(time.monotonic() - began, 9)
-    # A dying one is waited for.
+    # The second job waits for one that is about to die.
     second = self.start(self.source, "out.jsonl")
     time.sleep(0.5)
     slow.kill()

@@ -1,4 +1,4 @@
-"""`tandem bench` and `--trace` over real worlds: the figures' form and their arithmetic."""
+"""`tandem bench` and `--trace` over real worlds: the form of the results and their arithmetic."""
 
 import json
 import pathlib
@@ -37,17 +37,18 @@ class Bench(unittest.TestCase):
     for result in out["results"]:
       self.assertEqual(set(result), RESULT)
       self.assertGreater(result["tokens_per_s"], 0)
-      # Both runs do the same work, and a fraction is of what was measured around its run.
+      # All repetitions do the same work. A fraction is relative to the limit that was measured
+      # around its repetition.
       for speed, ceilings, fraction in (("gbps", "runs_read_gbps", "bandwidth_fraction"),
                                         ("gops", "runs_peak_gops", "peak_fraction")):
         fractions = [result[speed] * run / result["tokens_per_s"] / ceiling
                      for run, ceiling in zip(result["runs"], result[ceilings], strict=True)]
         self.assertAlmostEqual(result[fraction] / statistics.median(fractions), 1, delta=1e-3)
-      # Every moment belongs to one part. The present part counts until it is asked for, a
-      # little after the clock of the run.
+      # Every moment belongs to one part. The current part counts until it is read, a little after
+      # the repetition's clock stops.
       self.assertAlmostEqual(sum(result["parts"].values()), result["seconds"], delta=1e-3)
       self.assertEqual(len(result["runs"]), 2)
-      # What is timed is the cell and nothing else.
+      # Only the cell is timed.
       tokens = [speed * result["seconds"] for speed in result["runs"]]
       if result["phase"] == "decode":
         self.assertEqual(result["steps"], 4)
@@ -87,7 +88,7 @@ class Bench(unittest.TestCase):
     table = bench("--phase", "prefill", "--batch", "1", "--context", "16")[0]
     self.assertRegex(table, r"prefill +1 +16 +[0-9.]+ +[0-9.]+ +[0-9]+% +[0-9.]+ +[0-9]+%")
 
-  def test_paced_rounds_follow_standard_input(self):
+  def test_paced_rounds_wait_for_lines_of_standard_input(self):
     for tp in (1, 2):
       out, errors = bench("--json", "--paced", "--cells", "decode:1:16", "--tp", tp,
                           stdin="a\nb\nc\n")
@@ -114,7 +115,7 @@ class Bench(unittest.TestCase):
 
 class Trace(unittest.TestCase):
 
-  def test_serve_writes_it_when_drained(self):
+  def test_serve_writes_the_trace_after_a_drain(self):
     with tempfile.TemporaryDirectory() as folder:
       file = pathlib.Path(folder) / "trace.json"
       with worlds.Server(worlds.DEMO, "--tp", 2, "--trace", file) as server:

@@ -65,7 +65,7 @@ class Clients:
     target = types.SimpleNamespace(address=address)
     try:
       deadline = time.monotonic() + 20
-      while True:  # a retry's pauses are random: several calls may be needed, not many
+      while True:  # pauses between retries are random: several calls may be needed
         done = self.ask(target, *self.flags(temperature=0))
         if done.returncode == 0 or time.monotonic() > deadline:
           break

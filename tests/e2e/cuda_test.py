@@ -1,5 +1,5 @@
-"""The commands with `--device cuda`, on emulated GPUs: ranks are processes that share one, so
-that their sums take the staged way."""
+"""The commands with `--device cuda`, on emulated GPUs. The ranks are processes that share one GPU,
+so that they add up through host memory (staged)."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def prompt():
 
 class Commands(unittest.TestCase):
 
-  def test_generate_as_on_cpus(self):
+  def test_generate_gives_the_tokens_of_cpus(self):
     expected = worlds.generate(worlds.DEMO, prompt(), "--temperature", "0", "--tp", 1)
     for tp in (1, 2):
       found = worlds.generate(worlds.DEMO, prompt(), "--temperature", "0", "--tp", tp, *CUDA[:2])
@@ -49,7 +49,7 @@ class Commands(unittest.TestCase):
       code, errors = server.stop()
       self.assertEqual(code, 0, errors)
 
-  def test_a_lost_rank_ends_the_world(self):
+  def test_a_killed_rank_ends_the_world(self):
     server = worlds.Server(worlds.DEMO, "--tp", 2, "--max-restarts", 0, *CUDA)
     with server:
       ranks = [pid for pid in worlds.processes_of_group(server.process.pid)
@@ -73,7 +73,7 @@ class Commands(unittest.TestCase):
       self.assertEqual({row["id"] for row in rows}, {str(i) for i in range(5)})
       self.assertEqual(len({tuple(row["token_ids"]) for row in rows}), 1)
 
-  def test_eval_is_near_that_of_cpus(self):
+  def test_eval_is_close_to_that_of_cpus(self):
     losses = []
     with tempfile.TemporaryDirectory() as folder:
       text = pathlib.Path(folder) / "text.txt"
@@ -92,7 +92,7 @@ class Commands(unittest.TestCase):
     found = json.loads(done.stdout)
     self.assertEqual([row["phase"] for row in found["results"]], ["prefill", "decode"])
 
-  def test_a_plan_made_without_a_gpu_is_what_ranks_hold(self):
+  def test_ranks_hold_what_a_plan_without_a_gpu_predicts(self):
     for dtype in ("bf16", "int8", "int4", "fp8"):
       done = worlds.run("plan", worlds.DEMO, "--devices", "2x1GiB", "--device", "cuda", "--format",
                         dtype, "--tp", 2, "--json")
@@ -115,7 +115,7 @@ class Commands(unittest.TestCase):
         self.assertGreater(of["planned_bytes"][1], of["planned_bytes"][0])
         self.assertLess(of["planned_gpu"][1], of["planned_gpu"][0])
 
-  def test_bench_tells_the_rate_of_streamed_weights(self):
+  def test_bench_reports_the_rate_of_streamed_weights(self):
     done = worlds.run("bench", worlds.DEMO, "--device", "cuda", "--weights", "stream", "--json",
                       "--repeats", "1", "--warmup", "0", "--decode-tokens", "2", "--cells",
                       "decode:1:16")
@@ -132,7 +132,7 @@ class Commands(unittest.TestCase):
     self.assertIn("error", ways["peer"])
     self.assertIn("error", ways["nccl"])
 
-  def test_what_gpus_do_not_offer_is_one_line(self):
+  def test_an_option_that_gpus_do_not_support_is_one_line(self):
     done = worlds.run("generate", worlds.DEMO, prompt(), "--device", "cuda", "--packed-cache", "/tmp")
     self.assertNotEqual(done.returncode, 0)
     lines = done.stderr.decode().strip().splitlines()

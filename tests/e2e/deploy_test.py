@@ -1,5 +1,5 @@
-"""The files of scripts/deploy: what they say of tandem against its --help, what they say to others
-as far as it can be checked here. Slurm's are run in a Slurm of one node, PBS's with a node file."""
+"""The files of scripts/deploy: their calls of tandem against its --help, their other parts as far
+as possible. The Slurm scripts run in a Slurm of one node, the PBS script with a node file."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DEPLOY = worlds.SOURCE / "scripts/deploy"
 COMMANDS = ("serve", "batch", "generate", "bench", "plan", "client", "eval", "quantize")
 SCRIPTS = sorted([*DEPLOY.glob("*.sbatch"), *DEPLOY.glob("*.pbs")])
 
-# What the manifests may say: a field's name, with "!" where it must be there, and its kind.
+# The fields that manifests may have, with their types. "!" marks a required field.
 QUANTITY = re.compile(r"[0-9.]+(m|[KMGT]i)?$")
 PROBE = {"grpc!": {"port!": int, "service": str}, "periodSeconds": int, "timeoutSeconds": int,
          "failureThreshold": int, "initialDelaySeconds": int, "successThreshold": int}
@@ -66,7 +66,7 @@ MANIFESTS = ("deployment.yaml", "mpijob.yaml", "podmonitor.yaml")
 
 
 def check(value, kind, where):
-  """Problems of a manifest's value, as lines."""
+  """The problems of a value in a manifest, one line each."""
   if isinstance(kind, re.Pattern):
     return [] if isinstance(value, str) and kind.match(value) else [f"{where}: {value!r}"]
   if isinstance(kind, type):
@@ -121,7 +121,7 @@ def commands():
 
 class Files(unittest.TestCase):
 
-  def test_options_of_tandem_are_there(self):
+  def test_every_option_of_tandem_exists(self):
     known = {}
     found = set()
     for name, words in commands():
@@ -161,7 +161,7 @@ class Files(unittest.TestCase):
     for library in re.findall(r"NEEDED +(\S+)", named):
       path = re.search(rf"{re.escape(library)} => (\S+)", linked.stdout)[1]
       owner = ""
-      # Since /lib is /usr/lib, a file is known by either name.
+      # /lib is a link to /usr/lib; the package database may know a file by either name.
       for name in (path, f"/usr{path}", os.path.realpath(path)):
         asked = subprocess.run(["dpkg-query", "-S", name], capture_output=True, text=True)
         owner = owner or asked.stdout.split(":")[0]
@@ -179,7 +179,7 @@ class Files(unittest.TestCase):
 
 class Kubernetes(unittest.TestCase):
 
-  def test_manifests_say_what_is_known(self):
+  def test_manifests_have_known_fields(self):
     kinds = set()
     for name in MANIFESTS:
       for manifest in manifests(name):
@@ -208,7 +208,7 @@ class Kubernetes(unittest.TestCase):
     for manifest in manifests("deployment.yaml"):
       kubernetes_validate.validate(manifest, "1.31", strict=True)
 
-  def test_the_server_fits_its_probes_and_its_service(self):
+  def test_the_server_matches_its_probes_and_its_service(self):
     deployment, service = manifests("deployment.yaml")
     pod = deployment["spec"]["template"]["spec"]
     container = pod["containers"][0]
@@ -241,8 +241,8 @@ class Kubernetes(unittest.TestCase):
     self.assertEqual((endpoint["port"], endpoint["path"]), ("metrics", "/metrics"))
     self.assertEqual(monitor["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"])
 
-  def test_hosts_of_the_operator(self):
-    """The launcher's line, with a host file as the operator writes it."""
+  def test_the_mpijob_reads_the_operators_host_file(self):
+    """The launcher's command, with a host file as the MPI operator writes it."""
     script = manifests("mpijob.yaml")[0]["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"][
         "containers"][0]["args"][0]
     with tempfile.TemporaryDirectory() as temp:
@@ -261,7 +261,7 @@ class Kubernetes(unittest.TestCase):
 
 
 def metrics():
-  """Series -> labels, as docs/monitoring.md tells them."""
+  """Series -> labels, as docs/monitoring.md lists them."""
   found = {}
   for name, labels, kind in worlds.documented_metrics():
     labels = labels | {"job", "instance"}
@@ -289,7 +289,7 @@ class Monitoring(unittest.TestCase):
     groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
-  def test_alerts_ask_for_what_there_is(self):
+  def test_alerts_use_existing_metrics(self):
     told = (worlds.SOURCE / "docs/monitoring.md").read_text()
     severities = {}
     for rule in self.rules():
@@ -300,14 +300,14 @@ class Monitoring(unittest.TestCase):
     self.assertEqual({name: set(which.split(", ")) for name, which in listed},
                      {name: set(which) for name, which in severities.items()})
 
-  def test_thresholds_of_latency_are_the_options_defaults(self):
+  def test_latency_thresholds_are_the_defaults_of_the_option(self):
     shown = worlds.run("serve", "--help").stdout.decode()
     limits = re.search(r"--watch-latency .*=([\d.]+),([\d.]+)", shown).groups()
     found = {(rule["labels"]["severity"], rule["expr"].rsplit("> ")[1]) for rule in self.rules()
              if rule["alert"] in ("TandemFirstTokenSlow", "TandemTokensSlow")}
     self.assertEqual(found, set(zip(("warning", "critical"), limits)))
 
-  def test_the_dashboard_shows_what_there_is(self):
+  def test_the_dashboard_uses_existing_metrics(self):
     board = json.loads((DEPLOY / "grafana.json").read_text())
     known, shown, places, ids = metrics(), set(), set(), set()
     for panel in board["panels"]:
@@ -327,13 +327,13 @@ class Monitoring(unittest.TestCase):
           name = re.search(r"\btandem_\w+", expression)[0]
           self.assertIn(label, known[name], target)
     self.assertEqual(len(ids), len(board["panels"]))
-    # What says what is served, and sizes, need no picture.
+    # Information about the model, and sizes, need no panel.
     missing = {re.sub("_(bucket|sum|count)$", "", name) for name in known} - {
         re.sub("_(bucket|sum|count)$", "", name) for name in shown}
     self.assertEqual(missing, {"tandem_build_info", "tandem_model_info", "tandem_draining",
                                "tandem_kv_cache_blocks", "tandem_rank_memory_peak_bytes"})
 
-  def test_promtool_takes_the_rules_and_they_fire(self):
+  def test_promtool_accepts_the_rules_and_they_fire(self):
     if not shutil.which("promtool"):
       self.skipTest("promtool (Debian: prometheus) is not installed")
     path = DEPLOY / "alerts.yaml"
@@ -404,7 +404,7 @@ class Monitoring(unittest.TestCase):
 
 class Systemd(unittest.TestCase):
 
-  def test_the_unit(self):
+  def test_the_systemd_unit(self):
     if not shutil.which("systemd-analyze"):
       self.skipTest("systemd is not installed")
     text = (DEPLOY / "tandem.service").read_text()
@@ -416,7 +416,7 @@ class Systemd(unittest.TestCase):
         unit.write_text(content.replace("/usr/local/bin/tandem", worlds.BINARY))
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)],
                               capture_output=True, text=True)
-        # Units of the host that it looks at have troubles of their own.
+        # systemd-analyze also reports problems of the host's own units.
         own = [line for line in done.stderr.splitlines() if "tandem.service" in line]
         self.assertEqual(bool(own), problems, own)
 
@@ -441,12 +441,12 @@ class Jobs(unittest.TestCase):
     return {"PATH": self.path, "MODEL": str(worlds.DEMO), "INPUT": str(self.source),
             "OUTPUT": str(self.folder / output), **more}
 
-  def test_slurm_takes_and_runs_them(self):
+  def test_slurm_accepts_and_runs_the_scripts(self):
     slurm = Slurm()
     self.addCleanup(slurm.stop)
     jobs = {}
     for path in DEPLOY.glob("*.sbatch"):
-      # As they are, but for the nodes that are not there.
+      # Unchanged, except for nodes that this host does not have.
       slurm.run("sbatch", "--test-only", "--nodes=1", path)
       if path.name == "batch-requeue.sbatch":
         continue  # slurm_test runs it
@@ -459,7 +459,7 @@ class Jobs(unittest.TestCase):
       self.assertEqual(ended, ("COMPLETED", "0:0"), (self.folder / f"{name}.log").read_text())
       self.assertEqual(answers(self.folder / name), self.expected)
 
-  def test_pbs(self):
+  def test_the_pbs_script(self):
     (self.folder / "nodes").write_text("localhost\n" * 4)
     (self.folder / "bin/qsub").write_text(f'#!/bin/sh\necho "$@" > {self.folder}/submitted\n')
     (self.folder / "bin/qsub").chmod(0o755)

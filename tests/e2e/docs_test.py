@@ -1,5 +1,5 @@
 """docs/serving.md and docs/errors.md against the binary and the sources: every option of serve is
-told, none is told that is not there, and every gRPC status that the server sends is explained."""
+documented, every documented option exists, and every gRPC status of the server is explained."""
 
 import re
 import unittest
@@ -26,13 +26,13 @@ def subcommands():
 
 class Options(unittest.TestCase):
 
-  def test_every_option_of_serve_has_its_place(self):
+  def test_every_option_of_serve_is_documented(self):
     options = options_of("serve")
     self.assertGreater(len(options), 20)
     told = set(OPTION.findall(text_of("docs/serving.md")))
     self.assertEqual(options - told, set())
 
-  def test_no_document_names_an_option_that_is_not(self):
+  def test_documents_name_no_option_that_does_not_exist(self):
     known = set().union(*(options_of(c) for c in subcommands())) | {"--help", "--version"}
     known |= {"--bind-to", "--cpus-per-task"}  # mpirun's and Slurm's
     self.assertIn("--tp", known)

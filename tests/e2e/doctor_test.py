@@ -1,4 +1,4 @@
-"""`tandem doctor` through the real binary, ranks on CPUs."""
+"""`tandem doctor` through the real binary, with ranks on CPUs."""
 
 import json
 import unittest
@@ -31,12 +31,12 @@ class Doctor(unittest.TestCase):
     self.assertEqual(lines[0], "all-reduce of 2 ranks")
     self.assertEqual(len([line for line in lines if "right, fastest" in line]), 4)
 
-  def test_world_of_one_has_nothing_to_try(self):
+  def test_one_rank_has_nothing_to_test(self):
     done = worlds.run("doctor", "--tp", 1)
     self.assertEqual(done.returncode, 78)
     self.assertIn(b"expected --tp 2 or more", done.stderr)
 
-  def test_a_device_that_is_not_there_is_said_once(self):
+  def test_a_missing_device_is_reported_once(self):
     done = worlds.run("doctor", "--tp", 2, "--device", "cuda")
     if done.returncode == 0:
       self.skipTest("this machine has GPUs")

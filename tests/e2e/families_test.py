@@ -1,5 +1,5 @@
-"""Worlds of both model families with the tokenizers and chat templates that the real models have;
-the weights are small and random."""
+"""Worlds of both model families with the tokenizers and chat templates of real models, and small
+random weights."""
 
 import json
 import os
@@ -90,7 +90,7 @@ class Families(unittest.TestCase):
                            "--kv-memory", "64MiB") as server:
           for tools in (None, TOOLS):
             answers.add((tools is None, self.converse(server, folder, tools, special)))
-      self.assertEqual(len(answers), 2)  # one an input, at both degrees
+      self.assertEqual(len(answers), 2)  # the same answer at both degrees, for each input
 
   def converse(self, server, folder, tools, special):
     document = {"messages": MESSAGES} | ({"tools": tools} if tools else {})
@@ -103,7 +103,7 @@ class Families(unittest.TestCase):
       chat.tools_json = json.dumps(tools)
     ids = server.stub.Tokenize(pb.TokenizeRequest(text=rendered), timeout=20).ids
     for one in special:
-      self.assertIn(one, ids)  # recognised in the text, not spelled out
+      self.assertIn(one, ids)  # one token, not its characters
     outcomes = []
     for request in (pb.GenerateRequest(messages=chat, sampling=sampling),
                     pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids), sampling=sampling)):

@@ -123,7 +123,7 @@ class Loading(unittest.TestCase):
       time.sleep(0.5)
       if server.health() != SERVING:
         return server, pids
-      os.kill(pids[1], signal.SIGCONT)  # too late
+      os.kill(pids[1], signal.SIGCONT)  # it had loaded already: try again
       server.stop()
       server.__exit__()
     self.fail("it loads too fast")
@@ -201,7 +201,7 @@ class LostRanks(unittest.TestCase):
       server.process.send_signal(signal.SIGTERM)
       self.assertEqual(server.process.wait(30), 0)
 
-  def test_a_world_of_one_is_started_again(self):
+  def test_a_world_of_one_restarts(self):
     with restarting_server("--tp", 1) as server:
       errors = Errors(server)
       (rank,) = worlds.processes_of_group(server.process.pid)
@@ -234,7 +234,7 @@ class LostRanks(unittest.TestCase):
       self.assertEqual(server.process.wait(60), 70)
       self.assertIn("giving up: 3 worlds in a row", errors.lines()[-1])
 
-  def test_no_restarts_wanted(self):
+  def test_max_restarts_0_ends_at_the_first_failure(self):
     with worlds.Server(worlds.DEMO, "--tp", 2, "--threads", 1, "--max-restarts", 0) as server:
       os.kill(rank_pids(server, 2)[1], signal.SIGKILL)
       code, errors = server.wait(15)

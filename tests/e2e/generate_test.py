@@ -1,4 +1,4 @@
-"""`tandem generate` over real mpirun worlds: right tokens, the same bits at every degree."""
+"""`tandem generate` over real mpirun worlds: the right tokens, the same bits at every degree."""
 
 import json
 import pathlib
@@ -42,8 +42,8 @@ class Stories(unittest.TestCase):
     vocab = len(expected["last_logits"])
     self.assertEqual(len(raw), 4 * vocab * steps)
     last = struct.unpack(f"<{vocab}f", raw[-4 * vocab:])
-    # Given to five decimals; float32 keeps a logit near 10 to 1e-6, and the sums of
-    # five layers of at most 172 terms lose a few times that.
+    # The expected values have five decimals. float32 stores a logit near 10 with an error of 1e-6,
+    # and the sums of five layers of at most 172 terms lose a few times that.
     for found, right in zip(last, expected["last_logits"]):
       self.assertAlmostEqual(found, right, delta=1e-4)
 
@@ -85,7 +85,7 @@ class Demo(unittest.TestCase):
       self.assertIn(f"tandem: rank 1 differs from rank 0: it has {found}; give all ranks the same",
                     done.stderr.decode())
 
-  def test_draws_depend_on_the_seed_alone(self):
+  def test_sampling_depends_only_on_the_seed(self):
     args = ["Once", "--max-tokens", "24", "--temperature", "1.5"]
     one = worlds.generate(worlds.DEMO, *args, "--seed", "7")
     two = worlds.generate(worlds.DEMO, *args, "--seed", "7", "--tp", "2")
@@ -103,7 +103,7 @@ class Demo(unittest.TestCase):
 
 class KvScales(unittest.TestCase):
 
-  def test_of_fp8_checkpoints_are_left_with_a_warning(self):
+  def test_scales_of_fp8_checkpoints_are_ignored_with_a_warning(self):
     model = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "model"
     shutil.copytree(worlds.SOURCE / "tests/golden/quantized/fp8_tensor", model)
     arguments = ["generate", model, "--prompt-ids", "5,6,7", "--max-tokens", 2, "--temperature", 0,

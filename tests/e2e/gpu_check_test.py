@@ -1,5 +1,5 @@
-"""scripts/gpu_check.sh without a GPU: what it says, and that its report survives whatever happens to
-the stages. GPUs and benchmarks are stood in for by scripts."""
+"""scripts/gpu_check.sh without a GPU: its messages, and that its report survives whatever happens
+to the stages. Small scripts replace GPUs and benchmarks."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class GpuCheck(unittest.TestCase):
     return [json.loads(line) for line in self.report.read_text().splitlines()
             if line.startswith("{")]
 
-  def test_without_a_gpu_it_says_so_and_is_skipped(self):
+  def test_without_a_gpu_it_exits_with_77(self):
     write_program(self.tools / "nvidia-smi", "exit 9\n")
     code, _, error = self.run_script()
     self.assertEqual(code, 77)
@@ -86,14 +86,14 @@ class GpuCheck(unittest.TestCase):
     self.assertEqual(status["a rank of 8 alone"], "passed")
     self.assertIn("broken", self.report.read_text())
 
-  def test_what_has_no_time_left_is_skipped(self):
+  def test_stages_without_time_left_are_skipped(self):
     self.gpu()
     self.bench("exit 0\n")
     code, _, _ = self.run_script("--stages", "bench", "--minutes", "0")
     self.assertEqual(code, 0)
     self.assertEqual(self.records()[-1]["status"], "skipped")
 
-  def test_who_kills_it_finds_what_was_there(self):
+  def test_a_kill_keeps_the_results_so_far(self):
     self.gpu()
     self.bench('if [[ $* == *graphs,issued* ]]; then echo \'{"what":"decode"}\' >> "$2"; else sleep 60; fi\n')
     process = self.command("--stages", "bench,deterministic")
@@ -104,7 +104,7 @@ class GpuCheck(unittest.TestCase):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
     self.assertIn("decode", [record["what"] for record in self.records()])
-    # A second run keeps the first one's.
+    # A second call keeps the first one's report.
     self.run_script("--stages", "bench")
     self.assertIn("bench deterministic", (self.folder / "report.txt.previous").read_text())
 

@@ -1,5 +1,5 @@
-"""Hosts made of network namespaces, each with a name of its own (a UTS namespace), on one switch.
-An agent in the place of ssh starts things on them. Needs root."""
+"""Hosts made of network namespaces, each with its own name (a UTS namespace), on one switch. An
+agent replaces ssh and starts processes on them. Needs root."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ class Hosts:
       raise unittest.SkipTest("network namespaces need root")
     if not shutil.which("ip") or not shutil.which("unshare"):
       raise unittest.SkipTest("ip or unshare is not installed")
-    # mpirun packs names with digits; letters alone are what it hands over as they are.
+    # mpirun encodes host names that contain digits. It passes letters on unchanged.
     own = "".join(chr(ord("a") + int(digit)) for digit in str(os.getpid()))
     self.names = [f"tandem-{own}-{chr(ord('q') + i)}" for i in range(count)]
     self.switch = f"tandem-{own}-switch"
@@ -39,8 +39,7 @@ class Hosts:
         ip("-n", host, "address", "add", f"10.213.77.{number}/24", "dev", "wire")
         for link in ("lo", "wire"):
           ip("-n", host, "link", "set", link, "up")
-        # mpirun and its daemons notice a cut when TCP gives up: by default after a quarter of an
-        # hour.
+        # mpirun and its daemons notice a cut link when TCP gives up: by default after 15 minutes.
         ip("netns", "exec", host, "sh", "-c", "echo 3 > /proc/sys/net/ipv4/tcp_retries2")
     except subprocess.CalledProcessError as error:
       self.remove()

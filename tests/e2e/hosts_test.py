@@ -25,7 +25,7 @@ class TwoHosts(unittest.TestCase):
     cls.hosts = Hosts(2)
     cls.addClassCleanup(cls.hosts.remove)
 
-  def test_the_bits_of_one_rank(self):
+  def test_ranks_on_two_hosts_give_the_bits_of_one_rank(self):
     expected = worlds.generate(*GENERATE[1:-1])
     for slots, by, collectives in [((1, 1), "slot", "auto"), ((1, 2), "slot", "shm"),
                                    ((2, 1), "node", "shm"), ((2, 2), "slot", "shm"),
@@ -70,7 +70,7 @@ class TwoHosts(unittest.TestCase):
       self.assertLess(when - cut, timeout + 4, details)
       code, errors = server.wait()
       self.assertNotEqual(code, 0)
-      # Each side misses a rank of the other, or sees first that it has given up.
+      # Each side reports that a rank of the other side is silent, or that it has died.
       self.assertRegex(errors + details,
                        r"rank [13]( on \S+)? has (not answered|been silent|died)")
       deadline = time.monotonic() + 15

@@ -1,5 +1,5 @@
-"""The metrics endpoint of `tandem serve`: what Prometheus reads, against what was asked. The text
-is parsed by Prometheus' own client, and judged by promtool where that is installed."""
+"""The metrics endpoint of `tandem serve`: the values that Prometheus reads against the requests
+made. Prometheus' own client parses the text; promtool checks it if it is installed."""
 
 import contextlib
 import http.client
@@ -26,7 +26,7 @@ ONES = {"build_info", "model_info"}
 
 
 class Scrape:
-  """One answer of the endpoint: values by name and labels, kinds by name, both without prefix."""
+  """One answer of the endpoint: values by name and labels, types by name; names without prefix."""
 
   def __init__(self, address):
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
@@ -92,7 +92,7 @@ class Serving(unittest.TestCase):
     after = self.server.quiet()
     return lambda name, **labels: after.get(name, **labels) - before.get(name, **labels)
 
-  def test_counters_are_what_the_requests_did(self):
+  def test_counters_match_the_requests(self):
     answers = []
 
     def ask():
@@ -131,7 +131,7 @@ class Serving(unittest.TestCase):
       self.assertEqual(grew(f"{name}_count"), count, name)
     self.assertEqual(grew("request_prompt_tokens_sum"), 4 * prompt)
     self.assertEqual(grew("request_generation_tokens_sum"), tokens)
-    # A choice's last token is sampled and never computed.
+    # The last token of a choice is sampled, but never an input of a step.
     self.assertEqual(grew("iteration_tokens_sum"), grew("prompt_tokens_total") + tokens - choices)
     self.assertLessEqual(grew("e2e_request_latency_seconds_sum"), took)
     self.assertLessEqual(grew("time_to_first_token_seconds_sum"),
@@ -160,12 +160,12 @@ class Serving(unittest.TestCase):
     ask()
     expected = {"INVALID_ARGUMENT": 2, "given up": 2}
     deadline = time.monotonic() + 10
-    while True:  # a cancel is heard of later than its caller goes on
+    while True:  # the server learns of a cancel later than the caller
       after = self.server.quiet()
       grew = {labels["code"]: after.get("request_failures_total", **labels) -
               before.get("request_failures_total", **labels)
               for labels in after.labels("request_failures_total")}
-      # At a deadline the client's goodbye may be there before the server's clock strikes.
+      # At a deadline the client's cancel may arrive before the server's own deadline.
       late = grew.pop("DEADLINE_EXCEEDED")
       self.assertIn(late, (0, 1))
       grew["given up"] = late + grew.pop("CANCELLED")
@@ -196,7 +196,7 @@ class Serving(unittest.TestCase):
     self.assertEqual(after.get("num_requests_running_limit"), 64)
 
   def test_values_only_grow_and_histograms_add_up(self):
-    self.server.generate(PROMPT, temperature=0.0)  # with the first step all metrics are there
+    self.server.generate(PROMPT, temperature=0.0)  # all metrics exist after the first step
     first = self.server.quiet()
     self.server.generate(PROMPT, temperature=0.0)
     second = self.server.quiet()
@@ -364,7 +364,7 @@ class Lifecycle(unittest.TestCase):
       server.process.send_signal(signal.SIGUSR1)
       server.wait()
 
-  def test_without_the_option_there_is_nothing(self):
+  def test_without_the_option_no_port_is_open(self):
     with worlds.Server(worlds.DEMO, "--tp", 1) as server:
       (rank,) = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10).ranks
       files = f"/proc/{rank.pid}/fd"

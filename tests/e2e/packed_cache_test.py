@@ -1,5 +1,5 @@
-"""--packed-cache over real worlds: one file for every degree, and what a bad file, a bad folder or
-a full disk does, which is never to stop a model from being served."""
+"""--packed-cache over real worlds: one file for every degree. A bad file, a bad folder or a full
+disk never prevents serving."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class PackedCache(unittest.TestCase):
 
   def only_file(self):
     files = list(self.cache.iterdir())
-    self.assertEqual(len(files), 1, files)  # and so nothing half written
+    self.assertEqual(len(files), 1, files)  # no partly written file is left
     self.assertEqual(files[0].suffix, ".packed")
     return files[0]
 
@@ -59,19 +59,19 @@ class PackedCache(unittest.TestCase):
     return disk
 
   def test_one_file_for_every_degree(self):
-    # A cold start of two ranks: one of them makes it, both use it.
+    # First start of two ranks: one of them makes the file, both use it.
     self.assertEqual(self.run_world(self.cache, 2)[0], self.expected)
     made = self.only_file()
     before = made.stat()
     alone = self.run_world(self.cache, 1)[1][0]
-    # Codes of 4 bits; the checkpoint has 16, of which embedding rows are read alone.
+    # Codes of 4 bits. The checkpoint has 16 bits, and of its embedding only some rows are read.
     self.assertLess(alone, self.run_world(None)[1][0] / 2)
     self.assertGreater(alone, before.st_size * 0.9)
     for tp in (1, 2, 3):
       found, read, _ = self.run_world(self.cache, tp)
       self.assertEqual(found, self.expected, f"TP {tp}")
       for part in read:
-        # Heads and leaves are coarse in so small a model: a third can be half.
+        # Heads and leaves of this small model are few, so one of three ranks may hold half.
         self.assertLess(part, alone * (0.75 if tp > 1 else 1.01), f"TP {tp}")
     after = self.only_file().stat()
     self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
@@ -84,7 +84,7 @@ class PackedCache(unittest.TestCase):
   def test_folder_that_cannot_be_written(self):
     self.check_without(self.tmpfs("size=64k", "ro"), "cannot create", "Read-only file system")
 
-  def test_folder_that_cannot_be(self):
+  def test_folder_that_cannot_be_created(self):
     file = self.folder / "file"
     file.write_text("kept")
     self.check_without(file / "cache", str(file / "cache"), "cannot create", "Not a directory")
@@ -112,14 +112,14 @@ class PackedCache(unittest.TestCase):
       self.assertEqual(self.run_world(self.cache, 1 + tp % 2)[0], self.expected, name)
       self.assertEqual(self.only_file().read_bytes(), whole, name)
 
-  def test_another_source_is_another_file(self):
+  def test_another_checkpoint_gets_another_file(self):
     model = self.folder / "model"
     shutil.copytree(worlds.DEMO, model)
     weights = model / "model.safetensors"
     os.utime(weights, ns=(10**18, 10**18))
     self.run_world(self.cache, model=model)
     first = self.only_file()
-    # As a training run leaves it: of the same shape and size, with other values.
+    # As after more training: the same shapes and size, other values.
     data = bytearray(weights.read_bytes())
     data[-4096:] = data[-8192:-4096]
     weights.write_bytes(data)
@@ -128,7 +128,7 @@ class PackedCache(unittest.TestCase):
     self.assertNotEqual(changed, self.expected)
     self.assertEqual(self.run_world(self.cache, model=model)[0], changed)
     second = next(f for f in self.cache.iterdir() if f != first)
-    # Under the second's name the first's is refused: what counts is what it says of itself.
+    # The first file under the second one's name is refused: the content counts, not the name.
     whole = second.read_bytes()
     shutil.copyfile(first, second)
     self.assertEqual(self.run_world(self.cache, model=model)[0], changed)

@@ -1,4 +1,5 @@
-"""`tandem plan`: headers alone, the keys of its JSON, exit codes; unlike shards serve the same bits."""
+"""`tandem plan` reads only headers: the keys of its JSON, exit codes; unequal shards give the same
+bits."""
 
 import json
 import math
@@ -13,7 +14,7 @@ GIB = 1 << 30
 
 
 def write_8b(folder: pathlib.Path) -> None:
-  """Llama-3.1-8B in BF16 whose weights are holes: 16 GB that take no room."""
+  """Llama-3.1-8B in BF16 in a sparse file: 16 GB that take no disk space."""
   config = {
       "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
       "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -70,14 +71,14 @@ class Plan(unittest.TestCase):
     for (_, tp), row in rows.items():
       self.assertEqual(set(row), {"format", "tp", "ranks", "fits", "decode_tokens_per_s"})
       self.assertEqual(len(row["ranks"]), tp)
-      # 128 KiB a token, whatever the cut.
+      # 128 KiB per token with any split.
       self.assertEqual(sum(rank["kv"] for rank in row["ranks"]), 131072 * 32768 * 16)
       for rank in row["ranks"]:
         self.assertEqual(set(rank), {"weights", "kv", "workspace", "communication", "free"})
       self.assertEqual(row["fits"], all(rank["free"] >= 0 for rank in row["ranks"]))
     self.assertFalse(rows["int4", 3]["fits"])
     weights = {key: sum(r["weights"] for r in row["ranks"]) for key, row in rows.items()}
-    # Without the embedding, whose rows are looked up in the file.
+    # Without the embedding, whose rows are read from the file.
     self.assertAlmostEqual(weights["fp32", 1] / GIB, 29.915 - 1.957, delta=0.01)
     self.assertAlmostEqual(weights["bf16", 1] / GIB, 14.958 - 0.978, delta=0.01)
     self.assertLess(weights["int4", 1], weights["int8", 1])
@@ -90,7 +91,7 @@ class Plan(unittest.TestCase):
     self.assertIn("fp32 29.92 GiB, bf16 14.96 GiB", text)
     self.assertRegex(text, r"Recommended: bf16 at TP = 2: .*times as fast as TP = 1")
 
-  def test_exit_code_for_a_prolog(self):
+  def test_exit_code_for_scripts(self):
     for devices, args, code in (("1x24GiB", (), 0), ("1x4GiB", (), 69),
                                 ("2x10GiB", ("--format", "bf16", "--tp", "2"), 0),
                                 ("2x10GiB", ("--format", "bf16", "--tp", "1"), 69),
@@ -101,7 +102,7 @@ class Plan(unittest.TestCase):
       if code == 65:
         self.assertEqual(done.stderr.count(b"\n"), 1)
 
-  def test_a_format_that_is_asked_for_alone(self):
+  def test_one_requested_format(self):
     for fmt in ("fp32", "bf16", "int8", "int4", "fp8"):
       for args in ((), ("--device", "cuda"), ("--weights", "stream")):
         done = self.plan("--devices", "1x64GiB", "--format", fmt, *args)
@@ -123,7 +124,7 @@ class Plan(unittest.TestCase):
       self.assertRegex(done.stdout.decode(),
                        f"Recommended: {name} at TP = 1: the format that is stored fits")
 
-  def test_a_cache_beyond_all_numbers(self):
+  def test_a_cache_larger_than_64_bits(self):
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name)
       config = json.loads((self.model / "config.json").read_text())
@@ -138,7 +139,7 @@ class Plan(unittest.TestCase):
                         1 << 30)
       self.assertRegex(done.stderr.decode(), r"^tandem: --context, --streams: found .*\n$")
 
-  def test_picture(self):
+  def test_plot(self):
     with tempfile.TemporaryDirectory() as folder:
       picture = pathlib.Path(folder, "plan.svg")
       self.assertEqual(self.plan("--devices", "4x16GiB", "--plot", picture).returncode, 0)
@@ -146,7 +147,7 @@ class Plan(unittest.TestCase):
       done = self.plan("--devices", "4x16GiB", "--plot", f"{folder}/none/plan.svg")
       self.assertEqual(done.returncode, 74)
 
-  def test_the_plan_is_what_a_rank_then_holds(self):
+  def test_ranks_hold_what_the_plan_predicts(self):
     args = ("--max-tokens", "4", "--temperature", "0", "--prompt-ids", "1,2,3")
     for tp in (1, 2, 3):
       done = worlds.run("plan", worlds.DEMO, "--devices", f"{tp}x1GiB", "--json", "--format", "bf16",
@@ -163,7 +164,7 @@ class Plan(unittest.TestCase):
         self.assertGreater(mine, 0)
         self.assertLess(abs(mine - rank["bytes_read"]), 0.3 * mine)
 
-  def test_a_rank_of_some_size_takes_what_was_planned(self):
+  def test_a_large_rank_takes_the_planned_memory(self):
     with tempfile.TemporaryDirectory() as folder:
       make_zeros(pathlib.Path(folder))
       prompt = ",".join(str(i % 4000) for i in range(500))  # fills the workspace
@@ -179,7 +180,7 @@ class Plan(unittest.TestCase):
 
 
 def make_zeros(folder):
-  """A Llama of 380 MB whose weights are all zero: a file with a hole, made in no time."""
+  """A Llama of 380 MB whose weights are all zero, in a sparse file."""
   hidden, ffn, kv, layers, vocab = 2048, 5632, 512, 4, 4000
   (folder / "config.json").write_text(json.dumps({
       "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
@@ -220,7 +221,7 @@ class Workspace(unittest.TestCase):
 
 class Shards(unittest.TestCase):
 
-  def test_same_bits_however_the_model_is_cut(self):
+  def test_same_bits_with_any_shards(self):
     args = ("Once", "--max-tokens", "16", "--temperature", "0")
     even = worlds.generate(worlds.DEMO, *args)
     for tp, shards in ((2, "auto"), (2, "3,1"), (3, "1,5,2"), (3, "1,1,1000")):

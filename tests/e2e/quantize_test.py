@@ -40,7 +40,7 @@ class Folder(unittest.TestCase):
 
 class Quantize(Folder):
 
-  def test_folder_is_whole(self):
+  def test_folder_is_complete(self):
     out = self.folder / "out"
     done = run("quantize", worlds.DEMO, out, "--dtype", "int4", "--calibration", CALIBRATION,
                "--calibration-tokens", 2000)
@@ -53,7 +53,7 @@ class Quantize(Folder):
     self.assertEqual(quantization["quant_method"], "compressed-tensors")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
       self.assertEqual((out / name).read_bytes(), (worlds.DEMO / name).read_bytes())
-    # It serves at any degree, with the same bits, and near its source.
+    # It gives the same bits at any degree, close to those of its source.
     hashes = set()
     for tp in (1, 2, 3):
       found = self.evaluate(out, "--text", self.short, "--tp", tp, "--threads", 1,
@@ -62,7 +62,7 @@ class Quantize(Folder):
       self.assertLess(found["reference"]["kl_divergence"], 0.05)
       self.assertGreater(found["reference"]["same_top_token"], 0.9)
     self.assertEqual(len(hashes), 1)
-    # Twice the same, whatever the threads.
+    # A second time, with another number of threads, it writes the same bytes.
     again = self.folder / "again"
     done = run("quantize", worlds.DEMO, again, "--calibration", CALIBRATION,
                "--calibration-tokens", 2000, "--threads", 1)
@@ -99,7 +99,7 @@ class Quantize(Folder):
     self.refused(65, "out: found something there, expected nothing", worlds.DEMO, out)
     self.assertEqual((out / "mine").read_text(), "kept")
 
-  def test_side_files_that_cannot_be_copied_are_left(self):
+  def test_other_files_that_cannot_be_copied_are_skipped(self):
     model, out = self.folder / "model", self.folder / "out"
     shutil.copytree(worlds.DEMO, model)
     (model / "a\\b").write_text("no plain name")
@@ -138,7 +138,7 @@ class Evaluate(Folder):
       found = self.evaluate(worlds.DEMO, "--text", TEXT, "--context", case["context"],
                             "--stride", case["stride"], "--kv-dtype", "fp32")
       self.assertEqual(found["tokens"], golden["tokens"])
-      # golden["slack"] says how its figure comes about.
+      # make_eval_golden.py derives golden["slack"].
       self.assertAlmostEqual(found["nll"], case["nll"], delta=golden["slack"])
       self.assertAlmostEqual(found["perplexity"], math.exp(found["nll"]), places=6)
       bits = found["nll"] * found["tokens"] / math.log(2) / found["bytes"]
@@ -149,7 +149,7 @@ class Evaluate(Folder):
     self.assertEqual(len(hashes), 1)
 
   def test_reference(self):
-    # Another model of the same vocabulary: other rotary frequencies.
+    # Another model with the same vocabulary: other rotary frequencies.
     other = self.folder / "other"
     shutil.copytree(worlds.DEMO, other)
     config = json.loads((other / "config.json").read_text())

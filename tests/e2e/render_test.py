@@ -1,4 +1,4 @@
-"""`tandem render`: the exact rendering, from the template alone; errors in one line."""
+"""`tandem render`: the exact rendering from only a template; errors of one line."""
 
 import json
 import pathlib
@@ -36,7 +36,7 @@ class Render(unittest.TestCase):
     done = self.render(template, {**document, "add_generation_prompt": False})
     self.assertTrue(done.stdout.endswith(b"good"))
 
-  def test_a_template_for_tools_beside_the_other(self):
+  def test_a_separate_template_for_tools(self):
     more = self.folder / "additional_chat_templates"
     more.mkdir()
     (more / "tool_use.jinja").write_text("with {{ tools|length }}")

@@ -132,7 +132,7 @@ class Asking(unittest.TestCase):
       other, _ = collect(self.server, STORY, **drawn, **{field: 2.0})
       still, _ = collect(self.server, STORY, **drawn)
       self.assertNotEqual(other[0]["token_ids"], still[0]["token_ids"])
-    # min_p of 1 leaves the most probable token alone.
+    # min_p of 1 leaves only the most probable token.
     for seed in range(5):
       greedy, _ = collect(self.server, PROMPT, temperature=1.0, min_p=1.0, seed=seed, max_tokens=32)
       self.assertEqual(greedy[0]["text"], "12 + 30 = 42")
@@ -165,7 +165,7 @@ class Asking(unittest.TestCase):
   def test_status_of_the_server(self):
     collect(self.server, PROMPT, temperature=0.0)
     deadline = time.monotonic() + 10
-    while True:  # the figures follow the last message of a stream a moment later
+    while True:  # the counts change a moment after the last message of a stream
       status = self.server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10)
       if status.running == 0 or time.monotonic() > deadline:
         break
@@ -244,7 +244,7 @@ class LeaveNothingBehind(unittest.TestCase):
     self.assertEqual(got[0]["text"], "12 + 30 = 42")
 
   def test_a_slow_reader_delays_nobody(self):
-    server = worlds.shared_server(*TWO_RANKS)
+    server = worlds.shared_server(worlds.DEMO, "--tp", 1, "--threads", 1)
     request = pb.GenerateRequest(text=STORY, sampling=pb.SamplingParams(
         temperature=1.0, seed=1, max_tokens=450, ignore_eos=True, logprobs=20, n=16))
     slow_channel = grpc.insecure_channel(
@@ -263,7 +263,7 @@ class LeaveNothingBehind(unittest.TestCase):
     self.assertGreaterEqual(sum(tokens.values()), 16 * 450 - 16)
     slow_channel.close()
 
-  def test_a_full_queue_refuses_at_once_and_says_when_to_retry(self):
+  def test_a_full_queue_refuses_at_once_with_a_retry_delay(self):
     with worlds.Server(worlds.DEMO, "--threads", 1, "--max-queue", 4, "--max-num-seqs",
                        1) as server:
       request = pb.GenerateRequest(text=STORY, sampling=pb.SamplingParams(
@@ -282,7 +282,7 @@ class LeaveNothingBehind(unittest.TestCase):
       threads = [threading.Thread(target=follow, args=(call,)) for call in calls]
       for thread in threads:
         thread.start()
-      for _ in range(3):  # one runs, four wait, the others come back while those go on
+      for _ in range(3):  # one runs, four wait, the others are refused meanwhile
         self.assertTrue(refused.acquire(timeout=10))
       for call in calls:
         call.cancel()

@@ -112,7 +112,7 @@ class Secure(unittest.TestCase):
                         self.file("client.key"), PROMPT, "--temperature", "0")
       self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
 
-  def test_a_renewed_certificate_is_shown_without_a_restart(self):
+  def test_a_renewed_certificate_is_used_without_a_restart(self):
     for kind in ("pem", "key"):
       (self.folder / f"shown.{kind}").write_bytes(self.bytes_of(f"server.{kind}"))
     server = worlds.Server(worlds.DEMO, "--threads", 1, "--tls-cert", self.file("shown.pem"),
@@ -174,9 +174,9 @@ class Secure(unittest.TestCase):
         with self.assertRaises(grpc.RpcError) as failed:
           call(request, timeout=10)
         self.assertEqual(failed.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
-      # Probes need no token.
+      # Health probes need no token.
       self.assertEqual(server.health(), health_pb2.HealthCheckResponse.SERVING)
-      # A changed file counts at once.
+      # A changed file takes effect at once.
       tokens.write_text("third-token\n")
       self.assertEqual(code_of((("authorization", "Bearer third-token"),)), grpc.StatusCode.OK)
       self.assertEqual(code_of((("authorization", "Bearer first-token"),)),

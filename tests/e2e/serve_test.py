@@ -72,7 +72,7 @@ class Service(unittest.TestCase):
   def setUpClass(cls):
     cls.server = worlds.shared_server(*ranks(2))
 
-  def test_many_streams_at_once_are_each_as_alone(self):
+  def test_parallel_streams_give_the_answers_of_single_ones(self):
     prompts = [f"<|bos|><|user|>What is {a} + {b}?<|end|><|assistant|>"
                for a in range(5, 85, 10) for b in range(3, 40, 9)]
     alone = [self.server.generate(p, temperature=0.0, max_tokens=24) for p in prompts]
@@ -81,7 +81,7 @@ class Service(unittest.TestCase):
           lambda p: self.server.generate(p, temperature=0.0, max_tokens=24), prompts))
     self.assertEqual([a[:3] for a in alone], [t[:3] for t in together])
 
-  def test_messages_are_answered_as_their_rendering(self):
+  def test_messages_give_the_answer_of_their_rendering(self):
     messages = [{"role": "user", "content": "Add 12 and 30."}]
     done = worlds.run("render", worlds.DEMO, "--messages", "-",
                       stdin=json.dumps({"messages": messages}).encode())

@@ -1,5 +1,5 @@
-"""A Slurm of one node, this host, from Debian's packages: munged, slurmctld and slurmd with files
-in a folder of their own. Needs root."""
+"""A Slurm whose only node is this host, from Debian's packages: munged, slurmctld and slurmd with
+their files in a temporary folder. Needs root."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ class Slurm:
         "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_CPU",
         "SwitchType": "switch/none", "JobAcctGatherType": "jobacct_gather/none",
         "MpiDefault": "none", "ReturnToService": 2,
-        # More CPUs than there may be.
+        # The node may claim more CPUs than the host has.
         "SlurmdParameters": "config_overrides",
     }
     (self.folder / "slurm.conf").write_text(

@@ -29,7 +29,7 @@ class OneNode(unittest.TestCase):
                       cls.folder / "one.jsonl")
     assert done.returncode == 0, done.stderr
     cls.expected = answers(cls.folder / "one.jsonl")
-    # Work for minutes, whose rows begin with those that are looked at: the longest.
+    # Work for minutes. The first rows are the longest, and the ones that are compared.
     head = [dict(row, max_tokens=400, ignore_eos=True) for row in rows(40)]
     tail = [dict(row, id=f"more-{i}", max_tokens=300, ignore_eos=True)
             for i, row in enumerate(rows(12000))]
@@ -75,12 +75,13 @@ class OneNode(unittest.TestCase):
     self.assertIn('"replicas":2', self.log("hosts"))
     self.assertEqual(answers(self.folder / "hosts.jsonl"), self.expected)
 
-  def test_a_warning_and_the_end_of_the_allocation_stop_the_job_which_goes_on(self):
-    # The shortest limit that Slurm knows. The warning comes within half a minute; without one the
-    # job ends by itself half a minute before Slurm would end it. Side by side.
+  def test_a_job_resumes_after_a_warning_signal_and_after_its_time_limit(self):
+    # One minute is the shortest limit that Slurm has. One job gets a warning signal within half a
+    # minute. The other gets none and ends by itself half a minute before its limit. Both run at the
+    # same time.
     variables = {"PATH": f"{self.folder}:{os.environ['PATH']}", "MODEL": str(worlds.DEMO),
                  "INPUT": str(self.endless), "OUTPUT": str(self.folder / "warned.jsonl"), "TP": "1"}
-    # The file as users have it, with a `tandem` that has less to do the second time.
+    # The script as users have it, with a `tandem` that stops early the second time.
     (self.folder / "tandem").write_text(
         f"#!/bin/bash\nexec {worlds.BINARY} \"$@\" --threads 1 --max-num-seqs 2 "
         "${SLURM_RESTART_COUNT:+--time-limit 1}\n")
@@ -94,14 +95,14 @@ class OneNode(unittest.TestCase):
     began = time.monotonic()
     self.assertEqual(self.slurm.wait_for(limited, ("COMPLETED", "FAILED", "TIMEOUT")),
                      ("FAILED", "75:0"), self.log("limited"))
-    self.assertLess(time.monotonic() - began, 58)  # not by the limit itself
+    self.assertLess(time.monotonic() - began, 58)  # before the limit itself
     self.assertIn("stopping, the time limit is near", self.log("limited"))
     self.slurm.wait_for(warned, ("PENDING",))
     self.assertIn("stopping, asked by SIGUSR1", self.log("warned"))
-    # Slurm would hold a requeued job back for two minutes.
+    # Slurm would delay a requeued job by two minutes.
     self.slurm.run("scontrol", "update", f"JobId={warned}", "StartTime=now")
     deadline = time.monotonic() + 240
-    while not re.search(r'"resumed":[1-9]', self.log("warned")):  # and is put back again
+    while not re.search(r'"resumed":[1-9]', self.log("warned")):  # until it has stopped and been requeued again
       self.assertLess(time.monotonic(), deadline, self.log("warned"))
       time.sleep(0.1)
     self.slurm.run("scancel", warned)

@@ -1,5 +1,5 @@
-"""The 500 held-out tasks through gRPC, 16 at a time: the accuracy that training reported, the loss of
-an int8 KV cache, and the same text at TP = 1 and TP = 3."""
+"""The 500 held-out tasks through gRPC, 16 at a time: the accuracy that training reported, the loss
+of an int8 KV cache, and the same text at TP = 1 and TP = 3."""
 
 import concurrent.futures
 import functools

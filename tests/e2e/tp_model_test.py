@@ -9,7 +9,7 @@ import unittest
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "scripts/tp_model.py"
 PUBLISHED = {2: 1.61, 4: 2.42, 8: 3.13}
-# The step of one GPU less what does not shrink, read at the published bandwidth.
+# The bytes that one GPU reads in a step without its fixed part, at the published bandwidth.
 ONE_STEP_US = 1e6 / 104.9
 FIXED_US = 150
 MODEL = ["--layers", "32", "--fixed-us", str(FIXED_US), "--bandwidth", "1397",
@@ -25,19 +25,19 @@ def predict(*arguments):
 
 class TpModel(unittest.TestCase):
 
-  def test_a_degree_that_was_left_out_is_predicted(self):
-    """a and b from two of the degrees give the third within 3 %."""
+  def test_predicts_the_degree_left_out_of_the_fit(self):
+    """a and b, fitted to two degrees, predict the third within 3 %."""
     for left_out in PUBLISHED:
       known = ",".join(f"{n}:{s}" for n, s in PUBLISHED.items() if n != left_out)
       found, speedup = predict(*MODEL, "--fit", known)
       self.assertAlmostEqual(speedup[left_out] / PUBLISHED[left_out], 1, delta=0.03)
-      # What a collective then costs is what such GPUs are known for: 15 to 30 us in a graph
-      # of NCCL calls.
+      # The cost of a collective is then what such GPUs are known for: 15 to 30 us in a graph of
+      # NCCL calls.
       for doublings in (1, 3):
         self.assertGreater(found["a_us"] + doublings * found["b_us"], 15)
         self.assertLess(found["a_us"] + doublings * found["b_us"], 30)
 
-  def test_collectives_that_cost_nothing_leave_the_fixed_part(self):
+  def test_free_collectives_leave_the_fixed_part(self):
     _, speedup = predict("--shard-us", "1:8000,2:4000,4:2000", "--fixed-us", "100", "--a", "0",
                          "--b", "0", "--degrees", "1,2,4")
     self.assertEqual(speedup[1], 1)

@@ -1,4 +1,4 @@
-"""The load guard of a served world: its thresholds act, are told, and change no answer."""
+"""The load guard of a served world: its thresholds act, are logged, and change no answer."""
 
 import concurrent.futures
 import time
@@ -7,7 +7,7 @@ import unittest
 import worlds
 from worlds import pb
 
-# A block has 16 tokens; what a token takes depends on the model, so the test counts blocks.
+# A block has 16 tokens. The bytes of a token depend on the model, so the test counts blocks.
 PROMPTS = [[1] + [3 + (7 * i + j) % 200 for j in range(5 + i)] for i in range(12)]
 
 
@@ -33,7 +33,7 @@ class Watch(unittest.TestCase):
 
   def test_batch_and_blocks(self):
     def tokens(i):
-      return 200 if i % 2 else 8  # short ones leave holes below the long
+      return 200 if i % 2 else 8  # short answers leave holes between the blocks of long ones
 
     with worlds.Server(worlds.DEMO, "--threads", 1, "--watch-kv", "1,1", "--watch-fragmentation",
                        "1,1", "--watch-latency", "1e6,1e6") as server:
@@ -50,7 +50,7 @@ class Watch(unittest.TestCase):
                          "--kv-memory", 20 * block, "--watch-kv", "0.5,0.8",
                          "--watch-fragmentation", "0.02,0.05", "--watch-latency",
                          "1e6,1e6") as server:
-        for _ in range(20):  # holes depend on who comes when
+        for _ in range(20):  # the holes depend on the order of the requests
           self.assertEqual(self.answers(server, tokens), expected)
           watch = self.until(server, lambda w: w.batch_growths > 0)
           if watch.compactions > 0:
@@ -67,9 +67,9 @@ class Watch(unittest.TestCase):
                                r"are free, fragmentation \d+\.\d %, over 5\.0 %")
 
   def test_latency(self):
-    # Every token is later than a nanosecond: an alarm; none than a million seconds.
+    # Every token takes more than a nanosecond, so the alarm is raised.
     with worlds.Server(worlds.DEMO, "--threads", 1, "--watch-latency", "1e-9,1e-9") as server:
-      for _ in range(2):  # twenty first tokens count
+      for _ in range(2):  # the alarm needs twenty first tokens
         self.answers(server, lambda i: 12)
       time.sleep(1.1)
       self.answers(server, lambda i: 4)
@@ -83,7 +83,7 @@ class Watch(unittest.TestCase):
     self.assertRegex(errors, r"error rank 0: inter-token latency: 95 % are within \d+ ms, alarm")
     self.assertRegex(errors, r"error rank 0: time to first token: 95 % are within \d+ ms, alarm")
 
-  def test_thresholds_out_of_order(self):
+  def test_thresholds_out_of_order_are_refused(self):
     for wrong in ("0.9,0.8", "0.5", "0.5,1.5", "a,b"):
       done = worlds.run("serve", worlds.DEMO, "--watch-kv", wrong)
       self.assertEqual(done.returncode, 64, wrong)

@@ -1,5 +1,5 @@
-"""--weights stream over real worlds: the bits of resident weights at every degree, in the memory that
-the plan says."""
+"""--weights stream over real worlds: the bits of resident weights at every degree, in the planned
+memory."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class WeightStream(unittest.TestCase):
                               "--weights", "stream")
         self.assertEqual(out["token_ids"], expected["token_ids"], (dtype, tp))
         self.assertEqual(out["logits_hash"], expected["logits_hash"], (dtype, tp))
-        # Each step reads the rank's part again.
+        # Each step reads the rank's shard again.
         for mine, once in zip(out["ranks"], worlds.generate(
             worlds.DEMO, *args, "--tp", tp, "--packed-cache", self.cache)["ranks"]):
           self.assertGreater(mine["bytes_read"], 5 * once["bytes_read"])
@@ -60,7 +60,7 @@ class WeightStream(unittest.TestCase):
     planned = stream["ranks"][0]["planned_bytes"]
     self.assertLess(planned, 0.7 * resident["ranks"][0]["planned_bytes"])
     self.assertLess(stream["ranks"][0]["peak_memory"], 1.05 * planned)
-    # All pages, the program's own and its libraries' too: 64 MiB in `tandem plan`.
+    # All pages of the process, with the program and its libraries: 64 MiB in `tandem plan`.
     self.assertLess(peak, planned + (64 << 20))
     self.assertGreater(resident_peak, 1.3 * peak)
 
