@@ -29,7 +29,7 @@ absl::Status CheckIds(std::span<const int32_t> ids, int32_t vocab_size, const ch
   return absl::OkStatus();
 }
 
-// The output that a request brings along: generation goes on behind it.
+// The output that a request begins with: generation continues after it.
 absl::Status CheckOutputSoFar(const Request& request, const EngineConfig& config) {
   if (request.output_ids.empty()) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(CheckIds(request.output_ids, config.vocab_size, "the output so far"));

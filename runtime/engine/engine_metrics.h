@@ -1,4 +1,4 @@
-// What the engine counts of its steps beside EngineStats, for the metrics endpoint. The engine's
+// What the engine counts per step, in addition to EngineStats, for the metrics endpoint. The engine's
 // thread writes, any other reads: atomics, no lock, and no memory after construction.
 #pragma once
 

@@ -176,7 +176,7 @@ void Engine::Finish(OpenRequest& open, OpenChoice& choice, FinishReason reason,
   TANDEM_CHECK(!choice.finished);
   choice.finished = true;
   scheduler_.Remove(&choice);
-  if (!choice.first_step_taken) ++first_steps_;  // leaves the queue all the same
+  if (!choice.first_step_taken) ++first_steps_;  // it leaves the queue without a step
   if (emit) Emit(open, choice, reason, status);
   if (--open.open_choices > 0) return;
   ++work_.requests_finished;

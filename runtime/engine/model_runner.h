@@ -42,7 +42,7 @@ class ModelRunner : public StepExecutor, private RowSurveys {
   std::vector<std::byte> message_;
 };
 
-// Other ranks: runs plans until the one that shuts down. The timer, told of the waits, may be
+// Other ranks: runs plans until the one that shuts down. The timer, which measures the waits, may be
 // null.
 absl::Status RunWorker(model::Decoder& decoder, parallel::StepChannel& channel,
                        parallel::ControlGroup& control, parallel::StepTimer* timer = nullptr);

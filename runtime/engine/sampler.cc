@@ -286,7 +286,7 @@ uint64_t Sampler::GatherAbove(std::span<const float> logits, uint64_t bar) {
 
 void Sampler::SelectByWeight(std::span<const float> logits, uint64_t needed) {
   // Likely tokens are few: those above 1/1024 of the likeliest mostly suffice.
-  // Otherwise the weight of each octave tells in which one the boundary lies.
+  // Otherwise the sum of each octave shows in which one the boundary lies.
   auto low = kept_.begin();  // the first `low` tokens weigh `before` < needed
   uint64_t before = 0;
   if (GatherAbove(logits, kLargestWeight >> 10) < needed) {

@@ -79,7 +79,7 @@ constexpr SamplingField kFields[] = {
      .value = SamplingIds{&Request::stop_token_ids, &SamplingParams::stop_token_ids, 256, "ids"},
      .help = "Ids that end the answer: 1,2,3"},
     {.name = "seed",
-     // Any 64 bits; by default a seed that nobody can foresee, or one of the row.
+     // Any 64 bits; the default is random, and in a batch job derived from the row.
      .value = SamplingScalar<int64_t>{.request = &Request::seed},
      .help = "Default: a random one"},
     {.name = "n",

@@ -21,7 +21,7 @@ struct SamplingParams {
   uint64_t seed = 0;  // draws depend on (seed, choice index, position) alone
   int32_t max_tokens = 16;
   int32_t min_tokens = 0;               // no stop token is sampled before
-  std::vector<int32_t> stop_token_ids;  // beside the model's eos ids
+  std::vector<int32_t> stop_token_ids;  // in addition to the model's eos ids
   bool ignore_eos = false;
   int32_t n = 1;             // choices; they share the prompt's blocks
   int32_t logprobs = -1;     // -1: none; k: the chosen token's and the top k

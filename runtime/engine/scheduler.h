@@ -103,7 +103,7 @@ class Scheduler {
 
   const EngineConfig config_;
   const int32_t most_running_;      // what the configuration allows
-  const int32_t admission_blocks_;  // that may be held after an admission beside others
+  const int32_t admission_blocks_;  // that may be held after an admission, if other sequences run
   int32_t max_running_;             // now
   PrefixCache prefix_cache_;
   BlockManager block_manager_;

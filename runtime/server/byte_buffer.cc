@@ -80,8 +80,8 @@ void LogAllButUtf8Errors(google::protobuf::LogLevel level, const char* file, int
   }
 }
 
-// The parser writes a line to stderr for each string that is not UTF-8, whoever sent it. The answer
-// to the client says more.
+// The parser would log a line for each string that is not UTF-8. Clients send such strings, and the
+// error that they get says more.
 void SilenceUtf8Errors() {
   static const bool kDone = [] {
     default_log_handler = google::protobuf::SetLogHandler(&LogAllButUtf8Errors);

@@ -252,7 +252,7 @@ void GenerateService::EndAll(const absl::Status& status) {
     calls.assign(calls_.begin(), calls_.end());
   }
   for (const auto& call : calls) call->End(status);
-  // Last: whoever waits for it may end them with another status.
+  // Last: a thread that waits for `ended_` may end the calls with another status.
   std::lock_guard lock(mutex_);
   ended_ = true;
   idle_.notify_all();

@@ -42,7 +42,7 @@ MHD_Result OnRequest(void* server, MHD_Connection* connection, const char* url, 
     return Answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "expected GET or HEAD\n", kPlain,
                   "GET, HEAD");
   }
-  // The library takes a connection for reuse only if the whole request was heard.
+  // The library takes a connection for reuse only if it has received the whole request.
   if (*seen == nullptr) {
     *seen = server;
     return MHD_YES;
