@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Builds the core on a machine with a GPU of NVIDIA, tests it there, measures, and writes one report:
+# Builds the core on a machine with an NVIDIA GPU, tests it, measures it, and writes one report:
 #   scripts/gpu_check.sh [OPTIONS] [REPORT]     build/gpu/report.txt by default
-# Needs the CUDA toolkit, CMake and a C++ compiler; no MPI, no gRPC, no network. Libraries come from
-# build/dependencies/sources.tar.gz (scripts/pack_dependencies.sh, made elsewhere) where it is there,
-# else from the system.
-#   --minutes N     ends by then (9); each stage has a part of it, what has no time left is skipped
+# Needs the CUDA toolkit, CMake and a C++ compiler; no MPI, no gRPC, no network. The libraries come from
+# build/dependencies/sources.tar.gz (which scripts/pack_dependencies.sh makes on another machine) if
+# that file exists, else from the system.
+#   --minutes N     limit of the whole (9); a stage without enough time left is skipped
 #   --stages A,B    of: build, tests, sanitizer, bench, pytorch, formats, products, deterministic,
 #                   streamed, ranks, shards, more (all)
-#   --shape NAME    measured (8b)
-#   --build FOLDER  builds there (build/gpu)
+#   --shape NAME    shape to measure (8b)
+#   --build FOLDER  build folder (build/gpu)
 #   --arch N        compute capability to build for, such as 90 (the GPU's)
-#   --build-only    builds, for machines without a GPU (needs --arch there)
-# Every stage adds its results to the report as they come, so that a run that is cut short leaves what
-# it found; lines that begin with { are JSON records: grep '^{' REPORT. A failure does not stop the
-# rest. Exits 0 if all stages that ran did well, 1 if not, 77 where there is no GPU.
+#   --build-only    only builds, for machines without a GPU (which also need --arch)
+# Every stage adds its results to the report at once, so that they survive an interruption. Lines that
+# begin with { are JSON records: grep '^{' REPORT. A failed stage does not stop the others. Exits with
+# 0 if no stage failed, 1 if one did, 77 if there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 started=$SECONDS
@@ -35,7 +35,7 @@ while [[ $# -gt 0 ]]; do
       ;;
     --build-only) build_only=true; shift ;;
     --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \?//'; exit 0 ;;
-    -*) usage "$1" "one of the options that --help tells" ;;
+    -*) usage "$1" "one of the options of --help" ;;
     *) report=$1; shift ;;
   esac
 done
@@ -66,8 +66,8 @@ left() { echo $((minutes * 60 - $(elapsed))); }
 wanted() { [[ ,$stages, == *,$1,* ]]; }
 version() { "$@" 2>/dev/null | head -1; }
 
-# stage NAME LIMIT LEAST COMMAND...: at most LIMIT seconds, and only where LEAST are left. Its output
-# is kept in logs; `tell` says what of it goes into the report.
+# stage NAME LIMIT LEAST COMMAND...: takes at most LIMIT seconds, and is skipped if fewer than LEAST are
+# left. The whole output goes to logs/; `tell` says which part goes into the report: all or its end.
 tell=end
 stage() {
   local name=$1 limit=$2 least=$3 log=$build/logs/${1// /_}.log
@@ -102,7 +102,7 @@ stage() {
   return 1
 }
 
-# bench NAME LIMIT LEAST ARGUMENTS...: its table, and its records, which it adds to the report itself.
+# bench NAME LIMIT LEAST ARGUMENTS...: adds the benchmark's table and its JSON records to the report.
 bench() {
   tell=all stage "$1" "$2" "$3" "$build/tests/bench/decoder_bench" --json "$report" "${@:4}"
 }
@@ -124,7 +124,7 @@ configure_and_build() {
     fi
     arguments+=(-DTANDEM_DEPENDENCIES="$build/dependencies")
   fi
-  # Python's packages may have what a small toolkit lacks.
+  # Python's CUDA packages may have libraries that a small toolkit lacks.
   local packages
   packages=$(python3 -c 'import glob, nvidia; print(";".join(f for p in nvidia.__path__ for f in glob.glob(p + "/*")))' \
     2>/dev/null)
@@ -132,17 +132,18 @@ configure_and_build() {
   command -v ninja >/dev/null && [[ ! -f $build/Makefile ]] && arguments+=(-G Ninja)
   cmake -S . -B "$build" -Wno-dev -DCMAKE_BUILD_TYPE=Release -DTANDEM_CORE_ONLY=ON -DTANDEM_CUDA=ON \
     -DCMAKE_CUDA_ARCHITECTURES="$arch" -DTANDEM_EMULATED_TESTS=OFF "${arguments[@]}" || return
-  # What measures first: a test that does not compile must not stop it.
+  # The benchmark first: a test that does not compile must not prevent measuring.
   cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target decoder_bench || return
   cmake --build "$build" -j "${TANDEM_JOBS:-$(nproc)}" --target gpu_tests cuda_linear_bench \
     kernels_test attention_test -- -k $([[ -f $build/build.ninja ]] && echo 0)
 }
 export -f configure_and_build
-# Loaded when first launched, a kernel of one rank could wait for one of another, on a shared GPU.
+# If kernels were loaded at their first launch, ranks that share a GPU could wait for each other
+# without end.
 export build arch CUDA_MODULE_LOADING=EAGER CUDA_MODULE_DATA_LOADING=EAGER
 
 if wanted build; then
-  # No more than two thirds of the time, unless building is all.
+  # At most two thirds of the time, unless nothing else follows.
   limit=$((minutes * 40))
   $build_only && limit=$((minutes * 60))
   stage build "$limit" 30 bash -c configure_and_build
@@ -151,13 +152,13 @@ if $build_only; then
   exit $((failures > 0))
 fi
 if [[ ! -x $build/tests/bench/decoder_bench ]]; then
-  say "gpu_check: $build has no decoder_bench: nothing can be measured; --stages build makes it"
+  say "gpu_check: $build has no decoder_bench: nothing can be measured; --stages build builds it"
   exit 1
 fi
 
 if wanted tests; then
   stage "tests on the GPU" 120 20 ctest --test-dir "$build" -L gpu -j 4 --timeout 60 --output-on-failure
-  # Of those that were built.
+  # Only those that were built.
   stage "tests of kernels on the host" 40 20 ctest --test-dir "$build" -L unit -j 8 --timeout 30 \
     --output-on-failure
 fi
@@ -166,7 +167,7 @@ wanted pytorch && tell=all stage "PyTorch" 60 30 python3 scripts/compare_pytorch
 wanted formats && bench "bench of few layers" 75 30 --shape "$shape" --layers 4 --modes graphs \
   --formats bf16,int8,int4,fp8,fp16
 if wanted products && [[ -x $build/tests/bench/cuda_linear_bench ]]; then
-  tell=all stage "ways of a product" 40 20 "$build/tests/bench/cuda_linear_bench" \
+  tell=all stage "kernels of a product" 40 20 "$build/tests/bench/cuda_linear_bench" \
     --formats bf16,int8,int4,fp8
 fi
 wanted deterministic && bench "bench deterministic" 50 25 --shape "$shape" --layers 4 \
@@ -179,8 +180,8 @@ if wanted formats; then
 fi
 wanted streamed && bench "bench of streamed weights" 45 20 --shape "$shape" --layers 4 --modes streamed \
   --what machine,load,decode --batches 1,64
-# They share the GPU: right or not, and what the exchange costs there. They are threads, so that
-# the peer way alone is there, which takes steps of 16 tokens of any shape.
+# Two ranks that share the GPU: correctness, and the cost of the exchange. The ranks are threads, so
+# that only peer access works, which takes steps of at most 16 tokens of any shape.
 wanted ranks && bench "two ranks on one GPU" 40 20 --shape "$shape" --layers 4 --tp 2 --modes graphs,deterministic \
   --what decode --batches 1,16 --chunk 16
 if wanted sanitizer && command -v compute-sanitizer >/dev/null; then
