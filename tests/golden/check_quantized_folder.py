@@ -3,17 +3,17 @@
 
   tests/golden/check_quantized_folder.py MODEL OUT [--text FILE] [--transformers]
 
-MODEL is what OUT was made from. With compressed-tensors: its configuration is
-accepted, every module decompresses, and to exactly the values that codes, scales
-and zero points stand for (computed here again with numpy from the raw tensors,
-so that both readings of the format have to agree). With Transformers: the folder
-loads by AutoModelForCausalLM and gives the logits of a model with those values;
-this needs a Transformers of compressed-tensors' time (5.24 with 0.20, checked) and
-accelerate, and an OUT made with --head-dtype stored: it has no quantized embeddings.
-With --text: the perplexity of the text, windows as `tandem eval` cuts them.
+MODEL is the source of OUT. With compressed-tensors: the package accepts OUT's
+configuration and decompresses every module to exactly the values of its codes,
+scales and zero points (which this script computes with numpy from the raw tensors,
+so that two readings of the format must agree). With Transformers: the folder loads
+with AutoModelForCausalLM and gives the logits of a model with those values. That
+needs accelerate, a Transformers as new as compressed-tensors (5.24 with 0.20 works),
+and an OUT made with --head-dtype stored, because Transformers has no quantized
+embeddings. With --text: the perplexity of the text, in the windows of `tandem eval`.
 
-Packages else as in scripts/requirements-oracle.txt. Prints what was checked; ends
-with 1 at the first difference.
+Other packages: scripts/requirements-oracle.txt. Prints what was checked; exits with 1
+at the first difference.
 """
 
 import argparse

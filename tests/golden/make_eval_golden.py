@@ -20,10 +20,10 @@ with third_party.modules(third_party.ORACLE):
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DEMO = ROOT / "tests/models/demo"
 CASES = ((512, 512), (128, 64), (100, 100))
-# Nats, of a mean of 11,231 losses. A BF16 model's products round activations to 8
-# bits, 2^-9 relative each; a logit (at most about 30 here) is then off by some
-# 2^-9 * 30 / sqrt(192) = 0.004 for each of 4 layers and the head, at random; in the
-# mean over the text what is left is far below a fifth of one.
+# In nats, for a mean of 11,231 losses. A BF16 model's products round activations to 8
+# bits, each with a relative error of 2^-9. So each of 4 layers and the head changes a
+# logit (at most about 30 here) by about 2^-9 * 30 / sqrt(192) = 0.004, at random. In
+# the mean over the text far less than a fifth of that remains.
 SLACK = 0.004
 
 

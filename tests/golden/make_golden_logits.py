@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Makes the golden logits: small random models and what Transformers computes.
+"""Makes the golden logits: small random models, and the logits of Transformers.
 
   python3 tests/golden/make_golden_logits.py
 
 writes, for every case below, logits/NAME/ beside this script: a Hugging Face
 folder and golden.json. Needs the packages in scripts/requirements-oracle.txt.
 
-Logits come from the stored weights upcast to float64, with eager attention.
-Transformers computes the inner part of RMSNorm, the softmax and the rotation's
-angles, sines and cosines in float32 whatever the weights are, so that golden
-values carry an error of some 1e-6. `float32_difference` tells how far the same
-computation in float32 lies from them, as a scale for tolerances.
+The logits are computed from the stored weights in float64, with eager
+attention. Transformers computes the inner part of RMSNorm, the softmax and the
+rotation's angles, sines and cosines always in float32, so the golden values have
+an error of about 1e-6. `float32_difference` is their distance to the same
+computation in float32, as a scale for tolerances.
 
-In the YaRN cases max_position_embeddings is factor times the original length:
-where it is not, Transformers 4 takes the ratio of the lengths and ignores
-factor, which other programs do not follow, so that there is no one truth.
+In the YaRN cases max_position_embeddings is factor times the original length. If
+it were not, Transformers 4 would use the ratio of the lengths and ignore factor,
+which other programs do not do.
 """
 
 import argparse

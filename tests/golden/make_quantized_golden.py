@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Makes small quantized checkpoints in the hub's formats, and what they mean.
+"""Makes small quantized checkpoints in the hub's formats, and their values.
 
   python3 tests/golden/make_quantized_golden.py
 
 writes, for every case below, quantized/NAME/ beside this script: a Hugging Face
 folder and golden.json. Needs the packages in scripts/requirements-oracle.txt.
 
-compressed-tensors folders are written, and read back, by the package of that
-name. For GPTQ, AWQ and fp8 the layouts are written here as their packages
-publish them; expected values come from the integers before packing, not from
-unpacking, so that an error of packing shows in the tests.
+The package compressed-tensors writes the folders of its format and reads them
+back. For GPTQ, AWQ and fp8 this script writes the layouts that their packages
+publish. Expected values come from the integers before packing, not from
+unpacking, so that the tests notice an error of packing.
 
-golden.json has, for every quantized module, a digest (64-bit FNV-1a over 32-bit
-words) of its values in float32, (code - zero) * scale rounded once, and of the
-same values rounded once to bfloat16; and the logits that Transformers computes
-in float64 from those values ("as_bf16" says which: floats of 8 bits and columns
-in an order of their own are read as bfloat16).
+golden.json has two digests (64-bit FNV-1a over 32-bit words) for every quantized
+module: of its values in float32, (code - zero) * scale rounded once, and of the
+same values rounded once to bfloat16. It also has the logits that Transformers
+computes in float64 from one of the two ("as_bf16" says which: 8-bit floats and
+reordered columns are read as bfloat16).
 """
 
 import argparse
@@ -38,7 +38,7 @@ with third_party.modules(third_party.ORACLE):
   import transformers
   from safetensors.torch import save_file
 
-# 6 query heads of 16 columns: groups of 32 span the cuts between ranks.
+# 6 query heads of 16 columns: some groups of 32 span a cut between ranks.
 SHAPE = {
     "vocab_size": 136,
     "hidden_size": 64,

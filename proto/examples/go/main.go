@@ -1,6 +1,6 @@
-// A client of Tandem in Go: streams one answer, with what a service needs around it.
+// A client of Tandem in Go: streams one answer, with retries, deadline, cancel, token and TLS.
 //
-// Stubs come from the .proto alone:
+// Only the .proto is needed to make the stubs:
 //
 //	protoc -I proto --go_out=. --go-grpc_out=. proto/tandem/v1/inference.proto
 //
@@ -24,8 +24,8 @@ import (
 	tandemv1 "tandem/v1"
 )
 
-// UNAVAILABLE (starting, draining, a rank was lost) is worth another try; gRPC makes it only as
-// long as no message has come, so no text comes twice. (grpc-go before 1.40 wants GRPC_GO_RETRY=on.)
+// Retry UNAVAILABLE (the server starts, drains, or has lost a rank). gRPC retries only before the
+// first message, so no text arrives twice. (grpc-go before 1.40 needs GRPC_GO_RETRY=on.)
 const serviceConfig = `{
   "methodConfig": [{
     "name": [{"service": "tandem.v1.InferenceService"}],
@@ -39,7 +39,8 @@ const serviceConfig = `{
 func connect(address, ca string) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		// Finds a server that vanished without a word. Not below the server's minimum of 10 s.
+		// Notices a server that is gone. The server disconnects clients that ping more often than
+		// every 10 s.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	}
@@ -71,11 +72,11 @@ func run() error {
 	}
 	defer connection.Close()
 
-	// The deadline travels with the call: the server drops the request when it passes.
+	// The call carries the deadline: the server drops the request when it has passed.
 	ctx, cancel := context.WithTimeout(context.Background(), *deadline)
 	defer cancel()
 	if *patience > 0 {
-		// As when a user closes the page. The server frees the request's memory before its next step.
+		// As if the user closed the page. The server frees the request's memory before its next step.
 		time.AfterFunc(*patience, cancel)
 	}
 	if token := os.Getenv("TANDEM_TOKEN"); token != "" {

@@ -1,7 +1,7 @@
-"""A client of Tandem in Python: streams one answer, with what a service needs around it.
+"""A client of Tandem in Python: streams one answer, with retries, deadline, cancel, token and TLS.
 
-Stubs come from the .proto alone (pip install grpcio grpcio-tools, or Debian's python3-grpcio and
-python3-grpc-tools):
+Only the .proto is needed to make the stubs (pip install grpcio grpcio-tools, or Debian's
+python3-grpcio and python3-grpc-tools):
 
   python3 -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. \
       proto/tandem/v1/inference.proto
@@ -24,9 +24,9 @@ except ModuleNotFoundError as missing:
         "two commands that install it", file=sys.stderr)
   sys.exit(69)
 
-# UNAVAILABLE (starting, draining, a rank was lost) is worth another try; gRPC makes it only as
-# long as no message has come, so no text comes twice. A full queue answers RESOURCE_EXHAUSTED:
-# retry that later, or elsewhere, after the RetryInfo of its details.
+# Retry UNAVAILABLE (the server starts, drains, or has lost a rank). gRPC retries only before the
+# first message, so no text arrives twice. A full queue answers RESOURCE_EXHAUSTED: retry that after
+# the delay of RetryInfo in its details, or on another server.
 SERVICE_CONFIG = json.dumps({
     "methodConfig": [{
         "name": [{"service": "tandem.v1.InferenceService"}],
@@ -42,7 +42,8 @@ SERVICE_CONFIG = json.dumps({
 
 OPTIONS = [
     ("grpc.service_config", SERVICE_CONFIG),
-    # Finds a server that vanished without a word. Not below the server's minimum of 10 s.
+    # Notices a server that is gone. The server disconnects clients that ping more often than every
+    # 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
@@ -77,10 +78,10 @@ def main():
 
   with connect(arguments.address, arguments.ca) as channel:
     stub = pb_grpc.InferenceServiceStub(channel)
-    # The deadline travels with the call: the server drops the request when it passes.
+    # The call carries the deadline: the server drops the request when it has passed.
     call = stub.Generate(request, timeout=arguments.deadline, metadata=metadata)
     if arguments.patience is not None:
-      # As when a user closes the page. The server frees the request's memory before its next step.
+      # As if the user closed the page. The server frees the request's memory before its next step.
       threading.Timer(arguments.patience, call.cancel).start()
     try:
       for message in call:
