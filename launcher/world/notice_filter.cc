@@ -19,7 +19,7 @@ std::string NoticeFilter::Feed(std::string_view bytes) {
     const size_t end = bytes.find('\n');
     if (end == std::string_view::npos) {
       partial_ += bytes;
-      // A line that is being drawn over and over, such as a progress bar, is no notice.
+      // A line that is redrawn, such as a progress bar, is no notice.
       if (!in_notice_ && partial_[0] == '\r') out += std::exchange(partial_, std::string());
       break;
     }
@@ -40,7 +40,7 @@ std::string NoticeFilter::Finish() {
 }
 
 void NoticeFilter::TakeLine(std::string_view line, std::string* out) {
-  // Every drain is such a signal: what it leads to is told by the ranks.
+  // Every drain is such a signal; the ranks report what comes of it.
   if (line.find("run: Forwarding signal ") != std::string_view::npos) return;
   if (!in_notice_ && !IsFrame(line)) {
     out->append(line).append("\n");
@@ -65,7 +65,7 @@ bool NoticeFilter::Read(const std::string& notice) {
   } else if (std::regex_search(notice, found, exited)) {
     end = {std::stoi(found[1]), "", 0};
   } else {
-    // A rank that aborts has said why, and a job that ends is our own business to tell.
+    // A rank that aborts has printed why, and the launcher itself reports the end of a job.
     return notice.find("MPI_ABORT was invoked") != std::string::npos ||
            notice.find("the job has been aborted") != std::string::npos;
   }

@@ -1,6 +1,6 @@
-// mpirun's stderr, made fit for people: its framed notices about a world that ended are taken out
-// and read, because they alone know which rank on which host was the first to go. All else, the
-// ranks' own lines among it, passes unchanged.
+// Reads mpirun's stderr (Open MPI 4.1). Its framed notices about the end of a world are taken out
+// and parsed: they alone name the rank that ended first, and its host. Everything else passes
+// unchanged, the ranks' own lines too.
 #pragma once
 
 #include <optional>
@@ -12,23 +12,24 @@ namespace tandem::launcher {
 // The first rank that ended a world.
 struct RankEnd {
   int rank = 0;
-  std::string host;  // empty where mpirun does not say
+  std::string host;  // empty where mpirun does not name it
   int signal = 0;    // 0: it exited
+  bool operator==(const RankEnd&) const = default;
 };
 
 class NoticeFilter {
  public:
-  // The part of the stream that may be shown now. Lines are kept until they are whole,
-  // but for those that begin with a carriage return.
+  // Takes the next bytes of the stream and returns what may be shown now. A line is kept until it
+  // is whole, unless it begins with a carriage return.
   std::string Feed(std::string_view bytes);
-  // What is left at the end of the stream.
+  // Returns what is left at the end of the stream.
   std::string Finish();
 
   const std::optional<RankEnd>& rank_end() const { return rank_end_; }
 
  private:
   void TakeLine(std::string_view line, std::string* out);
-  // True where the notice is one that we tell in our own words.
+  // True for a notice that the launcher reports in its own words.
   bool Read(const std::string& notice);
 
   std::string partial_;  // the last line, without its end yet

@@ -15,9 +15,12 @@
 #include <optional>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 #include "launcher/world/local_ranks.h"
 #include "launcher/world/output_relay.h"
+#include "launcher/world/supervision.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
 
@@ -34,39 +37,9 @@ int Fail(const std::string& what) {
   return rank::kExitInternal;
 }
 
-// In the child; does not return.
-[[noreturn]] void Become(const std::vector<std::string>& argv, const WorldOptions& options,
-                         const OutputRelay& answers, const OutputRelay& errors, pid_t launcher,
-                         int restarts, const sigset_t& mask) {
-  // A group of its own: Ctrl-C in a terminal is for the launcher, who knows how to pass it on.
-  setpgid(0, 0);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != launcher) _exit(rank::kExitInternal);
-  const pid_t parent_of_ranks = options.through_mpirun ? getpid() : launcher;
-  setenv(rank::kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
-  setenv(rank::kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
-  // PMIx's default has locks in shared memory: a rank that is killed holding one hangs mpirun.
-  setenv(rank::kDataStoreVariable, "hash", 0);
-  if (!options.pass_stdin || isatty(STDIN_FILENO)) {
-    const int null = open("/dev/null", O_RDONLY);
-    if (null >= 0) {
-      dup2(null, STDIN_FILENO);
-      close(null);
-    }
-  }
-  if (options.relay_stdout) answers.Become();
-  if (options.through_mpirun) errors.Become();
-  std::vector<char*> arguments;
-  for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
-  arguments.push_back(nullptr);
-  sigprocmask(SIG_SETMASK, &mask, nullptr);
-  execv(arguments[0], arguments.data());
-  std::fprintf(stderr, "tandem: cannot run %s: %s\n", arguments[0], std::strerror(errno));
-  _exit(rank::kExitUnavailable);
-}
-
-// Ranks whose mpirun is gone come to us, their subreaper. They are dying already; make sure. False
-// where one does not die, as in a system call that does not return.
+// Kills what is left of a world: ranks whose mpirun is gone become children of this process, their
+// subreaper. They are dying already; this makes sure. False where one does not die, such as in a
+// system call that does not return.
 bool EndOrphans() {
   const Clock::time_point until = Clock::now() + kOrphansEnd;
   std::string left;
@@ -86,14 +59,6 @@ bool EndOrphans() {
   Fail(absl::StrCat("processes of the world do not end, even by SIGKILL:", left));
   return false;
 }
-
-std::string SignalName(int signal) {
-  const char* name = sigabbrev_np(signal);
-  return name == nullptr ? absl::StrCat("signal ", signal) : absl::StrCat("SIG", name);
-}
-
-// Codes that only our own ranks end with, after a line that says why.
-bool IsExplained(int code) { return code >= 64 && code <= 78; }
 
 // Blocks the signals that a launcher answers to: they are waited for, not handled, and no code of
 // ours runs in a handler.
@@ -134,144 +99,144 @@ bool AsksToFinish(int signal) {
   return signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGUSR1;
 }
 
-// How a world ended.
-struct WorldEnd {
-  int code = 0;         // for the shell, if nothing is tried again
-  bool failed = false;  // a rank was lost: a new world may do better
+// One world as a process, with what it writes.
+class World {
+ public:
+  World(const std::vector<std::string>& argv, const WorldOptions& options)
+      : argv_(argv),
+        options_(options),
+        answers_(STDOUT_FILENO),
+        errors_(STDERR_FILENO, &notices_) {}
+
+  // Starts the world, after `restarts` others.
+  absl::Status Start(const AwaitedSignals& signals, int restarts) {
+    if (options_.relay_stdout) TANDEM_RETURN_IF_ERROR(answers_.Open());
+    if (options_.through_mpirun) TANDEM_RETURN_IF_ERROR(errors_.Open());
+    std::fflush(nullptr);  // or the child would have our unwritten output too
+    const pid_t launcher = getpid();
+    pid_ = fork();
+    if (pid_ < 0) {
+      return absl::InternalError(absl::StrCat("cannot start the world: ", std::strerror(errno)));
+    }
+    if (pid_ == 0) Become(launcher, restarts, signals.before());
+    setpgid(pid_, pid_);                          // here and in the child: whichever is first
+    if (options_.relay_stdout) answers_.Start();  // their threads have the signals blocked, too
+    if (options_.through_mpirun) errors_.Start();
+    return absl::OkStatus();
+  }
+
+  pid_t pid() const { return pid_; }
+  bool output_failed() const { return answers_.failed(); }
+
+  // Whether the world's process has ended. Reaps other children as well.
+  bool HasEnded() {
+    pid_t reaped = 0;
+    while ((reaped = waitpid(-1, &status_, WNOHANG)) > 0) {
+      if (reaped == pid_) return true;
+    }
+    return false;
+  }
+
+  // Ends what is left of it and passes the rest of its output on.
+  WorldRemains Finish() {
+    const bool all_gone = EndOrphans();
+    for (OutputRelay* relay : {&answers_, &errors_}) {
+      if (!all_gone) relay->Abandon();
+      relay->Finish();
+    }
+    return {.status = status_,
+            .all_gone = all_gone,
+            .output_failed = answers_.failed(),
+            .first = notices_.rank_end(),
+            .program = argv_[0]};
+  }
+
+ private:
+  // In the child; does not return.
+  [[noreturn]] void Become(pid_t launcher, int restarts, const sigset_t& mask) const {
+    // A group of its own: Ctrl-C in a terminal is for the launcher, which passes it on.
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != launcher) _exit(rank::kExitInternal);
+    const pid_t parent_of_ranks = options_.through_mpirun ? getpid() : launcher;
+    setenv(rank::kParentVariable, absl::StrCat(parent_of_ranks).c_str(), 1);
+    setenv(rank::kRestartsVariable, absl::StrCat(restarts).c_str(), 1);
+    // PMIx's default has locks in shared memory: a rank that is killed holding one hangs mpirun.
+    setenv(rank::kDataStoreVariable, "hash", 0);
+    if (!options_.pass_stdin || isatty(STDIN_FILENO)) {
+      const int null = open("/dev/null", O_RDONLY);
+      if (null >= 0) {
+        dup2(null, STDIN_FILENO);
+        close(null);
+      }
+    }
+    if (options_.relay_stdout) answers_.Become();
+    if (options_.through_mpirun) errors_.Become();
+    std::vector<char*> arguments;
+    for (const std::string& argument : argv_)
+      arguments.push_back(const_cast<char*>(argument.c_str()));
+    arguments.push_back(nullptr);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
+    execv(arguments[0], arguments.data());
+    std::fprintf(stderr, "tandem: cannot run %s: %s\n", arguments[0], std::strerror(errno));
+    _exit(rank::kExitUnavailable);
+  }
+
+  const std::vector<std::string>& argv_;
+  const WorldOptions& options_;
+  NoticeFilter notices_;
+  OutputRelay answers_;
+  OutputRelay errors_;
+  pid_t pid_ = -1;
+  int status_ = 0;
 };
 
-// Says in one line what no rank has said, and decides whether a new world could do better.
-WorldEnd Explain(int status, const std::optional<RankEnd>& first, const WorldOptions& options,
-                 const std::string& program) {
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (code == 0) return {0, false};
-  if (WIFEXITED(status) && IsExplained(code)) return {code, code == rank::kExitInternal};
-  if (WIFSIGNALED(status)) {
-    Fail(absl::StrCat(options.through_mpirun ? "mpirun" : "the rank", " was killed by ",
-                      SignalName(WTERMSIG(status))));
-    return {code, true};
-  }
-  if (first.has_value() && first->signal != 0) {
-    Fail(absl::StrCat("rank ", first->rank, " on ", first->host, " was killed by ",
-                      SignalName(first->signal)));
-    return {code, true};
-  }
-  if (code > 128 && code < 128 + 65) {
-    Fail(absl::StrCat("a rank was killed by ", SignalName(code - 128)));
-    return {code, true};
-  }
-  return {Fail(absl::StrCat(program, " ended with status ", code)), true};
-}
-
-// One world from its start to its end, after `restarts` others. `asked_by` is the first signal that
-// asked us to finish.
-WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& options,
-                 const AwaitedSignals& signals, int restarts, int* asked_by) {
-  NoticeFilter notices;
-  OutputRelay answers(STDOUT_FILENO);
-  OutputRelay errors(STDERR_FILENO, &notices);
-  if (options.relay_stdout) {
-    if (const absl::Status status = answers.Open(); !status.ok())
-      return {rank::ReportError(status)};
-  }
-  if (options.through_mpirun) {
-    if (const absl::Status status = errors.Open(); !status.ok()) return {rank::ReportError(status)};
-  }
-  std::fflush(nullptr);  // or the child would have our unwritten output too
-  const pid_t launcher = getpid();
-  const pid_t world = fork();
-  if (world < 0) return {Fail(absl::StrCat("cannot start the world: ", std::strerror(errno)))};
-  if (world == 0) Become(argv, options, answers, errors, launcher, restarts, signals.before());
-  setpgid(world, world);                      // whoever comes first
-  if (options.relay_stdout) answers.Start();  // their threads have the signals blocked, too
-  if (options.through_mpirun) errors.Start();
-
-  bool insisted = false;  // a second signal came
-  bool lost = false;      // a rank has gone, and mpirun lives on
-  bool unheard = false;   // the request to finish came before any rank of this host
-  int force = 0;          // how often force was used: SIGTERM, then SIGKILL
-  std::optional<Clock::time_point> next_force;
-  const auto use_force = [&] {
-    kill(world, force == 0 ? SIGTERM : SIGKILL);
-    ++force;
-    next_force = Clock::now() + options.grace;
-  };
-  LocalRanks ranks(world);
-
-  int status = 0;
-  while (true) {
-    bool ended = false;
-    pid_t reaped = 0;
-    while ((reaped = waitpid(-1, &status, WNOHANG)) > 0) {
-      if (reaped == world) {
-        ended = true;
-        break;
-      }
+// Feeds the state machine with what happens to the world, until its process has ended.
+void Watch(World& world, const WorldOptions& options, const AwaitedSignals& signals,
+           Supervision& supervision) {
+  using Kind = WorldEvent::Kind;
+  const auto on = [&](const WorldEvent& event) {
+    for (const WorldAction& action : supervision.On(event, Clock::now())) {
+      if (action.kind == WorldAction::Kind::kReport) Fail(action.message);
+      if (action.kind == WorldAction::Kind::kSignal) kill(world.pid(), action.signal);
     }
-    if (ended) break;
-    // An answer that nobody gets need not be made.
-    if (answers.failed() && force == 0) use_force();
+  };
+  LocalRanks ranks(world.pid());
+  while (!world.HasEnded()) {
+    if (world.output_failed()) on({.kind = Kind::kOutputFailed});
     if (options.through_mpirun && Clock::now() >= ranks.next_look()) {
       ranks.Look();
-      if (unheard && ranks.any_seen()) {
-        unheard = false;
-        kill(world, SIGUSR1);
-      }
-      if (force == 0 && ranks.missing_for() >= options.lost_grace) {
-        lost = true;
-        Fail(absl::StrCat("a rank has gone and mpirun has not ended the world within ",
-                          options.lost_grace.count() / 1000, " s: ending it by force"));
-        use_force();
-      }
+      on({.kind = Kind::kLooked,
+          .ranks_seen = ranks.any_seen(),
+          .missing_for = ranks.missing_for()});
     }
-
     Clock::time_point until = options.through_mpirun ? ranks.next_look() : Clock::time_point::max();
-    if (next_force.has_value()) until = std::min(until, *next_force);
+    until = std::min(until, supervision.deadline().value_or(until));
     const int signal = signals.Wait(until);
     if (AsksToFinish(signal)) {
-      if (*asked_by == 0) {
-        *asked_by = signal;
-        if (options.drains) {
-          if (options.through_mpirun) ranks.Look();
-          unheard = options.through_mpirun && !ranks.any_seen();
-          kill(world, SIGUSR1);
-          next_force = Clock::now() + options.drain_timeout + options.grace;
-        } else {
-          use_force();
-        }
-      } else {
-        insisted = true;
-        use_force();
-      }
-    } else if (signal < 0 && next_force.has_value() && Clock::now() >= *next_force) {
-      use_force();
+      if (options.through_mpirun && options.drains && supervision.asked_by() == 0) ranks.Look();
+      on({.kind = Kind::kAsked, .signal = signal, .ranks_seen = ranks.any_seen()});
+    } else if (signal < 0) {
+      on({.kind = Kind::kWaited});
     }
   }
-  const bool all_gone = EndOrphans();
-  for (OutputRelay* relay : {&answers, &errors}) {
-    if (!all_gone) relay->Abandon();
-    relay->Finish();
-  }
+  on({.kind = Kind::kEnded});
+}
 
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (answers.failed() && *asked_by == 0 && (code == 0 || force > 0)) {
-    return {rank::ReportError(rank::OutputError("stdout: cannot be written"))};
+// One world from its start to its end, after `restarts` others. `asked_by`: the signal that asked
+// to finish, or 0.
+WorldEnd RunOnce(const std::vector<std::string>& argv, const WorldOptions& options,
+                 const AwaitedSignals& signals, int restarts, int* asked_by) {
+  World world(argv, options);
+  if (const absl::Status started = world.Start(signals, restarts); !started.ok()) {
+    return {.code = rank::ReportError(started)};
   }
-  if (*asked_by != 0) {
-    if (!options.drains) return {128 + *asked_by};
-    if (force > 0) {
-      if (!lost) {
-        Fail(insisted ? "a second signal ended the world before it had drained"
-                      : "the world did not end within the drain timeout");
-      }
-      return {options.resumable ? rank::kExitRequeue : rank::kExitInternal};
-    }
-    // Nobody was there yet to take the request: nothing was being done either.
-    if (code == 128 + SIGUSR1) return {options.resumable ? rank::kExitRequeue : 0};
-  }
-  if (!all_gone) return {rank::kExitInternal};  // what they hold, a new world would lack
-  if (lost) return {rank::kExitInternal, true};
-  return Explain(status, notices.rank_end(), options, argv[0]);
+  Supervision supervision(options);
+  Watch(world, options, signals, supervision);
+  *asked_by = supervision.asked_by();
+  WorldEnd end = supervision.Conclude(world.Finish());
+  if (!end.message.empty()) Fail(end.message);
+  return end;
 }
 
 }  // namespace

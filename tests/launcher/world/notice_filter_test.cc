@@ -1,5 +1,8 @@
 #include "launcher/world/notice_filter.h"
 
+#include <fstream>
+#include <iterator>
+#include <optional>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -26,6 +29,53 @@ TEST(NoticeFilter, ReadsWhoEndedAndKeepsRanksLines) {
   EXPECT_EQ(filter.rank_end()->rank, 2);
   EXPECT_EQ(filter.rank_end()->host, "left");
   EXPECT_EQ(filter.rank_end()->signal, 9);
+}
+
+struct Recording {
+  const char* name;
+  std::optional<RankEnd> end;
+  bool shown = false;  // the recording passes unchanged; otherwise nothing of it
+};
+
+std::string Read(const std::string& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file.is_open()) << path;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// What mpirun wrote, recorded by notices/record.sh.
+TEST(NoticeFilter, ReadsWhatOpenMpi414Writes) {
+  const Recording recordings[] = {
+      {.name = "rank_sigkill", .end = RankEnd{1, "node1", 9}},
+      {.name = "rank_exit", .end = RankEnd{1, "", 0}},
+      {.name = "rank_abort"},                                      // the rank has said why
+      {.name = "mpirun_sigterm"},                                  // mpirun says nothing
+      {.name = "mpirun_sigusr1", .end = RankEnd{0, "node1", 10}},  // both ranks got it
+      {.name = "unknown_host", .shown = true},
+      {.name = "unknown_program", .shown = true},
+      {.name = "no_slots", .shown = true},
+  };
+  for (const Recording& recording : recordings) {
+    SCOPED_TRACE(recording.name);
+    const std::string text =
+        Read(std::string(TANDEM_NOTICES "/openmpi-4.1.4/") + recording.name + ".txt");
+    NoticeFilter filter;
+    std::string out = filter.Feed(text);
+    out += filter.Finish();
+    EXPECT_EQ(out, recording.shown ? text : "");
+    EXPECT_EQ(filter.rank_end(), recording.end);
+  }
+}
+
+// Open MPI prints a trace for a fault in the rank; it is the rank's own line, and passes.
+TEST(NoticeFilter, TheTraceOfAFaultPasses) {
+  const std::string text = Read(TANDEM_NOTICES "/openmpi-4.1.4/rank_sigsegv.txt");
+  NoticeFilter filter;
+  std::string out = filter.Feed(text);
+  out += filter.Finish();
+  EXPECT_EQ(out, text.substr(0, text.find(kFrame)));
+  EXPECT_NE(out.find("Signal: Segmentation fault (11)"), std::string::npos);
+  EXPECT_EQ(filter.rank_end(), (RankEnd{1, "node1", 11}));
 }
 
 TEST(NoticeFilter, TheSameFromSingleBytes) {
