@@ -27,7 +27,7 @@ absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, ControlGroup&
 
   Collectives made;
   made.all = MakeMpiCommunicator(world.group(), ranks, rank, timeouts.step);
-  // A rank a host has nobody to share memory with.
+  // With one rank per host no two ranks can share memory.
   bool share = options.choice != CollectivesChoice::kMpi && hosts < size;
   if (share) {
     absl::StatusOr<std::unique_ptr<ShmHost>> host = ShmHost::Create(start, host_of, options.shm);
@@ -58,7 +58,7 @@ absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, ControlGroup&
     }
     made.communicator =
         MakeHostCommunicator(*made.host, host_of, std::move(between), *made.all, timeouts.step);
-    // Leaders miss a silent rank 0 first, and name it.
+    // The leaders are the first to notice a silent rank 0, and name it.
     Timeouts inside = timeouts;
     if (host_of[rank] != 0) inside.silence = timeouts.silence * 11 / 10;
     made.channel = MakeHostStepChannel(std::move(between_channel),

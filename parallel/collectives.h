@@ -1,5 +1,5 @@
-// Which collectives a world uses: shared memory where its ranks are on one host, shared memory and
-// MPI over several, MPI alone where memory cannot be shared.
+// Chooses the collectives of a world: shared memory if its ranks are on one host, shared memory and
+// MPI if they are on several hosts, only MPI if memory cannot be shared.
 #pragma once
 
 #include <memory>
@@ -17,14 +17,14 @@ namespace tandem::parallel {
 
 enum class CollectivesChoice { kAuto, kShm, kMpi };
 
-// What a world's steps use; destroyed from the last member to the first.
+// What a world's steps use. Members are destroyed from the last to the first.
 struct Collectives {
-  std::unique_ptr<Communicator> all;  // over MPI, for what is not of a step
+  std::unique_ptr<Communicator> all;  // over MPI, for exchanges outside of steps
   std::unique_ptr<ShmHost> host;      // null without shared memory
   std::unique_ptr<Communicator> communicator;
   std::unique_ptr<StepChannel> channel;
   std::string description;  // for the log
-  std::string fallback;     // why auto does without shared memory, or empty
+  std::string fallback;     // why `auto` does not use shared memory, or empty
 };
 
 struct CollectivesOptions {
@@ -33,9 +33,9 @@ struct CollectivesOptions {
   ShmOptions shm;
 };
 
-// Of a world of two ranks or more, which outlives them; host_of as the world has it. Collective
-// over `start`, the world's communicator; all ranks get the same error or the same kind of
-// collectives.
+// For a world of two or more ranks. The world outlives the collectives; host_of is as in MpiWorld.
+// Collective over `start`, the world's control group; all ranks get the same error or the same kind
+// of collectives.
 absl::StatusOr<Collectives> MakeCollectives(const MpiWorld& world, ControlGroup& start,
                                             std::span<const int> host_of,
                                             const CollectivesOptions& options);

@@ -1,16 +1,16 @@
-// What collectives between GPUs hold, for them and for plans made where there is no GPU.
+// The memory that collectives between GPUs take; memory plans use it on machines without a GPU too.
 #pragma once
 
 #include <cstdint>
 
 namespace tandem::parallel {
 
-// Partial sums of a rank in one call of the one-shot all-reduce; longer messages are bound by
-// bandwidth, and others' to do.
+// Floats of a rank's partial sums in one call of the peer all-reduce, at most. Longer messages are
+// bound by bandwidth; the other ways serve them.
 inline constexpr int64_t kPeerFloats = 128 << 10;
-// Of each rank in NCCL's window; longer messages go in pieces.
+// Floats of each rank in NCCL's window; longer messages are split.
 inline constexpr int64_t kNcclWindowFloats = 1 << 20;
-// What NCCL takes for itself, which it does not tell: an allowance.
+// An allowance for NCCL's own memory, which it does not report.
 inline constexpr uint64_t kNcclOwnBytes = 256 << 20;
 
 struct DeviceBytes {
@@ -18,8 +18,8 @@ struct DeviceBytes {
   uint64_t pinned = 0;  // of the host
 };
 
-// Of a rank of `ranks`, with the ways that may all be tried; max_floats and max_gathered as
-// DeviceCommunicatorOptions have them.
+// For one of `ranks` ranks, with all ways that may be tried. max_floats and max_gathered are as in
+// DeviceCommunicatorOptions.
 constexpr DeviceBytes DeviceCommunicatorBytes(int ranks, int64_t max_floats, int64_t max_gathered) {
   DeviceBytes bytes = {.pinned = static_cast<uint64_t>(max_gathered) * sizeof(float)};
   if (ranks == 1) return bytes;

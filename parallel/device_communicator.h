@@ -1,6 +1,6 @@
-// The communicator of ranks whose activations lie in GPUs' memory. All-reduces are queued on
-// the backend's stream, so that a step has one wait, in GatherColumns, and they can be captured
-// into a graph. Everything else goes over a communicator of the host's memory.
+// The communicator of ranks whose activations are in the memory of GPUs. All-reduces are queued on
+// the backend's stream: a step waits once, in GatherColumns, and can be captured into a graph.
+// Everything else goes over a communicator of host memory.
 #pragma once
 
 #include <chrono>
@@ -21,21 +21,22 @@ struct DeviceCommunicatorOptions {
   CUstream_st* stream = nullptr;  // a cudaStream_t: the backend's (kernels::CudaBackend)
   int64_t max_floats = 0;    // partial sums of a rank in one all-reduce: [nodes, tokens, hidden]
   int64_t max_gathered = 0;  // floats of a rank in one GatherColumns: [rows, width]
-  std::chrono::milliseconds step_timeout{0};  // that a rank may keep others waiting; zero: for ever
-  // That NCCL may take to start. Eight GPUs whose kernels load for the first time took it 55 s.
+  // How long a rank may keep others waiting; zero: no limit.
+  std::chrono::milliseconds step_timeout{0};
+  // For NCCL's start. With eight GPUs whose kernels are loaded for the first time it took 55 s.
   std::chrono::milliseconds nccl_start_timeout{120000};
-  // The sums of every way are those of the tree, whichever is taken for a size. Otherwise NCCL
-  // adds in its own order.
+  // Every way adds along the tree, so bits do not depend on the choice. Otherwise NCCL adds in its
+  // own order.
   bool deterministic = false;
-  std::string way =
-      "auto";  // staged, nccl, peer: that one where it can; sums are tried all the same
+  // Or staged, nccl, peer: this one wherever it works; it is tested as well.
+  std::string way = "auto";
 };
 
-// Tries the ways that there are for messages of the world's sizes, and takes for each size the
-// fastest of those whose sums are right; what they did is added to `trials`, where not null. A way
-// that is broken is found by its sums or a deadline, and left out. `host` must outlive the
-// communicator; in a step it is used by that alone, maybe on a thread of CUDA's. Collective, the
-// same error on all ranks. UNAVAILABLE in builds without CUDA, and where no way works.
+// Tests all ways with messages of the world's sizes and chooses for each size the fastest way whose
+// sums are right. Adds the results to `trials`, unless it is null. A broken way shows by wrong sums
+// or at a deadline, and is left out. `host` must outlive the communicator; in a step nothing else
+// may use it, since a thread of CUDA may. Collective, with the same error on all ranks. UNAVAILABLE
+// in builds without CUDA, and where no way works.
 absl::StatusOr<std::unique_ptr<Communicator>> MakeDeviceCommunicator(
     Communicator& host, const DeviceCommunicatorOptions& options,
     std::vector<AllReduceTrial>* trials = nullptr);

@@ -11,7 +11,7 @@
 namespace tandem::parallel {
 namespace {
 
-// Up to this many bytes the leader adds up its host's partial sums alone: an exchange less.
+// Up to this many bytes only the leader adds up its host's partial sums, which saves an exchange.
 constexpr int64_t kLeaderAloneBytes = 32 << 10;
 
 // What a layout means for one host.

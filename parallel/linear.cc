@@ -14,7 +14,7 @@ namespace {
 using kernels::DType;
 using kernels::DTypeSize;
 
-// Rows of a vector, widened to fp32 on the host.
+// Reads rows of a vector as fp32.
 absl::Status ReadVector(const WeightSource& source, Range rows, float* out) {
   if (rows.size() == 0) return absl::OkStatus();
   const size_t size = DTypeSize(source.dtype());
@@ -49,8 +49,8 @@ std::string FormatName(const WeightSource& source) {
                       " scales", quant->zero_points ? " and zero points" : "");
 }
 
-// Reads rows of several sources as if they were one matrix: calls
-// read(slice, its rows, row of the piece in the reader's output).
+// Reads rows [begin, end) of several sources as if they were one matrix: calls
+// read(slice, its rows, index of their first row in the output).
 template <typename Read>
 absl::Status ReadSlices(std::span<const RowSlice> slices, int64_t begin, int64_t end,
                         const Read& read) {
@@ -76,7 +76,7 @@ kernels::LinearSpec WholeSpec(const WeightSource& source, int64_t leaf_size) {
           .leaves = {0, (source.columns() + leaf_size - 1) / leaf_size}};
 }
 
-// The slices' rows where all of them were packed before.
+// The slices' rows as they were packed before; nullopt where a slice was not.
 std::optional<std::vector<kernels::PackedRows>> PackedBefore(const kernels::LinearSpec& spec,
                                                              std::span<const RowSlice> slices) {
   std::vector<kernels::PackedRows> rows;
@@ -90,7 +90,7 @@ std::optional<std::vector<kernels::PackedRows>> PackedBefore(const kernels::Line
   return rows;
 }
 
-// The weight of `spec` out of the slices' rows, the spec's columns of each.
+// Packs the weight of `spec` from the slices' rows and the spec's columns.
 absl::StatusOr<std::unique_ptr<kernels::LinearWeight>> Pack(kernels::Backend& backend,
                                                             const kernels::LinearSpec& spec,
                                                             std::span<const RowSlice> slices) {

@@ -1,6 +1,6 @@
-// The parallel layers. Each slices its own weight: column-parallel layers hold
-// rows of W (outputs), row-parallel ones columns (inputs) and finish their sum
-// with the world's all-reduce.
+// The parallel layers. Each slices its own weight: a column-parallel layer holds rows of W
+// (outputs); a row-parallel layer holds columns of W (inputs), and the world's all-reduce finishes
+// its sum.
 #pragma once
 
 #include <memory>
@@ -16,9 +16,9 @@
 
 namespace tandem::parallel {
 
-// A weight matrix [rows, columns] (PyTorch's [out, in]) somewhere on disk, or a
-// vector [rows]; only what is asked for is read. It hands over elements, or, where
-// quant() says so, codes with their scales.
+// A weight matrix [rows, columns] (PyTorch's [out, in]) or a vector [rows], usually on disk. Only
+// what is asked for is read. It gives elements or, where quant() has a value, codes with their
+// scales.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -27,32 +27,31 @@ class WeightSource {
   virtual int64_t rows() const = 0;
   virtual int64_t columns() const = 0;  // 1 for a vector
   virtual std::string name() const = 0;
-  // Announces the block that is read next, in pieces: what all of them need is
-  // read now.
+  // Announces the block that is read next, in pieces. Reads what all pieces need.
   virtual absl::Status Prepare(Range, Range) { return absl::OkStatus(); }
-  // The block into dst, rows dst_stride bytes apart.
+  // Copies the block to dst, with rows dst_stride bytes apart.
   virtual absl::Status CopyBlock(Range rows, Range columns, std::byte* dst,
                                  size_t dst_stride) const = 0;
-  // The block of a quantized source: columns.size() codes a row, and scales and zero
-  // points of the groups that the columns touch. Others abort.
+  // Copies the block of a quantized source: columns.size() codes for each row, and the scales and
+  // zero points of the groups that the columns touch. Aborts for other sources.
   virtual absl::Status CopyQuantized(Range rows, Range columns, kernels::QuantizedRows dst) const;
-  // The whole matrix as the backend packed it before for `whole`; null where no such copy is
-  // kept.
+  // A reader of the whole matrix as the backend packed it for `whole` before; null where no such
+  // copy exists.
   virtual kernels::PackedReader Packed(const kernels::LinearSpec& whole) const;
-  // The same bytes in memory that outlives the layers, where products are to read them there;
-  // else null.
+  // The same bytes in memory that outlives the layers, if products are to read them there;
+  // otherwise null.
   virtual const std::byte* Mapped(const kernels::LinearSpec&) const { return nullptr; }
 };
 
-// Rows of one matrix that go into a merged one.
+// Rows of one matrix that become part of a merged matrix.
 struct RowSlice {
   WeightSource* weight = nullptr;
   const WeightSource* bias = nullptr;  // or null
   Range rows;
 };
 
-// y = W x + b for this rank's rows, which may come from several matrices with the
-// same input: q, k and v; gate and up; a slice of the head.
+// y = W x + b for this rank's rows. They may come from several matrices with the same input: q, k
+// and v; gate and up; a slice of the head.
 class ColumnParallelLinear {
  public:
   // INVALID_ARGUMENT where the matrices' formats differ.
@@ -73,8 +72,8 @@ class ColumnParallelLinear {
   kernels::Buffer bias_;  // fp32 [rows], or empty
 };
 
-// y = W x over this rank's columns, summed over all ranks. The bias is the
-// same on every rank and is not added here: the norm that follows adds it once.
+// y = W x over this rank's columns, to be summed over all ranks. The bias is the same on every rank
+// and is not added here: the norm that follows adds it once.
 class RowParallelLinear {
  public:
   static absl::StatusOr<RowParallelLinear> Load(kernels::Backend& backend, WeightSource& weight,

@@ -1,5 +1,5 @@
-// Collectives and step plans over MPI, between all ranks of a world or some. Point to point only:
-// a collective of MPI would neither end at a deadline nor say whom it waits for.
+// Collectives and step plans over MPI, between all ranks of a world or some of them. Only
+// point-to-point messages: a collective of MPI has no deadline and does not say which rank is late.
 #pragma once
 
 #include <chrono>
@@ -15,7 +15,7 @@ namespace tandem::parallel {
 struct MpiGroup;  // the ranks of a world (mpi_group.h)
 
 // Between `members`, ranks of the group in ascending order with the caller's among them; a member's
-// rank is its place. The group outlives what is made of it. At most one communicator of all and one
+// rank is its index. The group outlives the communicator. At most one communicator of all and one
 // of some may be in use; its control() is as in mpi_control_group.h.
 std::unique_ptr<Communicator> MakeMpiCommunicator(const MpiGroup& group, std::vector<int> members,
                                                   int world_rank,

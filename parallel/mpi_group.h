@@ -1,4 +1,4 @@
-// The ranks of MPI that make one world: all, or a part of them. For the sources that call MPI.
+// The ranks of MPI that make one world: all or some of them. For the sources that call MPI.
 #pragma once
 
 #include <mpi.h>
@@ -9,7 +9,7 @@ namespace tandem::parallel {
 
 struct MpiGroup {
   MPI_Comm communicator = MPI_COMM_WORLD;
-  std::chrono::milliseconds patience{0};  // of what is not of a step; zero: for ever
+  std::chrono::milliseconds patience{0};  // of exchanges outside of steps; zero: no limit
 };
 
 }  // namespace tandem::parallel

@@ -31,7 +31,7 @@ std::vector<int> NumberHosts(const std::vector<int>& hosts) {
   return numbers;
 }
 
-// While it lives MPI waits for other ranks, as it does without a deadline.
+// Limits a wait inside MPI, which has no deadline of its own: from constructor to destructor.
 class Watchdog {
  public:
   Watchdog(std::chrono::milliseconds limit, const MpiWorld::GiveUp& give_up, const char* what) {
@@ -74,7 +74,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(std::chrono::milliseco
     return absl::FailedPreconditionError(
         "MPI start: this MPI library offers no serialized threads");
   }
-  // Errors come back as codes, so that they can be told in one line.
+  // Errors come back as codes, so that they can be reported in one line.
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   std::unique_ptr<MpiWorld> world(new MpiWorld);
   world->group_->patience = world->limit_ = patience;

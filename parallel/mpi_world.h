@@ -22,17 +22,17 @@ class MpiWorld {
   // Ends the process, on a thread of its own.
   using GiveUp = std::function<void(const absl::Status&)>;
 
-  // Initialises MPI. Once a process, before threads of gRPC exist. `patience` is for ranks that
-  // keep this one waiting outside of steps; zero: for ever. Where MPI itself waits, at its start
-  // and its end, `give_up` is called then.
+  // Initialises MPI, once in a process, before gRPC has threads. `patience` is how long other ranks
+  // may keep this one waiting outside of steps; zero: no limit. If MPI itself waits longer, at its
+  // start or its end, `give_up` is called.
   static absl::StatusOr<std::unique_ptr<MpiWorld>> Start(
       std::chrono::milliseconds patience = std::chrono::milliseconds(0), GiveUp give_up = {});
 
-  // Cuts this world, which outlives its parts: ranks with the same part_of (by rank) make a world,
-  // in their order here. Collective, and so are the ends of the parts.
+  // Splits this world: ranks with the same part_of[rank] make a world, in their order here. This
+  // world outlives its parts. Collective, and so are the destructors of the parts.
   std::unique_ptr<MpiWorld> Split(const std::vector<int>& part_of) const;
 
-  // Finalises, or ends the part: all its ranks must get here. Not called after Abort.
+  // Finalises MPI, or ends the part. Collective. Not called after Abort.
   ~MpiWorld();
 
   int rank() const { return rank_; }
@@ -49,13 +49,13 @@ class MpiWorld {
 
   const MpiGroup& group() const { return *group_; }
 
-  // Ends all ranks of MPI at once, of other parts too, with this exit code. Does not return.
+  // Ends all ranks that MPI started at once, also those of other parts, with this exit code.
   [[noreturn]] void Abort(int exit_code);
 
  private:
   MpiWorld();
   std::unique_ptr<MpiGroup> group_;
-  std::chrono::milliseconds limit_{0};  // of MPI's own waits
+  std::chrono::milliseconds limit_{0};  // for MPI's own waits
   GiveUp give_up_;
   int rank_ = 0;
   int size_ = 1;

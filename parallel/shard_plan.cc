@@ -7,8 +7,8 @@
 namespace tandem::parallel {
 namespace {
 
-// Cuts a run of items between ranks by their weights: cumulative sums of these,
-// so that equal weights cut evenly.
+// Divides items between ranks in proportion to their weights. Uses cumulative sums of the weights,
+// so that equal weights divide evenly.
 class Cut {
  public:
   explicit Cut(std::span<const int64_t> weights) : sums_(weights.size() + 1, 0) {
@@ -44,8 +44,8 @@ Range KvHeadsOf(const ModelShape& shape, Range heads) {
   return {heads.begin / group, (heads.end - 1) / group + 1};
 }
 
-// Rows and columns of q, k, v and o on the rank that is largest for its weight,
-// in heads.
+// The rows and columns of q, k, v and o, in heads, of the rank that is largest in proportion to its
+// weight.
 double LargestRank(const ModelShape& shape, bool by_group, const Cut& cut) {
   double largest = 0;
   for (int rank = 0; rank < cut.ranks(); ++rank) {

@@ -1,8 +1,8 @@
-// Who owns which heads, columns and rows at a given TP degree: pure arithmetic,
-// the same on every rank and in the planner.
+// Which rank owns which heads, columns and rows at a given TP degree. Pure arithmetic, the same on
+// every rank and in the planner.
 //
-// Any degree works. Heads, FFN leaves and vocabulary rows are cut as evenly as
-// whole items allow; a rank may own none of a kind.
+// Any degree works. Heads, FFN leaves and vocabulary rows are divided as evenly as whole items
+// allow; a rank may own no head, leaf or row at all.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +36,10 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-// One rank's share.
+// What one rank owns.
 struct RankShard {
   Range heads;                      // query heads; also the leaves of the output projection
-  Range kv_heads;                   // those that its query heads read; may also be on a neighbour
+  Range kv_heads;                   // that its query heads read; a neighbour may hold one too
   std::vector<int32_t> head_to_kv;  // local query head -> local KV head
   kernels::LeafRange ffn_leaves;
   Range ffn;    // rows of gate and up, columns of down
@@ -49,19 +49,18 @@ struct RankShard {
 struct ShardPlan {
   int tp = 1;
   ModelShape shape;
-  bool cut_by_kv_group = true;  // else attention is cut by query head
+  bool cut_by_kv_group = true;  // otherwise attention is cut by query head
   std::vector<RankShard> ranks;
   TreeLayout attention_tree;          // output projection, one leaf a query head
   TreeLayout ffn_tree;                // down projection
   std::vector<int64_t> vocab_widths;  // by rank
 
-  // Attention is cut by KV group or by query head, whichever leaves the smaller
-  // largest rank (weights of q, k, v and o); by group when they are equal, since
-  // no KV head is then held twice.
+  // Attention is cut by KV group or by query head. The rule takes the one whose largest rank is
+  // smaller (weights of q, k, v and o). If both are equal it cuts by group, since then no two ranks
+  // hold the same KV head.
   static ShardPlan Make(const ModelShape& shape, int tp);
-  // The same for ranks of unlike size: rank r gets its share of heads, FFN leaves
-  // and vocabulary in proportion to weights[r], each 1 to 2^40. No result of the
-  // model depends on the cut.
+  // The same for ranks of different sizes: rank r gets heads, FFN leaves and vocabulary rows in
+  // proportion to weights[r], each 1 to 2^40. The model's results do not depend on the cuts.
   static ShardPlan Make(const ModelShape& shape, std::span<const int64_t> weights);
 };
 

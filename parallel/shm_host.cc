@@ -86,8 +86,8 @@ absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(ControlGroup& start,
   const size_t bytes = SlotOffset(local_size, slot_bytes, local_size + kSharedSlots);
   const size_t token_at = SlotOffset(local_size, slot_bytes, local_size);
 
-  // The leader creates; the others find it by its handle, and know it by a random token in a slot
-  // that no one writes before all have looked.
+  // The leader creates the memory. The others open it by its handle and check a random token, in a
+  // slot that no rank writes before all have looked.
   ShmSegment segment;
   std::string handle, token;
   absl::Status mine = [&]() -> absl::Status {
@@ -107,7 +107,7 @@ absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(ControlGroup& start,
   if (mine.ok()) {
     mine = [&]() -> absl::Status {
       const std::vector<std::string> leader = absl::StrSplit(all[members[0]], ' ');
-      if (leader[0].empty()) return absl::OkStatus();  // its own error is told below
+      if (leader[0].empty()) return absl::OkStatus();  // its own error is reported below
       if (local_rank != 0) {
         TANDEM_ASSIGN_OR_RETURN(segment, ShmSegment::Open(leader[0], bytes));
         if (std::memcmp(segment.data() + token_at, leader[1].data(), leader[1].size()) != 0) {
@@ -126,7 +126,8 @@ absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(ControlGroup& start,
 }
 
 void ShmHost::Raise(ShmFlag& flag, uint32_t value) {
-  // Both orders are total: either the waiter sees the value or we see the sleeper.
+  // Both operations are sequentially consistent: either the waiter sees the value, or this rank
+  // sees the sleeper.
   flag.value.store(value, std::memory_order_seq_cst);
   if (flag.sleepers.load(std::memory_order_seq_cst) > 0) FutexWakeAll(flag.value);
 }

@@ -1,10 +1,10 @@
-// What the ranks of one host share: for each a slot that it alone writes, and flags that say how
-// far it has come. A rank waits by spinning for moments and then sleeping on a futex, so that an
-// idle world uses no CPU; every wait has a deadline, and its end names the rank that is missing.
+// The memory that the ranks of one host share. Each rank has a slot that only it writes, and flags
+// that say how far it has come. A waiting rank spins briefly and then sleeps on a futex, so that an
+// idle world uses no CPU. Every wait has a deadline and names the rank that is late.
 //
-// Messages longer than a slot go in pieces. Slots alternate from piece to piece: a flag raised for
-// piece k says that the rank is done with piece k - 1, so whoever has seen all flags of piece k - 1
-// may overwrite what it wrote for piece k - 2. (Two ranks can do with one slot each,
+// Messages longer than a slot are sent in pieces. Slots alternate from piece to piece: a flag
+// raised for piece k says that the rank is done with piece k - 1. So a rank that has seen all flags
+// of piece k - 1 may overwrite what it wrote for piece k - 2. (Two ranks need only one slot each,
 // shm_communicator.cc.)
 #pragma once
 
@@ -24,8 +24,8 @@
 
 namespace tandem::parallel {
 
-// A number that one rank raises and others wait for. It runs on and may wrap. Lines of its own, two
-// of them, since prefetchers fetch pairs.
+// A number that one rank raises and others wait for. It may wrap. It has two cache lines of its
+// own, since prefetchers fetch pairs of lines.
 struct alignas(128) ShmFlag {
   std::atomic<uint32_t> value;
   std::atomic<uint32_t> sleepers;
@@ -33,37 +33,37 @@ struct alignas(128) ShmFlag {
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
 
 struct ShmOptions {
-  // A rank has two slots of so many bytes, 1 MiB in all. Rounded up to pages.
+  // A rank has two slots of so many bytes: 1 MiB together. Rounded up to pages.
   size_t slot_bytes = 512 << 10;
-  // Whether each rank has cores of its own; else waiting ranks sleep at once.
+  // Whether each rank has cores of its own. Otherwise waiting ranks sleep at once.
   bool spin = true;
 };
 
 class ShmHost {
  public:
-  // Collective over `start`, the whole world. host_of[rank] numbers the hosts; each gets memory of
-  // its own. All ranks get the same error: RESOURCE_EXHAUSTED where memory is short,
-  // FAILED_PRECONDITION where ranks of a host do not see one memory (other containers).
+  // Collective over `start`, the whole world. host_of[rank] numbers the hosts; each host gets
+  // memory of its own. All ranks get the same error: RESOURCE_EXHAUSTED where memory is short,
+  // FAILED_PRECONDITION where ranks of a host do not see the same memory (in different containers).
   static absl::StatusOr<std::unique_ptr<ShmHost>> Create(ControlGroup& start,
                                                          std::span<const int> host_of,
                                                          const ShmOptions& options);
 
-  // Local ranks are numbered in the order of the world's; 0 is the host's leader.
+  // Local ranks keep the order of the world's ranks; local rank 0 is the host's leader.
   int local_rank() const { return local_rank_; }
   int local_size() const { return static_cast<int>(members_.size()); }
   int world_rank(int local_rank) const { return members_[local_rank]; }
   size_t slot_bytes() const { return slot_bytes_; }
 
-  // What a rank of a host with so many allocates for itself; the leader holds the shared slots too.
+  // What each rank allocates for itself; the leader allocates the shared slots too.
   static size_t RankBytes(size_t slot_bytes) { return 2 * slot_bytes; }
 
-  // Each raised by one rank: arrived and taken by the local rank, plan and result by the leader.
+  // Each is raised by one rank: arrived and taken by the local rank, plan and result by the leader.
   ShmFlag& arrived(int local_rank) const { return flags()[local_rank]; }
   ShmFlag& taken(int local_rank) const { return flags()[local_size() + local_rank]; }
   ShmFlag& plan() const { return flags()[2 * local_size()]; }
   ShmFlag& result() const { return flags()[2 * local_size() + 1]; }
 
-  // Two of each, by parity of the piece.
+  // There are two of each, by parity of the piece.
   std::byte* rank_slot(int local_rank, uint64_t piece) const { return slot(local_rank, piece); }
   std::byte* result_slot(uint64_t piece) const { return slot(local_size(), piece); }
   std::byte* sums_slot(uint64_t piece) const { return slot(local_size() + 1, piece); }
@@ -71,7 +71,7 @@ class ShmHost {
 
   static void Raise(ShmFlag& flag, uint32_t value);
 
-  // Until the flag has reached `value`. False when the timeout (zero: none) is over.
+  // Waits until the flag has reached `value`. False when the timeout (zero: none) is over.
   bool Await(ShmFlag& flag, uint32_t value, std::chrono::milliseconds timeout) const;
 
  private:
@@ -93,14 +93,14 @@ class ShmHost {
   std::byte* slots_;
 };
 
-// Where all ranks of a host wait for each other. One for a host, used by one thread of each rank.
+// Lets all ranks of a host wait for each other. One for each host, used by one thread of each rank.
 class ShmBarrier {
  public:
   explicit ShmBarrier(ShmHost& host) : host_(host) {}
 
-  // This rank has come.
+  // Says that this rank has come.
   void Arrive() { ShmHost::Raise(host_.arrived(host_.local_rank()), ++met_); }
-  // Until all others have come as often as this one. UNAVAILABLE names one that has not.
+  // Waits until all others have come as often as this rank. UNAVAILABLE names a rank that has not.
   absl::Status AwaitOthers(std::chrono::milliseconds timeout, const char* what) const;
 
   absl::Status Meet(std::chrono::milliseconds timeout, const char* what) {

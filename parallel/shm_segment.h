@@ -17,11 +17,11 @@ class ShmSegment {
   ShmSegment& operator=(ShmSegment&& other) noexcept;
   ~ShmSegment();
 
-  // Has no pages yet; it grows with Allocate up to `bytes`.
+  // Makes a segment without pages; it grows with Allocate up to `bytes`.
   static absl::StatusOr<ShmSegment> Create(size_t bytes);
-  // The segment that another process of this user created and allocated to its end, by its handle.
-  // FAILED_PRECONDITION where
-  // the handle means nothing here: another host, or another PID namespace.
+  // Opens a segment by its handle, which another process of this user created and allocated to its
+  // end. FAILED_PRECONDITION where the handle is not valid here: on another host, or in another PID
+  // namespace.
   static absl::StatusOr<ShmSegment> Open(const std::string& handle, size_t bytes);
 
   // For Open in other processes, while this segment is not sealed.
@@ -29,11 +29,11 @@ class ShmSegment {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
-  // Makes the pages of [begin, begin + bytes), zeroed, on this thread's NUMA node: a write to pages
-  // that cannot be made is a SIGBUS. RESOURCE_EXHAUSTED if there is not enough.
+  // Makes the pages of [begin, begin + bytes), zeroed, on this thread's NUMA node. (Without this, a
+  // write to a page that cannot be made is a SIGBUS.) RESOURCE_EXHAUSTED if memory is short.
   absl::Status Allocate(size_t begin, size_t bytes);
 
-  // No more Open and Allocate.
+  // Ends Open and Allocate for this segment.
   void Seal();
 
  private:

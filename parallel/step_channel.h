@@ -1,5 +1,5 @@
-// Carries each step's plan from rank 0 to all others, one message a step. A
-// waiting rank sleeps: an idle world uses about no CPU.
+// Carries each step's plan from rank 0 to all other ranks, one message per step. A waiting rank
+// sleeps, so that an idle world uses almost no CPU.
 #pragma once
 
 #include <condition_variable>
@@ -19,8 +19,7 @@ class StepChannel {
  public:
   virtual ~StepChannel() = default;
 
-  // Rank 0: hands the message to every other rank. Returns when the buffer may
-  // be reused.
+  // Rank 0: sends the message to every other rank. Returns when the buffer may be reused.
   virtual absl::Status Send(std::span<const std::byte> message) = 0;
 
   // Other ranks: waits for the next message, valid until the next call.

@@ -1,7 +1,6 @@
-// Where a rank's time goes, by part of a step. Whoever runs a step enters one part after the other,
-// so that every moment between the first and now belongs to exactly one part and the parts add up
-// to the wall time. Built where it is wanted and passed down; a null pointer is a timer that is
-// off.
+// Where a rank's time goes, by part of a step. The code that runs a step enters one part after the
+// other, so every moment from the first part to now belongs to exactly one part, and the parts add
+// up to the wall time. Made on demand and passed down; a null pointer is a timer that is off.
 #pragma once
 
 #include <array>
@@ -12,10 +11,10 @@
 
 namespace tandem::parallel {
 
-// A norm belongs to the product behind it. The all-reduce is also the wait for other ranks.
+// A norm belongs to the product that follows it. The all-reduce includes the wait for other ranks.
 enum class StepPart : uint8_t {
   kIdle,        // no work, or waiting for rank 0's plan
-  kScheduling,  // requests, the plan, its way to the ranks
+  kScheduling,  // requests, the plan, sending it to the ranks
   kEmbedding,   // embedding rows, rotary angles
   kQkv,
   kAttention,  // rotation, KV write, attention
@@ -35,26 +34,26 @@ class StepTimer {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::array<double, kStepParts>;
 
-  // One stay in a part.
+  // One uninterrupted time in a part.
   struct Slice {
     int64_t begin_ns = 0;  // of Clock
     uint32_t duration_ns = 0;
     StepPart part = StepPart::kIdle;
-    uint32_t step = 0;  // forward steps begun before or with it
+    uint32_t step = 0;  // forward steps that began before it or with it
   };
 
-  // Keeps the last max_slices slices for a trace; 0: totals alone. Takes all its memory here.
+  // Keeps the last max_slices slices for a trace; 0: only totals. Allocates all its memory here.
   explicit StepTimer(size_t max_slices = 0);
 
-  // From here on time belongs to `part`. One thread at a time.
+  // From now on time belongs to `part`. Not thread-safe.
   void Enter(StepPart part);
   // Counts a forward step that begins here.
   void BeginStep() { ++step_; }
   StepPart part() const { return part_; }
 
-  // By part, the present one until now.
+  // By part; the current part until now.
   Seconds Totals() const;
-  // Oldest first, without the present one.
+  // Oldest first, without the current one.
   std::vector<Slice> Slices() const;
 
  private:
@@ -68,7 +67,7 @@ class StepTimer {
   uint64_t kept_ = 0;
 };
 
-// Where the timer may be off.
+// For a timer that may be off.
 inline void EnterPart(StepTimer* timer, StepPart part) {
   if (timer != nullptr) timer->Enter(part);
 }

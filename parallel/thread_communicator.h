@@ -1,5 +1,4 @@
-// Ranks as threads of one process: a whole world in a unit test, or on a machine
-// without MPI.
+// Ranks as threads of one process: a whole world in a unit test, or on a machine without MPI.
 #pragma once
 
 #include <condition_variable>
@@ -16,10 +15,10 @@ class ThreadWorld {
   explicit ThreadWorld(int size) : size_(size), slots_(size), bytes_(size) {}
   int size() const { return size_; }
 
-  // One per rank, each used by one thread. The world must outlive them.
+  // One for each rank, used by one thread. The world must outlive them.
   std::unique_ptr<Communicator> Make(int rank);
 
-  // Every present and later call of any rank returns ABORTED.
+  // Every current and later call of any rank returns ABORTED.
   void Abort();
 
  private:
@@ -33,7 +32,7 @@ class ThreadWorld {
   int arrived_ = 0;
   uint64_t round_ = 0;
   bool aborted_ = false;
-  std::vector<const float*> slots_;  // by rank: what it offers
+  std::vector<const float*> slots_;  // by rank: its data in the current call
   std::vector<std::string> bytes_;
 };
 

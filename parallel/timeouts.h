@@ -1,4 +1,4 @@
-// How long a rank waits for another before it gives the world up, and what it says then.
+// How long a rank waits for another before it gives up the world, and the errors that it reports.
 #pragma once
 
 #include <chrono>
@@ -7,24 +7,25 @@
 
 namespace tandem::parallel {
 
-// Zero: for ever.
+// Zero: no limit.
 struct Timeouts {
   std::chrono::milliseconds step{0};     // within a step, for any rank
   std::chrono::milliseconds silence{0};  // between steps, for rank 0's next plan
 };
 
-// Of a step in worlds whose steps nobody waits for at the other end of a stream: a prefill, and
-// with it what ranks are apart, may be long.
+// The step timeout of commands without streams (generate, bench, eval, batch), which can wait for a
+// long prefill.
 inline constexpr std::chrono::seconds kPatientStep{120};
 
-// UNAVAILABLE: `late` has not done its part of `what`, and `waiting` gives up.
+// UNAVAILABLE: rank `late` has not done its part of `what`, and rank `waiting` gives up.
 absl::Status NotAnswered(int late, int waiting, std::chrono::milliseconds timeout,
                          const char* what);
 
-// DEADLINE_EXCEEDED: the same outside of steps, where the world is started anew for nothing else.
+// DEADLINE_EXCEEDED: the same outside of steps. No other error there makes the launcher start a new
+// world.
 absl::Status NotCome(int late, int waiting, std::chrono::milliseconds timeout, const char* what);
 
-// UNAVAILABLE: no plan came from `late`.
+// UNAVAILABLE: rank `late` has sent no plan.
 absl::Status Silent(int late, std::chrono::milliseconds timeout);
 
 }  // namespace tandem::parallel

@@ -8,8 +8,8 @@ namespace {
 
 using kernels::cuda::TreeProgram;
 
-// Pushes the nodes below `node`, `height` values being on the stack; false where it gets too
-// high.
+// Pushes the nodes below `node` while `height` values are on the stack. False where the stack would
+// get too high.
 bool Push(const TreeLayout& layout, kernels::LeafRange node, int height, TreeProgram& program) {
   if (height >= kernels::cuda::kMaxTreeDepth) return false;
   TANDEM_CHECK(program.nodes < static_cast<int>(layout.nodes.size()));

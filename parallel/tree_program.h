@@ -1,4 +1,4 @@
-// A layout's sum tree as kernels of GPUs take it.
+// A layout's sum tree in the form that GPU kernels take.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -7,7 +7,7 @@
 
 namespace tandem::parallel {
 
-// UNIMPLEMENTED where ranks or partial sums are more than a kernel takes.
+// UNIMPLEMENTED for more ranks or partial sums than a kernel takes.
 absl::StatusOr<kernels::cuda::TreeProgram> MakeTreeProgram(const TreeLayout& layout);
 
 }  // namespace tandem::parallel

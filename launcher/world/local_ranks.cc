@@ -18,8 +18,8 @@ namespace {
 constexpr std::chrono::milliseconds kSoonest{100};
 constexpr std::chrono::seconds kLatest{5};
 
-// The ranks on this host as the rank with this pid was told; 0 for another process of mpirun's,
-// such as ssh, and for a rank that is dying or dead.
+// The number of ranks on this host, from the environment of the rank with this pid. 0 for other
+// processes of mpirun, such as ssh, and for a rank that is dying or dead.
 int LocalSize(pid_t pid) {
   std::ifstream file(absl::StrCat("/proc/", pid, "/environ"));
   const std::string environment(std::istreambuf_iterator<char>(file), {});

@@ -1,5 +1,5 @@
-// The ranks that an mpirun has on this host, as /proc shows them: whether they are there yet, and
-// whether one has gone. A look costs a few small reads.
+// Looks up in /proc which ranks an mpirun has on this host: whether they have started, and whether
+// one has died. A look costs a few small reads.
 #pragma once
 
 #include <sys/types.h>
@@ -16,18 +16,18 @@ class LocalRanks {
   explicit LocalRanks(pid_t mpirun) : mpirun_(mpirun) {}
 
   void Look();
-  // When to look again: soon in a young world, where ranks come, later every few seconds.
+  // When to look again: soon while ranks are starting, later every few seconds.
   Clock::time_point next_look() const { return next_look_; }
 
   bool any_seen() const { return started_ > 0; }
-  // How long ranks that were started here have been missing; zero: all are there, or none was seen.
+  // How long a rank that was started here has been missing. Zero: all ranks live, or none was seen.
   Clock::duration missing_for() const;
 
  private:
   const pid_t mpirun_;
   const Clock::time_point start_ = Clock::now();
   Clock::time_point next_look_ = start_;
-  int started_ = 0;  // on this host, as mpirun tells each of them
+  int started_ = 0;  // ranks on this host, from the environment that mpirun gives them
   std::optional<Clock::time_point> missing_since_;
 };
 

@@ -24,23 +24,23 @@ std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int
   if (root) argv.push_back("--allow-run-as-root");
   if (!hosts.empty())
     argv.insert(argv.end(), {"--host", rank::FormatHosts(hosts), "--map-by", "slot"});
-  // A batch system counts tasks, a host its cores: neither is how many ranks were asked for.
+  // A batch system counts tasks and a host its cores; the user may ask for more ranks than either.
   argv.push_back("--oversubscribe");
   argv.insert(argv.end(), {"--bind-to", "none"});
-  // Containers forbid process_vm_readv, and the default then warns from every rank.
+  // Containers forbid process_vm_readv; with the default every rank would then print a warning.
   argv.insert(argv.end(), {"--mca", "btl_vader_single_copy_mechanism", "none"});
   argv.insert(argv.end(), {"--mca", "orte_base_help_aggregate", "0"});
-  // A host that is cut off is to be missed within seconds, not after the default of minutes.
+  // The loss of a host's connection must be noticed within seconds; the default is minutes.
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_time", "2"});
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_intvl", "1"});
   argv.insert(argv.end(), {"--mca", "oob_tcp_keepalive_probes", "3"});
-  bool own_way = false;  // to other hosts
+  bool own_way = false;  // the user says how to reach other hosts
   for (const char* name : {"OMPI_MCA_plm_rsh_args", "OMPI_MCA_plm_rsh_agent",
                            "OMPI_MCA_orte_rsh_agent", "OMPI_MCA_pls_rsh_agent"}) {
     own_way = own_way || get_env(name) != nullptr;
   }
   if (!hosts.empty() && !own_way) {
-    // A question would wait for an answer for ever, and a dead host for minutes.
+    // ssh would wait for the answer to a question without a limit, and minutes for a dead host.
     argv.insert(argv.end(), {"--mca", "plm_rsh_args", "-o BatchMode=yes -o ConnectTimeout=10"});
   }
   for (const std::string& name : exported) argv.insert(argv.end(), {"-x", name});

@@ -1,4 +1,4 @@
-// How a world of ranks is started with mpirun. No MPI in here: only an argument list.
+// How mpirun is called to start a world of ranks. This makes only the argument list.
 #pragma once
 
 #include <string>
@@ -12,20 +12,20 @@ namespace tandem::launcher {
 
 using rank::GetEnv;
 
-// mpirun (Open MPI 4.1) with `ranks` copies of `program` on `hosts`, or where that is empty on this
-// one. Ranks are bound to nothing: they share out the cores among themselves, which respects what
-// this process may use, as mpirun would not. ssh is not to ask anything, unless the environment
-// says how hosts are reached.
+// mpirun (Open MPI 4.1) with `ranks` copies of `program` on `hosts`; no hosts: on this one. mpirun
+// binds no rank to cores: the ranks divide the cores themselves and respect which ones this process
+// may use, which mpirun would not. ssh asks no questions, unless the environment says how to reach
+// hosts.
 std::vector<std::string> MpirunCommand(const std::string& mpirun, bool root, int ranks,
                                        const std::vector<rank::HostSlots>& hosts,
                                        const std::vector<std::string>& exported,
                                        const std::vector<std::string>& program,
                                        const rank::GetEnv& get_env);
 
-// Names of this process's variables that ranks on other hosts need too.
+// Names of the environment variables that ranks on other hosts need too.
 std::vector<std::string> ExportedVariables(const char* const* environment);
 
-// The path of a program as the shell would find it. UNAVAILABLE if there is none.
+// The path of a program, found as the shell would. UNAVAILABLE if there is none.
 absl::StatusOr<std::string> FindProgram(const std::string& name, const rank::GetEnv& get_env);
 
 }  // namespace tandem::launcher

@@ -65,8 +65,8 @@ void OutputRelay::Abandon() {
 }
 
 void OutputRelay::Copy() {
-  // A reader that has gone is to be an error of write. The signal goes to this thread alone, and
-  // with it.
+  // A closed reader must be an error of write, not a signal. Only this thread would get the signal,
+  // so it is blocked only here.
   sigset_t pipe_signal;
   sigemptyset(&pipe_signal);
   sigaddset(&pipe_signal, SIGPIPE);

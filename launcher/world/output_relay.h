@@ -1,6 +1,6 @@
-// Passes a child's output on to ours: stdout because mpirun, which has the ranks' output, drops
-// what it cannot write and ends well, so that an answer would be lost on a full disk without a
-// word; stderr to read mpirun's notices (notice_filter.h).
+// Passes a child's output on to the launcher's own. For stdout: mpirun drops output of the ranks
+// that it cannot write and exits with 0, so an answer could be lost on a full disk without an
+// error. For stderr: to read mpirun's notices (notice_filter.h).
 #pragma once
 
 #include <atomic>
@@ -13,8 +13,8 @@ namespace tandem::launcher {
 
 class OutputRelay {
  public:
-  // Stands for `descriptor`, STDOUT_FILENO or STDERR_FILENO. The filter may be null, else outlives
-  // the relay and is ours until Finish.
+  // For `descriptor`, STDOUT_FILENO or STDERR_FILENO. The filter may be null. It outlives the
+  // relay, which alone uses it until Finish.
   explicit OutputRelay(int descriptor, NoticeFilter* filter = nullptr)
       : descriptor_(descriptor), filter_(filter) {}
   OutputRelay(const OutputRelay&) = delete;
@@ -23,15 +23,16 @@ class OutputRelay {
 
   // Before the fork: makes the pipe.
   absl::Status Open();
-  // In the child: the pipe takes the descriptor's place.
+  // In the child: makes the descriptor the pipe's.
   void Become() const;
-  // In the parent, after the fork: starts to copy, on a thread. When ours cannot be written the
-  // rest is discarded, and this process gets SIGCHLD, for whoever waits for its children.
+  // In the parent, after the fork: starts a thread that copies. If the descriptor cannot be
+  // written, the rest is discarded and this process gets a SIGCHLD, which wakes its wait for
+  // children.
   void Start();
   bool failed() const { return failed_; }
-  // After the child and all that it started: when the last byte is copied.
+  // After the child and all that it started have ended: waits until the last byte is copied.
   void Finish();
-  // Before Finish: what is in the pipe is the last, though somebody may hold it open.
+  // Before Finish: what is in the pipe now is the last, although a process may hold it open.
   void Abandon();
 
  private:

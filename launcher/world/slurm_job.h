@@ -1,4 +1,4 @@
-// When the Slurm job that this process is in ends.
+// When the Slurm job of this process ends.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,13 @@
 
 namespace tandem::launcher {
 
-// Seconds in what squeue prints for the time that a job has left, "1-02:03:04" or "59:30"; nullopt
-// for anything else, such as UNLIMITED.
+// The seconds in what squeue prints for the time that a job has left, such as "1-02:03:04" or
+// "59:30". nullopt for anything else, such as UNLIMITED.
 std::optional<int64_t> SlurmSecondsLeft(const std::string& text);
 
-// In a Slurm job whose environment lacks SLURM_JOB_END_TIME, as Slurm 22.05 leaves it, asks squeue
-// and sets it (seconds since 1970), or says on stderr that it could not. Before threads and MPI.
+// If this is a Slurm job without SLURM_JOB_END_TIME in its environment, as with Slurm 22.05, asks
+// squeue and sets the variable (seconds since 1970), or reports on stderr that it could not. Call
+// it before threads and MPI.
 void LearnSlurmEnd();
 
 }  // namespace tandem::launcher
