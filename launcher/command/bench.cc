@@ -1,7 +1,6 @@
-// `tandem bench` on a rank. Between the runs all ranks leave their step loop together and measure
-// the machine.
-#include <spdlog/spdlog.h>
+#include "launcher/command/bench.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
 #include <iostream>
@@ -9,13 +8,17 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "launcher/command/bench_front.h"
 #include "launcher/command/bench_report.h"
-#include "launcher/command/runtime_options.h"
-#include "launcher/command/serve.h"
+#include "launcher/command/option_checks.h"
+#include "launcher/command/output.h"
+#include "launcher/world/start.h"
+#include "parallel/all_gather.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/plan/step_work.h"
 #include "runtime/rank/exit_code.h"
@@ -25,9 +28,9 @@
 namespace tandem::launcher {
 namespace {
 
-// What rank 0 wants of the others when it has ended their step loop.
-constexpr char kMeasure[] = "measure";
-constexpr char kEnd[] = "end";
+// Between runs all ranks leave their step loop together and measure the machine. What rank 0 asks
+// the others to do when it has ended their loop:
+enum class Next : int { kNone, kMeasure, kEnd };  // kNone: what the others send
 
 std::string FormatName(const kernels::LinearSpec& spec) {
   if (!spec.quant.has_value()) {
@@ -75,7 +78,16 @@ absl::Status CheckRoom(const rank::RankRuntime& runtime, const BenchOptions& opt
   return absl::OkStatus();
 }
 
-// Rank 0: all rounds.
+// --paced: a line on standard input starts a round.
+absl::Status WaitForLine(int64_t round, int64_t rounds) {
+  std::cerr << "bench: waiting for a line on standard input" << std::endl;
+  std::string line;
+  if (std::getline(std::cin, line)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--paced: standard input ended after ", round,
+                                                 " rounds, expected a line for each of ", rounds));
+}
+
+// On rank 0: all rounds.
 absl::Status RunRounds(rank::RankRuntime& runtime, const BenchOptions& options,
                        const plan::ModelWork& work, kernels::MachineProbe& probe,
                        BenchReport& report) {
@@ -85,26 +97,16 @@ absl::Status RunRounds(rank::RankRuntime& runtime, const BenchOptions& options,
                           BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
   const auto measure = [&]() -> absl::StatusOr<plan::Ceilings> {
     TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
-    TANDEM_RETURN_IF_ERROR(runtime.communicator().AllGatherBytes(kMeasure).status());
+    TANDEM_RETURN_IF_ERROR(AllGather(runtime.communicator(), Next::kMeasure).status());
     return rank::MeasureCeilings(runtime, probe);
   };
   report.streamed = work.streamed;
   report.runs.resize(report.points.size());
   const int64_t rounds = options.warmup + options.repeats;
   for (int64_t round = 0; round < rounds; ++round) {
-    if (options.paced) {
-      std::cerr << "bench: waiting for a line on standard input" << std::endl;
-      std::string line;
-      if (!std::getline(std::cin, line)) {
-        return absl::InvalidArgumentError(absl::StrCat("--paced: standard input ended after ",
-                                                       round,
-                                                       " rounds, expected a line for "
-                                                       "each of ",
-                                                       rounds));
-      }
-    }
-    // Points take turns, so that a machine that changes its speed changes it for all, and each run
-    // stands between two measurements of what the machine can do.
+    if (options.paced) TANDEM_RETURN_IF_ERROR(WaitForLine(round, rounds));
+    // Points take turns, so that a machine that changes its speed changes it for all points, and
+    // each run stands between two measurements of the machine's ceilings.
     TANDEM_ASSIGN_OR_RETURN(plan::Ceilings before, measure());
     if (round >= options.warmup) report.ceilings.push_back(before);
     for (size_t i = 0; i < report.points.size(); ++i) {
@@ -121,65 +123,92 @@ absl::Status RunRounds(rank::RankRuntime& runtime, const BenchOptions& options,
     if (options.paced) std::cerr << "bench: round " << round + 1 << " of " << rounds << std::endl;
   }
   TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
-  return runtime.communicator().AllGatherBytes(kEnd).status();
+  return AllGather(runtime.communicator(), Next::kEnd).status();
 }
 
-// Other ranks.
+// On the other ranks.
 absl::Status FollowRounds(rank::RankRuntime& runtime, kernels::MachineProbe& probe) {
   for (;;) {
     TANDEM_RETURN_IF_ERROR(runtime.Work());
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> wanted,
-                            runtime.communicator().AllGatherBytes(""));
-    if (wanted[0] == kEnd) return absl::OkStatus();
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Next> all,
+                            AllGather(runtime.communicator(), Next::kNone));
+    if (all[0] == Next::kEnd) return absl::OkStatus();
     TANDEM_RETURN_IF_ERROR(rank::MeasureCeilings(runtime, probe).status());
   }
 }
 
-absl::Status WritePlot(const std::string& file, const BenchReport& report) {
-  std::ofstream out(file, std::ios::trunc);
-  out << BenchChart(report);
-  if (!out.flush()) return rank::OutputError(absl::StrCat("--plot ", file, ": cannot be written"));
-  return absl::OkStatus();
+absl::Status Print(const BenchOptions& options, const BenchReport& report) {
+  if (!options.plot_file.empty()) {
+    TANDEM_RETURN_IF_ERROR(WriteFile("--plot", options.plot_file, BenchChart(report)));
+  }
+  return WriteStdout(options.json ? BenchJson(report) + "\n" : BenchTable(report));
 }
 
-absl::Status Tell(const BenchOptions& options, const BenchReport& report) {
-  if (!options.plot_file.empty()) {
-    TANDEM_RETURN_IF_ERROR(WritePlot(options.plot_file, report));
+// Fails early where rank 0 could not write the chart at the end.
+absl::Status CheckPlotFile(const BenchOptions& options) {
+  if (options.plot_file.empty() || std::ofstream(options.plot_file)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--plot ", options.plot_file, ": cannot be written"));
+}
+
+// With room for the contexts of all points at once: later rounds find them in the prefix cache.
+rank::RankOptions BenchRankOptions(const BenchOptions& options,
+                                   const std::vector<BenchPoint>& points) {
+  rank::RankOptions rank = RankOptionsOf(options.model);
+  rank.used_context = 0;
+  rank.max_num_seqs = 0;
+  for (const BenchPoint& point : points) {
+    rank.max_num_seqs += point.batch;
+    rank.used_context =
+        std::max(rank.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
   }
-  if (options.json) {
-    std::cout << BenchJson(report) << std::endl;
-  } else {
-    std::cout << BenchTable(report) << std::flush;
+  return rank;
+}
+
+// All but the measurements.
+BenchReport StartReport(const BenchOptions& options, rank::RankRuntime& runtime,
+                        const kernels::MachineProbe& probe) {
+  const kernels::LinearSpec spec = runtime.decoder().linear_spec();
+  BenchReport report;
+  report.model = options.model.model;
+  report.weights = FormatName(spec);
+  report.kv_dtype = std::string(kernels::KvDTypeName(runtime.kv_dtype()));
+  report.isa = runtime.on_gpu() ? "cuda" : kernels::IsaInUse(options.model.isa);
+  report.peak_instruction = probe.DotInstruction(rank::DotTypeOf(spec));
+  report.tp = runtime.tp();
+  report.threads = runtime.binding().threads;
+  return report;
+}
+
+// On a loaded world: measures, and gathers what the ranks report.
+rank::RankOutcome Measure(parallel::MpiWorld* world, rank::RankRuntime& runtime,
+                          const BenchOptions& options, kernels::MachineProbe& probe,
+                          BenchReport& report) {
+  const auto work = rank::WorkOf(runtime);
+  if (!work.ok()) return rank::AbortWorld(world, work.status());
+  const absl::Status status = runtime.rank() == 0
+                                  ? RunRounds(runtime, options, *work, probe, report)
+                                  : FollowRounds(runtime, probe);
+  if (!status.ok()) return rank::AbortWorld(world, status);
+  const auto reports = runtime.GatherReports();
+  if (!reports.ok()) return rank::AbortWorld(world, reports.status());
+  for (const rank::RankReport& mine : *reports) {
+    report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
   }
-  if (!std::cout) return rank::OutputError("stdout: cannot be written");
-  return absl::OkStatus();
+  return rank::Done();
 }
 
 rank::RankOutcome Bench(rank::JoinedWorld& joined, const BenchOptions& options) {
-  parallel::MpiWorld* world = joined.world.get();
-  parallel::ControlGroup* communicator = joined.communicator.get();
-  const int rank = communicator->rank();
-
-  absl::Status writable;
-  if (rank == 0 && !options.plot_file.empty() && !std::ofstream(options.plot_file)) {
-    writable = absl::InvalidArgumentError(
-        absl::StrCat("--plot ", options.plot_file, ": cannot be written"));
-  }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, writable); !agreed.ok()) {
+  parallel::MpiWorld* const world = joined.world.get();
+  parallel::ControlGroup& communicator = *joined.communicator;
+  const absl::Status writable = joined.rank() == 0 ? CheckPlotFile(options) : absl::OkStatus();
+  if (const absl::Status agreed = AgreeOnStatus(communicator, writable); !agreed.ok()) {
     return rank::ReportAgreedError(world, agreed);
   }
-  parallel::StepTimer totals;
   const std::vector<BenchPoint> points = PointsOf(options);
-  rank::RankOptions rank_options = RankOptionsOf(options.model);
+  parallel::StepTimer totals;
+  rank::RankOptions rank_options = BenchRankOptions(options, points);
   rank_options.timer = &totals;
-  // Room for every cell's context at once: later rounds find it in the prefix cache.
-  rank_options.used_context = 0;
-  rank_options.max_num_seqs = 0;
-  for (const BenchPoint& point : points) {
-    rank_options.max_num_seqs += point.batch;
-    rank_options.used_context = std::max(
-        rank_options.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
-  }
   auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
   if (!loaded.ok()) return rank::ReportAgreedError(world, loaded.status());
   rank::RankRuntime& runtime = *loaded->runtime;
@@ -190,44 +219,95 @@ rank::RankOutcome Bench(rank::JoinedWorld& joined, const BenchOptions& options) 
     TANDEM_ASSIGN_OR_RETURN(probe, rank::MakeProbe(runtime, options.model.isa));
     return absl::OkStatus();
   }();
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, prepared); !agreed.ok()) {
+  if (const absl::Status agreed = AgreeOnStatus(communicator, prepared); !agreed.ok()) {
     return rank::ReportAgreedError(world, agreed);
   }
-  const auto work = rank::WorkOf(runtime);
-  if (!work.ok()) return rank::AbortWorld(world, work.status());
-
-  BenchReport report;
-  report.model = options.model.model;
-  report.weights = FormatName(runtime.decoder().linear_spec());
-  report.kv_dtype = std::string(kernels::KvDTypeName(runtime.kv_dtype()));
-  report.isa = runtime.on_gpu() ? "cuda" : kernels::IsaInUse(options.model.isa);
-  report.peak_instruction = probe->DotInstruction(rank::DotTypeOf(runtime.decoder().linear_spec()));
-  report.tp = runtime.tp();
-  report.threads = runtime.binding().threads;
+  BenchReport report = StartReport(options, runtime, *probe);
   report.points = points;
-  const absl::Status status = rank == 0 ? RunRounds(runtime, options, *work, *probe, report)
-                                        : FollowRounds(runtime, *probe);
-  if (!status.ok()) return rank::AbortWorld(world, status);
-  const auto reports = runtime.GatherReports();
-  if (!reports.ok()) return rank::AbortWorld(world, reports.status());
-  for (const rank::RankReport& mine : *reports) {
-    report.ranks.push_back({.planned_bytes = mine.planned_bytes, .peak_memory = mine.peak_memory});
-  }
-  if (absl::Status written = loaded->WriteTrace(*communicator); !written.ok()) {
+  const rank::RankOutcome outcome = Measure(world, runtime, options, *probe, report);
+  if (!outcome.done()) return outcome;
+  if (absl::Status written = loaded->WriteTrace(communicator); !written.ok()) {
     return rank::AbortWorld(world, written);
   }
-  const absl::Status told = rank == 0 ? Tell(options, report) : absl::OkStatus();
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, told); !agreed.ok()) {
+  const absl::Status printed = joined.rank() == 0 ? Print(options, report) : absl::OkStatus();
+  if (const absl::Status agreed = AgreeOnStatus(communicator, printed); !agreed.ok()) {
     return rank::ReportAgreedError(world, agreed);
   }
   return rank::Done();
 }
 
-}  // namespace
-
 int RunBenchRank(const BenchOptions& options) {
   return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
                        [&](rank::JoinedWorld& joined) { return Bench(joined, options); });
+}
+
+// Reads "decode:16:128"; throws CLI::ValidationError.
+BenchCell ParseCell(const std::string& text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ':');
+  BenchCell cell;
+  if (parts.size() == 3) cell.phase = parts[0];
+  if ((cell.phase != "prefill" && cell.phase != "decode") ||
+      !absl::SimpleAtoi(parts[1], &cell.batch) || !absl::SimpleAtoi(parts[2], &cell.context) ||
+      cell.batch < 1 || cell.batch > 4096 || cell.context < 1 || cell.context > 1 << 24) {
+    throw CLI::ValidationError("--cells", absl::StrCat("found '", text,
+                                                       "', expected PHASE:BATCH:CONTEXT such as "
+                                                       "prefill:1:512 or decode:16:128"));
+  }
+  return cell;
+}
+
+}  // namespace
+
+CLI::App* AddBench(CLI::App& parent, BenchOptions* options) {
+  CLI::App* app =
+      parent.add_subcommand("bench", "Measure speed, and compare it with the machine's limits");
+  AddModelOptions(app, &options->model);
+  AddTrace(app, &options->model);
+  app->add_option("--phase", options->phase, "Phases to measure: prefill, decode or all")
+      ->check(CLI::IsMember({"prefill", "decode", "all"}))
+      ->capture_default_str();
+  app->add_option("--batch", options->batch, "Numbers of sequences at once: 1,16")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app->add_option("--context", options->context,
+                  "Numbers of tokens to prefill, or to decode after: 512,2048")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app->add_option_function<std::vector<std::string>>(
+         "--cells",
+         [options](const std::vector<std::string>& cells) {
+           for (const std::string& cell : cells) options->cells.push_back(ParseCell(cell));
+         },
+         "Single measurements instead of the grid: prefill:1:512,decode:16:128")
+      ->delimiter(',');
+  app->add_option("--decode-tokens", options->decode_tokens,
+                  "Tokens that each sequence generates in a timed run")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app->add_option("--repeats", options->repeats,
+                  "Timed runs of each measurement; medians are reported")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app->add_option("--warmup", options->warmup, "Rounds before the timed ones")
+      ->check(CLI::Range(0, 10000))
+      ->capture_default_str();
+  app->add_flag("--json", options->json, "Print one JSON object instead of a table");
+  app->add_option("--plot", options->plot_file, "Write a chart to this file, SVG");
+  app->add_flag(
+      "--paced", options->paced,
+      "Wait for a line on standard input before each round, to take turns with another program");
+  return app;
+}
+
+absl::StatusOr<int> RunBench(const BenchOptions& options, char** argv) {
+  TANDEM_RETURN_IF_ERROR(CheckStdout("the figures have"));
+  WorldOptions world;
+  world.pass_stdin = options.paced;
+  world.relay_stdout = true;
+  return RunRankOrWorld({.tp = options.model.tp, .hosts = options.model.hosts, .world = world},
+                        argv, [&] { return RunBenchRank(options); });
 }
 
 }  // namespace tandem::launcher

@@ -1,4 +1,4 @@
-// The chart of `tandem bench`: SVG, written by hand. One row a point.
+// The chart of `tandem bench`: SVG, written by hand. One row per point.
 #include <algorithm>
 #include <string>
 
@@ -10,7 +10,7 @@
 namespace tandem::launcher {
 namespace {
 
-// Pixels. From left to right: what was run, its speed, its fractions, its time by part.
+// Pixels. From left to right: the point, its speed, its fractions, its time by part.
 constexpr int kWidth = 1150;
 constexpr int kTop = 112;
 constexpr int kRow = 52;
@@ -24,7 +24,7 @@ constexpr int kPartsWidth = 425;
 
 constexpr const char* kReadColor = "#2563a8";
 constexpr const char* kPeakColor = "#d9822b";
-// In the order of StepPart; neighbours in a step differ in lightness too.
+// In the order of StepPart. Neighbouring parts differ in lightness too.
 constexpr const char* kPartColors[parallel::kStepParts] = {
     "#d4d4d4", "#8a8a8a", "#b9a26a", "#1f6f8b", "#8fc1d4",
     "#3a4f7a", "#4f9d69", "#c0392b", "#a88bc2", "#e2b93b"};
@@ -44,7 +44,7 @@ std::string Text(double x, double y, const std::string& text, const char* attrib
                          Escape(text));
 }
 
-// A bar on a scale from 0 to 1 with its value behind it.
+// A bar on a scale from 0 to 1, followed by its value.
 std::string FractionBar(double y, double fraction, const char* color) {
   const double width = std::min(fraction, 1.1) * kFractionWidth;
   return Rect(kFractionX, y, width, kBar, color) + Text(kFractionX + width + 5, y + 12,
@@ -106,8 +106,8 @@ std::string BenchChart(const BenchReport& report) {
     out += Text(x, bottom + 16, absl::StrFormat("%d %%", tenth * 10),
                 "text-anchor=\"middle\" font-size=\"11\" fill=\"#777\"");
   }
-  out +=
-      Text(kPartsX, bottom + 16, "share of the time, on rank 0", "font-size=\"11\" fill=\"#777\"");
+  out += Text(kPartsX, bottom + 16, "fraction of the time, on rank 0",
+              "font-size=\"11\" fill=\"#777\"");
   for (size_t i = 0; i < results.size(); ++i) {
     const BenchResult& result = results[i];
     const double y = kTop + kRow * static_cast<double>(i);

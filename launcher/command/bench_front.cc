@@ -16,8 +16,8 @@ absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(rank::RankRuntime&
                                                               int64_t decode_tokens) {
   std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
-  config.load_guard.kv_high = config.load_guard.fragmentation_high =
-      1;  // a run's batch is what it says
+  // The load guard must not shrink the batch.
+  config.load_guard.kv_high = config.load_guard.fragmentation_high = 1;
   config.max_num_seqs = static_cast<int32_t>(max_batch);
   config.max_queue = static_cast<int32_t>(max_batch + 1);
   TANDEM_ASSIGN_OR_RETURN(front->engine_, engine::Engine::Create(config, &front->executor_,
@@ -51,12 +51,12 @@ std::vector<int32_t> BenchFront::Prompt(int64_t tokens, uint64_t seed) const {
 absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed, int64_t max_tokens,
                                   absl::FunctionRef<void()> on_begin,
                                   absl::FunctionRef<bool(size_t, const engine::Event&)> on_event) {
-  // On the engine's thread, until `ended` tells that all have ended.
+  // Used on the engine's thread only, until `ended` is set: all requests have ended.
   absl::Status failure;
   int64_t open = batch;
   std::promise<void> ended;
-  // A first, tiny request holds the engine's thread until all others are in its queue, so that they
-  // start in one step.
+  // A first, tiny request blocks the engine's thread until all others are queued, so that they
+  // start in the same step.
   std::promise<void> holding, submitted, gate_ended;
   engine::Request gate;
   gate.prompt_ids = {0};
@@ -70,7 +70,7 @@ absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed,
     return false;
   };
   TANDEM_RETURN_IF_ERROR(engine_->Submit(std::move(gate), hold).status());
-  holding.get_future().wait();  // else its step could be that of the others too
+  holding.get_future().wait();  // otherwise the others could join its step
   absl::Status refused;
   for (int64_t i = 0; i < batch && refused.ok(); ++i) {
     engine::Request request;
@@ -89,7 +89,7 @@ absl::Status BenchFront::RunBatch(int64_t batch, int64_t context, uint64_t seed,
   submitted.set_value();
   gate_ended.get_future().wait();
   if (!refused.ok()) {
-    engine_->Stop();  // those that were taken refer to this frame
+    engine_->Stop();  // submitted requests refer to this stack frame
     return refused;
   }
   ended.get_future().wait();
@@ -116,7 +116,7 @@ absl::StatusOr<BenchRun> BenchFront::Prefill(const BenchPoint& point) {
 absl::StatusOr<BenchRun> BenchFront::Decode(const BenchPoint& point) {
   const auto seed = static_cast<uint64_t>(point.context) << 40;
   const auto nothing = [] {};
-  // The context first: none decodes while another is read.
+  // Prefill first, so that no sequence decodes while another is still in prefill.
   TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, /*max_tokens=*/1, nothing,
                                   [](size_t, const engine::Event&) { return true; }));
   std::vector<int64_t> made(static_cast<size_t>(point.batch), 0);
@@ -124,7 +124,7 @@ absl::StatusOr<BenchRun> BenchFront::Decode(const BenchPoint& point) {
   TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, ExtraTokens(decode_tokens_),
                                   nothing, [&](size_t index, const engine::Event& event) {
                                     made[index] += static_cast<int64_t>(event.token_ids.size());
-                                    // The last sequence's event is the last of a step.
+                                    // In a step, the event of the last sequence comes last.
                                     if (index + 1 < made.size() || end) return !end;
                                     if (!begin) {
                                       if (*std::min_element(made.begin(), made.end()) >= 2)

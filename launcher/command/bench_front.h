@@ -1,5 +1,5 @@
-// `tandem bench` on rank 0: runs the grid through the engine, as requests, so that scheduling and
-// sampling are part of what is timed.
+// `tandem bench` on rank 0: sends requests through the engine, so that scheduling and sampling are
+// timed too.
 #pragma once
 
 #include <memory>
@@ -16,27 +16,27 @@ namespace tandem::launcher {
 
 class BenchFront {
  public:
-  // The runtime, which has a timer, outlives it. decode_tokens is what each sequence generates in a
-  // timed run.
+  // The runtime must have a timer, and outlives the front. Each sequence generates `decode_tokens`
+  // tokens in a timed run.
   static absl::StatusOr<std::unique_ptr<BenchFront>> Start(rank::RankRuntime& runtime,
                                                            const plan::ModelWork& work,
                                                            int64_t max_batch,
                                                            int64_t decode_tokens);
 
-  // Prompts of random ids. Prefill: from when all are in the queue to the first token of the last;
-  // every run has prompts of its own. Decode: `decode_tokens` steps of all sequences, from when all
-  // have generated two tokens; prompts stay the same for a context, so that from the second run on
-  // the prefix cache has it.
+  // Times one run; prompts are random ids. Prefill: from the moment when all requests are queued to
+  // the first token of the last one; every run has new prompts. Decode: `decode_tokens` steps of
+  // all sequences, once each has generated two tokens; runs of a context repeat their prompts, so
+  // that the prefix cache has them from the second run on.
   absl::StatusOr<BenchRun> Run(const BenchPoint& point);
 
-  // Tokens that a decoding sequence takes beyond its context.
+  // Tokens that a decoding sequence needs in addition to its context.
   static int64_t ExtraTokens(int64_t decode_tokens) { return decode_tokens + 16; }
 
  private:
   BenchFront(rank::RankRuntime& runtime, const plan::ModelWork& work, int64_t decode_tokens)
       : runtime_(runtime), executor_(runtime.runner(), work), decode_tokens_(decode_tokens) {}
 
-  // Where a run stands; read and written on the engine's thread.
+  // The counters at one moment of a run; read and written on the engine's thread.
   struct Mark {
     engine::Clock::time_point time;
     plan::StepWork work;
@@ -44,8 +44,9 @@ class BenchFront {
   };
   absl::StatusOr<BenchRun> Prefill(const BenchPoint& point);
   absl::StatusOr<BenchRun> Decode(const BenchPoint& point);
-  // Greedy requests that start in one step; returns when all have ended. on_begin is called before
-  // that step, on_event with a request's number in the batch for every event; false ends it.
+  // Runs greedy requests that start in the same step; returns when all have ended. Calls on_begin
+  // before that step, and on_event for every event, with the request's number in the batch; a
+  // request ends when on_event returns false.
   absl::Status RunBatch(int64_t batch, int64_t context, uint64_t seed, int64_t max_tokens,
                         absl::FunctionRef<void()> on_begin,
                         absl::FunctionRef<bool(size_t, const engine::Event&)> on_event);

@@ -1,5 +1,5 @@
-// What `tandem bench` found out, and how it is told: a table, JSON, a chart. Speeds stand next to
-// what the machine could do at most, measured between the runs.
+// The results of `tandem bench` as a table, JSON and a chart. Each speed stands next to the ceiling
+// of the machine, measured between the runs. Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace tandem::launcher {
 
 enum class BenchPhase { kPrefill, kDecode };
 
-// One cell of the grid: `batch` sequences, of `context` tokens in the cache (decode), or that are
-// to be read (prefill).
+// One measurement: `batch` sequences, each with `context` tokens to prefill, or in the cache
+// already (decode).
 struct BenchPoint {
   BenchPhase phase = BenchPhase::kDecode;
   int64_t batch = 1;
@@ -27,10 +27,10 @@ struct BenchRun {
   double seconds = 0;
   int64_t steps = 0;
   int64_t tokens = 0;     // prefilled, or generated
-  double bytes = 0;       // touched: weights once a step, the KV cache as read; all ranks
+  double bytes = 0;       // read by all ranks: weights once per step, and the KV cache
   double operations = 0;  // executed; a multiply-add is two
   parallel::StepTimer::Seconds parts{};  // of rank 0
-  plan::Ceilings ceilings;               // means of those measured right before and right after
+  plan::Ceilings ceilings;               // mean of the measurements right before and after the run
 };
 
 struct BenchReport {
@@ -40,9 +40,9 @@ struct BenchReport {
   std::string isa;
   std::string peak_instruction;
   int tp = 1;
-  int threads = 1;                       // a rank's
+  int threads = 1;                       // per rank
   std::vector<plan::Ceilings> ceilings;  // before and after each timed run
-  double streamed = 0;  // bytes of weights that come in a step, to all ranks; 0: none do
+  double streamed = 0;                   // bytes of weights that all ranks stream per step; 0: none
   std::vector<BenchPoint> points;
   std::vector<std::vector<BenchRun>> runs;  // [points][repeats]
   struct Rank {
@@ -52,15 +52,15 @@ struct BenchReport {
   std::vector<Rank> ranks;
 };
 
-// Of one point: medians over its runs; a run's fractions are of its own ceilings.
+// One point: medians over its runs. The fractions of a run use the ceilings of that run.
 struct BenchResult {
   BenchPoint point;
   double tokens_per_s = 0;
   double gbps = 0, bandwidth_fraction = 0;
   double gops = 0, peak_fraction = 0;
   double stream_gbps = 0;                 // of streamed weights
-  std::optional<double> stream_fraction;  // where the ceiling was measured
-  BenchRun median;                        // the run of the median speed
+  std::optional<double> stream_fraction;  // none: the ceiling was not measured
+  BenchRun median;                        // the run with the median speed
 };
 
 double Median(std::vector<double> values);
@@ -69,10 +69,10 @@ std::vector<BenchResult> Summarize(const BenchReport& report);
 // "prefill", "decode"
 const char* PhaseName(BenchPhase phase);
 
-// One line; docs/performance.md tells the fields.
+// One line; docs/performance.md describes the fields.
 std::string BenchJson(const BenchReport& report);
 std::string BenchTable(const BenchReport& report);
-// An SVG document: for each point its speed, its fractions of the ceilings, and its time by part.
+// An SVG document: each point's speed, fractions of the ceilings, and time by part of a step.
 std::string BenchChart(const BenchReport& report);
 
 }  // namespace tandem::launcher

@@ -1,10 +1,9 @@
 #include "launcher/command/client.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,9 +13,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "launcher/command/client_channel.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/command/output.h"
+#include "launcher/command/sampling_options.h"
 #include "nlohmann/json.hpp"
-#include "runtime/rank/exit_code.h"
 #include "runtime/server/sampling_proto.h"
 #include "runtime/text/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
@@ -39,7 +39,7 @@ absl::Status FromGrpc(const std::string& address, const grpc::Status& status) {
                                          status.error_message()));
 }
 
-// Asks again and again: a server that is still starting has no port, then is NOT_SERVING.
+// Polls the health service: a server that starts has no port at first, then is NOT_SERVING.
 absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
                        const ClientOptions& options) {
   constexpr auto kPause = std::chrono::milliseconds(50);
@@ -49,15 +49,15 @@ absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
   while (true) {
     grpc::ClientContext context;
     context.set_deadline(deadline);
-    // Otherwise a refused connection fails the call at once, and between calls
-    // nothing but gRPC's 5 s timer would drive the next attempt.
+    // Without this, a refused connection fails the call at once, and only gRPC's timer of 5 s
+    // starts the next attempt.
     context.set_wait_for_ready(true);
     grpc::health::v1::HealthCheckResponse response;
     const grpc::Status status = stub->Check(&context, {}, &response);
     if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
       return absl::OkStatus();
     }
-    // The deadline of the last question says nothing about the server.
+    // The deadline of the last poll says nothing about the server.
     if (status.ok()) {
       last = "it answers, but is not serving";
     } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
@@ -72,9 +72,8 @@ absl::Status WaitReady(const std::shared_ptr<grpc::Channel>& channel,
 
 v1::GenerateRequest MakeRequest(const ClientOptions& options) {
   v1::GenerateRequest request;
-  if (options.prompt.has_value()) {
-    std::string text = *options.prompt;
-    if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  if (options.prompt.text.has_value()) {
+    std::string text = ReadPromptText(*options.prompt.text);
     if (options.chat) {
       v1::ChatMessage* message = request.mutable_messages()->add_messages();
       message->set_role("user");
@@ -83,8 +82,8 @@ v1::GenerateRequest MakeRequest(const ClientOptions& options) {
       request.set_text(std::move(text));
     }
   } else {
-    request.mutable_token_ids()->mutable_ids()->Add(options.prompt_ids.begin(),
-                                                    options.prompt_ids.end());
+    request.mutable_token_ids()->mutable_ids()->Add(options.prompt.ids.begin(),
+                                                    options.prompt.ids.end());
   }
   *request.mutable_sampling() = server::SamplingToProto(options.sampling);
   return request;
@@ -96,7 +95,7 @@ double Seconds(const google::protobuf::Duration& duration) {
 
 using Json = nlohmann::ordered_json;
 
-// One answer, put together from its messages.
+// One answer, assembled from its messages.
 struct Choice {
   std::string text;
   std::vector<int32_t> token_ids;
@@ -131,7 +130,7 @@ struct Choice {
   }
 };
 
-// The first answer at the top level; with several, all of them under "choices".
+// One answer at the top level, or several under "choices".
 std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateResponse& last) {
   Json answer = choices[0].ToJson();
   if (choices.size() > 1) {
@@ -149,53 +148,69 @@ std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateRes
 
 }  // namespace
 
-int RunClient(const ClientOptions& options) {
-  const absl::StatusOr<std::shared_ptr<grpc::Channel>> connected =
-      MakeChannel(options.address, options.channel);
-  if (!connected.ok()) return rank::ReportError(connected.status());
-  const std::shared_ptr<grpc::Channel>& channel = *connected;
-  if (options.wait_ready > 0) {
-    if (const absl::Status status = WaitReady(channel, options); !status.ok()) {
-      return rank::ReportError(status);
-    }
-  }
+CLI::App* AddClient(CLI::App& parent, ClientOptions* options) {
+  CLI::App* app = parent.add_subcommand("client", "Send one prompt to a server");
+  app->add_option("--addr", options->address, "Address of the server: HOST:PORT or unix:PATH")
+      ->capture_default_str();
+  app->add_flag("--tls", options->channel.tls, "Use TLS with the system's root certificates");
+  app->add_option("--tls-ca", options->channel.tls_ca,
+                  "Use TLS; the CA certificate that signed the server's, PEM file");
+  app->add_option("--tls-cert", options->channel.tls_cert, "Certificate of this client, PEM file");
+  app->add_option("--tls-key", options->channel.tls_key,
+                  "Private key of the certificate, PEM file");
+  app->add_option("--tls-name", options->channel.tls_name,
+                  "Host name in the server's certificate (default: the host of --addr)");
+  app->add_option("--token-file", options->channel.token_file,
+                  "File with the bearer token to send");
+  AddPrompt(app, &options->prompt);
+  AddSamplingOptions(app, &options->sampling);
+  app->add_flag("--chat", options->chat, "Send PROMPT as a chat message of the user")
+      ->excludes("--prompt-ids");
+  CLI::Option* json = app->add_flag("--json", options->json, "Print one JSON object at the end");
+  AddSamplingOption(app, "n", &options->sampling)->needs(json);
+  AddSamplingOption(app, "logprobs", &options->sampling)->needs(json);
+  app->add_option("--timeout", options->timeout, "Deadline of the call, in seconds")
+      ->check(CLI::Range(0.0, 1e7));
+  app->add_option("--wait-ready", options->wait_ready, "Seconds to wait until the server is ready")
+      ->check(CLI::Range(0.0, 1e7));
+  app->callback([options] { CheckPrompt("client", options->prompt); });
+  return app;
+}
+
+absl::StatusOr<int> RunClient(const ClientOptions& options, char** /*argv*/) {
+  TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                          MakeChannel(options.address, options.channel));
+  if (options.wait_ready > 0) TANDEM_RETURN_IF_ERROR(WaitReady(channel, options));
   auto stub = v1::InferenceService::NewStub(channel);
   const v1::GenerateRequest request = MakeRequest(options);
   if (const size_t bad = tokenizer::FindInvalidUtf8(request.text()); bad < request.text().size()) {
-    // Protobuf would send it all the same, with a complaint of its own.
-    return rank::ReportError(
-        absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on")));
+    // Protobuf would log an error of its own and send the text anyway.
+    return absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on"));
   }
   grpc::ClientContext context;
-  if (const absl::Status status = AddToken(options.channel, &context); !status.ok()) {
-    return rank::ReportError(status);
-  }
+  TANDEM_RETURN_IF_ERROR(AddToken(options.channel, &context));
   if (options.timeout > 0) context.set_deadline(After(options.timeout));
   auto reader = stub->Generate(&context, request);
   v1::GenerateResponse response;
   std::vector<Choice> choices(1);
-  bool wrote = true;
+  absl::Status written;
   while (reader->Read(&response)) {
     const auto index = static_cast<size_t>(std::max(0, response.choice()));
     if (index >= choices.size()) choices.resize(std::min<size_t>(index, 4096) + 1);
     choices[std::min(index, choices.size() - 1)].Add(response);
     if (!options.json) {
-      wrote = std::fwrite(response.text().data(), 1, response.text().size(), stdout) ==
-                  response.text().size() &&
-              std::fflush(stdout) == 0;
-      if (!wrote) context.TryCancel();
+      written = WriteStdout(response.text());
+      if (!written.ok()) context.TryCancel();
     }
   }
   const grpc::Status status = reader->Finish();
-  if (wrote && status.ok()) {
-    const std::string end = options.json ? AnswerJson(choices, response) + "\n" : "\n";
-    wrote = std::fputs(end.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  if (written.ok() && status.ok()) {
+    written = WriteStdout(options.json ? AnswerJson(choices, response) + "\n" : "\n");
   } else if (!options.json && !choices[0].token_ids.empty()) {
-    std::fputs("\n", stdout);  // the error is to begin on a line of its own
-    std::fflush(stdout);
+    WriteStdout("\n").IgnoreError();  // so that the error starts on a new line
   }
-  if (!wrote) return rank::ReportError(rank::OutputError("stdout: cannot be written"));
-  if (!status.ok()) return rank::ReportError(FromGrpc(options.address, status));
+  TANDEM_RETURN_IF_ERROR(written);
+  TANDEM_RETURN_IF_ERROR(FromGrpc(options.address, status));
   return 0;
 }
 

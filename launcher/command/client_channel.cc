@@ -13,7 +13,7 @@
 namespace tandem::launcher {
 namespace {
 
-// gRPC retries only what has not begun to answer, so no text comes twice.
+// gRPC retries a call only before the first message of its answer, so no text arrives twice.
 constexpr char kServiceConfig[] = R"({"methodConfig": [{
   "name": [{"service": "tandem.v1.InferenceService"}],
   "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",
@@ -33,7 +33,7 @@ absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
                                                            const ChannelOptions& options) {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);  // it may just be starting
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);  // the server may still be starting
   arguments.SetServiceConfigJSON(kServiceConfig);
   const bool tls = options.tls || !options.tls_ca.empty() || !options.tls_cert.empty();
   if (!tls) {

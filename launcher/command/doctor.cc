@@ -1,5 +1,6 @@
 #include "launcher/command/doctor.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "launcher/world/start.h"
 #include "parallel/all_reduce_trial.h"
 #include "parallel/collectives.h"
 #include "parallel/device_communicator.h"
@@ -24,13 +26,15 @@ namespace {
 
 using parallel::AllReduceTrial;
 
-// That a rank may keep others waiting in a trial.
+// Seconds to wait for the other ranks at the start.
+constexpr double kStartTimeout = 1800;
+// How long a trial waits for another rank.
 constexpr std::chrono::milliseconds kTimeout{5000};
-// Sums of one token of an 8B model, of a batch of decoding, of a chunk of prefill.
+// Floats of an all-reduce in an 8B model: one token, two batches of decoding, a chunk of prefill.
 constexpr int64_t kCounts[] = {4 << 10, 64 << 10, 512 << 10, 2 << 20};
 constexpr int kRepeats = 20;
 
-// The ways of ranks on CPUs, one after the other: they would be in each other's way.
+// The transports between ranks on CPUs, one after the other, since they would slow each other down.
 absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& world,
                                                     parallel::ControlGroup& start) {
   std::vector<AllReduceTrial> trials;
@@ -48,7 +52,7 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& wo
           AllReduceTrial trial,
           parallel::TryCommunicator(start, name, count, kRepeats, *made->communicator));
       trials.push_back(std::move(trial));
-      if (!trials.back().status.ok()) break;  // what is left of it would disturb the next
+      if (!trials.back().status.ok()) break;  // its remains would disturb the next trial
     }
     TANDEM_RETURN_IF_ERROR(start.Barrier());
   }
@@ -57,7 +61,7 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryHost(const parallel::MpiWorld& wo
 
 absl::StatusOr<std::vector<AllReduceTrial>> TryGpus(const parallel::MpiWorld& world,
                                                     parallel::ControlGroup& start) {
-  int gpu = 0;  // as many ranks of this host are in front
+  int gpu = 0;  // the number of lower ranks on this host
   for (int r = 0; r < start.rank(); ++r) {
     gpu += world.host_of()[r] == world.host_of()[start.rank()] ? 1 : 0;
   }
@@ -74,7 +78,7 @@ absl::StatusOr<std::vector<AllReduceTrial>> TryGpus(const parallel::MpiWorld& wo
                                         .max_floats = kCounts[std::size(kCounts) - 1],
                                         .step_timeout = kTimeout},
                                        &trials);
-  // Where none works, the trials say so.
+  // If no transport works, the trials have the errors.
   if (!communicator.ok() && trials.empty()) return communicator.status();
   return trials;
 }
@@ -141,18 +145,37 @@ rank::RankOutcome Diagnose(rank::JoinedWorld& joined, const DoctorOptions& optio
       return rank::AbortWorld(world, rank::OutputError("stdout: cannot be written"));
     }
   }
-  // What the machine does not have is no illness: a GPU for each rank, memory that is shared.
-  const bool ill = std::any_of(trials->begin(), trials->end(), [](const AllReduceTrial& trial) {
+  // A transport that the machine cannot have (count 0) is no failure: one that needs a GPU per
+  // rank, or shared memory.
+  const bool failed = std::any_of(trials->begin(), trials->end(), [](const AllReduceTrial& trial) {
     return trial.count > 0 && !trial.status.ok();
   });
-  return rank::Done(ill ? rank::kExitUnavailable : 0);
+  return rank::Done(failed ? rank::kExitUnavailable : 0);
+}
+
+int RunDoctorRank(const DoctorOptions& options) {
+  return rank::RunRank({spdlog::level::warn, kStartTimeout},
+                       [&](rank::JoinedWorld& joined) { return Diagnose(joined, options); });
 }
 
 }  // namespace
 
-int RunDoctorRank(const DoctorOptions& options) {
-  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
-                       [&](rank::JoinedWorld& joined) { return Diagnose(joined, options); });
+CLI::App* AddDoctor(CLI::App& parent, DoctorOptions* options) {
+  CLI::App* app =
+      parent.add_subcommand("doctor", "Test and benchmark each transport between ranks");
+  app->add_option("--tp", options->tp, "Number of ranks")->check(CLI::Range(1, 4096));
+  app->add_option("--device", options->device, "Where the data to sum up is: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app->add_flag("--json", options->json, "Print one JSON object");
+  return app;
+}
+
+absl::StatusOr<int> RunDoctor(const DoctorOptions& options, char** argv) {
+  WorldOptions world;
+  world.relay_stdout = true;
+  return RunRankOrWorld({.tp = options.tp, .world = world}, argv,
+                        [&] { return RunDoctorRank(options); });
 }
 
 }  // namespace tandem::launcher

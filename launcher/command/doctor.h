@@ -1,12 +1,25 @@
-// `tandem doctor`: whether the ways in which ranks add up work, and how fast they are.
+// `tandem doctor`: tests and benchmarks each transport between ranks.
 #pragma once
 
-#include "launcher/command/options.h"
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tandem::launcher {
 
-// One rank of it; the exit code: 0 where every way that this machine has gives right sums,
-// kExitUnavailable where one that should work does not.
-int RunDoctorRank(const DoctorOptions& options);
+struct DoctorOptions {
+  int tp = 0;  // number of ranks; 0: of the given world, or one per socket
+  std::string device = "cpu";
+  bool json = false;
+};
+
+// Adds the subcommand with its options.
+CLI::App* AddDoctor(CLI::App& parent, DoctorOptions* options);
+
+absl::StatusOr<int> RunDoctor(const DoctorOptions& options, char** argv);
 
 }  // namespace tandem::launcher

@@ -18,7 +18,7 @@
 namespace tandem::launcher {
 namespace {
 
-// Passes plans on and writes the logits of the one request's sampled positions.
+// Executes plans, and writes the logits of the sampled positions to a file.
 class LogitsRecorder : public engine::StepExecutor {
  public:
   LogitsRecorder(engine::StepExecutor& inner, std::ofstream* file) : inner_(inner), file_(file) {}
@@ -40,7 +40,7 @@ class LogitsRecorder : public engine::StepExecutor {
 
 }  // namespace
 
-absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const GenerateJob& job) {
+absl::StatusOr<GenerateResult> GenerateAnswer(rank::RankRuntime& runtime, const GenerateJob& job) {
   const engine::EngineLimits limits = {
       .vocab_size = static_cast<int32_t>(runtime.config().vocab_size),
       .max_model_len = static_cast<int32_t>(runtime.max_model_len()),

@@ -1,4 +1,4 @@
-// `tandem generate` on rank 0: one prompt through the engine, to stdout.
+// `tandem generate` on rank 0: answers one prompt with the engine, and prints the answer.
 #pragma once
 
 #include <string>
@@ -13,13 +13,13 @@ namespace tandem::launcher {
 
 struct GenerateJob {
   std::vector<int32_t> prompt_ids;
-  const tokenizer::Tokenizer* tokenizer = nullptr;  // or null: ids only
+  const tokenizer::Tokenizer* tokenizer = nullptr;  // null: token ids only
   engine::SamplingRequest sampling;                 // unset fields come from generation_config.json
-  bool json = false;                                // one object at the end; else text as it comes
+  bool json = false;        // print one object at the end; otherwise text as it is generated
   std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
 };
 
-// What came out; the JSON object but for the ranks' reports.
+// The answer: what the JSON object has, without the reports of the ranks.
 struct GenerateResult {
   std::vector<int32_t> token_ids;
   std::string text;
@@ -30,10 +30,10 @@ struct GenerateResult {
   uint64_t logits_hash = 0;
 };
 
-// On rank 0. Text goes to stdout as it comes, unless the job asks for JSON.
-absl::StatusOr<GenerateResult> RunGenerate(rank::RankRuntime& runtime, const GenerateJob& job);
+// On rank 0. Prints the text as it is generated, unless the job asks for JSON.
+absl::StatusOr<GenerateResult> GenerateAnswer(rank::RankRuntime& runtime, const GenerateJob& job);
 
-// One line of JSON, as documented in README.
+// One line of JSON.
 std::string GenerateJson(const GenerateResult& result, const std::vector<rank::RankReport>& ranks);
 
 }  // namespace tandem::launcher

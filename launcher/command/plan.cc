@@ -1,8 +1,8 @@
 #include "launcher/command/plan.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +12,9 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "launcher/command/model_options.h"
+#include "launcher/command/option_checks.h"
+#include "launcher/command/output.h"
 #include "launcher/command/plan_report.h"
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/hf_config.h"
@@ -25,27 +28,20 @@
 namespace tandem::launcher {
 namespace {
 
-// A rank of `serve` before its model: program, libraries, MPI, gRPC, tokenizer.
+// Memory of a rank of `serve` without its model: program, libraries, MPI, gRPC, tokenizer.
 constexpr uint64_t kProcessBytes = uint64_t{64} << 20;
 
-// Streams of one sequence each: serve's default where the model allows it.
+// Tokens per stream, unless the model's limit is lower.
 constexpr int64_t kDefaultContext = 8192;
 
-// GB/s a rank at which weights are streamed: of a GPU from pinned memory over PCIe 4, from a disk.
+// GB/s per rank at which weights are streamed: to a GPU from pinned memory over PCIe 4, from a
+// disk.
 constexpr double kHostBandwidth = 20, kDiskBandwidth = 2;
 
-// 256 devices of 2^50 bytes have no more (device_list.h).
+// The most that --devices can name: 256 devices of 2^50 bytes (device_list.h).
 constexpr double kMostCacheBytes = 0x1p58;
 
-absl::Status WritePicture(const std::string& path, const std::string& svg) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  if (!(file << svg) || !file.flush()) {
-    return rank::OutputError(absl::StrCat("--plot ", path, ": cannot be written"));
-  }
-  return absl::OkStatus();
-}
-
-// Sums of bytes are of 64 bits: a cache beyond all devices must not wrap around into one that fits.
+// Byte counts have 64 bits: a cache that is too large must not overflow into one that fits.
 absl::Status CheckCache(const loader::ModelConfig& config, const plan::PlanRequest& request) {
   const auto shards = parallel::ShardPlan::Make(model::ShapeOf(config), 1);
   const double blocks = std::ceil(static_cast<double>(request.context) / model::kBlockSize) *
@@ -62,7 +58,49 @@ absl::Status CheckCache(const loader::ModelConfig& config, const plan::PlanReque
 
 }  // namespace
 
-absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
+CLI::App* AddPlan(CLI::App& parent, PlanOptions* options) {
+  CLI::App* app = parent.add_subcommand(
+      "plan", "Show what fits on which devices, and how fast; reads config.json and headers only");
+  AddModel(app, &options->model);
+  app->add_option("--devices", options->devices, "Memory of the devices: 2x24GiB,1x16GiB")
+      ->required();
+  app->add_option("--device", options->device, "What the devices are: cpu (sockets) or cuda (GPUs)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app->add_option("--bandwidth", options->bandwidth,
+                  "Memory bandwidth in GB/s: one value, or one per group of devices")
+      ->delimiter(',')
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  app->add_option("--all-reduce-us", options->all_reduce_us,
+                  "Microseconds that an all-reduce of one token takes")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app->add_option("--weights", options->weights,
+                  "resident, or stream: layers stay on disk (for GPUs, in host memory)")
+      ->check(CLI::IsMember({"resident", "stream"}))
+      ->capture_default_str();
+  app->add_option("--stream-bandwidth", options->stream_bandwidth,
+                  "GB/s at which a rank reads streamed weights (default: 2, a disk; with cuda 20)")
+      ->check(CLI::Range(0.001, 1e6));
+  app->add_option("--context", options->context,
+                  "Tokens of each stream (default: 8192, or the model's limit if lower)")
+      ->check(CLI::Range(int64_t{1}, kMaxCount));
+  app->add_option("--streams", options->streams, "Number of streams at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
+      ->capture_default_str();
+  app->add_option("--kv-dtype", options->kv_dtype,
+                  "Data type of the KV cache: auto, fp32, fp16, bf16, int8")
+      ->capture_default_str();
+  app->add_option("--format", options->format,
+                  "Plan only this format: fp32, bf16, int8, int4 or fp8");
+  app->add_option("--tp", options->tp, "Plan only this TP degree")->check(CLI::Range(1, 4096));
+  app->add_flag("--json", options->json, "Print a JSON list");
+  app->add_option("--plot", options->plot, "Write a chart to this file, SVG");
+  return app;
+}
+
+absl::StatusOr<int> RunPlan(const PlanOptions& options, char** /*argv*/) {
   plan::PlanRequest request;
   TANDEM_ASSIGN_OR_RETURN(request.devices, plan::ParseDevices(options.devices, options.bandwidth));
   if (!options.format.empty()) {
@@ -126,14 +164,10 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, std::ostream& out) {
       plans, [&](const plan::FormatPlan& plan) { return options.tp > 0 && plan.tp != options.tp; });
   const plan::Recommendation recommendation = plan::Recommend(plans, request);
   if (!options.plot.empty()) {
-    TANDEM_RETURN_IF_ERROR(WritePicture(options.plot, PlanPicture(plans, recommendation)));
+    TANDEM_RETURN_IF_ERROR(WriteFile("--plot", options.plot, PlanChart(plans, recommendation)));
   }
-  if (options.json) {
-    out << PlanJson(plans) << '\n';
-  } else {
-    out << PlanTable(config, request, plans, recommendation);
-  }
-  if (!out.flush()) return rank::OutputError("stdout: cannot be written");
+  TANDEM_RETURN_IF_ERROR(WriteStdout(
+      options.json ? PlanJson(plans) + "\n" : PlanTable(config, request, plans, recommendation)));
   return recommendation.choice.has_value() ? 0 : rank::kExitUnavailable;
 }
 

@@ -1,4 +1,4 @@
-// A plan as people, programs and pictures have it. Pure functions.
+// What `tandem plan` prints: a table, JSON, a chart. Pure functions.
 #pragma once
 
 #include <span>
@@ -9,17 +9,18 @@
 
 namespace tandem::launcher {
 
-// Lines of text, one for each run of ranks with equal numbers; sizes in GiB.
+// Lines of text, one for each range of ranks with equal numbers; sizes in GiB, or MiB for small
+// devices.
 std::string PlanTable(const loader::ModelConfig& config, const plan::PlanRequest& request,
                       std::span<const plan::FormatPlan> plans,
                       const plan::Recommendation& recommendation);
 
 // [{"format", "tp", "ranks": [{"weights", "kv", "workspace", "communication", "free"}], "fits",
-// "decode_tokens_per_s"}], bytes; free is below zero where memory lacks.
+// "decode_tokens_per_s"}], in bytes; free is negative where memory is short.
 std::string PlanJson(std::span<const plan::FormatPlan> plans);
 
-// An SVG picture: a bar for each rank, stacked by purpose, with its device's memory as a frame.
-std::string PlanPicture(std::span<const plan::FormatPlan> plans,
-                        const plan::Recommendation& recommendation);
+// An SVG document: a bar for each rank, stacked by purpose, with its device's memory as a frame.
+std::string PlanChart(std::span<const plan::FormatPlan> plans,
+                      const plan::Recommendation& recommendation);
 
 }  // namespace tandem::launcher

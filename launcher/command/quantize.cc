@@ -1,25 +1,25 @@
 #include "launcher/command/quantize.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/base/text_file.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "launcher/command/model_options.h"
+#include "launcher/command/option_checks.h"
+#include "launcher/command/output.h"
+#include "launcher/command/quantize_output.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/plan/memory_plan.h"
@@ -30,12 +30,9 @@
 namespace tandem::launcher {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr size_t kMaxConfigBytes = 4 << 20;
-constexpr size_t kMaxSideFileBytes = 64 << 20;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
-// Calibration text is cut into sequences of so many tokens.
+// Tokens of each sequence that the calibration text is cut into.
 constexpr int64_t kCalibrationLength = 512;
 
 absl::Status Expected(const std::string& option, const std::string& found,
@@ -88,7 +85,7 @@ absl::StatusOr<Settings> SettingsOf(const QuantizeOptions& options) {
   return settings;
 }
 
-// Sequences of the calibration text, as many as the option allows.
+// Sequences of the calibration text, up to --calibration-tokens.
 absl::StatusOr<std::vector<std::vector<int32_t>>> CalibrationOf(const QuantizeOptions& options,
                                                                 const loader::ModelFolder& folder,
                                                                 const loader::ModelConfig& config) {
@@ -124,38 +121,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CalibrationOf(const QuantizeOp
   return sequences;
 }
 
-// Everything but the weights and what describes them: tokenizer, template,
-// generation_config.json, licence. What is as large as weights is left, with a line on stderr.
-absl::Status CopySideFiles(const loader::ModelFolder& folder, const std::string& to) {
-  static constexpr absl::string_view kWeights[] = {".safetensors", ".safetensors.index.json",
-                                                   ".bin",         ".bin.index.json",
-                                                   ".pt",          ".pth",
-                                                   ".gguf",        ".onnx",
-                                                   ".h5",          ".msgpack"};
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder.path(), error)) {
-    const std::string name = entry.path().filename().string();
-    const bool weights =
-        std::any_of(std::begin(kWeights), std::end(kWeights),
-                    [&](absl::string_view end) { return absl::EndsWith(name, end); });
-    std::error_code ignored;
-    if (weights || name == "config.json" || !loader::IsPlainFileName(name) ||
-        !entry.is_regular_file(ignored)) {
-      continue;
-    }
-    if (const auto size = entry.file_size(ignored); !ignored && size > kMaxSideFileBytes) {
-      std::fprintf(stderr, "tandem: %s: found %ju bytes, expected at most %zu; it is not copied\n",
-                   entry.path().c_str(), size, kMaxSideFileBytes);
-      continue;
-    }
-    TANDEM_ASSIGN_OR_RETURN(const std::string bytes, folder.ReadSmallFile(name, kMaxSideFileBytes));
-    TANDEM_RETURN_IF_ERROR(quantize::WriteFileDurably(to + "/" + name, bytes));
-  }
-  if (error) return absl::DataLossError(absl::StrCat(folder.path(), ": ", error.message()));
-  return absl::OkStatus();
-}
-
-// Says how far it is, on a terminal only.
+// Shows progress on stderr, if that is a terminal.
 class Progress {
  public:
   explicit Progress(uint64_t total) : total_(total), shown_(isatty(STDERR_FILENO) != 0) {}
@@ -178,47 +144,6 @@ class Progress {
   const bool shown_;
   bool written_ = false;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-class OutputFolder {
- public:
-  // OUT must not be there yet, nor what an earlier run left.
-  static absl::StatusOr<std::unique_ptr<OutputFolder>> Create(std::string path) {
-    while (path.size() > 1 && path.back() == '/') path.pop_back();
-    const std::string partial = path + ".partial";
-    for (const std::string& taken : {path, partial}) {
-      struct stat info;
-      if (lstat(taken.c_str(), &info) != 0) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          taken, ": found something there, expected nothing; remove it or name another OUT"));
-    }
-    if (mkdir(partial.c_str(), 0777) != 0) {
-      return rank::OutputError(absl::StrCat(partial, ": cannot be made: ", std::strerror(errno)));
-    }
-    return std::unique_ptr<OutputFolder>(new OutputFolder(path, partial));
-  }
-  ~OutputFolder() {
-    std::error_code ignored;
-    if (!finished_) fs::remove_all(partial_, ignored);
-  }
-
-  const std::string& path() const { return partial_; }
-
-  absl::Status Finish() {
-    TANDEM_RETURN_IF_ERROR(quantize::SyncFolder(partial_));
-    if (rename(partial_.c_str(), path_.c_str()) != 0) {
-      return rank::OutputError(absl::StrCat(path_, ": cannot be made: ", std::strerror(errno)));
-    }
-    finished_ = true;
-    const fs::path parent = fs::path(path_).parent_path();
-    return quantize::SyncFolder(parent.empty() ? "." : parent.string());
-  }
-
- private:
-  OutputFolder(std::string path, std::string partial)
-      : path_(std::move(path)), partial_(std::move(partial)) {}
-  const std::string path_, partial_;
-  bool finished_ = false;
 };
 
 absl::Status Quantize(const QuantizeOptions& options) {
@@ -267,22 +192,46 @@ absl::Status Quantize(const QuantizeOptions& options) {
   }
   TANDEM_RETURN_IF_ERROR(writer->Close());
   TANDEM_RETURN_IF_ERROR(output->Finish());
-  const std::string line =
+  return WriteStdout(
       absl::StrFormat("%s: %.1f MiB of weights, %.3f of the source's %.1f MiB\n", options.output,
                       static_cast<double>(plan.bytes()) / (1 << 20),
                       static_cast<double>(plan.bytes()) / static_cast<double>(plan.source_bytes),
-                      static_cast<double>(plan.source_bytes) / (1 << 20));
-  if (std::fputs(line.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    return rank::OutputError("stdout: cannot be written");
-  }
-  return absl::OkStatus();
+                      static_cast<double>(plan.source_bytes) / (1 << 20)));
 }
 
 }  // namespace
 
-int RunQuantize(const QuantizeOptions& options) {
-  const absl::Status status = Quantize(options);
-  return status.ok() ? 0 : rank::ReportError(status);
+CLI::App* AddQuantize(CLI::App& parent, QuantizeOptions* options) {
+  CLI::App* app =
+      parent.add_subcommand("quantize", "Write a copy of a model with weights of fewer bits");
+  AddModel(app, &options->model);
+  app->add_option("OUT", options->output, "Folder to create")->required();
+  app->add_option("--dtype", options->dtype, "Weight format: int8 or int4")->capture_default_str();
+  app->add_option("--group-size", options->group_size, "Columns that share a scale")
+      ->check(CLI::Range(int64_t{8}, int64_t{1024}))
+      ->capture_default_str();
+  app->add_flag("--zero-points,!--symmetric", options->zero_points,
+                "Use a zero point per group, or none (the default)");
+  app->add_option("--head-dtype", options->head_dtype,
+                  "Format of output head and embedding: int8, int4, or stored (unchanged)")
+      ->capture_default_str();
+  app->add_option("--method", options->method,
+                  "rtn (round to nearest), search (for the best scales), gptq (error "
+                  "compensation); default: gptq with --calibration, else search");
+  app->add_option("--calibration", options->calibration,
+                  "Text file for calibration, similar to what the model will read");
+  app->add_option("--calibration-tokens", options->calibration_tokens,
+                  "Maximum number of calibration tokens")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads (default: all cores)")
+      ->check(CLI::Range(1, 4096));
+  return app;
+}
+
+absl::StatusOr<int> RunQuantize(const QuantizeOptions& options, char** /*argv*/) {
+  TANDEM_RETURN_IF_ERROR(Quantize(options));
+  return 0;
 }
 
 }  // namespace tandem::launcher

@@ -1,15 +1,25 @@
-// `tandem render`.
+// `tandem render`: prints the prompt that a chat template makes from messages, without a line end
+// of its own.
 #pragma once
 
-#include <istream>
-#include <ostream>
+#include <string>
 
-#include "launcher/command/options.h"
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tandem::launcher {
 
-// Renders the messages of a file (or `in`) to `out`, exactly, with no line end added. Exit code
-// (exit_code.h); errors are one line on stderr.
-int RunRender(const RenderOptions& options, std::istream& in, std::ostream& out);
+struct RenderOptions {
+  std::string model;     // a model folder or name, or the path of a .jinja file
+  std::string messages;  // a JSON file; "-": standard input
+};
+
+// Adds the subcommand with its options.
+CLI::App* AddRender(CLI::App& parent, RenderOptions* options);
+
+absl::StatusOr<int> RunRender(const RenderOptions& options, char** argv);
 
 }  // namespace tandem::launcher

@@ -2,13 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 
@@ -16,8 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/command/generate_front.h"
-#include "launcher/command/runtime_options.h"
+#include "launcher/command/model_tokenizer.h"
+#include "launcher/command/option_checks.h"
+#include "launcher/world/start.h"
 #include "runtime/engine/engine.h"
 #include "runtime/rank/build_id.h"
 #include "runtime/rank/engine_setup.h"
@@ -32,30 +30,32 @@
 namespace tandem::launcher {
 namespace {
 
-// While nothing is asked for, ranks are asked for a sign of life this often. Waits are shorter than
-// the step timeout by as much, so that a stall is found within it.
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+// While there is no request, rank 0 sends a heartbeat to the other ranks this often. The wait for a
+// step is shorter than --step-timeout by this interval, so that a stall is found within the
+// timeout.
 std::chrono::milliseconds HeartbeatInterval(const ServeOptions& options) {
-  return std::chrono::milliseconds(
-      static_cast<int64_t>(std::min(5.0, options.step_timeout / 4) * 1e3));
+  return Milliseconds(std::min(5.0, options.step_timeout / 4));
 }
 
 server::GrpcServerOptions ServerOptionsOf(const ServeOptions& options) {
-  const auto milliseconds = [](double seconds) {
-    return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
-  };
   server::GrpcServerOptions server;
   server.listen = options.listen;
   server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
   server.max_receive_bytes = static_cast<int>(options.max_message_bytes);
   server.max_streams_per_connection = options.max_streams;
-  server.keepalive_time = milliseconds(options.keepalive_time);
-  server.max_connection_age = milliseconds(options.max_connection_age);
-  server.max_connection_age_grace = milliseconds(options.max_connection_age_grace);
-  server.max_connection_idle = milliseconds(options.max_connection_idle);
+  server.keepalive_time = Milliseconds(options.keepalive_time);
+  server.max_connection_age = Milliseconds(options.max_connection_age);
+  server.max_connection_age_grace = Milliseconds(options.max_connection_age_grace);
+  server.max_connection_idle = Milliseconds(options.max_connection_idle);
   return server;
 }
 
-// As the launcher counts them; nullopt where it is not one of ours.
+// How often the launcher has restarted the world; nullopt if no launcher of ours started this
+// process.
 std::optional<int64_t> RestartsSoFar() {
   const char* text = std::getenv(rank::kRestartsVariable);
   int64_t restarts = 0;
@@ -65,14 +65,14 @@ std::optional<int64_t> RestartsSoFar() {
   return restarts;
 }
 
-// What a cautious operator wants to know before the first request.
-void WarnOfOpenDoors(const ServeOptions& options) {
+// An address that other hosts can reach should be encrypted.
+void WarnIfUnencrypted(const ServeOptions& options) {
   const bool local =
       options.listen.rfind("127.", 0) == 0 || options.listen.rfind("[::1]", 0) == 0 ||
       options.listen.rfind("localhost:", 0) == 0 || options.listen.rfind("unix:", 0) == 0;
   if (local || !options.tls_cert.empty()) return;
-  spdlog::warn("{} is reached without encryption{}; see --tls-cert", options.listen,
-               options.auth_token_file.empty() ? "" : ", tokens can be read on the way");
+  spdlog::warn("{} accepts unencrypted connections{}; see --tls-cert", options.listen,
+               options.auth_token_file.empty() ? "" : ", which expose bearer tokens");
 }
 
 // Port 0 takes a free port, which nobody knows until it is printed. Other addresses are printed
@@ -84,46 +84,6 @@ void LogTakenPorts(const ServeOptions& options, const server::ServeFront& front)
   }
 }
 
-// Null where the folder has no tokenizer.json.
-absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> LoadTokenizer(const std::string& model) {
-  TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder, loader::ModelFolder::Open(model));
-  if (!folder.Has("tokenizer.json")) return nullptr;
-  return tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json"));
-}
-
-// Reads and tokenizes the prompt; only rank 0 does.
-absl::Status ReadPrompt(const GenerateOptions& options, GenerateJob& job,
-                        std::unique_ptr<tokenizer::Tokenizer>& tokenizer) {
-  TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
-  job.tokenizer = tokenizer.get();
-  job.prompt_ids = options.prompt_ids;
-  if (!options.prompt.has_value()) return absl::OkStatus();
-  if (tokenizer == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        options.model.model, " has no tokenizer.json: give --prompt-ids instead of text"));
-  }
-  std::string text = *options.prompt;
-  if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
-  if (text.empty()) {
-    return absl::InvalidArgumentError("prompt: found no text, expected some");
-  }
-  TANDEM_ASSIGN_OR_RETURN(job.prompt_ids, tokenizer->Encode(text, /*add_special_tokens=*/true));
-  return absl::OkStatus();
-}
-
-// Tokens that prompt and answer can have together, on every rank: rank 0 knows
-// the prompt. 0: as long as the model allows.
-absl::StatusOr<int64_t> AgreeOnContext(parallel::ControlGroup& communicator,
-                                       const GenerateJob& job) {
-  int64_t context = 0;
-  if (communicator.rank() == 0 && job.sampling.max_tokens.has_value()) {
-    context = static_cast<int64_t>(job.prompt_ids.size()) + std::max(1, *job.sampling.max_tokens);
-  }
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          communicator.AllGatherBytes(absl::StrCat(context)));
-  return std::stoll(all[0]);
-}
-
 std::string LastPart(const std::string& path) {
   const size_t end = path.find_last_not_of('/');
   if (end == std::string::npos) return path;
@@ -132,7 +92,7 @@ std::string LastPart(const std::string& path) {
                      end - (begin == std::string::npos ? 0 : begin + 1) + 1);
 }
 
-// Rank 0, from a loaded world to a drained one.
+// On rank 0, from a loaded world to a drained one.
 rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime& runtime,
                                     const ServeOptions& options, server::ServeFront& front,
                                     const tokenizer::Tokenizer* tokenizer,
@@ -140,7 +100,7 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
   config.max_queue = static_cast<int32_t>(options.max_queue);
-  config.load_guard = LoadGuardOptionsOf(options.watch);
+  config.load_guard = LoadGuardOptionsOf(options.load_guard);
   engine::EngineHooks hooks = rank::EngineHooksOf(runtime, HeartbeatInterval(options));
   engine::EngineMetrics metrics;
   if (!options.metrics_listen.empty()) hooks.metrics = &metrics;
@@ -164,15 +124,13 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   model.defaults = server::DefaultsOf(runtime.generation());
   model.ranks = [&runtime] { return runtime.DescribeRanks(); };
   model.engine_metrics = hooks.metrics;
-  // GPUs compute on when a call that starts their work has returned.
+  // A call that starts work on a GPU returns before the work is done: its time would say nothing.
   model.step_parts = runtime.timer() != nullptr && !runtime.on_gpu();
   front.SetModel(std::move(model));
   spdlog::info("serving {} at {} on {} ranks: {} KV tokens, contexts up to {}", options.model.model,
                front.address(), runtime.tp(), runtime.num_blocks() * model::kBlockSize,
                runtime.max_model_len());
-  if (!options.metrics_listen.empty()) {
-    spdlog::info("metrics at {}", front.metrics_address());
-  }
+  if (!options.metrics_listen.empty()) spdlog::info("metrics at {}", front.metrics_address());
   const absl::Status status = front.WaitUntilStopped();
   // Before Stop, since the step in progress may be waiting for the rank that died.
   const rank::RankOutcome outcome =
@@ -182,151 +140,184 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   return outcome;
 }
 
-rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& options) {
-  parallel::MpiWorld* world = joined.world.get();
-  parallel::ControlGroup* communicator = joined.communicator.get();
-  const int rank = communicator->rank();
+// What rank 0 has before a model is loaded.
+struct ServeParts {
+  std::unique_ptr<server::ServeFront> front;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null: the model has none
+  absl::StatusOr<chat::ChatTemplate> chat_template = absl::NotFoundError("");
+};
 
-  GenerateJob job;
-  job.sampling = options.sampling;
-  job.json = options.json;
-  job.logits_file = options.logits_file;
-  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
-  const absl::Status read = rank == 0 ? ReadPrompt(options, job, tokenizer) : absl::OkStatus();
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, read); !agreed.ok()) {
-    return rank::ReportAgreedError(world, agreed);
-  }
-  rank::RankOptions rank_options = RankOptionsOf(options.model);
-  rank_options.max_num_seqs = 1;
-  const absl::StatusOr<int64_t> context = AgreeOnContext(*communicator, job);
-  if (!context.ok()) return rank::AbortWorld(world, context.status());
-  rank_options.used_context = *context;
-  auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
-  if (!loaded.ok()) return rank::ReportAgreedError(world, loaded.status());
-  rank::RankRuntime& runtime = *loaded->runtime;
+server::ServeFrontOptions FrontOptionsOf(const ServeOptions& options, int ranks) {
+  server::ServeFrontOptions front;
+  front.server = ServerOptionsOf(options);
+  front.metrics_listen = options.metrics_listen;
+  front.info = {.version = TANDEM_VERSION,
+                .build = std::string(absl::StripPrefix(rank::BuildId(), TANDEM_VERSION " ")),
+                .restarts = RestartsSoFar()};
+  front.auth_token_file = options.auth_token_file;
+  // When a rank dies, mpirun ends the others with SIGTERM. From srun, SIGTERM is a request to stop.
+  front.sigterm_is_loss = ranks > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  front.dies_while_loading = rank::StartedByLauncher();
+  front.drain_timeout = Milliseconds(options.drain_timeout);
+  return front;
+}
 
-  absl::StatusOr<GenerateResult> result = GenerateResult();
-  if (rank == 0) {
-    result = RunGenerate(runtime, job);
-    if (rank::IsRankFailure(world, result.status())) {
-      return rank::AbortAfterRankFailure(world, result.status());
-    }
-    if (absl::Status status = runtime.runner().Shutdown(); !status.ok()) {
-      return rank::AbortWorld(world, status);
-    }
-  } else if (absl::Status status = runtime.Work(); !status.ok()) {
-    return rank::AbortWorld(world, status);
+// On rank 0. Opens the port first: a second server on the same port fails before it loads a model.
+absl::Status OpenFront(const ServeOptions& options, int ranks,
+                       std::unique_ptr<server::DrainSignals> signals, ServeParts& parts) {
+  TANDEM_ASSIGN_OR_RETURN(
+      parts.front, server::ServeFront::Start(FrontOptionsOf(options, ranks), std::move(signals)));
+  LogTakenPorts(options, *parts.front);
+  WarnIfUnencrypted(options);
+  TANDEM_ASSIGN_OR_RETURN(parts.tokenizer, LoadTokenizer(options.model.model));
+  parts.chat_template = chat::LoadChatTemplate(options.model.model);
+  if (!parts.chat_template.ok() && !absl::IsNotFound(parts.chat_template.status())) {
+    // A damaged template stops chat messages only: text and ids can be served.
+    spdlog::warn("no chat messages: {}", std::string(parts.chat_template.status().message()));
   }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, result.status()); !agreed.ok()) {
-    return rank::ReportAgreedError(world, agreed);
+  return absl::OkStatus();
+}
+
+// All ranks, from a loaded world to one whose steps have ended.
+rank::RankOutcome RunSteps(parallel::MpiWorld* world, rank::RankRuntime& runtime,
+                           const ServeOptions& options, ServeParts& parts) {
+  if (parts.front == nullptr) {
+    const absl::Status status = runtime.Work();
+    return status.ok() ? rank::Done() : rank::AbortAfterRankFailure(world, status);
   }
-  const auto reports = runtime.GatherReports();
-  if (!reports.ok()) return rank::AbortWorld(world, reports.status());
-  if (absl::Status status = loaded->WriteTrace(*communicator); !status.ok()) {
-    return rank::AbortWorld(world, status);
-  }
-  if (rank == 0 && options.json) {
-    std::cout << GenerateJson(*result, *reports) << std::endl;
-    if (!std::cout) return rank::ReportOwnError(rank::OutputError("stdout: cannot be written"));
-  }
-  return rank::Done();
+  const rank::RankOutcome outcome =
+      ServeUntilDrained(world, runtime, options, *parts.front, parts.tokenizer.get(),
+                        parts.chat_template.ok() ? &*parts.chat_template : nullptr);
+  parts.front.reset();
+  if (!outcome.done()) return outcome;
+  const absl::Status status = runtime.runner().Shutdown();
+  return status.ok() ? rank::Done() : rank::AbortAfterRankFailure(world, status);
 }
 
 rank::RankOutcome Serve(rank::JoinedWorld& joined, const ServeOptions& options,
                         std::unique_ptr<server::DrainSignals> signals) {
-  parallel::MpiWorld* world = joined.world.get();
-  parallel::ControlGroup* communicator = joined.communicator.get();
-  const int rank = communicator->rank();
-
-  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
-  absl::StatusOr<chat::ChatTemplate> chat_template = absl::NotFoundError("");
-  std::unique_ptr<server::ServeFront> front;
+  parallel::MpiWorld* const world = joined.world.get();
+  parallel::ControlGroup& communicator = *joined.communicator;
+  ServeParts parts;
   absl::Status opened;
-  if (rank == 0) {
-    // The port first: a second server on it should not load a model to find out.
-    server::ServeFrontOptions front_options;
-    front_options.server = ServerOptionsOf(options);
-    front_options.metrics_listen = options.metrics_listen;
-    front_options.info = {
-        .version = TANDEM_VERSION,
-        .build = std::string(absl::StripPrefix(rank::BuildId(), TANDEM_VERSION " ")),
-        .restarts = RestartsSoFar()};
-    front_options.auth_token_file = options.auth_token_file;
-    // mpirun ends a world that has lost a rank with SIGTERM; srun asks with it.
-    front_options.sigterm_is_loss =
-        communicator->size() > 1 && std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
-    front_options.dies_while_loading = rank::StartedByLauncher();
-    front_options.drain_timeout =
-        std::chrono::milliseconds(static_cast<int64_t>(options.drain_timeout * 1e3));
-    opened = [&]() -> absl::Status {
-      TANDEM_ASSIGN_OR_RETURN(front, server::ServeFront::Start(front_options, std::move(signals)));
-      LogTakenPorts(options, *front);
-      WarnOfOpenDoors(options);
-      TANDEM_ASSIGN_OR_RETURN(tokenizer, LoadTokenizer(options.model.model));
-      chat_template = chat::LoadChatTemplate(options.model.model);
-      if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) {
-        // A damaged one; text and ids can be served all the same.
-        spdlog::warn("no chat messages: {}", std::string(chat_template.status().message()));
-      }
-      return absl::OkStatus();
-    }();
+  if (joined.rank() == 0) {
+    opened = OpenFront(options, communicator.size(), std::move(signals), parts);
   } else {
     server::IgnoreDrainSignals();
   }
-  if (const absl::Status agreed = AgreeOnStatus(*communicator, opened); !agreed.ok()) {
-    front.reset();
+  if (const absl::Status agreed = AgreeOnStatus(communicator, opened); !agreed.ok()) {
+    parts.front.reset();
     return rank::ReportAgreedError(world, agreed);
   }
   rank::RankOptions rank_options = RankOptionsOf(options.model);
-  const auto step_timeout =
-      std::chrono::milliseconds(static_cast<int64_t>(options.step_timeout * 1e3));
+  const std::chrono::milliseconds step_timeout = Milliseconds(options.step_timeout);
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
-  parallel::StepTimer timer;  // for the metrics, which are rank 0's
-  if (rank == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
+  parallel::StepTimer timer;  // for the metrics, which rank 0 serves
+  if (joined.rank() == 0 && !options.metrics_listen.empty() && options.model.device == "cpu") {
     rank_options.timer = &timer;
   }
   auto loaded = rank::LoadRank(joined, rank_options, options.model.trace_file);
   if (!loaded.ok()) {
-    front.reset();
+    parts.front.reset();
     return rank::ReportAgreedError(world, loaded.status());
   }
-  rank::RankRuntime& runtime = *loaded->runtime;
-  if (world != nullptr) world->SetPatience(step_timeout);  // nothing is left that takes long
-  if (rank != 0) {
-    if (absl::Status status = runtime.Work(); !status.ok()) {
-      return rank::AbortAfterRankFailure(world, status);
-    }
-  } else {
-    const rank::RankOutcome outcome =
-        ServeUntilDrained(world, runtime, options, *front, tokenizer.get(),
-                          chat_template.ok() ? &*chat_template : nullptr);
-    front.reset();
-    if (!outcome.done()) return outcome;
-    if (absl::Status status = runtime.runner().Shutdown(); !status.ok()) {
-      return rank::AbortAfterRankFailure(world, status);
-    }
-  }
-  if (absl::Status status = loaded->WriteTrace(*communicator); !status.ok()) {
+  if (world != nullptr) world->SetPatience(step_timeout);  // from here on nothing takes longer
+  const rank::RankOutcome outcome = RunSteps(world, *loaded->runtime, options, parts);
+  if (!outcome.done()) return outcome;
+  if (absl::Status status = loaded->WriteTrace(communicator); !status.ok()) {
     return rank::AbortWorld(world, status);
   }
   return rank::Done();
 }
 
-}  // namespace
-
-int RunGenerateRank(const GenerateOptions& options) {
-  return rank::RunRank({spdlog::level::warn, options.model.start_timeout},
-                       [&](rank::JoinedWorld& joined) { return Generate(joined, options); });
-}
-
 int RunServeRank(const ServeOptions& options) {
-  // Before MPI and gRPC start threads, which inherit the mask.
+  // Blocked here, because threads of MPI and gRPC inherit the mask.
   auto signals = server::DrainSignals::Block();
   if (!signals.ok()) return rank::ReportError(signals.status());
   return rank::RunRank(
       {spdlog::level::info, options.model.start_timeout},
       [&](rank::JoinedWorld& joined) { return Serve(joined, options, *std::move(signals)); });
+}
+
+// Options of connections: encryption, tokens, limits.
+void AddConnections(CLI::App* app, ServeOptions* options) {
+  app->add_option("--tls-cert", options->tls_cert, "Certificate chain of this server, PEM file");
+  app->add_option("--tls-key", options->tls_key, "Private key of the certificate, PEM file");
+  app->add_option("--tls-client-ca", options->tls_client_ca,
+                  "Require client certificates that this CA signed, PEM file");
+  app->add_option("--auth-token-file", options->auth_token_file,
+                  "File of bearer tokens that clients may use, one per line");
+  app->add_option("--max-message-bytes", options->max_message_bytes,
+                  "Maximum size of a request, such as 4MiB")
+      ->check([](const std::string& text) { return RejectNegativeSize(text, "4MiB"); })
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->check(CLI::Range(uint64_t{1024}, uint64_t{kMaxCount}));
+  app->add_option("--max-streams", options->max_streams,
+                  "Maximum number of open calls per connection")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  const auto add_seconds = [&](const char* name, double* value, const char* what) {
+    app->add_option(name, *value, what)->check(CLI::Range(0.0, 1e6))->capture_default_str();
+  };
+  add_seconds("--max-connection-age", &options->max_connection_age,
+              "Seconds after which the server asks a client to reconnect; 0: never");
+  add_seconds("--max-connection-age-grace", &options->max_connection_age_grace,
+              "Seconds that the streams of such a connection have to finish");
+  add_seconds("--max-connection-idle", &options->max_connection_idle,
+              "Seconds without a call after which the server closes a connection; 0: never");
+  app->add_option("--keepalive-time", options->keepalive_time,
+                  "Seconds of silence after which the server pings a client")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
+}
+
+}  // namespace
+
+CLI::App* AddServe(CLI::App& parent, ServeOptions* options) {
+  CLI::App* app = parent.add_subcommand("serve", "Serve the model over gRPC");
+  AddModelOptions(app, &options->model);
+  AddTrace(app, &options->model);
+  AddLoadGuard(app, &options->load_guard);
+  AddLatencyWatch(app, &options->load_guard);
+  app->add_option("--listen", options->listen,
+                  "Address for gRPC: HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free port "
+                  "and logs it")
+      ->capture_default_str();
+  app->add_option(
+      "--metrics-listen", options->metrics_listen,
+      "Address for Prometheus metrics at /metrics: HOST:PORT or [IPv6]:PORT (default: none)");
+  app->add_option("--max-queue", options->max_queue, "Maximum number of choices that wait")
+      ->check(CLI::Range(int64_t{1}, kMaxSequences))
+      ->capture_default_str();
+  app->add_option("--drain-timeout", options->drain_timeout,
+                  "Seconds that open streams have to finish after a stop signal")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app->add_option("--step-timeout", options->step_timeout,
+                  "Seconds that the other ranks wait for a rank before it counts as stalled")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  app->add_option("--max-restarts", options->max_restarts,
+                  "Maximum number of restarts in a row after the world failed; 0: none")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  app->add_option("--name", options->name,
+                  "Model name that clients see (default: the last part of MODEL)");
+  AddConnections(app, options);
+  return app;
+}
+
+absl::StatusOr<int> RunServe(const ServeOptions& options, char** argv) {
+  WorldOptions world;
+  world.drains = true;
+  world.drain_timeout = Milliseconds(options.drain_timeout);
+  world.max_restarts = options.max_restarts;
+  return RunRankOrWorld({.tp = options.model.tp,
+                         .hosts = options.model.hosts,
+                         .alone_in_process = false,
+                         .world = world},
+                        argv, [&] { return RunServeRank(options); });
 }
 
 }  // namespace tandem::launcher

@@ -1,16 +1,42 @@
-// What a rank does with its options: joins the world that it was started in (or is a world of one),
-// loads, and works until the end. Exit codes as in exit_code.h; an error is reported by one rank,
-// all end together.
-//
-// The caller has called DieWithParent, and started no threads.
+// `tandem serve`: serves a model over gRPC until a stop signal.
 #pragma once
 
-#include "launcher/command/options.h"
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "launcher/command/load_guard_options.h"
+#include "launcher/command/model_options.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tandem::launcher {
 
-int RunServeRank(const ServeOptions& options);
-int RunGenerateRank(const GenerateOptions& options);
-int RunBenchRank(const BenchOptions& options);
+struct ServeOptions {
+  ModelOptions model;
+  LoadGuardLimits load_guard;
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen;  // empty: none
+  int64_t max_queue = 1024;
+  double drain_timeout = 30;                     // seconds
+  double step_timeout = 30;                      // seconds that other ranks wait for a rank
+  int max_restarts = 5;                          // of a failed world, consecutive
+  std::string name;                              // in GetModel; empty: MODEL's last part
+  std::string tls_cert, tls_key, tls_client_ca;  // PEM files; empty: none
+  std::string auth_token_file;
+  uint64_t max_message_bytes = 4 << 20;
+  int max_streams = 4096;                // of one connection
+  double max_connection_age = 0;         // seconds; 0: no limit
+  double max_connection_age_grace = 60;  // seconds
+  double max_connection_idle = 0;        // seconds; 0: no limit
+  double keepalive_time = 60;            // seconds
+};
+
+// Adds the subcommand with its options.
+CLI::App* AddServe(CLI::App& parent, ServeOptions* options);
+
+absl::StatusOr<int> RunServe(const ServeOptions& options, char** argv);
 
 }  // namespace tandem::launcher

@@ -1,16 +1,26 @@
-// `tandem tokenize` and `tandem detokenize`: standard input to standard output, with nothing of the
-// model but its tokenizer.json.
+// `tandem tokenize`: prints the token ids of standard input. Reads only tokenizer.json of the
+// model.
 #pragma once
 
-#include <istream>
-#include <ostream>
+#include <string>
 
-#include "launcher/command/options.h"
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tandem::launcher {
 
-// Exit codes (exit_code.h); errors are one line on stderr.
-int RunTokenize(const TokenizeOptions& options, std::istream& in, std::ostream& out);
-int RunDetokenize(const DetokenizeOptions& options, std::istream& in, std::ostream& out);
+struct TokenizeOptions {
+  std::string model;
+  bool json = false;
+  bool add_special = false;
+};
+
+// Adds the subcommand with its options.
+CLI::App* AddTokenize(CLI::App& parent, TokenizeOptions* options);
+
+absl::StatusOr<int> RunTokenize(const TokenizeOptions& options, char** argv);
 
 }  // namespace tandem::launcher

@@ -65,7 +65,7 @@ TEST(PlanJson, NamesWhatGpusHold) {
   EXPECT_EQ(json["collectives"], 10);
   EXPECT_EQ(json["pinned"], 11);
   EXPECT_EQ(json["free"], kGib - 5 - 6 - 8 - 9 - 10);
-  EXPECT_THAT(PlanPicture({&plan, 1}, {}), ::testing::HasSubstr("graphs"));
+  EXPECT_THAT(PlanChart({&plan, 1}, {}), ::testing::HasSubstr("graphs"));
 }
 
 TEST(PlanJson, HasExactlyTheNamedKeys) {
@@ -97,9 +97,9 @@ TEST(PlanTable, OneLineForEqualRanks) {
   EXPECT_THAT(table, ::testing::HasSubstr("Not possible: nothing fits."));
 }
 
-TEST(PlanPicture, DrawsEveryRank) {
+TEST(PlanChart, DrawsEveryRank) {
   const plan::FormatPlan plan = Plan();
-  const std::string svg = PlanPicture({&plan, 1}, {});
+  const std::string svg = PlanChart({&plan, 1}, {});
   size_t frames = 0;
   for (size_t at = svg.find("fill=\"none\""); at != std::string::npos;
        at = svg.find("fill=\"none\"", at + 1)) {
