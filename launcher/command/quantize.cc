@@ -22,7 +22,7 @@
 #include "launcher/command/quantize_output.h"
 #include "runtime/loader/hf_config.h"
 #include "runtime/loader/model_folder.h"
-#include "runtime/plan/memory_plan.h"
+#include "runtime/plan/host_limits.h"
 #include "runtime/quantize/quantize_model.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/text/tokenizer/tokenizer.h"

@@ -79,7 +79,7 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
   std::vector<uint64_t> memory;
   for (const PlanDevice& each : devices) memory.push_back(each.memory);
   const parallel::ShardPlan shards =
-      parallel::ShardPlan::Make(model::ShapeOf(config), SharesByMemory(memory));
+      parallel::ShardPlan::Make(model::ShapeOf(config), ShardWeightsByMemory(memory));
   const bool gpus = !device.memory_is_host();
   const int64_t sequence_blocks = Ceil(request.context, model::kBlockSize);
   // A row or a sequence of a step has a token of it at least.

@@ -96,7 +96,7 @@ struct FormatPlan {
 };
 
 // Every format, or the one asked for, at TP = 1 to the number of devices of a kind. Ranks take the
-// largest devices first; where these differ, shards are as SharesByMemory has them.
+// largest devices first; where these differ, shards are as ShardWeightsByMemory has them.
 std::vector<FormatPlan> PlanAll(const loader::ModelConfig& config, const PlanRequest& request,
                                 const kernels::DeviceLayout& device);
 

@@ -18,7 +18,7 @@ struct JoinOptions {
 
 struct JoinedWorld {
   std::unique_ptr<parallel::MpiWorld> world;             // null in a world of one without MPI
-  std::unique_ptr<parallel::ControlGroup> communicator;  // of all ranks, for start and end
+  std::unique_ptr<parallel::ControlGroup> communicator;  // all ranks, for start and end
 
   int rank() const { return communicator->rank(); }
 };

@@ -3,11 +3,13 @@
 #include <spdlog/spdlog.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 #include "runtime/model/packed_weights.h"
 
 namespace tandem::rank {
@@ -15,7 +17,7 @@ namespace {
 
 using PackedFilePtr = std::unique_ptr<loader::PackedFile>;
 
-// INVALID_ARGUMENT where what is there is not what Make would write.
+// INVALID_ARGUMENT where the file is not the one that Make would write.
 absl::StatusOr<PackedFilePtr> Open(const PackedCacheArgs& args, const std::string& path,
                                    const std::string& key, const kernels::Backend& backend) {
   TANDEM_ASSIGN_OR_RETURN(PackedFilePtr file, loader::PackedFile::Open(path, key));
@@ -49,26 +51,23 @@ absl::Status Make(const PackedCacheArgs& args, const std::string& path, const st
 
 absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
-    parallel::ControlGroup& communicator) {
+    parallel::ControlGroup& group) {
   if (backend.packed_layout().empty()) {
     return absl::UnimplementedError(
         "--packed-cache: this instruction set's kernels keep no packed weights; leave it out or "
         "give another --isa");
   }
   const auto key_or = model::PackedKey(args.checkpoint, args.weights, backend);
-  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(communicator, key_or.status()));
+  TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(group, key_or.status()));
   const std::string& key = *key_or;
   const std::string path =
       absl::StrCat(args.directory, "/",
                    absl::Hex(XXH3_64bits(key.data(), key.size()), absl::kZeroPad16), ".packed");
   auto file = Open(args, path, key, backend);
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> found,
-                          communicator.AllGatherBytes(file.ok() ? "found" : ""));
-  // Alike on all ranks, so that all go on together.
-  bool missing = false;
-  for (const std::string& answer : found) missing = missing || answer.empty();
-  if (missing) {
-    const int rank = communicator.rank();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> found, parallel::AllGather(group, file.ok()));
+  // All ranks take the same branch, since the exchanges below are collective.
+  if (std::ranges::find(found, false) != found.end()) {
+    const int rank = group.rank();
     bool first_of_host = true;
     for (int r = 0; r < rank; ++r) {
       first_of_host = first_of_host && places[r].host != places[rank].host;
@@ -80,15 +79,15 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
       }
       made = Make(args, path, key, backend);
     }
-    TANDEM_RETURN_IF_ERROR(communicator.AllGatherBytes("").status());
+    // Waits for the writers, as long as a start may take.
+    TANDEM_RETURN_IF_ERROR(group.AllGatherBytes("").status());
     if (!file.ok()) file = Open(args, path, key, backend);
     if (args.required) {
       const absl::Status& why = made.ok() ? file.status() : made;
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(
-          communicator, file.ok()
-                            ? absl::OkStatus()
-                            : absl::Status(why.code(), absl::StrCat("--weights stream: ",
-                                                                    std::string(why.message())))));
+          group, file.ok() ? absl::OkStatus()
+                           : absl::Status(why.code(), absl::StrCat("--weights stream: ",
+                                                                   std::string(why.message())))));
     }
     if (!file.ok() && first_of_host) {
       spdlog::warn("--packed-cache: {}; weights are packed from the checkpoint",

@@ -1,4 +1,5 @@
-// --packed-cache DIR: weights as the kernels read them, made once and loaded at every later start.
+// --packed-cache DIR: a file of weights in the layout that the kernels read. It is written once and
+// loaded at every later start.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,7 @@
 #include "runtime/loader/model_folder.h"
 #include "runtime/loader/packed_file.h"
 #include "runtime/model/weight_format.h"
-#include "runtime/rank/peer_watch.h"
+#include "runtime/rank/place.h"
 
 namespace tandem::rank {
 
@@ -21,17 +22,17 @@ struct PackedCacheArgs {
   std::string directory;
   const loader::ModelFolder& model;
   const loader::ModelConfig& config;
-  const loader::Checkpoint& checkpoint;  // not taken from
+  const loader::Checkpoint& checkpoint;
   const model::WeightRequests& weights;
-  bool required = false;  // no file is an error
+  bool required = false;  // a missing file is an error
 };
 
-// Collective. The packed weights of the model on this rank's host; the host's first rank makes the
-// file where it is missing or was made of something else. Null where that failed, with a warning,
-// if it is not required: weights then come from the checkpoint. UNIMPLEMENTED
-// where the backend keeps no packed weights.
+// Collective. Opens the packed weights of the model. Where the file is missing or belongs to
+// another model or format, the first rank of each host writes it. Where that fails and the file is
+// not required, logs a warning and returns null: weights then come from the checkpoint.
+// UNIMPLEMENTED where the backend has no packed layout.
 absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     const PackedCacheArgs& args, const std::vector<RankPlace>& places, kernels::Backend& backend,
-    parallel::ControlGroup& communicator);
+    parallel::ControlGroup& group);
 
 }  // namespace tandem::rank

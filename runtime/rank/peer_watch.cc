@@ -5,49 +5,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <climits>
 #include <cstdint>
-#include <fstream>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "kernels/base/status_macros.h"
 
 namespace tandem::rank {
-namespace {
-
-RankPlace OwnPlace() {
-  char host[HOST_NAME_MAX + 1] = {};
-  gethostname(host, HOST_NAME_MAX);
-  std::string boot;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  char name_space[64] = {};
-  if (readlink("/proc/self/ns/pid", name_space, sizeof(name_space) - 1) < 0) name_space[0] = '?';
-  return {host, absl::StrCat(boot, " ", name_space), getpid()};
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::ControlGroup& communicator) {
-  const RankPlace mine = OwnPlace();
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          communicator.AllGatherBytes(
-                              absl::StrCat(mine.host, "\n", mine.pid, "\n", mine.pid_namespace)));
-  std::vector<RankPlace> places;
-  for (const std::string& text : all) {
-    const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits('\n', 2));
-    RankPlace place;
-    if (parts.size() == 3 && absl::SimpleAtoi(parts[1], &place.pid)) {
-      place.host = parts[0];
-      place.pid_namespace = parts[2];
-    }
-    places.push_back(std::move(place));
-  }
-  return places;
-}
-
 PeerWatch::PeerWatch(const std::vector<RankPlace>& places, OnEnd on_end)
     : on_end_(std::move(on_end)) {
   for (size_t rank = 1; rank < places.size(); ++rank) {

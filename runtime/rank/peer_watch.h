@@ -1,9 +1,7 @@
-// Rank 0's eye on the other ranks of its host: told by the kernel when one ends, it can end the
-// open streams with the rank's name long before a collective misses it. Ranks of other hosts are
-// missed by mpirun or by the step timeout.
+// Rank 0 watches the other ranks of its host. The kernel reports at once when one of them ends, so
+// open streams fail with that rank's name long before a collective times out. mpirun or the step
+// timeout notice when a rank of another host dies.
 #pragma once
-
-#include <sys/types.h>
 
 #include <functional>
 #include <memory>
@@ -12,30 +10,19 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "parallel/control_group.h"
+#include "runtime/rank/place.h"
 
 namespace tandem::rank {
 
-// Where a rank runs.
-struct RankPlace {
-  std::string host;
-  std::string pid_namespace;  // with the kernel's boot id: whether its pid means anything here
-  pid_t pid = 0;
-};
-
-// Of all ranks, by rank. Collective.
-absl::StatusOr<std::vector<RankPlace>> GatherPlaces(parallel::ControlGroup& communicator);
-
 class PeerWatch {
  public:
-  // Called once, on a thread of the watch, with UNAVAILABLE that names the first rank that ended.
+  // Called once, on the watch's thread, with UNAVAILABLE that names the first rank that ended.
   using OnEnd = std::function<void(const absl::Status&)>;
 
-  // Watches the ranks other than 0 that are processes of this kernel's namespace. Where the kernel
-  // has no pidfd (before Linux 5.3) nothing is watched.
+  // Watches the ranks other than 0 that are in rank 0's pid namespace. Watches none where the
+  // kernel has no pidfd (before Linux 5.3).
   PeerWatch(const std::vector<RankPlace>& places, OnEnd on_end);
-  // Before the ranks are told to end.
+  // To be destroyed before the other ranks are asked to end.
   ~PeerWatch();
   PeerWatch(const PeerWatch&) = delete;
   PeerWatch& operator=(const PeerWatch&) = delete;

@@ -1,43 +1,26 @@
 #include "runtime/rank/roofline.h"
 
-#include <array>
 #include <chrono>
-#include <cstring>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cuda_probe.h"
-#include "runtime/plan/memory_plan.h"
+#include "parallel/all_gather.h"
+#include "runtime/plan/host_limits.h"
 #include "runtime/rank/outcome.h"
 
 namespace tandem::rank {
 namespace {
 
-// Larger than any processor's caches, of all ranks of a host together.
+// Of all ranks of a host together: more than the caches of any processor hold.
 constexpr size_t kProbeBytes = size_t{512} << 20;
 // Of each of two buffers on a GPU: more than its caches hold.
 constexpr size_t kGpuProbeBytes = size_t{256} << 20;
 constexpr std::chrono::milliseconds kProbeTime{60};
 
-// Columns of a rank's answer, added over the ranks.
-template <size_t n>
-absl::StatusOr<std::array<double, n>> Sum(parallel::ControlGroup& communicator,
-                                          const std::array<double, n>& mine) {
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          communicator.AllGatherBytes(std::string(
-                              reinterpret_cast<const char*>(mine.data()), sizeof(mine))));
-  std::array<double, n> sum{};
-  for (const std::string& bytes : all) {
-    std::array<double, n> theirs;
-    std::memcpy(theirs.data(), bytes.data(), sizeof(theirs));
-    for (size_t i = 0; i < n; ++i) sum[i] += theirs[i];
-  }
-  return sum;
-}
-
 // Whether all ranks are OK. A failed exchange is an error.
-absl::StatusOr<bool> AllAgree(parallel::ControlGroup& communicator, const absl::Status& mine) {
-  const absl::Status agreed = AgreeOnStatus(communicator, mine);
+absl::StatusOr<bool> AllAgree(parallel::ControlGroup& group, const absl::Status& mine) {
+  const absl::Status agreed = AgreeOnStatus(group, mine);
   if (ExchangeTimedOut(agreed)) return agreed;
   return agreed.ok();
 }
@@ -64,52 +47,61 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
 }
 
 absl::StatusOr<plan::Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe) {
-  parallel::ControlGroup& communicator = runtime.communicator();
-  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  parallel::ControlGroup& group = runtime.communicator();
+  TANDEM_RETURN_IF_ERROR(group.Barrier());
   const double read = probe.ReadBandwidth(kProbeTime);
-  TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+  TANDEM_RETURN_IF_ERROR(group.Barrier());
   const double peak = probe.PeakArithmetic(DotTypeOf(runtime.decoder().linear_spec()), kProbeTime);
   double stream = 0;
   if (runtime.layers() == model::LayersIn::kHost) {
-    TANDEM_RETURN_IF_ERROR(communicator.Barrier());
+    TANDEM_RETURN_IF_ERROR(group.Barrier());
     stream = probe.UploadBandwidth(kProbeTime);
   }
-  using Triple = std::array<double, 3>;
-  TANDEM_ASSIGN_OR_RETURN(const Triple sum, Sum<3>(communicator, {read, peak, stream}));
-  return plan::Ceilings{.read = sum[0], .peak = sum[1], .stream = sum[2]};
+  const plan::Ceilings mine = {.read = read, .peak = peak, .stream = stream};
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<plan::Ceilings> all, parallel::AllGather(group, mine));
+  plan::Ceilings sum;
+  for (const plan::Ceilings& rank : all) {
+    sum.read += rank.read;
+    sum.peak += rank.peak;
+    sum.stream += rank.stream;
+  }
+  return sum;
 }
 
 absl::StatusOr<plan::ModelWork> WorkOf(RankRuntime& runtime) {
   model::Decoder& decoder = runtime.decoder();
   const model::DecoderBytes bytes = decoder.bytes();
-  using Four = std::array<double, 4>;
-  TANDEM_ASSIGN_OR_RETURN(const Four sum,
-                          Sum<4>(runtime.communicator(),
-                                 {static_cast<double>(bytes.read() - decoder.head_bytes()),
-                                  static_cast<double>(decoder.head_bytes()),
-                                  static_cast<double>(bytes.kv) /
-                                      static_cast<double>(runtime.num_blocks() * model::kBlockSize),
-                                  static_cast<double>(bytes.streamed)}));
+  const int64_t kv_tokens = runtime.num_blocks() * model::kBlockSize;
+  plan::ModelWork mine;
+  mine.weights = static_cast<double>(bytes.read() - decoder.head_bytes());
+  mine.head = static_cast<double>(decoder.head_bytes());
+  mine.kv_token = static_cast<double>(bytes.kv) / static_cast<double>(kv_tokens);
+  mine.streamed = static_cast<double>(bytes.streamed);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<plan::ModelWork> all,
+                          parallel::AllGather(runtime.communicator(), mine));
   plan::ModelWork work = plan::OperationsOf(runtime.config());
-  work.weights = sum[0];
-  work.head = sum[1];
-  work.kv_token = sum[2];
-  work.streamed = sum[3];
+  for (const plan::ModelWork& rank : all) {
+    work.weights += rank.weights;
+    work.head += rank.head;
+    work.kv_token += rank.kv_token;
+    work.streamed += rank.streamed;
+  }
   return work;
 }
 
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
                                          const plan::CountingExecutor* done) {
-  parallel::ControlGroup& communicator = runtime.communicator();
-  // Nothing has planned the probe's memory: where it is scarce a job that is done is not to end so.
+  parallel::ControlGroup& group = runtime.communicator();
+  // The probe's memory is not in the plan. Where memory is scarce, a finished job must not fail for
+  // it.
   absl::Status room;
   if (!runtime.on_gpu() && plan::AvailableMemory() < 2 * kProbeBytes) {
     room = absl::ResourceExhaustedError("memory for the probe");
   }
-  TANDEM_ASSIGN_OR_RETURN(const bool has_room, AllAgree(communicator, room));
+  TANDEM_ASSIGN_OR_RETURN(const bool has_room, AllAgree(group, room));
   if (!has_room) return 0.0;
   auto probe = MakeProbe(runtime, isa);
-  TANDEM_ASSIGN_OR_RETURN(const bool has_probe, AllAgree(communicator, probe.status()));
+  TANDEM_ASSIGN_OR_RETURN(const bool has_probe, AllAgree(group, probe.status()));
   if (!has_probe) return 0.0;
   TANDEM_ASSIGN_OR_RETURN(const plan::Ceilings ceilings, MeasureCeilings(runtime, **probe));
   return done == nullptr ? 0.0 : done->SecondsAt(ceilings.read, ceilings.peak, ceilings.stream);

@@ -1,5 +1,6 @@
-// What a machine and a model have to do with each other: the ceilings, measured on all ranks, and
-// the bytes and operations of a step, counted. Collective where it says so.
+// How far a job is from what the machine allows (the roofline model): the machine's ceilings,
+// measured on all ranks, and the bytes and operations of a step, counted. "Collective": all ranks
+// call it.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,7 @@
 
 namespace tandem::rank {
 
-// Of the products of a model's layers.
+// The arithmetic of the products of a model's layers.
 kernels::DotType DotTypeOf(const kernels::LinearSpec& spec);
 
 // A probe with the threads of the runtime's backend, or of its GPU.
@@ -23,11 +24,11 @@ absl::StatusOr<std::unique_ptr<kernels::MachineProbe>> MakeProbe(const RankRunti
 // Collective: all ranks at once, each with its threads.
 absl::StatusOr<plan::Ceilings> MeasureCeilings(RankRuntime& runtime, kernels::MachineProbe& probe);
 
-// Collective: of all ranks together.
+// Collective: bytes and operations of all ranks together.
 absl::StatusOr<plan::ModelWork> WorkOf(RankRuntime& runtime);
 
-// Collective: seconds that counted steps would take at the ceilings, measured now; 0 where there is
-// no room for it. `done` is rank 0's, null elsewhere.
+// Collective: seconds that the counted steps would take at the ceilings, which are measured now; 0
+// where there is no memory for that. `done` is rank 0's, null elsewhere.
 absl::StatusOr<double> SecondsAtCeilings(RankRuntime& runtime, const std::string& isa,
                                          const plan::CountingExecutor* done);
 

@@ -13,8 +13,8 @@ int RunRank(const JoinOptions& options, absl::FunctionRef<RankOutcome(JoinedWorl
   return work(*joined).exit_code;
 }
 
-absl::Status LoadedRank::WriteTrace(parallel::ControlGroup& communicator) {
-  return trace == nullptr ? absl::OkStatus() : trace->Write(communicator);
+absl::Status LoadedRank::WriteTrace(parallel::ControlGroup& group) {
+  return trace == nullptr ? absl::OkStatus() : trace->Write(group);
 }
 
 absl::StatusOr<LoadedRank> LoadRank(const JoinedWorld& joined, RankOptions options,

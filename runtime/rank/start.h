@@ -27,7 +27,7 @@ struct LoadedRank {
   std::unique_ptr<RankRuntime> runtime;
 
   // Collective, after the last step. OK without a trace.
-  absl::Status WriteTrace(parallel::ControlGroup& communicator);
+  absl::Status WriteTrace(parallel::ControlGroup& group);
 };
 
 // Collective: starts the trace where trace_file is not empty (its timer replaces options.timer) and

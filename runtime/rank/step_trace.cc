@@ -3,15 +3,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/all_gather.h"
 #include "parallel/clock_offset.h"
 #include "runtime/rank/exit_code.h"
 
@@ -34,7 +35,7 @@ absl::Status CannotWrite(const std::string& file) {
   return absl::InvalidArgumentError(absl::StrCat("--trace ", file, ": cannot be written"));
 }
 
-// Microseconds with the nanoseconds behind the point, as the format wants them.
+// The format wants microseconds; the nanoseconds stand behind the point.
 std::string Microseconds(int64_t ns) { return absl::StrFormat("%d.%03d", ns / 1000, ns % 1000); }
 
 void WriteSlice(std::ostream& out, size_t rank, std::string_view name, int64_t begin_ns,
@@ -73,7 +74,7 @@ void WriteTraceJson(std::span<const RankTrace> traces, std::ostream& out) {
   for (size_t rank = 0; rank < traces.size(); ++rank) {
     const RankTrace& trace = traces[rank];
     const int64_t shift = origin + trace.clock_offset_ns;
-    // A step reaches from its first part to its last; a slice that holds others comes first.
+    // A step lasts from its first part to its last. A slice must come before the slices inside it.
     struct Extent {
       int64_t begin, end;
     };
@@ -98,33 +99,29 @@ void WriteTraceJson(std::span<const RankTrace> traces, std::ostream& out) {
 
 StepTrace::StepTrace(const std::string& file) : file_(file), timer_(kMaxSlices) {}
 
-absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::ControlGroup& communicator,
+absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::ControlGroup& group,
                                                             const std::string& file) {
   std::unique_ptr<StepTrace> trace(new StepTrace(file));
   absl::Status writable;
-  if (communicator.rank() == 0 && !std::ofstream(file, std::ios::trunc)) {
+  if (group.rank() == 0 && !std::ofstream(file, std::ios::trunc)) {
     writable = CannotWrite(file);
   }
-  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(communicator, writable));
-  TANDEM_ASSIGN_OR_RETURN(trace->clock_offsets_, parallel::MeasureClockOffsets(communicator));
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(group, writable));
+  TANDEM_ASSIGN_OR_RETURN(trace->clock_offsets_, parallel::MeasureClockOffsets(group));
   return trace;
 }
 
-absl::Status StepTrace::Write(parallel::ControlGroup& communicator) {
+absl::Status StepTrace::Write(parallel::ControlGroup& group) {
   const std::vector<Slice> slices = timer_.Slices();
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> hosts,
-                          communicator.AllGatherBytes(HostName()));
-  TANDEM_ASSIGN_OR_RETURN(
-      const std::vector<std::string> all,
-      communicator.AllGatherBytes(std::string(reinterpret_cast<const char*>(slices.data()),
-                                              slices.size() * sizeof(Slice))));
-  if (communicator.rank() != 0) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, group.AllGatherBytes(HostName()));
+  TANDEM_ASSIGN_OR_RETURN(std::vector<std::vector<Slice>> all,
+                          parallel::AllGatherVectors(group, slices));
+  if (group.rank() != 0) return absl::OkStatus();
   std::vector<RankTrace> traces(all.size());
   for (size_t rank = 0; rank < all.size(); ++rank) {
     traces[rank].host = hosts[rank];
     traces[rank].clock_offset_ns = clock_offsets_[rank];
-    traces[rank].slices.resize(all[rank].size() / sizeof(Slice));
-    std::memcpy(traces[rank].slices.data(), all[rank].data(), all[rank].size());
+    traces[rank].slices = std::move(all[rank]);
   }
   std::ofstream out(file_, std::ios::trunc);
   if (!out) return OutputError(absl::StrCat("--trace ", file_, ": cannot be written"));

@@ -1,8 +1,8 @@
-// `--trace FILE`: what every rank did when, in the JSON that Perfetto and chrome://tracing open.
-// One process a rank, steps as slices with their parts inside, all on rank 0's clock.
+// `--trace FILE`: what each rank did and when, in the JSON that Perfetto and chrome://tracing open.
+// Each rank is a process there, each step a slice with its parts inside, all on rank 0's clock.
 //
-// Each rank keeps its last slices in memory; rank 0 gathers and writes them when the run has ended
-// well.
+// Each rank keeps its last slices in memory. Rank 0 gathers them at the end and writes the file; a
+// command that fails writes none.
 #pragma once
 
 #include <memory>
@@ -24,19 +24,19 @@ struct RankTrace {
   std::vector<parallel::StepTimer::Slice> slices;
 };
 
-// traces[r] is rank r's. Times start at the first slice of all.
+// traces[r] is rank r's. Time 0 is the first slice of all ranks.
 void WriteTraceJson(std::span<const RankTrace> traces, std::ostream& out);
 
 class StepTrace {
  public:
   // Collective. Measures the clocks and makes sure that rank 0 can write `file`.
-  static absl::StatusOr<std::unique_ptr<StepTrace>> Start(parallel::ControlGroup& communicator,
+  static absl::StatusOr<std::unique_ptr<StepTrace>> Start(parallel::ControlGroup& group,
                                                           const std::string& file);
 
   parallel::StepTimer* timer() { return &timer_; }
 
   // Collective, after the last step.
-  absl::Status Write(parallel::ControlGroup& communicator);
+  absl::Status Write(parallel::ControlGroup& group);
 
  private:
   explicit StepTrace(const std::string& file);

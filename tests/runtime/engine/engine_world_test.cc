@@ -12,7 +12,7 @@
 #include "parallel/step_channel.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/model_runner.h"
-#include "runtime/plan/memory_plan.h"
+#include "runtime/plan/host_limits.h"
 #include "tests/support/model_world.h"
 
 namespace tandem {

@@ -1,6 +1,6 @@
 // Limits of control groups, read from folders made like those of /proc and /sys.
 #include "gtest/gtest.h"
-#include "runtime/plan/memory_plan.h"
+#include "runtime/plan/host_limits.h"
 #include "tests/runtime/loader/temp_dir.h"
 
 namespace tandem::plan {

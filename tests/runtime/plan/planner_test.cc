@@ -206,11 +206,11 @@ TEST_F(PlannerTest, GpusThatHardlyDifferTakeEqualShares) {
   EXPECT_EQ(plan.ranks[0].bytes.weights, plan.ranks[1].bytes.weights);
 }
 
-TEST(SharesByMemory, AreAlikeUpToATenthApart) {
+TEST(ShardWeightsByMemory, AreAlikeUpToATenthApart) {
   const auto shares = [](std::vector<double> gib) {
     std::vector<uint64_t> memory;
     for (const double size : gib) memory.push_back(FromGib(size));
-    return SharesByMemory(memory);
+    return ShardWeightsByMemory(memory);
   };
   EXPECT_THAT(shares({24, 23, 22}), ::testing::ElementsAre(1, 1, 1));
   EXPECT_THAT(shares({24, 24, 16}), ::testing::ElementsAre(24576, 24576, 16384));
