@@ -22,6 +22,8 @@
 #include "runtime/model/model_tensors.h"
 #include "runtime/plan/device_list.h"
 #include "runtime/plan/planner.h"
+#include "runtime/plan/rank_bytes.h"
+#include "runtime/plan/recommend.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/rank_runtime.h"
 

@@ -6,6 +6,7 @@
 
 #include "runtime/loader/model_config.h"
 #include "runtime/plan/planner.h"
+#include "runtime/plan/recommend.h"
 
 namespace tandem::launcher {
 

@@ -1,13 +1,13 @@
-// What the hardware can do at most, as measured.
+// The measured limits of the hardware.
 #pragma once
 
 namespace tandem::plan {
 
-// Bytes and operations a second of all ranks together.
+// Of all ranks together, for each second.
 struct Ceilings {
-  double read = 0;
-  double peak = 0;
-  double stream = 0;  // of weights from the host's memory to GPUs; 0: none, or not measured
+  double read = 0;    // bytes read from memory
+  double peak = 0;    // operations
+  double stream = 0;  // bytes of weights from the host's memory to GPUs; 0: none, or not measured
 };
 
 }  // namespace tandem::plan

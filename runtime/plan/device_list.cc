@@ -34,7 +34,7 @@ std::optional<uint64_t> SizeOf(absl::string_view text) {
       UnitBytes(std::string(absl::StripAsciiWhitespace(text.substr(digits))));
   if (!absl::SimpleAtod(text.substr(0, digits), &value) || !unit.has_value()) return std::nullopt;
   const double bytes = value * *unit;
-  // Under a MiB no rank runs; above 2^50 the arithmetic of shards ends.
+  // No rank fits into less than a MiB; shard weights above 2^50 would overflow.
   if (!(bytes >= 1 << 20 && bytes <= std::ldexp(1.0, 50))) return std::nullopt;
   return static_cast<uint64_t>(bytes);
 }

@@ -1,4 +1,4 @@
-// Devices as a user writes them down: "2x24GiB,1x16GiB".
+// Parses devices as a user writes them: "2x24GiB,1x16GiB".
 #pragma once
 
 #include <string>

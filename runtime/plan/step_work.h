@@ -1,4 +1,5 @@
-// What a step must touch and execute, counted from its plan: the numerators of `tandem bench`.
+// The bytes that a step must read and the operations that it must do, counted from its plan.
+// `tandem bench` divides them by the measured time.
 #pragma once
 
 #include <array>
@@ -15,32 +16,34 @@ namespace tandem::plan {
 // Of all ranks together.
 struct ModelWork {
   // Bytes as held.
-  double weights = 0;  // packed, without the head's
+  double weights = 0;  // packed, without the head
   double head = 0;
-  double streamed = 0;  // of these, what comes from a file or the host's memory in each step
+  double streamed = 0;  // the part of these that is read from a file or the host in each step
   double kv_token = 0;  // of one token, all layers
   // Operations; a multiply-add is two.
-  double linear_token = 0;        // products of the layers, a token
-  double attention_position = 0;  // scores and values, a token and position that it sees
-  double head_row = 0;
+  double linear_token = 0;  // products of the layers, for each token
+  double attention_position =
+      0;                // scores and values, for each token and position that it attends to
+  double head_row = 0;  // for each row of logits
 };
 
-// The operations; bytes are what the ranks say.
+// Fills in the operations. The bytes come from the ranks (rank::WorkOf).
 ModelWork OperationsOf(const loader::ModelConfig& config);
 
 struct StepWork {
   int64_t steps = 0;
   int64_t tokens = 0;
   double bytes = 0;
-  double streamed = 0;  // of these
+  double streamed = 0;  // part of `bytes`
   double operations = 0;
 };
 
-// Weights are read once a step, the head's where there are logits; a sequence's KV cache once a
-// step, also where a chunk's tokens read it again from the processor's caches.
+// Weights count once for each step, the head only where there are logits. The KV cache of a
+// sequence counts once for each step, though the tokens of a chunk may read it again from the
+// processor's caches.
 StepWork CountStep(const ModelWork& model, const engine::StepPlan& plan);
 
-// Passes plans on and adds up what they are.
+// Passes plans on to another executor and adds up their work.
 class CountingExecutor : public engine::StepExecutor {
  public:
   CountingExecutor(engine::StepExecutor& inner, const ModelWork& model)
@@ -49,10 +52,10 @@ class CountingExecutor : public engine::StepExecutor {
   absl::Status Execute(const engine::StepPlan& plan, std::span<float> logits) override;
   engine::RowSurveys* surveys() override { return inner_.surveys(); }
   const StepWork& done() const { return done_; }
-  // So far; any thread.
+  // Steps so far; any thread.
   int64_t steps() const { return steps_; }
-  // What all steps take at the least, each bound by the bytes a second, by the operations, or by
-  // what is streamed; 0: that is not.
+  // The least seconds that all steps can take: each is limited by bytes read, by operations or by
+  // streamed bytes, at these rates a second. streamed_per_s 0: nothing is streamed.
   double SecondsAt(double bytes_per_s, double operations_per_s, double streamed_per_s = 0) const;
 
  private:
@@ -60,7 +63,7 @@ class CountingExecutor : public engine::StepExecutor {
   const ModelWork model_;
   StepWork done_;
   std::atomic<int64_t> steps_{0};
-  // Sums of steps of about the same operations a byte: those are bound alike.
+  // Sums over steps with about the same operations per byte: the same limit applies to them.
   std::array<StepWork, 128> by_intensity_;
 };
 

@@ -1,6 +1,7 @@
 // Limits of control groups, read from folders made like those of /proc and /sys.
-#include "gtest/gtest.h"
 #include "runtime/plan/host_limits.h"
+
+#include "gtest/gtest.h"
 #include "tests/runtime/loader/temp_dir.h"
 
 namespace tandem::plan {
