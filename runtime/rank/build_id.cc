@@ -35,7 +35,7 @@ int FindNote(dl_phdr_info* info, size_t, void* out) {
       at = value + AlignUp(note.n_descsz);
     }
   }
-  return 1;  // the program alone
+  return 1;  // ends the iteration: only the program counts
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Which build of the program this is: ranks of one world must run the same.
+// Identifies this build of the program: all ranks of a world must run the same one.
 #pragma once
 
 #include <string>

@@ -22,7 +22,7 @@ int CpuCount(const CoreList& cores) {
   return cpus;
 }
 
-// One CPU a thread: a core each, then the second CPUs of the cores, and so on.
+// One CPU for each thread: first one of each core, then the second CPUs of the cores, and so on.
 std::vector<int> SpreadThreads(const CoreList& cores, int threads) {
   std::vector<int> cpus;
   for (size_t turn = 0; static_cast<int>(cpus.size()) < threads; ++turn) {
@@ -90,7 +90,7 @@ std::vector<Topology::Core> Topology::Cores(const std::vector<int>& allowed) con
        (pu = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_PU, pu)) != nullptr;) {
     const int cpu = static_cast<int>(pu->os_index);
     if (!std::binary_search(allowed.begin(), allowed.end(), cpu)) continue;
-    // Where hwloc sees no cores every CPU counts as one.
+    // Where hwloc finds no cores, every CPU counts as a core.
     hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(topology, HWLOC_OBJ_CORE, pu);
     if (core == nullptr || core != last_core || cores.empty()) {
       hwloc_obj_t socket = hwloc_get_ancestor_obj_by_type(topology, HWLOC_OBJ_PACKAGE, pu);
@@ -153,7 +153,7 @@ std::vector<Binding> BindRanks(const Topology& topology, const std::vector<RankC
   bool all_bound = true;
   for (int r = 0; r < size; ++r) {
     Binding& binding = bindings[r];
-    // Ranks that share CPUs are bound together or not at all.
+    // Ranks with the same CPUs are all bound or all unbound.
     bool fit = true;
     for (int other = 0; other < size; ++other) {
       fit &= ranks[other].allowed != ranks[r].allowed ||
@@ -173,7 +173,7 @@ std::vector<Binding> BindRanks(const Topology& topology, const std::vector<RankC
       binding.description = absl::StrCat(Threads(binding.threads), ", not bound (", why, ")");
     }
   }
-  // One rank that has to share would be held up by another's spinning.
+  // A spinning thread would take time from a rank that has the same CPU.
   bool own_cores = all_bound || all_threads <= static_cast<int>(all_cpus.size());
   for (const RankCpus& rank : ranks) own_cores &= rank.quota == 0 || all_threads <= rank.quota;
   for (Binding& binding : bindings) binding.own_cores = own_cores;

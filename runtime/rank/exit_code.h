@@ -1,12 +1,12 @@
-// How a process of ours ends, after BSD's sysexits:
+// The exit codes of the program, after BSD's sysexits:
 //
 //    0  done
 //   64  the command line is wrong
 //   65  an input is bad: a model's file, a prompt, a request
-//   69  something needed is not there: a server, a port, mpirun
-//   70  a failure of our own, or a world that ended in no way we know
+//   69  something needed is missing: a server, a port, mpirun, memory
+//   70  an internal failure, a rank that died or hung, or a world that ended for an unknown reason
 //   74  reading or writing failed
-//   75  stopped before the end: the same line again goes on (a batch job)
+//   75  a batch job stopped before its end; the same command line continues it
 //   78  the set-up cannot work: a world of another size, a missing tokenizer
 //   128 + N  ended by signal N
 #pragma once
@@ -27,11 +27,11 @@ inline constexpr int kExitConfig = 78;
 
 int ExitCode(const absl::Status& status);
 
-// What could not be written to where the user wanted it; ends with kExitIo.
+// An output that the user asked for could not be written. Its exit code is kExitIo.
 absl::Status OutputError(const std::string& message);
 
-// One line on stderr, "tandem: MESSAGE", and the exit code. Line breaks in the message become
-// spaces.
+// Prints one line to stderr, "tandem: MESSAGE", with line breaks of the message as spaces. Returns
+// the exit code.
 int ReportError(const absl::Status& status);
 
 }  // namespace tandem::rank

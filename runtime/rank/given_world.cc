@@ -17,7 +17,7 @@ std::optional<int> Number(const char* text) {
 absl::StatusOr<std::optional<int>> FindWorld(const GetEnv& get_env) {
   // Open MPI's mpirun.
   if (const std::optional<int> size = Number(get_env("OMPI_COMM_WORLD_SIZE"))) return size;
-  // srun: a step of its own, and the library's way in.
+  // srun sets the step's variables; with --mpi=pmix it sets PMIX_RANK too.
   const std::optional<int> tasks = Number(get_env("SLURM_STEP_NUM_TASKS"));
   const bool step = get_env("SLURM_STEP_ID") != nullptr && get_env("SLURM_PROCID") != nullptr;
   if (get_env("PMIX_RANK") != nullptr) {

@@ -15,7 +15,7 @@ struct HostSlots {
 
 // "node1:2,node2:2"; a host without a number has one slot. INVALID_ARGUMENT for anything else.
 absl::StatusOr<std::vector<HostSlots>> ParseHosts(const std::string& text);
-// As ParseHosts reads them.
+// In the form that ParseHosts reads.
 std::string FormatHosts(const std::vector<HostSlots>& hosts);
 
 }  // namespace tandem::rank

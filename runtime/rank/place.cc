@@ -7,7 +7,6 @@
 #include <climits>
 #include <cstdio>
 #include <fstream>
-#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"

@@ -11,7 +11,7 @@
 #include "parallel/all_gather.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/plan/host_limits.h"
-#include "runtime/plan/planner.h"
+#include "runtime/plan/rank_bytes.h"
 
 namespace tandem::rank {
 namespace {

@@ -11,7 +11,7 @@
 #include "parallel/all_reduce_trial.h"
 #include "parallel/device_communicator.h"
 #include "parallel/timed_communicator.h"
-#include "runtime/plan/planner.h"
+#include "runtime/plan/rank_bytes.h"
 
 namespace tandem::rank {
 namespace {
