@@ -117,9 +117,9 @@ absl::Status CheckHostMemory(parallel::ControlGroup& group, const StartResults& 
 absl::Status CheckMemory(parallel::ControlGroup& group, const StartResults& start,
                          const plan::MemoryPlan& plan) {
   if (const auto gpu = start.opened.backend->device_memory()) {
-    TANDEM_RETURN_IF_ERROR(CheckGpuMemory(group, input, plan, *gpu));
+    TANDEM_RETURN_IF_ERROR(CheckGpuMemory(group, start, plan, *gpu));
   }
-  return CheckHostMemory(group, input, plan);
+  return CheckHostMemory(group, start, plan);
 }
 
 // The same number on all ranks. Collective.
@@ -180,13 +180,13 @@ uint64_t KvMemory(const plan::MemoryPlan& plan, uint64_t free) {
 absl::StatusOr<RankSize> SizeRank(parallel::ControlGroup& group, const StartResults& start) {
   const StepSizes sizes = StepSizesOf(start.options, start.opened.config);
   RankSize size;
-  size.decoder = DecoderOptionsOf(input, sizes);
-  size.plan = PlanWithoutKv(input, size.decoder, group.rank());
-  TANDEM_RETURN_IF_ERROR(CheckMemory(group, input, size.plan));
+  size.decoder = DecoderOptionsOf(start, sizes);
+  size.plan = PlanWithoutKv(start, size.decoder, group.rank());
+  TANDEM_RETURN_IF_ERROR(CheckMemory(group, start, size.plan));
   const uint64_t block_bytes =
       plan::KvBlockBytes(start.opened.config, start.shards, group.rank(), start.opened.kv_dtype);
   TANDEM_ASSIGN_OR_RETURN(size.decoder.num_blocks,
-                          AgreeOnBlocks(group, input, sizes, size.plan, block_bytes));
+                          AgreeOnBlocks(group, start, sizes, size.plan, block_bytes));
   const int64_t kv_tokens = size.decoder.num_blocks * model::kBlockSize;
   size.plan.kv = size.decoder.num_blocks * block_bytes;
   size.max_model_len = std::min(sizes.context, kv_tokens);
@@ -194,7 +194,7 @@ absl::StatusOr<RankSize> SizeRank(parallel::ControlGroup& group, const StartResu
     spdlog::warn("the KV cache holds {} tokens: contexts are limited to that, not the model's {}",
                  size.max_model_len, sizes.context);
   }
-  TANDEM_RETURN_IF_ERROR(CheckMemory(group, input, size.plan));
+  TANDEM_RETURN_IF_ERROR(CheckMemory(group, start, size.plan));
   return size;
 }
 
