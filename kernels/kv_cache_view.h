@@ -71,23 +71,23 @@ struct KvCacheView {
   constexpr int64_t scale_bytes() const {
     return dtype == KvDType::kI8 ? kBlock * static_cast<int64_t>(sizeof(float)) : 0;
   }
-  constexpr int64_t k_run_bytes() const { return k_code_bytes() + scale_bytes(); }
-  constexpr int64_t v_run_bytes() const { return v_code_bytes() + scale_bytes(); }
-  constexpr int64_t k_block_bytes() const { return kv_heads * k_run_bytes(); }
-  constexpr int64_t v_block_bytes() const { return kv_heads * v_run_bytes(); }
+  constexpr int64_t k_head_bytes() const { return k_code_bytes() + scale_bytes(); }
+  constexpr int64_t v_head_bytes() const { return v_code_bytes() + scale_bytes(); }
+  constexpr int64_t k_block_bytes() const { return kv_heads * k_head_bytes(); }
+  constexpr int64_t v_block_bytes() const { return kv_heads * v_head_bytes(); }
 
-  std::byte* k_run(int64_t block, int64_t head) const {
-    return static_cast<std::byte*>(k) + block * k_block_bytes() + head * k_run_bytes();
+  std::byte* k_head(int64_t block, int64_t head) const {
+    return static_cast<std::byte*>(k) + block * k_block_bytes() + head * k_head_bytes();
   }
-  std::byte* v_run(int64_t block, int64_t head) const {
-    return static_cast<std::byte*>(v) + block * v_block_bytes() + head * v_run_bytes();
+  std::byte* v_head(int64_t block, int64_t head) const {
+    return static_cast<std::byte*>(v) + block * v_block_bytes() + head * v_head_bytes();
   }
   // [16], of int8.
   float* k_scales(int64_t block, int64_t head) const {
-    return reinterpret_cast<float*>(k_run(block, head) + k_code_bytes());
+    return reinterpret_cast<float*>(k_head(block, head) + k_code_bytes());
   }
   float* v_scales(int64_t block, int64_t head) const {
-    return reinterpret_cast<float*>(v_run(block, head) + v_code_bytes());
+    return reinterpret_cast<float*>(v_head(block, head) + v_code_bytes());
   }
 
   // Where an element lies in its run, in elements.
@@ -100,7 +100,7 @@ struct KvCacheView {
 };
 
 // Integers of int8 attention: codes of K and V, of a query, and of the weights
-// (probability times V's scale) of one cut. Sums of 512 products of the first
+// (probability times V's scale) of one partition. Sums of 512 products of the first
 // two and of 256 of the first and last fit 32 bits.
 inline constexpr float kKvCodeMax = 127.0f;
 inline constexpr float kQueryCodeMax = 32512.0f;  // 127 * 256: high and low bytes are signed

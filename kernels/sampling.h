@@ -1,7 +1,7 @@
-// What of choosing tokens is done where the logits lie, so that these need not go to the host:
-// operations of backends whose memory is not the host's, and the small results from which the
-// host's sampler chooses. Sums are of integers: the same bits on every device, however the
-// vocabulary is cut.
+// The part of choosing tokens that is done where the logits lie, so that they need not go to the
+// host: operations of backends whose memory is not the host's, and small results from which the
+// host's sampler chooses. Sums are of integers: the bits are the same on every device, wherever the
+// vocabulary is cut between ranks.
 #pragma once
 
 #include <cstdint>
@@ -9,32 +9,32 @@
 
 namespace tandem::kernels {
 
-// What a row's choice needs.
+// What choosing a row's token needs.
 enum class SampleKind : int32_t {
   kWhole = 0,       // its logits on the host
   kLargest = 1,     // the likeliest token
   kDraw = 2,        // one drawn among all tokens
   kCandidates = 3,  // the first tokens of the order
-  kNucleus = 4,     // those, and the sum of all weights
+  kNucleus = 4,     // the same, and the sum of all weights
 };
 
-// Of one row. A token's weight is WeightOf((logit - largest) * inverse_temperature).
+// A row's request. A token's weight is WeightOf((logit - largest) * inverse_temperature).
 struct SampleRequest {
   SampleKind kind = SampleKind::kWhole;
-  int32_t list = -1;               // place of its candidates; set by the ranks
+  int32_t list = -1;               // index of its list of candidates; set by the ranks
   double inverse_temperature = 0;  // of kDraw and kNucleus
-  uint64_t least = 0;              // of kDraw: smaller weights count as none
+  uint64_t least = 0;              // of kDraw: smaller weights count as 0
   uint64_t uniform = 0;            // of kDraw: see DrawTarget
 };
 static_assert(sizeof(SampleRequest) == 32);
 
 // What a rank finds in its columns of a row.
 struct RowSurvey {
-  uint64_t largest = 0;    // its first token of the order, packed, 0: none; after Survey all ranks'
+  uint64_t largest = 0;    // its likeliest token, packed, 0: none; after Survey that of all ranks
   uint64_t total = 0;      // of weights relative to the largest of all ranks; kDraw, kNucleus
   int32_t drawn = -1;      // kDraw: the token, where the draw falls in these columns
   int32_t candidates = 0;  // how many it lists; kCandidates, kNucleus
-  int32_t complete = 0;    // 1: those are all that it has
+  int32_t complete = 0;    // 1: it has no other tokens
   int32_t valid = 1;       // 0: it found NaN or plus infinity
 };
 static_assert(sizeof(RowSurvey) == 32);
@@ -45,8 +45,8 @@ struct RankSurvey {
   std::span<const uint64_t> candidates;  // packed tokens, see base/sampling_math.h
 };
 
-inline constexpr int kSampleRanges = 32;  // of a rank's columns, whose weights are added apart
-inline constexpr int kShareFloats = 4;    // of a 64-bit word between ranks: 16 bits each
+inline constexpr int kSampleRanges = 32;  // of a rank's columns; their weights are added apart
+inline constexpr int kWordFloats = 4;     // that carry a 64-bit word to other ranks, 16 bits each
 
 // Pointers are to the backend's memory.
 struct SamplingArgs {
@@ -59,12 +59,12 @@ struct SamplingArgs {
   RowSurvey* surveys = nullptr;             // [rows]
   uint64_t* lists = nullptr;                // [lists, list_size]
   uint64_t* range_sums = nullptr;           // [rows, kSampleRanges], from Survey to Draw
-  // Of a world of several ranks: each gives a word a row to the others as floats whose sum over
-  // ranks is exact, all of other ranks' places being zero.
+  // With several ranks, each sends one word for each row to the others, as floats. An all-reduce
+  // adds them exactly, since a rank's floats are zero in all other ranks' places.
   int32_t rank = 0;
   int32_t ranks = 1;
-  float* share = nullptr;         // [ranks, rows, kShareFloats], this rank's part
-  const float* shared = nullptr;  // the sum over ranks of what the operation before gave
+  float* sent = nullptr;            // [ranks, rows, kWordFloats], filled in this rank's place
+  const float* received = nullptr;  // the sum over ranks of what the operation before sent
 };
 
 inline constexpr int32_t kMaxListSize = 1024;
@@ -74,16 +74,16 @@ class SamplingOps {
  public:
   virtual ~SamplingOps() = default;
 
-  // Sets surveys, but for what comes below; shares `largest`. All rows but kWhole.
+  // Sets surveys, except what the others set; sends `largest`. All rows but kWhole.
   virtual void FindLargest(const SamplingArgs& args) const = 0;
 
-  // Totals and candidates, from all ranks' `largest`; shares `total`. kDraw, kCandidates and
-  // kNucleus. Candidates are all tokens of the first bins (CandidateBin) that together have
-  // list_size at most.
+  // Totals and candidates, from all ranks' `largest`; sends `total`. Rows of kDraw, kCandidates and
+  // kNucleus. Candidates are all tokens of the first bins (CandidateBin) that together hold
+  // list_size tokens at most.
   virtual void Survey(const SamplingArgs& args) const = 0;
 
   // Where the draw falls in the running sum of all ranks' weights, in order of ids; from all
-  // ranks' `total`.
+  // ranks' `total`. Rows of kDraw.
   virtual void Draw(const SamplingArgs& args) const = 0;
 };
 

@@ -2,24 +2,13 @@
 
 #include <cuda_runtime_api.h>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_status.h"
 
 namespace tandem::parallel {
 
 absl::Status FromCuda(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const auto message = absl::StrCat(what, ": ", cudaGetErrorString(error));
-  cudaGetLastError();  // it is told here, and not of what comes next
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
-                                            : absl::UnavailableError(message);
-}
-
-absl::StatusOr<kernels::Buffer> AllocatePinned(size_t bytes) {
-  void* data = nullptr;
-  TANDEM_RETURN_IF_ERROR(FromCuda(cudaHostAlloc(&data, bytes, cudaHostAllocPortable),
-                                  "pinned memory for collectives"));
-  return kernels::Buffer(data, bytes, [](void* memory, size_t) { cudaFreeHost(memory); });
+  return kernels::cuda::CudaStatus(error, what, absl::StatusCode::kUnavailable);
 }
 
 absl::StatusOr<kernels::Buffer> AllocateOnGpu(size_t bytes, cudaStream_t stream) {

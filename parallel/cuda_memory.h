@@ -5,15 +5,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
+#include "kernels/cuda/pinned_memory.h"
+#include "kernels/device_memory.h"
 
 namespace tandem::parallel {
 
-// An error of the CUDA runtime as a Status, `what` in front of its text. The runtime forgets it.
+// As kernels::cuda::CudaStatus, but UNAVAILABLE: another rank or GPU may be the cause.
 absl::Status FromCuda(cudaError_t error, const char* what);
 
-// Of the host, for copies that do not wait; the GPU sees it at the same address.
-absl::StatusOr<kernels::Buffer> AllocatePinned(size_t bytes);
+using kernels::cuda::AllocatePinned;
 
 // Of the GPU, zeroed.
 absl::StatusOr<kernels::Buffer> AllocateOnGpu(size_t bytes, cudaStream_t stream);

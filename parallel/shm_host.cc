@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/check.h"
+#include "kernels/base/spin.h"
 #include "kernels/base/status_macros.h"
 
 namespace tandem::parallel {
@@ -31,14 +32,6 @@ constexpr std::chrono::microseconds kSpin{300};
 size_t RoundUp(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 bool Reached(uint32_t value, uint32_t target) { return static_cast<int32_t>(value - target) >= 0; }
-
-void Relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 // Between processes: FUTEX_PRIVATE_FLAG would mean this process's own memory.
 void FutexWait(std::atomic<uint32_t>& word, uint32_t seen, Clock::duration longest) {
@@ -136,7 +129,7 @@ bool ShmHost::Await(ShmFlag& flag, uint32_t value, std::chrono::milliseconds tim
   if (Reached(flag.value.load(std::memory_order_acquire), value)) return true;
   const Clock::time_point start = Clock::now();
   for (int round = 1; spin_; ++round) {
-    Relax();
+    kernels::SpinPause();
     if (Reached(flag.value.load(std::memory_order_acquire), value)) return true;
     if (round % 64 == 0 && Clock::now() - start > kSpin) break;
   }

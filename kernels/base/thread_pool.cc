@@ -11,15 +11,15 @@
 #include <limits>
 
 #include "kernels/base/check.h"
+#include "kernels/base/spin.h"
 
 namespace tandem::kernels {
 namespace {
 
-// A waiting thread spins for this long, which bridges the gaps between the
-// operations of a step, and then sleeps. It never yields: a neighbour that
-// computes would keep the core for a whole time slice, while a thread that
-// sleeps takes it back when it is woken. With fewer cores than threads it sleeps
-// at once.
+// A waiting thread spins for this long, which bridges the gaps between the operations of a step,
+// and then sleeps. It never yields: another process that computes would keep the core for a whole
+// time slice, while a thread that sleeps gets it back when it is woken. With fewer cores than
+// threads it sleeps at once.
 constexpr std::chrono::microseconds kSpin{30};
 
 // CPUs that the threads may run on: those they are bound to, or the caller's.
@@ -31,14 +31,6 @@ int CpuCount(const std::vector<int>& cpus) {
   return CPU_COUNT(&set);
 }
 
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
 void Futex(std::atomic<uint32_t>& word, int operation, uint32_t value) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation, value, nullptr, nullptr, 0);
 }
@@ -46,17 +38,17 @@ void Futex(std::atomic<uint32_t>& word, int operation, uint32_t value) {
 }  // namespace
 
 uint32_t ThreadPool::Signal::AwaitChange(uint32_t old, std::chrono::microseconds spin) {
-  constexpr int kLooks = 32;  // between two questions for the time
+  constexpr int kLooks = 32;  // between two readings of the clock
   const auto limit = std::chrono::steady_clock::now() + spin;
   do {
     for (int look = 0; look < kLooks; ++look) {
       const uint32_t now = value.load(std::memory_order_acquire);
       if (now != old) return now;
-      Pause();
+      SpinPause();
     }
   } while (std::chrono::steady_clock::now() < limit);
-  // Whoever changes the value afterwards sees the sleeper; before, the kernel
-  // sees the change.
+  // A thread that changes the value from here on sees the sleeper; the kernel sees changes from
+  // before.
   sleepers.fetch_add(1);
   for (;;) {
     const uint32_t now = value.load();
@@ -82,7 +74,7 @@ ThreadPool::ThreadPool(int threads, std::vector<int> cpus, bool spin)
       cpu_set_t set;
       CPU_ZERO(&set);
       CPU_SET(cpus[t], &set);
-      // Binding is a wish: a container may forbid it.
+      // A container may forbid binding; the thread then stays unbound.
       pthread_setaffinity_np(workers_.back().native_handle(), sizeof(set), &set);
     }
   }
@@ -120,9 +112,9 @@ void ThreadPool::ParallelFor(int64_t items, int64_t grain,
     return;
   }
   for (int t = 0; t < threads; ++t) {
-    const Share share = ShareOf(items, t, threads);
-    cursors_[t].next.store(share.begin, std::memory_order_relaxed);
-    cursors_[t].end = share.end;
+    const ItemRange range = EvenRange(items, t, threads);
+    cursors_[t].next.store(range.begin, std::memory_order_relaxed);
+    cursors_[t].end = range.end;
   }
   Run([&](int thread) {
     for (int i = 0; i < threads; ++i) {

@@ -1,6 +1,5 @@
-// Threads made once; a parallel region costs two cache-line exchanges while they
-// are awake. Workers spin briefly for the next region and then sleep, so an idle
-// process uses no CPU and a busy neighbour costs no more than its share.
+// Threads made once. While they are awake, a parallel region costs two cache-line exchanges.
+// Workers spin briefly for the next region and then sleep, so an idle process uses no CPU.
 #pragma once
 
 #include <atomic>
@@ -17,9 +16,9 @@ namespace tandem::kernels {
 
 class ThreadPool {
  public:
-  // threads >= 1, the caller's own included. cpus, when not empty, names one CPU
-  // for each thread to be bound to; the caller is not moved. Threads that wait
-  // sleep at once if !spin or if there are fewer CPUs.
+  // threads >= 1, the caller's own included. cpus, when not empty, has the CPU that each thread is
+  // bound to; the caller is not moved. Waiting threads sleep at once if !spin or if there are fewer
+  // CPUs than threads.
   explicit ThreadPool(int threads, std::vector<int> cpus = {}, bool spin = true);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -31,11 +30,11 @@ class ThreadPool {
   // caller's), and returns when all have returned. Not reentrant.
   void Run(absl::FunctionRef<void(int thread)> task);
 
-  // Calls body on pieces of at most `grain` items that make up [0, items). Each
-  // thread walks its own contiguous share in order, so that it reads one stream,
-  // and then takes pieces of the others' shares: a thread whose core is taken
-  // away holds the rest up by one piece. Few items run on the caller alone. Which
-  // thread takes a piece is left to chance: results must not depend on it.
+  // Calls body on ranges of at most `grain` items that make up [0, items). Each thread first works
+  // through its own contiguous part in order, so that it reads one stream, and then takes ranges
+  // of the other threads' parts: a thread whose core is taken away delays the others by one range.
+  // Up to `grain` items are done by the caller alone. Which thread takes a range is left to
+  // chance: results must not depend on it.
   void ParallelFor(int64_t items, int64_t grain,
                    absl::FunctionRef<void(int thread, int64_t begin, int64_t end)> body);
 
@@ -58,7 +57,7 @@ class ThreadPool {
     void Wake();                                                         // after a change
   };
 
-  // What a worker needs to start lies in one cache line, its answer in another.
+  // What a worker needs to start is in one cache line, its answer in another.
   struct alignas(64) Order {
     Signal signal;  // counts regions
     bool stop = false;
@@ -68,12 +67,12 @@ class ThreadPool {
   alignas(64) Signal running_;  // workers that have not answered
 };
 
-// Items [begin, end) of thread's even share of `items`.
-struct Share {
+// Items [begin, end) of the thread, where `items` are divided evenly.
+struct ItemRange {
   int64_t begin;
   int64_t end;
 };
-inline Share ShareOf(int64_t items, int thread, int threads) {
+inline ItemRange EvenRange(int64_t items, int thread, int threads) {
   return {items * thread / threads, items * (thread + 1) / threads};
 }
 

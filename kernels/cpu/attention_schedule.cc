@@ -1,16 +1,17 @@
-// Cuts a step's attention into pieces for the threads.
+// Divides a step's attention among the threads.
 #include <algorithm>
 #include <numeric>
 
 #include "kernels/base/check.h"
 #include "kernels/base/math.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_scratch.h"
 
 namespace tandem::kernels::cpu {
 namespace {
 
-// Pieces a thread should find at least, so that uneven ones even out.
-constexpr int64_t kPiecesPerThread = 8;
+// Tasks for each thread, at least: uneven ones even out.
+constexpr int64_t kTasksPerThread = 8;
 
 }  // namespace
 
@@ -35,7 +36,7 @@ void Attention::MakeTiles(const PagedAttentionArgs& a) {
                                 .heads = few};
           for (int64_t i = 0; i < tile.tokens; ++i) {
             const int64_t context = a.positions[tile.token + i] + 1;
-            tile.cuts = std::max(tile.cuts, (context + kCut - 1) / kCut);
+            tile.partitions = std::max(tile.partitions, (context + kPartition - 1) / kPartition);
           }
           tiles_.push_back(tile);
         }
@@ -61,31 +62,33 @@ void Attention::SeparateTokens(const PagedAttentionArgs& a, const AttentionTile&
     AttentionTile alone = tile;
     alone.token = t;
     alone.tokens = 1;
-    alone.cuts = (a.positions[t] + kCut) / kCut;
-    kernels_.attend_tile(a, alone, kernels_.cuts[static_cast<int>(a.cache.dtype)], scratch);
+    alone.partitions = (a.positions[t] + kPartition) / kPartition;
+    kernels_.attend_tile(a, alone, kernels_.partitions[static_cast<int>(a.cache.dtype)], scratch);
   }
 }
 
 void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
   if (a.tokens == 0 || a.q_heads == 0) return;
   TANDEM_CHECK(a.head_dim <= KvCacheView::kMaxHeadDim);
-  const CutKernels& kernels = kernels_.cuts[static_cast<int>(a.cache.dtype)];
+  const PartitionKernels& kernels = kernels_.partitions[static_cast<int>(a.cache.dtype)];
   MakeTiles(a);
   const auto tiles = static_cast<int64_t>(tiles_.size());
-  const size_t floats = AttentionScratchFloats(a.cache);
+  const size_t floats = ScratchLayout(a.cache).floats;
   for (std::vector<float>& scratch : scratch_) {
     if (scratch.size() < floats) scratch.resize(floats);
   }
 
-  int64_t cuts = 0;
-  for (const AttentionTile& tile : tiles_) cuts += tile.cuts;
-  if (pool.size() == 1 || cuts == tiles || tiles >= kPiecesPerThread * pool.size()) {
+  int64_t partitions = 0;
+  for (const AttentionTile& tile : tiles_) partitions += tile.partitions;
+  if (pool.size() == 1 || partitions == tiles || tiles >= kTasksPerThread * pool.size()) {
     // Long contexts first, so that no thread starts a long one when the others
     // are nearly done.
     order_.resize(tiles);
     std::iota(order_.begin(), order_.end(), 0);
     std::sort(order_.begin(), order_.end(), [&](int64_t x, int64_t y) {
-      return tiles_[x].cuts != tiles_[y].cuts ? tiles_[x].cuts > tiles_[y].cuts : x < y;
+      return tiles_[x].partitions != tiles_[y].partitions
+                 ? tiles_[x].partitions > tiles_[y].partitions
+                 : x < y;
     });
     pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -95,11 +98,11 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
     });
     return;
   }
-  RunCuts(pool, a, cuts);
+  RunPartitions(pool, a, partitions);
 }
 
-void Attention::RunCuts(ThreadPool& pool, const PagedAttentionArgs& a, int64_t cuts) {
-  const CutKernels& kernels = kernels_.cuts[static_cast<int>(a.cache.dtype)];
+void Attention::RunPartitions(ThreadPool& pool, const PagedAttentionArgs& a, int64_t partitions) {
+  const PartitionKernels& kernels = kernels_.partitions[static_cast<int>(a.cache.dtype)];
   const auto tiles = static_cast<int64_t>(tiles_.size());
   order_.resize(tiles + 1);
   int64_t needed = 0;
@@ -107,26 +110,26 @@ void Attention::RunCuts(ThreadPool& pool, const PagedAttentionArgs& a, int64_t c
   for (int64_t t = 0; t < tiles; ++t) {
     AttentionTile& tile = tiles_[t];
     tile.partial = needed;
-    needed += tile.cuts * tile.rows() * PartialFloats(a.cache);
-    order_[t + 1] = order_[t] + tile.cuts;
+    needed += tile.partitions * tile.rows() * PartialFloats(a.cache);
+    order_[t + 1] = order_[t] + tile.partitions;
   }
   if (partials_.size() < static_cast<size_t>(needed)) partials_.resize(2 * needed);
-  pool.ParallelFor(cuts, 4, [&](int thread, int64_t begin, int64_t end) {
+  pool.ParallelFor(partitions, 4, [&](int thread, int64_t begin, int64_t end) {
     int64_t t = std::upper_bound(order_.begin(), order_.end(), begin) - order_.begin() - 1;
     for (int64_t i = begin; i < end; ++i) {
       while (i >= order_[t + 1]) ++t;
       const AttentionTile& tile = tiles_[t];
-      const int64_t cut = i - order_[t];
-      kernels_.attend_cut(
-          a, tile, kernels, cut,
-          partials_.data() + tile.partial + cut * tile.rows() * PartialFloats(a.cache),
+      const int64_t partition = i - order_[t];
+      kernels_.attend_partition(
+          a, tile, kernels, partition,
+          partials_.data() + tile.partial + partition * tile.rows() * PartialFloats(a.cache),
           scratch_[thread].data());
     }
   });
   pool.ParallelFor(tiles, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      kernels_.combine_cuts(a, tiles_[t], partials_.data() + tiles_[t].partial,
-                            scratch_[thread].data());
+      kernels_.combine_partitions(a, tiles_[t], partials_.data() + tiles_[t].partial,
+                                  scratch_[thread].data());
       SeparateTokens(a, tiles_[t], scratch_[thread].data());
     }
   });

@@ -35,7 +35,7 @@ HWY_INLINE void MulAddSteps(const std::byte* HWY_RESTRICT scalars, size_t steps,
 }
 
 template <class Ops, size_t kRows, size_t kGroups, bool kPrefetch>
-HWY_INLINE void ScoreBlocks(const cpu::CutArgs& a, size_t row, size_t block) {
+HWY_INLINE void ScoreBlocks(const cpu::PartitionArgs& a, size_t row, size_t block) {
   typename Ops::Acc sums[kRows][kGroups];
   const std::byte* groups[kGroups];
   const std::byte* ahead[kGroups];
@@ -64,7 +64,7 @@ HWY_INLINE void ScoreBlocks(const cpu::CutArgs& a, size_t row, size_t block) {
 }
 
 template <class Ops, size_t kRows, bool kPrefetch>
-HWY_INLINE void ScoreRows(const cpu::CutArgs& a, size_t row) {
+HWY_INLINE void ScoreRows(const cpu::PartitionArgs& a, size_t row) {
   // Few rows wait for memory, which delivers one stream faster than several.
   constexpr size_t kGroups = kRows >= 8 ? Ops::kVectors : 1;
   size_t block = 0;
@@ -75,7 +75,7 @@ HWY_INLINE void ScoreRows(const cpu::CutArgs& a, size_t row) {
 }
 
 template <class Ops, size_t kRows, size_t kGroups, bool kPrefetch>
-HWY_INLINE void ValueLanes(const cpu::CutArgs& a, size_t row, size_t lane) {
+HWY_INLINE void ValueLanes(const cpu::PartitionArgs& a, size_t row, size_t lane) {
   typename Ops::Acc sums[kRows][kGroups];
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t g = 0; g < kGroups; ++g) sums[r][g] = Ops::Zero();
@@ -120,7 +120,7 @@ HWY_INLINE void ValueLanes(const cpu::CutArgs& a, size_t row, size_t lane) {
 }
 
 template <class Ops, size_t kRows, bool kPrefetch>
-HWY_INLINE void ValueRows(const cpu::CutArgs& a, size_t row) {
+HWY_INLINE void ValueRows(const cpu::PartitionArgs& a, size_t row) {
   constexpr size_t kGroups = kRows == Ops::kRows ? Ops::kVectors : Ops::kFewVectors;
   const size_t lanes = static_cast<size_t>(a.cache.v_stride());
   size_t lane = 0;
@@ -132,7 +132,7 @@ HWY_INLINE void ValueRows(const cpu::CutArgs& a, size_t row) {
 
 // The rows in panels of 8, 4, 2, 1; the first panel prefetches.
 template <class Ops, bool kScores, size_t kRows, bool kPrefetch>
-HWY_INLINE void Panel(const cpu::CutArgs& a, size_t row) {
+HWY_INLINE void Panel(const cpu::PartitionArgs& a, size_t row) {
   if constexpr (kScores) {
     ScoreRows<Ops, kRows, kPrefetch>(a, row);
   } else {
@@ -141,7 +141,7 @@ HWY_INLINE void Panel(const cpu::CutArgs& a, size_t row) {
 }
 
 template <class Ops, bool kScores, size_t kRows>
-HWY_INLINE size_t Panels(const cpu::CutArgs& a, size_t row) {
+HWY_INLINE size_t Panels(const cpu::PartitionArgs& a, size_t row) {
   if constexpr (kRows <= Ops::kRows) {
     if (row == 0 && a.rows >= kRows) {
       Panel<Ops, kScores, kRows, true>(a, 0);
@@ -153,7 +153,7 @@ HWY_INLINE size_t Panels(const cpu::CutArgs& a, size_t row) {
 }
 
 template <class Ops, bool kScores>
-void AllRows(const cpu::CutArgs& a) {
+void AllRows(const cpu::PartitionArgs& a) {
   size_t row = 0;
   row = Panels<Ops, kScores, 8>(a, row);
   row = Panels<Ops, kScores, 4>(a, row);

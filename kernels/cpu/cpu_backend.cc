@@ -119,8 +119,8 @@ class CpuBackend : public HostBackend {
       return;
     }
     pool_.Run([&](int thread) {
-      const Share share = ShareOf(tokens, thread, pool_.size());
-      for (int64_t t = share.begin; t < share.end; ++t) body(t);
+      const ItemRange range = EvenRange(tokens, thread, pool_.size());
+      for (int64_t t = range.begin; t < range.end; ++t) body(t);
     });
   }
 

@@ -68,11 +68,11 @@ int64_t CpuLinearWeight::panels() const {
 
 size_t PackedBytes(const LinearSpec& spec) {
   return static_cast<size_t>(PanelLayout(spec.rows).padded_rows() *
-                             RunLayout(spec).row_bytes(spec.columns()));
+                             SpanLayout(spec).row_bytes(spec.columns()));
 }
 
 PanelPacker::Weight PanelPacker::PackLinear(const LinearSpec& spec, RowReader read_rows) {
-  const RunLayout layout(spec);
+  const SpanLayout layout(spec);
   const int64_t columns = spec.columns();
   std::vector<std::vector<std::byte>> buffers(pool_.size());
   return FillPanels(spec, [&](int thread, const PanelRows& panel) -> absl::Status {
@@ -86,7 +86,7 @@ PanelPacker::Weight PanelPacker::PackLinear(const LinearSpec& spec, RowReader re
 
 PanelPacker::Weight PanelPacker::PackQuantized(const LinearSpec& spec,
                                                QuantizedRowReader read_rows) {
-  const RunLayout layout(spec);
+  const SpanLayout layout(spec);
   const int64_t columns = spec.columns();
   const int64_t groups = spec.group_end() - spec.group_begin();
   struct Rows {
@@ -117,7 +117,7 @@ PanelPacker::Weight PanelPacker::CopyPackedRows(const LinearSpec& spec,
 
 PanelPacker::Weight PanelPacker::MapPackedRows(const LinearSpec& spec,
                                                std::span<const PackedRows> rows) {
-  const RunLayout layout(spec);
+  const SpanLayout layout(spec);
   std::vector<Segment> segments;
   std::vector<std::unique_ptr<LinearWeight>> copies;
   for (const PackedRowRange& range : PackedRowRanges(rows)) {
@@ -147,7 +147,7 @@ PanelPacker::Weight PanelPacker::MapPackedRows(const LinearSpec& spec,
 PanelPacker::Weight PanelPacker::FillPanels(const LinearSpec& spec, Fill fill) {
   TANDEM_ASSIGN_OR_RETURN(WeightMemory::Region region, memory_.Allocate(PackedBytes(spec)));
   const PanelLayout panels(spec.rows);
-  const int64_t row_bytes = RunLayout(spec).row_bytes(spec.columns());
+  const int64_t row_bytes = SpanLayout(spec).row_bytes(spec.columns());
   std::vector<absl::Status> statuses(pool_.size());
   if (row_bytes > 0) {
     pool_.ParallelFor(panels.panels(), 1, [&](int thread, int64_t begin, int64_t end) {

@@ -44,7 +44,7 @@ class CpuLinearWeight : public LinearWeight {
   std::span<const std::span<const std::byte>> mapped() const override { return mapped_; }
   int64_t panels() const;
 
-  const RunLayout layout;
+  const SpanLayout layout;
   std::vector<Segment> segments;
 
  private:

@@ -18,19 +18,10 @@ namespace tandem::kernels::HWY_NAMESPACE {
 using I = hn::RebindToSigned<F>;
 using U = hn::RebindToUnsigned<F>;
 
-HWY_INLINE void RoundToBf16(const float* HWY_RESTRICT x, int64_t n, uint16_t* HWY_RESTRICT out) {
-  const U du;
-  const I di;
-  const hn::Rebind<uint16_t, F> half;
+HWY_INLINE void StoreBf16(const float* HWY_RESTRICT x, int64_t n, uint16_t* HWY_RESTRICT out) {
   int64_t k = 0;
   for (; k + static_cast<int64_t>(kWidth) <= n; k += kWidth) {
-    const auto bits = hn::BitCast(du, hn::LoadU(F(), x + k));
-    const auto upper = hn::ShiftRight<16>(bits);
-    const auto even = hn::And(upper, hn::Set(du, 1));
-    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), even));
-    const auto nan = hn::Gt(hn::And(bits, hn::Set(du, 0x7fffffff)), hn::Set(du, 0x7f800000));
-    const auto result = hn::IfThenElse(nan, hn::Or(upper, hn::Set(du, 0x40)), rounded);
-    hn::StoreU(hn::DemoteTo(half, hn::BitCast(di, result)), half, out + k);
+    StoreHalves(RoundBf16(hn::LoadU(F(), x + k)), out + k);
   }
   for (; k < n; ++k) out[k] = FloatToBf16(x[k]);
 }
@@ -80,7 +71,7 @@ HWY_INLINE int32_t Quantize(const float* HWY_RESTRICT x, int64_t n, float invers
 }
 
 // n columns of one token to every stride-th 4 bytes of out; the sum of their codes.
-HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRICT x, int64_t n,
+HWY_INLINE int32_t Scatter(const cpu::SpanLayout& layout, const float* HWY_RESTRICT x, int64_t n,
                            float inverse, int64_t stride, uint32_t* HWY_RESTRICT out) {
   constexpr int64_t kColumns = 512;  // at a time
   HWY_ALIGN uint32_t values[kColumns];
@@ -93,7 +84,7 @@ HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRI
       sum += Quantize(x + k, count, inverse, reinterpret_cast<int8_t*>(to));
       bytes = count;
     } else if (layout.kind == cpu::WeightKind::kBF16) {
-      RoundToBf16(x + k, count, reinterpret_cast<uint16_t*>(to));
+      StoreBf16(x + k, count, reinterpret_cast<uint16_t*>(to));
       bytes = count * 2;
     } else {
       std::memcpy(to, x + k, static_cast<size_t>(bytes));
@@ -111,12 +102,12 @@ HWY_INLINE int32_t Scatter(const cpu::RunLayout& layout, const float* HWY_RESTRI
   return sum;
 }
 
-// One token's activations of one run: n columns at x.
-HWY_INLINE void PackRun(const cpu::RunLayout& layout, const float* x, int64_t n,
-                        const cpu::Activations::Block& block, int64_t run, int64_t token) {
+// One token's activations of one span: n columns at x.
+HWY_INLINE void PackSpan(const cpu::SpanLayout& layout, const float* x, int64_t n,
+                         const cpu::Activations::Block& block, int64_t span, int64_t token) {
   const int64_t steps = layout.value_bytes() / 4;
-  const int64_t at = run * block.tokens + token;
-  auto* values = reinterpret_cast<uint32_t*>(block.values) + run * steps * block.tokens + token;
+  const int64_t at = span * block.tokens + token;
+  auto* values = reinterpret_cast<uint32_t*>(block.values) + span * steps * block.tokens + token;
   const ActivationScale scale = layout.quantized() ? FindScale(x, n) : ActivationScale();
   const int32_t sum = Scatter(layout, x, n, scale.inverse, block.tokens, values);
   if (!layout.quantized()) return;
@@ -128,27 +119,27 @@ HWY_INLINE void PackRun(const cpu::RunLayout& layout, const float* x, int64_t n,
   }
 }
 
-void PackActivations(const cpu::RunLayout& layout, const float* x, int64_t columns, int64_t begin,
+void PackActivations(const cpu::SpanLayout& layout, const float* x, int64_t columns, int64_t begin,
                      int64_t end, const cpu::Activations& out) {
   for (int64_t unit = begin; unit < end;) {
     // Units of one block, token by token: x is read in order.
-    const int64_t first = unit / out.runs * cpu::kTokenBlock;
-    const int64_t first_run = unit % out.runs;
-    const int64_t end_run = HWY_MIN(out.runs, first_run + end - unit);
+    const int64_t first = unit / out.spans * cpu::kTokenBlock;
+    const int64_t first_span = unit % out.spans;
+    const int64_t end_span = HWY_MIN(out.spans, first_span + end - unit);
     const cpu::Activations::Block block = out.block(layout, first);
-    const int64_t first_column = layout.run_column(first_run);
+    const int64_t first_column = layout.span_column(first_span);
     const int64_t first_leaf_end = (first_column / layout.leaf + 1) * layout.leaf;
     for (int64_t t = 0; t < block.tokens; ++t) {
       const float* row = x + (first + t) * columns;
       int64_t column = first_column, leaf_end = first_leaf_end;
-      for (int64_t run = first_run; run < end_run; ++run) {
-        const int64_t n = HWY_MIN(layout.run, HWY_MIN(leaf_end, columns) - column);
-        PackRun(layout, row + column, n, block, run, t);
+      for (int64_t span = first_span; span < end_span; ++span) {
+        const int64_t n = HWY_MIN(layout.span, HWY_MIN(leaf_end, columns) - column);
+        PackSpan(layout, row + column, n, block, span, t);
         column += n;
         if (column == leaf_end) leaf_end += layout.leaf;
       }
     }
-    unit += end_run - first_run;
+    unit += end_span - first_span;
   }
 }
 
@@ -161,16 +152,16 @@ HWY_EXPORT(PackActivations);
 
 namespace cpu {
 
-size_t Activations::Bytes(const RunLayout& layout, int64_t columns, int64_t tokens) {
-  const int64_t items = layout.runs(columns) * tokens;
+size_t Activations::Bytes(const SpanLayout& layout, int64_t columns, int64_t tokens) {
+  const int64_t items = layout.spans(columns) * tokens;
   const int64_t values = RoundUp(items * layout.value_bytes(), 64);
   return static_cast<size_t>(values + (layout.quantized() ? items * 8 : 0));
 }
 
-Activations Activations::In(std::byte* buffer, const RunLayout& layout, int64_t columns,
+Activations Activations::In(std::byte* buffer, const SpanLayout& layout, int64_t columns,
                             int64_t tokens) {
-  const int64_t items = layout.runs(columns) * tokens;
-  Activations out = {.values = buffer, .runs = layout.runs(columns), .tokens = tokens};
+  const int64_t items = layout.spans(columns) * tokens;
+  Activations out = {.values = buffer, .spans = layout.spans(columns), .tokens = tokens};
   if (layout.quantized()) {
     out.scales = reinterpret_cast<float*>(buffer + RoundUp(items * layout.value_bytes(), 64));
     out.starts = reinterpret_cast<int32_t*>(out.scales + items);

@@ -20,25 +20,26 @@ namespace tandem::kernels::cpu {
 inline constexpr int64_t kTokenBlock = 12;
 
 // Activations of `tokens` tokens in the kernels' order: a block of kTokenBlock
-// tokens (the last may have fewer) after another, and in a block [runs, steps,
+// tokens (the last may have fewer) after another, and in a block [spans, steps,
 // block tokens, 4 bytes], a step being a quad of 8-bit codes, a pair of bfloat16
 // or one fp32.
 struct Activations {
   std::byte* values = nullptr;
-  float* scales = nullptr;  // of integer formats: in a block [runs, block tokens]
+  float* scales = nullptr;  // of integer formats: in a block [spans, block tokens]
   // Likewise: what the dot products start from, the sum of the codes times minus
   // the layout's offset; with zero points minus the sum.
   int32_t* starts = nullptr;
-  int64_t runs = 0;
+  int64_t spans = 0;
   int64_t tokens = 0;
 
   // Where they lie in one buffer, and its bytes.
-  static size_t Bytes(const RunLayout& layout, int64_t columns, int64_t tokens);
-  static Activations In(std::byte* buffer, const RunLayout& layout, int64_t columns,
+  static size_t Bytes(const SpanLayout& layout, int64_t columns, int64_t tokens);
+  static Activations In(std::byte* buffer, const SpanLayout& layout, int64_t columns,
                         int64_t tokens);
 
-  // What PackActivations takes at a time: one run of columns of one block, blocks in order.
-  int64_t units() const { return (tokens + kTokenBlock - 1) / kTokenBlock * runs; }
+  // What PackActivations takes at a time: the columns of one span of one token block, blocks in
+  // order.
+  int64_t units() const { return (tokens + kTokenBlock - 1) / kTokenBlock * spans; }
 
   // The block that begins at token `first`.
   struct Block {
@@ -47,8 +48,8 @@ struct Activations {
     int32_t* starts;
     int64_t tokens;
   };
-  Block block(const RunLayout& layout, int64_t first) const {
-    const int64_t before = first * runs;
+  Block block(const SpanLayout& layout, int64_t first) const {
+    const int64_t before = first * spans;
     return {reinterpret_cast<uint8_t*>(values) + before * layout.value_bytes(), scales + before,
             starts + before, std::min(kTokenBlock, tokens - first)};
   }
@@ -57,11 +58,11 @@ struct Activations {
 // Packs units [begin, end) of x [tokens, columns] into out. A unit's memory is contiguous: threads
 // that pack different ranges of units do not write to each other's cache lines, except where their
 // ranges meet.
-using PackActivationsFn = void (*)(const RunLayout& layout, const float* x, int64_t columns,
+using PackActivationsFn = void (*)(const SpanLayout& layout, const float* x, int64_t columns,
                                    int64_t begin, int64_t end, const Activations& out);
 
 struct LinearArgs {
-  const RunLayout* layout = nullptr;
+  const SpanLayout* layout = nullptr;
   const LeafSchedule* schedule = nullptr;
   std::span<const Segment> segments;  // their rows one after another
   int64_t rows = 0;                   // of all segments
@@ -96,11 +97,11 @@ void UseDotInstructions(DotInstructions use, PanelKernels& kernels);
 
 // Rows are packed panel by panel. rows_data holds `rows` <= panel_rows rows of
 // `columns` elements, row-major; missing rows become zero.
-void PackPanel(const RunLayout& layout, const std::byte* rows_data, int64_t rows, int64_t columns,
+void PackPanel(const SpanLayout& layout, const std::byte* rows_data, int64_t rows, int64_t columns,
                int64_t panel_rows, std::byte* panel);
 // The same of quantized rows: codes [rows, columns]; scales and zeros [rows,
 // groups], the first group `first_column % group` columns in.
-void PackQuantizedPanel(const RunLayout& layout, const QuantizedRows& rows_data, int64_t rows,
+void PackQuantizedPanel(const SpanLayout& layout, const QuantizedRows& rows_data, int64_t rows,
                         int64_t columns, int64_t first_column, int64_t group_size, int64_t groups,
                         int64_t panel_rows, std::byte* panel);
 

@@ -10,9 +10,9 @@ inline constexpr size_t kPrefetchTokens = 4;
 
 // What a tile of tokens needs for one leaf of a panel.
 struct LeafArgs {
-  const cpu::RunLayout* layout;
-  const uint8_t* weights;  // the leaf's first run, row 0 of the panel
-  const uint8_t* values;   // the first run's values of the tile's first token
+  const cpu::SpanLayout* layout;
+  const uint8_t* weights;  // the leaf's first span, row 0 of the panel
+  const uint8_t* values;   // the first span's values of the tile's first token
   const float* scales;
   const int32_t* starts;
   size_t tokens;      // of the block: the stride of scales and starts
@@ -108,7 +108,7 @@ struct FloatLeaf {
   }
 };
 
-// Integer formats: a dot product a run, then one fused multiply-add by the
+// Integer formats: a dot product for each span, then one fused multiply-add by the
 // scales' product. With one token, kBytesAhead is how far codes are fetched into the second-level
 // cache ahead of their use; 0: the hardware does.
 template <class Ops, int kBits, size_t kBytesAhead = 0>
@@ -119,7 +119,7 @@ struct IntegerLeaf {
   static constexpr size_t kPrefetchColumns = 32;
   static constexpr size_t kQuads = 8 / kBits;  // quads of columns in a step
 
-  // kSteps steps of a run; unrolled, since GCC 12 else copies the accumulators.
+  // kSteps steps of a span; unrolled, since GCC 12 else copies the accumulators.
   template <size_t kSteps, size_t kTokens, size_t kVectors, size_t kRows>
   static HWY_INLINE void Steps(const uint8_t* HWY_RESTRICT codes, const uint8_t* HWY_RESTRICT x,
                                size_t token_step, typename Ops::Sum (&acc)[kTokens][kVectors]) {
@@ -151,25 +151,25 @@ struct IntegerLeaf {
     }
   }
 
-  // With one token each run's end is felt: the usual form of scales is known while compiling.
+  // With one token each span's end is felt: the usual form of scales is known while compiling.
   template <size_t kTokens, size_t kVectors, size_t kRows>
   static HWY_INLINE void Sum(const LeafArgs& a, size_t row, Prefetcher& ahead) {
     if (kTokens == 1 && a.layout->scale_dtype == DType::kF16 && !a.layout->zero_points) {
-      SumRuns<kTokens, kVectors, kRows>(a, row, ahead, DType::kF16, false);
+      SumSpans<kTokens, kVectors, kRows>(a, row, ahead, DType::kF16, false);
     } else {
-      SumRuns<kTokens, kVectors, kRows>(a, row, ahead, a.layout->scale_dtype,
-                                        a.layout->zero_points);
+      SumSpans<kTokens, kVectors, kRows>(a, row, ahead, a.layout->scale_dtype,
+                                         a.layout->zero_points);
     }
   }
 
   template <size_t kTokens, size_t kVectors, size_t kRows>
-  static HWY_INLINE void SumRuns(const LeafArgs& a, size_t row, Prefetcher& ahead,
-                                 DType scale_dtype, bool zero_points) {
+  static HWY_INLINE void SumSpans(const LeafArgs& a, size_t row, Prefetcher& ahead,
+                                  DType scale_dtype, bool zero_points) {
     constexpr size_t kW = Ops::kWidth;
-    const cpu::RunLayout& layout = *a.layout;
+    const cpu::SpanLayout& layout = *a.layout;
     const size_t scale_bytes = DTypeSize(scale_dtype);
     const size_t head = scale_bytes + (zero_points ? 1 : 0);
-    const size_t run = static_cast<size_t>(layout.run);
+    const size_t span = static_cast<size_t>(layout.span);
     typename Ops::Float sum[kTokens][kVectors];
 #pragma GCC unroll 24
     for (size_t m = 0; m < kTokens; ++m) {
@@ -180,8 +180,8 @@ struct IntegerLeaf {
     const uint8_t* x = a.values;
     const float* scales = a.scales;
     const int32_t* starts = a.starts;
-    for (size_t k = 0; k < a.columns; k += run) {
-      const size_t n = HWY_MIN(run, a.columns - k);
+    for (size_t k = 0; k < a.columns; k += span) {
+      const size_t n = HWY_MIN(span, a.columns - k);
       // Scales first, as they lie: the hardware prefetches what is read in order.
       typename Ops::Float scale[kVectors];
 #pragma GCC unroll 24
@@ -296,7 +296,7 @@ template <class Ops, class Leaf, size_t kRows>
 void PanelToken(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
                 int64_t first, float* HWY_RESTRICT stack) {
   const cpu::Activations::Block block = a.x.block(*a.layout, first);
-  const cpu::RunLayout& layout = *a.layout;
+  const cpu::SpanLayout& layout = *a.layout;
   float* top = stack;  // first free level
   int64_t subtree = 0;
   LeafArgs leaf = {.layout = &layout,
@@ -313,10 +313,10 @@ void PanelToken(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_
     leaf.merges = step.merges;
     TileRows<Ops, Leaf, 1, kRows>(leaf);
     leaf.weights += kRows * layout.leaf_bytes(step.column_end - step.column_begin);
-    const int64_t runs = layout.runs_per_leaf();
-    leaf.values += runs * layout.value_bytes();
-    leaf.scales += runs;
-    leaf.starts += runs;
+    const int64_t spans = layout.spans_per_leaf();
+    leaf.values += spans * layout.value_bytes();
+    leaf.scales += spans;
+    leaf.starts += spans;
     top -= step.merges * static_cast<int64_t>(kRows);
     if (step.emit) {
       EmitSubtree<kRows>(a, top, subtree++, first_row, rows, first, 1);
@@ -332,7 +332,7 @@ template <class Ops, class Leaf, size_t kRows>
 void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
                  int64_t first, size_t tokens, float* HWY_RESTRICT stack) {
   const cpu::Activations::Block block = a.x.block(*a.layout, first);
-  const cpu::RunLayout& layout = *a.layout;
+  const cpu::SpanLayout& layout = *a.layout;
   const size_t level = tokens * kRows;
   const size_t tiles = (tokens + Ops::kMostTokens - 1) / Ops::kMostTokens;
   LeafArgs leaf = {.layout = &layout, .tokens = tokens, .token_step = tokens * 4, .level = level};
@@ -345,7 +345,7 @@ void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first
     const size_t leaf_bytes = kRows * layout.leaf_bytes(step.column_end - step.column_begin);
     // Later blocks of tokens find the panel in the cache.
     leaf.ahead_bytes = first == 0 ? leaf_bytes / tiles : 0;
-    const size_t run = static_cast<size_t>(layout.runs(step.column_begin)) * tokens;
+    const size_t span = static_cast<size_t>(layout.spans(step.column_begin)) * tokens;
     leaf.merges = Leaf::kFlushesDenormals ? 0 : step.merges;
     {
       const cpu::FlushDenormals flush(Leaf::kFlushesDenormals);
@@ -353,9 +353,9 @@ void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first
       size_t t = 0;
       for (size_t i = 0; i < tiles; ++i) {
         const size_t n = tokens / tiles + (i < tokens % tiles ? 1 : 0);
-        leaf.values = block.values + run * layout.value_bytes() + t * 4;
-        leaf.scales = block.scales + run + t;
-        leaf.starts = block.starts + run + t;
+        leaf.values = block.values + span * layout.value_bytes() + t * 4;
+        leaf.scales = block.scales + span + t;
+        leaf.starts = block.starts + span + t;
         leaf.ahead = weights + leaf_bytes + i * leaf.ahead_bytes;
         leaf.top = top + t * kRows;
         LeafTokens<Ops, Leaf, kRows>(leaf, n);

@@ -13,7 +13,7 @@ namespace {
 template <typename T>
 void PackElements(const T* in, int64_t rows, int64_t row_stride, int64_t columns, int64_t pair,
                   int64_t panel_rows, T* out) {
-  // Columns in runs of one cache line of the source, so that both sides stay in
+  // One cache line of the source at a time, so that both sides stay in
   // the first-level cache.
   const int64_t line = 64 / static_cast<int64_t>(sizeof(T));
   const int64_t padded = RoundUp(columns, pair);
@@ -37,8 +37,8 @@ void StoreScale(DType dtype, float value, std::byte* out) {
   std::memcpy(out, &bits, sizeof(bits));
 }
 
-// Codes of one row and run, n columns of them, as unsigned bytes in out.
-void PackCodes(const RunLayout& layout, const int8_t* codes, int64_t n, int64_t panel_rows,
+// Codes of one row and span, n columns of them, as unsigned bytes in out.
+void PackCodes(const SpanLayout& layout, const int8_t* codes, int64_t n, int64_t panel_rows,
                std::byte* out) {
   if (layout.kind == WeightKind::kInt8) {
     for (int64_t k = 0; k < n; k += 4) {
@@ -61,7 +61,7 @@ void PackCodes(const RunLayout& layout, const int8_t* codes, int64_t n, int64_t 
 
 }  // namespace
 
-void PackPanel(const RunLayout& layout, const std::byte* rows_data, int64_t rows, int64_t columns,
+void PackPanel(const SpanLayout& layout, const std::byte* rows_data, int64_t rows, int64_t columns,
                int64_t panel_rows, std::byte* panel) {
   const bool wide = layout.kind == WeightKind::kF32;
   const int64_t size = wide ? 4 : 2;
@@ -80,18 +80,18 @@ void PackPanel(const RunLayout& layout, const std::byte* rows_data, int64_t rows
   }
 }
 
-void PackQuantizedPanel(const RunLayout& layout, const QuantizedRows& rows_data, int64_t rows,
+void PackQuantizedPanel(const SpanLayout& layout, const QuantizedRows& rows_data, int64_t rows,
                         int64_t columns, int64_t first_column, int64_t group_size, int64_t groups,
                         int64_t panel_rows, std::byte* panel) {
   const int64_t scale_bytes = static_cast<int64_t>(DTypeSize(layout.scale_dtype));
   for (int64_t leaf = 0; leaf < columns; leaf += layout.leaf) {
     const int64_t leaf_end = std::min(leaf + layout.leaf, columns);
-    for (int64_t k = leaf; k < leaf_end; k += layout.run) {
-      const int64_t n = std::min(layout.run, leaf_end - k);
+    for (int64_t k = leaf; k < leaf_end; k += layout.span) {
+      const int64_t n = std::min(layout.span, leaf_end - k);
       const int64_t group = (first_column + k) / group_size - first_column / group_size;
       TANDEM_CHECK(group < groups);
       std::byte* codes = panel + panel_rows * layout.head_bytes();
-      std::memset(panel, 0, panel_rows * layout.run_bytes(n));
+      std::memset(panel, 0, panel_rows * layout.span_bytes(n));
       for (int64_t r = 0; r < rows; ++r) {
         StoreScale(layout.scale_dtype, rows_data.scales[r * groups + group],
                    panel + r * scale_bytes);
@@ -100,7 +100,7 @@ void PackQuantizedPanel(const RunLayout& layout, const QuantizedRows& rows_data,
         }
         PackCodes(layout, rows_data.codes + r * columns + k, n, panel_rows, codes + r * 4);
       }
-      panel += panel_rows * layout.run_bytes(n);
+      panel += panel_rows * layout.span_bytes(n);
     }
   }
 }

@@ -23,7 +23,7 @@ constexpr int64_t kTakenActivations = 4096;
 // One token block of the spec fits, too.
 size_t ActivationBytes(const LinearSpec& spec) {
   return std::max(kActivationBytes,
-                  Activations::Bytes(RunLayout(spec), spec.columns(), kTokenBlock));
+                  Activations::Bytes(SpanLayout(spec), spec.columns(), kTokenBlock));
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ int64_t LinearProduct::TokensAtATime(const CpuLinearWeight& weight, int64_t toke
 
 void LinearProduct::MultiplyChunk(const CpuLinearWeight& weight, const float* x, int64_t tokens,
                                   const LinearArgs& args) {
-  const RunLayout& layout = weight.layout;
+  const SpanLayout& layout = weight.layout;
   const int64_t columns = weight.spec.columns();
   const size_t bytes = RoundUp(Activations::Bytes(layout, columns, tokens), 64);
   const auto activations_of = [&](int thread) {
@@ -75,7 +75,7 @@ void LinearProduct::MultiplyChunk(const CpuLinearWeight& weight, const float* x,
       tokens * columns <= kOwnActivations && bytes * pool_.size() <= activations_.bytes();
   if (!own) {
     const Activations all = activations_of(0);
-    const int64_t unit = layout.run * std::min(tokens, kTokenBlock);
+    const int64_t unit = layout.span * std::min(tokens, kTokenBlock);
     const int64_t grain = std::max<int64_t>(1, kTakenActivations / unit);
     pool_.ParallelFor(all.units(), grain, [&](int, int64_t begin, int64_t end) {
       kernels_.pack_activations(layout, x, columns, begin, end, all);

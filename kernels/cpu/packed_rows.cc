@@ -35,13 +35,13 @@ std::vector<PackedRowRange> PackedRowRanges(std::span<const PackedRows> rows) {
   return ranges;
 }
 
-uint64_t PackedOffset(const RunLayout& layout, const PackedRows& rows,
+uint64_t PackedOffset(const SpanLayout& layout, const PackedRows& rows,
                       const PackedRowRange& range) {
   return static_cast<uint64_t>(range.begin * layout.row_bytes(rows.whole.columns()));
 }
 
 PackedRowsPlan PlanPackedRows(const LinearSpec& spec, std::span<const PackedRows> rows) {
-  const RunLayout layout(spec);
+  const SpanLayout layout(spec);
   const int64_t row_bytes = layout.row_bytes(spec.columns());
   const int64_t skip_bytes = layout.row_bytes(spec.column_begin());
   PackedRowsPlan plan;
@@ -75,19 +75,19 @@ namespace {
 // Rows lie side by side in units: a scale, a zero point, a step's elements. Calls fn(offset, unit):
 // row l of a panel of P rows has that unit at P * offset + l * unit.
 template <typename Fn>
-void ForEachUnit(const RunLayout& layout, int64_t columns, const Fn& fn) {
+void ForEachUnit(const SpanLayout& layout, int64_t columns, const Fn& fn) {
   const int64_t step = layout.kind == WeightKind::kF16 ? 2 : 4;
   int64_t offset = 0;
   for (int64_t leaf = 0; leaf < columns; leaf += layout.leaf) {
     const int64_t leaf_end = std::min(leaf + layout.leaf, columns);
-    for (int64_t k = leaf; k < leaf_end; k += layout.run) {
+    for (int64_t k = leaf; k < leaf_end; k += layout.span) {
       if (layout.quantized()) {
         const int64_t scale = static_cast<int64_t>(DTypeSize(layout.scale_dtype));
         fn(offset, scale);
         if (layout.zero_points) fn(offset + scale, 1);
         offset += layout.head_bytes();
       }
-      const int64_t bytes = layout.element_bytes(std::min(layout.run, leaf_end - k));
+      const int64_t bytes = layout.element_bytes(std::min(layout.span, leaf_end - k));
       for (int64_t b = 0; b < bytes; b += step) fn(offset + b, step);
       offset += bytes;
     }
@@ -116,7 +116,7 @@ PanelPart PanelPartAt(const PanelLayout& whole, int64_t row, int64_t most) {
 
 absl::Status CopyPackedPanel(const LinearSpec& spec, std::span<const PackedRows> rows,
                              int64_t begin, int64_t end, int64_t padded, std::byte* panel) {
-  const RunLayout layout(spec);
+  const SpanLayout layout(spec);
   const int64_t row_bytes = layout.row_bytes(spec.columns());
   const int64_t skip_bytes = layout.row_bytes(spec.column_begin());
   std::vector<std::byte> copy;

@@ -25,7 +25,8 @@ struct PackedRowRange {
 std::vector<PackedRowRange> PackedRowRanges(std::span<const PackedRows> rows);
 
 // Where the range begins among the matrix's bytes: its first panel, all columns of it.
-uint64_t PackedOffset(const RunLayout& layout, const PackedRows& rows, const PackedRowRange& range);
+uint64_t PackedOffset(const SpanLayout& layout, const PackedRows& rows,
+                      const PackedRowRange& range);
 
 // See DeviceLayout::PlanPackedRows.
 PackedRowsPlan PlanPackedRows(const LinearSpec& spec, std::span<const PackedRows> rows);

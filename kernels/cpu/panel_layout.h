@@ -1,18 +1,18 @@
 // How the CPU backend stores weights and activations of a linear product.
 //
-// Rows come in panels of 64 (16 at the end); a vector lane is an output row and
-// columns run in order, so one token and many add alike and a panel is read as
-// one stream. A panel is a chain of runs of columns:
-//   floats     one run a leaf: [columns, panel rows]; bfloat16 in pairs of
+// Rows lie in panels of 64 (16 at the end). A vector lane is an output row, and columns follow in
+// order, so one token and many add alike and a panel is read as one stream. A panel is a chain of
+// spans; a span is the columns of one leaf that have one scale:
+//   floats     a leaf is one span: [columns, panel rows]; bfloat16 in pairs of
 //              columns, [pairs, panel rows, 2], an odd last column with a zero
-//   integers   one run an activation group (gcd(group, leaf) columns):
+//   integers   an activation group (gcd(group, leaf) columns) is one span:
 //              scales [panel rows], zero points u8 [panel rows] where there are
 //              any, codes in quads of columns, zero-padded:
 //     8 bits   u8 = code + 128, [quads, panel rows, 4]
 //     4 bits   [pairs of quads, panel rows, 4]: the low nibbles are the first
 //              quad, the high nibbles the second
-// Every row takes the same bytes, so a range of leaves is one contiguous piece
-// of a panel, and a range of panels one of a matrix.
+// Every row takes the same number of bytes, so a range of leaves is contiguous in a panel, and a
+// range of panels is contiguous in a matrix.
 #pragma once
 
 #include <algorithm>
@@ -47,20 +47,20 @@ struct PanelLayout {
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// The runs of a row. Columns count from a leaf's begin.
-struct RunLayout {
+// The spans of a row. Columns count from a leaf's begin.
+struct SpanLayout {
   WeightKind kind = WeightKind::kF32;
   DType scale_dtype = DType::kF16;
   bool zero_points = false;
   int64_t leaf = 0;  // columns of a whole leaf
-  int64_t run = 0;   // columns of a whole run
+  int64_t span = 0;  // columns of a whole span
 
-  explicit RunLayout(const LinearSpec& spec) : leaf(spec.leaf_size), run(spec.leaf_size) {
+  explicit SpanLayout(const LinearSpec& spec) : leaf(spec.leaf_size), span(spec.leaf_size) {
     if (spec.quant.has_value()) {
       kind = spec.quant->bits == 8 ? WeightKind::kInt8 : WeightKind::kInt4;
       scale_dtype = spec.quant->scale_dtype;
       zero_points = spec.quant->zero_points;
-      run = std::gcd(spec.quant->group_size, spec.leaf_size);
+      span = std::gcd(spec.quant->group_size, spec.leaf_size);
     } else {
       kind = spec.dtype == DType::kF32   ? WeightKind::kF32
              : spec.dtype == DType::kF16 ? WeightKind::kF16
@@ -76,7 +76,7 @@ struct RunLayout {
     return kind == WeightKind::kInt4 && !zero_points ? 8 : 0;
   }
 
-  // Bytes of one row: a run's scale and zero, its elements, all of a run, of a
+  // Bytes of one row: a span's scale and zero, its elements, all of a span, of a
   // leaf, of `columns` columns from a leaf's begin.
   int64_t head_bytes() const {
     return quantized() ? static_cast<int64_t>(DTypeSize(scale_dtype)) + (zero_points ? 1 : 0) : 0;
@@ -96,45 +96,45 @@ struct RunLayout {
     }
     return 0;
   }
-  int64_t run_bytes(int64_t columns) const { return head_bytes() + element_bytes(columns); }
+  int64_t span_bytes(int64_t columns) const { return head_bytes() + element_bytes(columns); }
   int64_t leaf_bytes(int64_t columns) const {
-    const int64_t rest = columns % run;
-    return columns / run * run_bytes(run) + (rest > 0 ? run_bytes(rest) : 0);
+    const int64_t rest = columns % span;
+    return columns / span * span_bytes(span) + (rest > 0 ? span_bytes(rest) : 0);
   }
   int64_t row_bytes(int64_t columns) const {
     const int64_t rest = columns % leaf;
     return columns / leaf * leaf_bytes(leaf) + (rest > 0 ? leaf_bytes(rest) : 0);
   }
 
-  // Bytes of one token's activations of a run: fp32, bfloat16 pairs or s8 codes, a
-  // short run padded with zeros.
+  // Bytes of one token's activations of a span: fp32, bfloat16 pairs or s8 codes, a
+  // short span padded with zeros.
   int64_t value_bytes() const {
     switch (kind) {
       case WeightKind::kF32:
       case WeightKind::kF16:
-        return run * 4;
+        return span * 4;
       case WeightKind::kBF16:
-        return RoundUp(run, 2) * 2;
+        return RoundUp(span, 2) * 2;
       case WeightKind::kInt8:
-        return RoundUp(run, 4);
+        return RoundUp(span, 4);
       case WeightKind::kInt4:
-        return RoundUp(run, 8);
+        return RoundUp(span, 8);
     }
     return 0;
   }
-  int64_t runs_per_leaf() const { return leaf / run; }
-  // The first column of a run.
-  int64_t run_column(int64_t index) const {
-    return index / runs_per_leaf() * leaf + index % runs_per_leaf() * run;
+  int64_t spans_per_leaf() const { return leaf / span; }
+  // The first column of a span.
+  int64_t span_column(int64_t index) const {
+    return index / spans_per_leaf() * leaf + index % spans_per_leaf() * span;
   }
-  // Runs of `columns` columns from a leaf's begin; the index of the run at a column.
-  int64_t runs(int64_t columns) const {
-    return columns / leaf * runs_per_leaf() + (columns % leaf + run - 1) / run;
+  // Spans of `columns` columns from a leaf's begin; the index of the span at a column.
+  int64_t spans(int64_t columns) const {
+    return columns / leaf * spans_per_leaf() + (columns % leaf + span - 1) / span;
   }
 };
 
-// Rows [0, rows) of a packed matrix, perhaps a part of a larger one: panels of a
-// run of its rows, leaves of a run of its columns.
+// Rows [0, rows) of a packed matrix, perhaps a part of a larger one: neighbouring panels, and
+// neighbouring leaves of each.
 struct Segment {
   const std::byte* data = nullptr;  // the first panel
   int64_t rows = 0;

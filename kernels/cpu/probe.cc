@@ -29,16 +29,16 @@ class CpuProbe : public MachineProbe {
     if (bf16_.run == nullptr) bf16_ = f32_;
     // Every page becomes the process's own, of the thread that will read it.
     pool_.Run([&](int thread) {
-      const Share share = Stretch(thread);
-      std::memset(buffer_.as<std::byte>() + share.begin, thread + 1, share.end - share.begin);
+      const ItemRange range = PartOf(thread);
+      std::memset(buffer_.as<std::byte>() + range.begin, thread + 1, range.end - range.begin);
     });
   }
 
   double ReadBandwidth(std::chrono::milliseconds duration) override {
     return Rate(duration, [&](int thread) {
-      const Share share = Stretch(thread);
-      Keep(kernels_.read(buffer_.as<std::byte>() + share.begin, share.end - share.begin));
-      return static_cast<double>(share.end - share.begin);
+      const ItemRange range = PartOf(thread);
+      Keep(kernels_.read(buffer_.as<std::byte>() + range.begin, range.end - range.begin));
+      return static_cast<double>(range.end - range.begin);
     });
   }
 
@@ -58,11 +58,11 @@ class CpuProbe : public MachineProbe {
     return type == DotType::kInt8 ? int8_ : type == DotType::kBf16 ? bf16_ : f32_;
   }
 
-  Share Stretch(int thread) const {
+  ItemRange PartOf(int thread) const {
     constexpr int64_t kUnit = 1024;  // of ReadLoop
-    const Share share =
-        ShareOf(static_cast<int64_t>(buffer_.bytes()) / kUnit, thread, pool_.size());
-    return {share.begin * kUnit, share.end * kUnit};
+    const ItemRange range =
+        EvenRange(static_cast<int64_t>(buffer_.bytes()) / kUnit, thread, pool_.size());
+    return {range.begin * kUnit, range.end * kUnit};
   }
 
   void Keep(uint64_t value) { kept_.fetch_xor(value, std::memory_order_relaxed); }

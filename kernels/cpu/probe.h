@@ -1,6 +1,6 @@
-// The ceilings of the host: all threads together read from memory, each its own stretch of a
-// buffer on huge pages, much larger than any cache; and do the best instruction for each kind of
-// dot product, on registers alone.
+// Measures the host's limits. Read bandwidth: all threads together read a buffer on huge pages that
+// is much larger than any cache, each thread a part of its own. Arithmetic: all threads use the
+// best instruction for each kind of dot product, on registers alone.
 #pragma once
 
 #include <memory>

@@ -113,26 +113,26 @@ HWY_INLINE void NormRotate(float* HWY_RESTRICT head, size_t head_dim,
 
 // Puts one head of one token into a run of 16- or 32-bit elements.
 template <KvDType dtype>
-HWY_INLINE void CacheElements(const KvCacheView& cache, std::byte* k_run, std::byte* v_run,
+HWY_INLINE void CacheElements(const KvCacheView& cache, std::byte* k_head, std::byte* v_head,
                               int64_t position, const float* HWY_RESTRICT k,
                               const float* HWY_RESTRICT v) {
   const int64_t d = cache.head_dim;
   if constexpr (dtype == KvDType::kF32) {
-    auto* k_out = reinterpret_cast<float*>(k_run) + position;
+    auto* k_out = reinterpret_cast<float*>(k_head) + position;
     for (int64_t i = 0; i < d; ++i) k_out[i * 16] = k[i];
-    std::memcpy(reinterpret_cast<float*>(v_run) + position * cache.v_stride(), v,
+    std::memcpy(reinterpret_cast<float*>(v_head) + position * cache.v_stride(), v,
                 d * sizeof(float));
   } else if constexpr (dtype == KvDType::kF16) {
-    auto* k_out = reinterpret_cast<uint16_t*>(k_run) + position;
-    auto* v_out = reinterpret_cast<uint16_t*>(v_run) + position * cache.v_stride();
+    auto* k_out = reinterpret_cast<uint16_t*>(k_head) + position;
+    auto* v_out = reinterpret_cast<uint16_t*>(v_head) + position * cache.v_stride();
     for (int64_t i = 0; i < d; ++i) {
       k_out[i * 16] = FloatToF16(k[i]);
       v_out[i] = FloatToF16(v[i]);
     }
   } else {
-    auto* k_out = reinterpret_cast<uint32_t*>(k_run) + position;
+    auto* k_out = reinterpret_cast<uint32_t*>(k_head) + position;
     auto* v_out =
-        reinterpret_cast<uint16_t*>(v_run) + position / 2 * cache.v_stride() * 2 + position % 2;
+        reinterpret_cast<uint16_t*>(v_head) + position / 2 * cache.v_stride() * 2 + position % 2;
     for (int64_t i = 0; i < d; i += 2) {
       const uint32_t even = FloatToBf16(k[i]);
       const uint32_t odd = FloatToBf16(k[i + 1]);
@@ -155,8 +155,8 @@ HWY_INLINE void CacheCodes(const KvCacheView& cache, int64_t block, int64_t head
   const CodeScale v_scale = ScaleOf(v, d);
   cache.k_scales(block, head)[position] = k_scale.scale;
   cache.v_scales(block, head)[position] = v_scale.scale;
-  auto* k_out = reinterpret_cast<uint8_t*>(cache.k_run(block, head)) + position * 4;
-  auto* v_out = reinterpret_cast<int8_t*>(cache.v_run(block, head)) +
+  auto* k_out = reinterpret_cast<uint8_t*>(cache.k_head(block, head)) + position * 4;
+  auto* v_out = reinterpret_cast<int8_t*>(cache.v_head(block, head)) +
                 position / 4 * cache.v_stride() * 4 + position % 4;
   for (int64_t i = 0; i < d; ++i) {
     const int32_t code = ToCode(k[i], k_scale.inverse, kKvCodeMax) + 128;
@@ -182,17 +182,17 @@ void RopeAndCacheToken(const RopeAndCacheArgs& a, int64_t token) {
     float* k = row + (a.q_heads + h) * a.head_dim;
     const float* v = row + (a.q_heads + kv_heads + h) * a.head_dim;
     NormRotate(k, d, a.k_norm, a.norm_epsilon, cos, sin);
-    std::byte* k_run = a.cache.k_run(block, h);
-    std::byte* v_run = a.cache.v_run(block, h);
+    std::byte* k_head = a.cache.k_head(block, h);
+    std::byte* v_head = a.cache.v_head(block, h);
     switch (a.cache.dtype) {
       case KvDType::kF32:
-        CacheElements<KvDType::kF32>(a.cache, k_run, v_run, position, k, v);
+        CacheElements<KvDType::kF32>(a.cache, k_head, v_head, position, k, v);
         break;
       case KvDType::kF16:
-        CacheElements<KvDType::kF16>(a.cache, k_run, v_run, position, k, v);
+        CacheElements<KvDType::kF16>(a.cache, k_head, v_head, position, k, v);
         break;
       case KvDType::kBF16:
-        CacheElements<KvDType::kBF16>(a.cache, k_run, v_run, position, k, v);
+        CacheElements<KvDType::kBF16>(a.cache, k_head, v_head, position, k, v);
         break;
       case KvDType::kI8:
         CacheCodes(a.cache, block, h, position, k, v);

@@ -1,6 +1,5 @@
-// SIMD twins of kernels/base/math.h: the same operations in the same order, so
-// each lane has the scalar's bits. Recompiled for every target.
-// Per-target include guard, as Highway's foreach_target asks.
+// kernels/base/math.h in SIMD: the same operations in the same order, so each lane has the scalar's
+// bits. Compiled once for every target, with the include guard that Highway's foreach_target needs.
 #if defined(TANDEM_VECTOR_MATH_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TANDEM_VECTOR_MATH_INL
 #undef TANDEM_VECTOR_MATH_INL
@@ -53,8 +52,26 @@ HWY_INLINE V LoadWide(const typename Storage<dtype>::T* HWY_RESTRICT p) {
   }
 }
 
-// Of a NaN a NaN. Min drops it on NEON, and on x86 where it is the first operand. What is below
-// kExpMin may become anything on the way, and is 0 in the end.
+// To nearest even as FloatToBf16 does; each lane has the bits in its low half.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<F>> RoundBf16(V x) {
+  const hn::RebindToUnsigned<F> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto odd = hn::And(upper, hn::Set(du, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu))));
+  const auto is_nan = hn::RebindMask(du, hn::Ne(x, x));
+  return hn::IfThenElse(is_nan, hn::Or(upper, hn::Set(du, 0x40u)), rounded);
+}
+
+// Stores what RoundBf16 gave as 16 bits a lane.
+HWY_INLINE void StoreHalves(hn::Vec<hn::RebindToUnsigned<F>> bits, uint16_t* to) {
+  const hn::Rebind<uint16_t, F> half;
+  // Values fit 16 bits: saturation never happens.
+  hn::StoreU(hn::DemoteTo(half, hn::BitCast(hn::RebindToSigned<F>(), bits)), half, to);
+}
+
+// exp; of a NaN a NaN. Min drops it on NEON, and on x86 where it is the first operand. What is
+// below kExpMin may become anything on the way, and is 0 in the end.
 HWY_INLINE V Exp(V x) {
   const F d;
   const hn::RebindToSigned<F> di;

@@ -1,9 +1,9 @@
-// Attention over the paged cache. Both kernels work cut by cut (attention_cut.h) and
-// combine cuts in order, so a token's result does not depend on which of them ran.
+// Attention over the paged cache. Both kernels work partition by partition (attention_partition.h)
+// and combine partitions in order, so a token's result does not depend on which of them ran.
 #include <cuda_device.h>
 
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/attention_cut.h"
+#include "kernels/cuda/attention_partition.h"
 
 namespace tandem::kernels::cuda {
 namespace {
@@ -12,17 +12,18 @@ namespace {
 constexpr int kBlocksEach = 8;
 
 template <int kRows>
-__device__ CutScratch<kRows> MakeScratch(int head_dim, float* weights, float* partial, float* q) {
+__device__ PartitionScratch<kRows> MakeScratch(int head_dim, float* weights, float* partial,
+                                               float* q) {
   return {q, weights, partial, (head_dim + 3) / 4 * 4};
 }
 
-// partials: [tokens, q_heads, cuts, 2 + head_dim], max and sum first.
+// partials: [tokens, q_heads, partitions, 2 + head_dim], max and sum first.
 template <KvDType kType, int kRows, int kDims>
-__global__ void __launch_bounds__(kCut)
-    DecodeKernel(AttentionArgs a, int head_tiles, int cuts, float* partials) {
+__global__ void __launch_bounds__(kPartition)
+    DecodeKernel(AttentionArgs a, int head_tiles, int partitions, float* partials) {
   TANDEM_DYNAMIC_SHARED(float, q);
-  TANDEM_SHARED(float4, weights, kRows * kCut / 4);
-  TANDEM_SHARED(float, partial, 2 * kCutWarps * kRows);
+  TANDEM_SHARED(float4, weights, kRows * kPartition / 4);
+  TANDEM_SHARED(float, partial, 2 * kPartitionWarps * kRows);
   const int kv_head = static_cast<int>(blockIdx.x) / head_tiles;
   const int first = a.first_head[kv_head] + static_cast<int>(blockIdx.x) % head_tiles * kRows;
   const int left = a.first_head[kv_head + 1] - first;
@@ -30,54 +31,54 @@ __global__ void __launch_bounds__(kCut)
   StartNext();
   const int64_t token = blockIdx.z;
   const int context = a.positions[token] + 1;
-  if (left <= 0 || static_cast<int>(blockIdx.y) * kCut >= context) return;
+  if (left <= 0 || static_cast<int>(blockIdx.y) * kPartition >= context) return;
   const auto scratch =
       MakeScratch<kRows>(a.head_dim, reinterpret_cast<float*>(&weights[0]), partial, q);
   LoadQueries(
       a, scratch, [&](int r) { return r < left ? token : int64_t{-1}; },
       [&](int r) { return first + r; });
   const int32_t* const table = a.block_tables + a.token_sequence[token] * a.max_blocks;
-  for (int cut = static_cast<int>(blockIdx.y); cut * kCut < context;
-       cut += static_cast<int>(gridDim.y)) {
-    const int begin = cut * kCut;
-    const int n = context - begin < kCut ? context - begin : kCut;
+  for (int partition = static_cast<int>(blockIdx.y); partition * kPartition < context;
+       partition += static_cast<int>(gridDim.y)) {
+    const int begin = partition * kPartition;
+    const int n = context - begin < kPartition ? context - begin : kPartition;
     int seen[kRows];
     for (int r = 0; r < kRows; ++r) seen[r] = n;
     RowSums<kRows, kDims> sums;
-    AttendCut<kType, kRows, kDims>(a, kv_head, table, begin, n, seen, scratch, sums);
+    AttendPartition<kType, kRows, kDims>(a, kv_head, table, begin, n, seen, scratch, sums);
     for (int r = 0; r < kRows; ++r) {
       if (r >= left) break;
       float* const to =
-          partials + ((token * a.q_heads + first + r) * cuts + cut) * (2 + a.head_dim);
+          partials + ((token * a.q_heads + first + r) * partitions + partition) * (2 + a.head_dim);
       if (threadIdx.x == 0) {
         to[0] = sums.max[r];
         to[1] = sums.sum[r];
       }
       for (int m = 0; m < kDims; ++m) {
-        const int dim = static_cast<int>(threadIdx.x) + kCut * m;
+        const int dim = static_cast<int>(threadIdx.x) + kPartition * m;
         if (dim < a.head_dim) to[2 + dim] = sums.values[r][m];
       }
     }
   }
 }
 
-__global__ void __launch_bounds__(kCut)
-    CombineKernel(AttentionArgs a, int cuts, const float* partials) {
+__global__ void __launch_bounds__(kPartition)
+    CombineKernel(AttentionArgs a, int partitions, const float* partials) {
   AwaitPrevious();
   StartNext();
   const int64_t token = blockIdx.y;
   const int64_t row = token * a.q_heads + blockIdx.x;
   const int context = a.positions[token] + 1;
   const int stride = 2 + a.head_dim;
-  const float* const from = partials + row * cuts * stride;
-  for (int dim = static_cast<int>(threadIdx.x); dim < a.head_dim; dim += kCut) {
+  const float* const from = partials + row * partitions * stride;
+  for (int dim = static_cast<int>(threadIdx.x); dim < a.head_dim; dim += kPartition) {
     if (context <= 0) {
       a.out[row * a.head_dim + dim] = 0;
       continue;
     }
     float max = from[0], sum = from[1], value = from[2 + dim];
-    for (int cut = 1; cut * kCut < context; ++cut) {
-      const float* const next = from + cut * stride;
+    for (int partition = 1; partition * kPartition < context; ++partition) {
+      const float* const next = from + partition * stride;
       const float2 weight = Combine(max, sum, next[0], next[1]);
       value = fmaf(next[2 + dim], weight.y, value * weight.x);
     }
@@ -87,11 +88,11 @@ __global__ void __launch_bounds__(kCut)
 
 // A block: tile_tokens tokens from blockIdx.y * tile_tokens on, some heads of a KV head.
 template <KvDType kType, int kRows, int kDims>
-__global__ void __launch_bounds__(kCut)
+__global__ void __launch_bounds__(kPartition)
     PrefillKernel(AttentionArgs a, int head_tiles, int tile_heads, int tile_tokens) {
   TANDEM_DYNAMIC_SHARED(float, q);
-  TANDEM_SHARED(float4, weights, kRows * kCut / 4);
-  TANDEM_SHARED(float, partial, 2 * kCutWarps * kRows);
+  TANDEM_SHARED(float4, weights, kRows * kPartition / 4);
+  TANDEM_SHARED(float, partial, 2 * kPartitionWarps * kRows);
   const int kv_head = static_cast<int>(blockIdx.x) / head_tiles;
   const int first = a.first_head[kv_head] + static_cast<int>(blockIdx.x) % head_tiles * tile_heads;
   const int left = a.first_head[kv_head + 1] - first;
@@ -123,18 +124,19 @@ __global__ void __launch_bounds__(kCut)
     }
     const int32_t* const table = a.block_tables + sequence * a.max_blocks;
     RowSums<kRows, kDims> total = {};
-    for (int cut_begin = 0; cut_begin < longest; cut_begin += kCut) {
-      const int n = longest - cut_begin < kCut ? longest - cut_begin : kCut;
+    for (int partition_begin = 0; partition_begin < longest; partition_begin += kPartition) {
+      const int n = longest - partition_begin < kPartition ? longest - partition_begin : kPartition;
       int seen[kRows];
       for (int r = 0; r < kRows; ++r) {
-        seen[r] = contexts[r] - cut_begin < n ? contexts[r] - cut_begin : n;
+        seen[r] = contexts[r] - partition_begin < n ? contexts[r] - partition_begin : n;
       }
       RowSums<kRows, kDims> next;
-      AttendCut<kType, kRows, kDims>(a, kv_head, table, cut_begin, n, seen, scratch, next);
+      AttendPartition<kType, kRows, kDims>(a, kv_head, table, partition_begin, n, seen, scratch,
+                                           next);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (seen[r] <= 0) continue;
-        if (cut_begin == 0) {
+        if (partition_begin == 0) {
           total.max[r] = next.max[r];
           total.sum[r] = next.sum[r];
           for (int m = 0; m < kDims; ++m) total.values[r][m] = next.values[r][m];
@@ -152,7 +154,7 @@ __global__ void __launch_bounds__(kCut)
       if (token < 0) continue;
       float* const out = a.out + (token * a.q_heads + head_of(r)) * a.head_dim;
       for (int m = 0; m < kDims; ++m) {
-        const int dim = static_cast<int>(threadIdx.x) + kCut * m;
+        const int dim = static_cast<int>(threadIdx.x) + kPartition * m;
         if (dim < a.head_dim) out[dim] = contexts[r] > 0 ? total.values[r][m] / total.sum[r] : 0;
       }
     }
@@ -165,24 +167,24 @@ size_t QueryBytes(int rows, int head_dim) {
 }
 
 template <KvDType kType, int kRows, int kDims>
-void LaunchDecode(cudaStream_t stream, const AttentionArgs& a, int cuts, int multiprocessors,
+void LaunchDecode(cudaStream_t stream, const AttentionArgs& a, int partitions, int multiprocessors,
                   float* partials) {
   const int head_tiles = (LargestGroup(a) + kRows - 1) / kRows;
   const int64_t columns = a.cache.kv_heads * head_tiles;
-  // As many blocks as fill the GPU; each then takes every so-manieth cut.
+  // As many blocks as fill the GPU; each then takes every so-manieth partition.
   const int64_t wanted = int64_t{multiprocessors} * kBlocksEach;
   int64_t splits = (wanted + columns * a.tokens - 1) / (columns * a.tokens);
-  splits = splits < cuts ? splits : cuts;
+  splits = splits < partitions ? splits : partitions;
   Launch({.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(splits),
                        static_cast<unsigned>(a.tokens)),
-          .block = dim3(kCut),
+          .block = dim3(kPartition),
           .shared_bytes = QueryBytes(kRows, a.head_dim),
           .stream = stream},
-         &DecodeKernel<kType, kRows, kDims>, a, head_tiles, cuts, partials);
+         &DecodeKernel<kType, kRows, kDims>, a, head_tiles, partitions, partials);
   Launch({.grid = dim3(static_cast<unsigned>(a.q_heads), static_cast<unsigned>(a.tokens)),
-          .block = dim3(kCut),
+          .block = dim3(kPartition),
           .stream = stream},
-         &CombineKernel, a, cuts, partials);
+         &CombineKernel, a, partitions, partials);
 }
 
 template <KvDType kType, int kRows, int kDims>
@@ -193,7 +195,7 @@ void LaunchPrefill(cudaStream_t stream, const AttentionArgs& a) {
   const int tile_tokens = kRows / tile_heads;
   Launch({.grid = dim3(static_cast<unsigned>(a.cache.kv_heads * head_tiles),
                        static_cast<unsigned>((a.tokens + tile_tokens - 1) / tile_tokens)),
-          .block = dim3(kCut),
+          .block = dim3(kPartition),
           .shared_bytes = QueryBytes(kRows, a.head_dim),
           .stream = stream},
          &PrefillKernel<kType, kRows, kDims>, a, head_tiles, tile_heads, tile_tokens);
@@ -216,20 +218,20 @@ void WithType(KvDType dtype, const F& f) {
 
 }  // namespace
 
-int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int cuts) {
-  return tokens * q_heads * cuts * (2 + head_dim) * static_cast<int64_t>(sizeof(float));
+int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int partitions) {
+  return tokens * q_heads * partitions * (2 + head_dim) * static_cast<int64_t>(sizeof(float));
 }
 
-void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int cuts, int multiprocessors,
-                     float* partials) {
+void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int partitions,
+                     int multiprocessors, float* partials) {
   if (args.tokens == 0 || args.q_heads == 0) return;
   WithType(args.cache.dtype, [&]<KvDType kType>() {
-    if (args.head_dim > kCut) {
-      LaunchDecode<kType, 4, 4>(stream, args, cuts, multiprocessors, partials);
+    if (args.head_dim > kPartition) {
+      LaunchDecode<kType, 4, 4>(stream, args, partitions, multiprocessors, partials);
     } else if (LargestGroup(args) > 4) {
-      LaunchDecode<kType, 8, 1>(stream, args, cuts, multiprocessors, partials);
+      LaunchDecode<kType, 8, 1>(stream, args, partitions, multiprocessors, partials);
     } else {
-      LaunchDecode<kType, 4, 1>(stream, args, cuts, multiprocessors, partials);
+      LaunchDecode<kType, 4, 1>(stream, args, partitions, multiprocessors, partials);
     }
   });
 }
@@ -237,7 +239,7 @@ void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int cuts, i
 void PrefillAttention(cudaStream_t stream, const AttentionArgs& args) {
   if (args.tokens == 0 || args.q_heads == 0) return;
   WithType(args.cache.dtype, [&]<KvDType kType>() {
-    if (args.head_dim > kCut) {
+    if (args.head_dim > kPartition) {
       LaunchPrefill<kType, 4, 4>(stream, args);
     } else {
       LaunchPrefill<kType, 16, 1>(stream, args);

@@ -12,9 +12,9 @@
 
 namespace tandem::kernels::cuda {
 
-// Contexts are cut every so many positions; cuts are combined in order. So the work on a
-// context can be shared by blocks, and no bit depends on how.
-inline constexpr int kCut = 128;
+// Contexts are divided into partitions of kPartition positions; partitions are combined in order.
+// So the work on a context can be shared by blocks, and no bit depends on how.
+inline constexpr int kPartition = 128;
 inline constexpr int kMaxKvHeads = 256;
 
 struct RopeArgs {
@@ -59,15 +59,14 @@ inline int LargestGroup(const AttentionArgs& args) {
 
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args);
 
-// The two that follow add in fp32, cut by cut in one order, so that a token's result depends
-// neither on which of them runs nor on the tokens beside it.
+// The two that follow add in fp32, partition by partition in one order, so that a token's result
+// depends neither on which of them runs nor on the tokens beside it.
 //
-// Tokens of which none shares a context with another: cuts are shared by blocks, `cuts` at
-// most for a token, and combined by a second kernel. partials is scratch of
-// PartialBytes().
-void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int cuts, int multiprocessors,
-                     float* partials);
-int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int cuts);
+// Tokens of which none shares a context with another: partitions are shared by blocks, `partitions`
+// at most for a token, and combined by a second kernel. partials is scratch of PartialBytes().
+void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int partitions,
+                     int multiprocessors, float* partials);
+int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int partitions);
 
 // Any tokens: a block takes neighbouring ones, which mostly share their context.
 void PrefillAttention(cudaStream_t stream, const AttentionArgs& args);

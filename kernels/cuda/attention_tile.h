@@ -73,20 +73,20 @@ class KvTile {
       const bool there = begin + b * kBlock < length;
       const int64_t block = there ? table[begin / kBlock + b] : 0;
       const char* const k = static_cast<const char*>(cache.k) + block * cache.k_block_bytes() +
-                            kv_head * cache.k_run_bytes();
+                            kv_head * cache.k_head_bytes();
       const char* const v = static_cast<const char*>(cache.v) + block * cache.v_block_bytes() +
-                            kv_head * cache.v_run_bytes();
-      EachPiece<kDim / kPack, kKeyBytes>([&](int row, int byte) {
+                            kv_head * cache.v_head_bytes();
+      EachVector<kDim / kPack, kKeyBytes>([&](int row, int byte) {
         Put(keys + row * kKeyRowBytes + b * kKeyBytes + byte, k + row * kKeyBytes + byte,
             there && row < key_packs);
       });
-      EachPiece<kBlock / kPack, kDim * kPackBytes>([&](int row, int byte) {
+      EachVector<kBlock / kPack, kDim * kPackBytes>([&](int row, int byte) {
         Put(values + (b * (kBlock / kPack) + row) * kValueRowBytes + byte,
             v + row * value_bytes + byte, there && byte < value_bytes);
       });
       if constexpr (kScaled) {
         constexpr int kScaleBytes = kBlock * 4;
-        EachPiece<2, kScaleBytes>([&](int row, int byte) {
+        EachVector<2, kScaleBytes>([&](int row, int byte) {
           Put(keys + 2 * kStoredKeyBytes + row * kPositions * 4 + b * kScaleBytes + byte,
               (row == 0 ? k + cache.k_code_bytes() : v + cache.v_code_bytes()) + byte, there);
         });
@@ -104,9 +104,9 @@ class KvTile {
       current_ = Other();
       if (count < kPositions) {
         auto* const words = reinterpret_cast<unsigned*>(current_) + kKeyWords;
-        // Each thread its own pieces, which have come.
+        // Each thread its own vectors, which have arrived.
         for (int b = 0; b < kBlocks; ++b) {
-          EachPiece<kBlock / 2, kDim * 4>([&](int row, int byte) {
+          EachVector<kBlock / 2, kDim * 4>([&](int row, int byte) {
             const int pair = b * (kBlock / 2) + row;
             const unsigned mask = Known(2 * pair, count);
             for (int i = 0; i < 4; ++i) words[pair * kValueStride + byte / 4 + i] &= mask;
@@ -125,16 +125,16 @@ class KvTile {
  private:
   __device__ char* Other() const { return current_ == memory_ ? memory_ + kWideBytes : memory_; }
 
-  // Calls f(row, byte) for this thread's share of a block's pieces of 16 bytes: neighbouring
-  // threads have neighbouring pieces.
+  // Calls f(row, byte) for this thread's part of a block's vectors of 16 bytes: neighbouring
+  // threads have neighbouring vectors.
   template <int kRows, int kRowBytes, typename F>
-  __device__ static void EachPiece(const F& f) {
-    constexpr int kRowPieces = kRowBytes / 16, kPieces = kRows * kRowPieces;
+  __device__ static void EachVector(const F& f) {
+    constexpr int kRowVectors = kRowBytes / 16, kVectors = kRows * kRowVectors;
     static_assert(kRowBytes % 16 == 0);
 #pragma unroll 4
-    for (int base = 0; base < kPieces; base += kThreads) {
-      const int piece = base + static_cast<int>(threadIdx.x);
-      if (piece < kPieces) f(piece / kRowPieces, piece % kRowPieces * 16);
+    for (int base = 0; base < kVectors; base += kThreads) {
+      const int vector = base + static_cast<int>(threadIdx.x);
+      if (vector < kVectors) f(vector / kRowVectors, vector % kRowVectors * 16);
     }
   }
 

@@ -315,15 +315,16 @@ class GpuBackend final : public CudaBackend {
       return;
     }
     int64_t done = 0;
-    const int cuts = static_cast<int>((args.single_context + cuda::kCut - 1) / cuda::kCut);
-    const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, cuts);
+    const int partitions =
+        static_cast<int>((args.single_context + cuda::kPartition - 1) / cuda::kPartition);
+    const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, partitions);
     const int64_t at_once =
         token_bytes == 0
             ? 0
             : std::min(kMostTokensAtOnce, static_cast<int64_t>(partials_.bytes()) / token_bytes);
     while (at_once > 0 && done < args.single_tokens) {
       const int64_t end = std::min(done + at_once, args.single_tokens);
-      cuda::DecodeAttention(stream_, some(done, end), cuts, multiprocessors_,
+      cuda::DecodeAttention(stream_, some(done, end), partitions, multiprocessors_,
                             partials_.as<float>());
       done = end;
     }
@@ -459,7 +460,7 @@ class GpuBackend final : public CudaBackend {
   std::unique_ptr<cuda::CudaSampling> sampling_;
   std::unique_ptr<cuda::HostLayers> host_layers_;  // while they are packed
   // Of options.scratch_bytes each.
-  Buffer partials_;  // attention's cuts; LinearTiles' splits
+  Buffer partials_;  // attention's partitions; LinearTiles' splits
   Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored
   Buffer widened_;   // rows of a quantized weight
   cuda::CudaErrors errors_;

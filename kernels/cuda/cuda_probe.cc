@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/matrix_product.h"
+#include "kernels/cuda/pinned_memory.h"
 
 namespace tandem::kernels {
 namespace {
@@ -27,7 +28,6 @@ class CudaProbe : public MachineProbe {
     product_.reset();
     cudaFree(from_);
     cudaFree(to_);
-    cudaFreeHost(pinned_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
@@ -49,18 +49,14 @@ class CudaProbe : public MachineProbe {
       cudaGetLastError();
       return absl::ResourceExhaustedError("the GPU has no room for what measures its memory");
     }
-    if (cudaHostAlloc(&pinned_, pinned_bytes_, cudaHostAllocDefault) != cudaSuccess) {
-      cudaGetLastError();
-      return absl::ResourceExhaustedError("the system has no memory to pin: see ulimit -l");
-    }
-    // Whether taken as FP32, BF16 or FP16: of either sign, from 1 to 2.
+    TANDEM_ASSIGN_OR_RETURN(pinned_, cuda::AllocatePinned(pinned_bytes_));
+    // As FP32, BF16 or FP16 alike: of either sign, from 1 to 2.
     std::mt19937 random(1);
     for (size_t i = 0; i < pinned_bytes_ / 4; ++i) {
-      static_cast<uint32_t*>(pinned_)[i] =
-          (static_cast<uint32_t>(random()) & 0x807f807f) | 0x3f803f80;
+      pinned_.as<uint32_t>()[i] = (static_cast<uint32_t>(random()) & 0x807f807f) | 0x3f803f80;
     }
     for (size_t done = 0; done < bytes_; done += pinned_bytes_) {
-      cudaMemcpyAsync(static_cast<char*>(from_) + done, pinned_,
+      cudaMemcpyAsync(static_cast<char*>(from_) + done, pinned_.data(),
                       std::min(pinned_bytes_, bytes_ - done), cudaMemcpyHostToDevice, stream_);
     }
     if (cudaStreamSynchronize(stream_) != cudaSuccess) {
@@ -79,7 +75,7 @@ class CudaProbe : public MachineProbe {
 
   double UploadBandwidth(std::chrono::milliseconds duration) override {
     return Rate(duration, [this] {
-      cudaMemcpyAsync(to_, pinned_, pinned_bytes_, cudaMemcpyHostToDevice, stream_);
+      cudaMemcpyAsync(to_, pinned_.data(), pinned_bytes_, cudaMemcpyHostToDevice, stream_);
       return static_cast<double>(pinned_bytes_);
     });
   }
@@ -112,7 +108,7 @@ class CudaProbe : public MachineProbe {
   }
 
  private:
-  static constexpr int kRound = 8;  // pieces of work between two waits for the GPU
+  static constexpr int kRound = 8;  // parts of the work between two waits for the GPU
 
   bool Multiply(DType dtype, int64_t side) {
     return product_
@@ -154,7 +150,7 @@ class CudaProbe : public MachineProbe {
   const size_t bytes_;
   const size_t pinned_bytes_;
   DType half_ = DType::kBF16;  // what the GPU computes with, as CudaBackend does
-  void* pinned_ = nullptr;
+  Buffer pinned_;
   void* from_ = nullptr;
   void* to_ = nullptr;
   cudaStream_t stream_ = nullptr;

@@ -11,15 +11,16 @@
 
 namespace tandem::kernels::cuda {
 
-// RESOURCE_EXHAUSTED for memory, else INTERNAL: "GPU: what: the runtime's words". The runtime
+// RESOURCE_EXHAUSTED for memory, else `code`: "GPU: what: the runtime's words". The runtime
 // forgets the error.
-inline absl::Status CudaStatus(cudaError_t error, std::string_view what) {
+inline absl::Status CudaStatus(cudaError_t error, std::string_view what,
+                               absl::StatusCode code = absl::StatusCode::kInternal) {
   if (error == cudaSuccess) return absl::OkStatus();
   const std::string message =
       absl::StrCat("GPU: ", std::string(what), ": ", cudaGetErrorString(error));
   cudaGetLastError();
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
-                                            : absl::InternalError(message);
+                                            : absl::Status(code, message);
 }
 
 // The first error of operations that return none.

@@ -8,13 +8,13 @@
 namespace tandem::kernels::cuda {
 namespace {
 
-// Calls copy(first column, columns, byte of the row) for each run.
+// Calls copy(first column, columns, byte of the row) for each span.
 template <typename Copy>
-void ForEachRun(const WeightLayout& layout, const Copy& copy) {
+void ForEachSpan(const WeightLayout& layout, const Copy& copy) {
   int64_t at = 0;
-  for (int32_t column = 0; column < layout.columns; column += layout.run) {
-    copy(column, std::min(layout.run, layout.columns - column), at);
-    at += int64_t{16} * layout.run_chunks;
+  for (int32_t column = 0; column < layout.columns; column += layout.span) {
+    copy(column, std::min(layout.span, layout.columns - column), at);
+    at += int64_t{16} * layout.span_chunks;
   }
 }
 
@@ -53,7 +53,7 @@ void LayOutRows(const WeightLayout& layout, const std::byte* rows, int64_t count
   for (int64_t r = 0; r < count; ++r) {
     const std::byte* const row = rows + r * layout.columns * size;
     std::byte* const out = dst + r * layout.row_bytes();
-    ForEachRun(layout, [&](int64_t column, int64_t n, int64_t at) {
+    ForEachSpan(layout, [&](int64_t column, int64_t n, int64_t at) {
       if (!to_half) {
         std::memcpy(out + at, row + column * size, n * size);
         return;
@@ -73,7 +73,7 @@ void LayOutCodes(const WeightLayout& layout, const int8_t* codes, int64_t count,
   for (int64_t r = 0; r < count; ++r) {
     const int8_t* const row = codes + r * layout.columns;
     auto* const out = reinterpret_cast<uint8_t*>(dst + r * layout.row_bytes());
-    ForEachRun(layout, [&](int64_t column, int64_t n, int64_t at) {
+    ForEachSpan(layout, [&](int64_t column, int64_t n, int64_t at) {
       for (int64_t i = 0; i < n; ++i) {
         const int code = row[column + i];
         if (layout.format == Format::kF8) {

@@ -7,38 +7,20 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/pinned_memory.h"
 
 namespace tandem::kernels::cuda {
 namespace {
 
-// Of one copy: small ones of other streams (a step's tokens, partial sums) go in between.
-constexpr size_t kPieceBytes = 16 << 20;
+// Bytes of one copy: small copies of other streams (a step's tokens, partial sums) go in between.
+constexpr size_t kCopyBytes = 16 << 20;
 
 absl::Status CopyStatus(cudaError_t error) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // what is told is done with
-  return absl::InternalError(
-      absl::StrCat("GPU: copies of streamed weights: ", cudaGetErrorString(error)));
+  return CudaStatus(error, "copies of streamed weights");
 }
 
 }  // namespace
-
-absl::StatusOr<PinnedMemory> PinnedMemory::Allocate(size_t bytes) {
-  void* data = nullptr;
-  if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
-    cudaGetLastError();
-    return absl::ResourceExhaustedError(absl::StrCat(bytes >> 20, " MiB cannot be pinned"));
-  }
-  std::memset(data, 0, bytes);
-  return PinnedMemory(static_cast<std::byte*>(data), bytes);
-}
-
-PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
-
-PinnedMemory::~PinnedMemory() {
-  if (data_ != nullptr) cudaFreeHost(data_);
-}
 
 HostLayers::~HostLayers() {
   if (copy_ != nullptr) {
@@ -62,14 +44,15 @@ absl::StatusOr<HostLayers::Home> HostLayers::Add(size_t bytes) {
   Layer& layer = layers_.back();
   Home home = {.offset = layer.bytes};
   if (bytes == 0) return home;
-  auto memory = PinnedMemory::Allocate(bytes);
+  auto memory = AllocatePinned(bytes);
   if (!memory.ok()) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "--weights stream: the system pins no more memory for weights: found ", layer_bytes() >> 20,
         " MiB, expected room for ", bytes >> 20, " more in layer ", layers_.size() - 1,
         "; see ulimit -l and the limits of the container, or use more ranks or a smaller format"));
   }
-  home.host = memory->data();
+  home.host = memory->as<std::byte>();
+  std::memset(home.host, 0, bytes);
   layer.weights.push_back(*std::move(memory));
   layer.bytes += bytes;
   return home;
@@ -108,11 +91,11 @@ absl::Status HostLayers::StartCopy(size_t layer, size_t slot) {
   TANDEM_RETURN_IF_ERROR(CopyStatus(cudaEventRecord(computed_, compute_)));
   TANDEM_RETURN_IF_ERROR(CopyStatus(cudaStreamWaitEvent(copy_, computed_, 0)));
   auto* to = slots_[slot].as<std::byte>();
-  for (const PinnedMemory& weight : layers_[layer].weights) {
-    for (size_t done = 0; done < weight.bytes(); done += kPieceBytes) {
-      const size_t n = std::min(kPieceBytes, weight.bytes() - done);
-      TANDEM_RETURN_IF_ERROR(CopyStatus(
-          cudaMemcpyAsync(to + done, weight.data() + done, n, cudaMemcpyHostToDevice, copy_)));
+  for (const Buffer& weight : layers_[layer].weights) {
+    for (size_t done = 0; done < weight.bytes(); done += kCopyBytes) {
+      const size_t n = std::min(kCopyBytes, weight.bytes() - done);
+      TANDEM_RETURN_IF_ERROR(CopyStatus(cudaMemcpyAsync(to + done, weight.as<std::byte>() + done, n,
+                                                        cudaMemcpyHostToDevice, copy_)));
     }
     to += weight.bytes();
   }

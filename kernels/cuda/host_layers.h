@@ -15,27 +15,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
+#include "kernels/device_memory.h"
 #include "kernels/layer_stream.h"
 
 namespace tandem::kernels::cuda {
-
-// cudaHostAlloc's.
-class PinnedMemory {
- public:
-  // RESOURCE_EXHAUSTED where the system has none to pin.
-  static absl::StatusOr<PinnedMemory> Allocate(size_t bytes);
-  PinnedMemory(PinnedMemory&& other) noexcept;
-  PinnedMemory& operator=(PinnedMemory&&) = delete;
-  ~PinnedMemory();
-  std::byte* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  PinnedMemory(std::byte* data, size_t bytes) : data_(data), bytes_(bytes) {}
-  std::byte* data_;
-  size_t bytes_;
-};
 
 class HostLayers : public LayerStream {
  public:
@@ -68,7 +51,7 @@ class HostLayers : public LayerStream {
 
  private:
   struct Layer {
-    std::vector<PinnedMemory> weights;  // they follow each other in the slot
+    std::vector<Buffer> weights;  // pinned; they follow each other in the slot
     size_t bytes = 0;
   };
   // Once what is issued so far has been done.

@@ -64,18 +64,18 @@ __device__ void AddChunk(const PassArgs& a, int first_row, int chunk,
   float dots[kRows][kTokens] = {};
   float x_sums[kTokens] = {};
 #pragma unroll
-  for (int piece = 0; piece < C::kSize / C::kPiece; ++piece) {
-    float w[kRows][C::kPiece];
+  for (int part = 0; part < C::kSize / C::kPart; ++part) {
+    float w[kRows][C::kPart];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) C::Widen(raw[r], piece, w[r]);
+    for (int r = 0; r < kRows; ++r) C::Widen(raw[r], part, w[r]);
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
       const int64_t token = a.begin + (t < a.count ? t : a.count - 1);
-      float x[C::kPiece];
-      LoadX<C::kPiece>(a.x + token * l.columns + place.column + piece * C::kPiece,
-                       place.valid - piece * C::kPiece, a.aligned, x);
+      float x[C::kPart];
+      LoadX<C::kPart>(a.x + token * l.columns + place.column + part * C::kPart,
+                      place.valid - part * C::kPart, a.aligned, x);
 #pragma unroll
-      for (int i = 0; i < C::kPiece; ++i) {
+      for (int i = 0; i < C::kPart; ++i) {
         if constexpr (C::kQuantized) {
           x_sums[t] += x[i];
 #pragma unroll
@@ -111,7 +111,7 @@ __device__ void StoreSum(const PassArgs& a, int output, int subtree, float sum) 
   a.y[(subtree * a.tokens + a.begin + t) * a.layout.rows + row] = sum;
 }
 
-// What the block reads first comes while the kernel before still runs: weights do not change.
+// What the block reads first comes while the kernel before is still at work: weights do not change.
 template <int kRows>
 __device__ void PrefetchRows(const PassArgs& a, int first_row) {
   const WeightLayout& l = a.layout;
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int lanes = a.leaf_lanes;
   const int at_once = 32 / lanes;  // leaves of a warp
-  const int leaf_chunks = l.leaf_runs * l.run_chunks;
+  const int leaf_chunks = l.leaf_spans * l.span_chunks;
   PrefetchRows<kRows>(a, first_row);
   AwaitPrevious();
   StartNext();
@@ -229,11 +229,11 @@ __global__ void DequantizeKernel(WeightLayout l, LinearPointers weight, int64_t 
   const float scale = ScaleAt(l, weight.scales, index);
   const float zero = ZeroAt(l, weight.zeros, index) + static_cast<float>(C::kOffset);
   uint16_t* to = out + out_row * l.columns + place.column;
-  for (int piece = 0; piece < C::kSize / C::kPiece; ++piece) {
-    float w[C::kPiece];
-    C::Widen(raw, piece, w);
-    for (int i = 0; i < C::kPiece; ++i) {
-      const int column = piece * C::kPiece + i;
+  for (int part = 0; part < C::kSize / C::kPart; ++part) {
+    float w[C::kPart];
+    C::Widen(raw, part, w);
+    for (int i = 0; i < C::kPart; ++i) {
+      const int column = part * C::kPart + i;
       const float value = (w[i] - zero) * scale;
       if (column < place.valid) to[column] = half ? F16Bits(value) : Bf16Bits(value);
     }
@@ -289,11 +289,11 @@ void LinearPass(cudaStream_t stream, const WeightLayout& layout, const LinearPoi
                    .tokens = tokens,
                    .begin = begin,
                    .count = static_cast<int>(count),
-                   .aligned = layout.columns % 4 == 0 && layout.run % 4 == 0,
+                   .aligned = layout.columns % 4 == 0 && layout.span % 4 == 0,
                    .leaf_lanes = 1,
                    .bias = bias,
                    .y = y};
-  const int leaf_chunks = layout.leaf_runs * layout.run_chunks;
+  const int leaf_chunks = layout.leaf_spans * layout.span_chunks;
   while (args.leaf_lanes < 32 && args.leaf_lanes < leaf_chunks) args.leaf_lanes *= 2;
   switch (layout.format) {
     case Format::kF32:

@@ -8,13 +8,13 @@
 
 namespace tandem::kernels::cuda {
 
-// A piece is what is widened at a time. kOffset: widened codes are that much too large.
+// A part is what is widened at a time. kOffset: widened codes are that much too large.
 template <Format kFormat>
 struct Chunk;
 
 template <>
 struct Chunk<Format::kF32> {
-  static constexpr int kSize = 4, kPiece = 4, kOffset = 0;
+  static constexpr int kSize = 4, kPart = 4, kOffset = 0;
   static constexpr bool kQuantized = false;
   __device__ static void Widen(const uint4& raw, int, float* out) {
     const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
@@ -24,7 +24,7 @@ struct Chunk<Format::kF32> {
 
 template <>
 struct Chunk<Format::kF16> {
-  static constexpr int kSize = 8, kPiece = 8, kOffset = 0;
+  static constexpr int kSize = 8, kPart = 8, kOffset = 0;
   static constexpr bool kQuantized = false;
   __device__ static void Widen(const uint4& raw, int, float* out) {
     const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
@@ -37,7 +37,7 @@ struct Chunk<Format::kF16> {
 
 template <>
 struct Chunk<Format::kBF16> {
-  static constexpr int kSize = 8, kPiece = 8, kOffset = 0;
+  static constexpr int kSize = 8, kPart = 8, kOffset = 0;
   static constexpr bool kQuantized = false;
   __device__ static void Widen(const uint4& raw, int, float* out) {
     const unsigned words[] = {raw.x, raw.y, raw.z, raw.w};
@@ -50,11 +50,11 @@ struct Chunk<Format::kBF16> {
 
 template <>
 struct Chunk<Format::kI8> {
-  static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
+  static constexpr int kSize = 16, kPart = 8, kOffset = 0;
   static constexpr bool kQuantized = true;
-  __device__ static void Widen(const uint4& raw, int piece, float* out) {
-    WidenWord(piece == 0 ? raw.x : raw.z, out);
-    WidenWord(piece == 0 ? raw.y : raw.w, out + 4);
+  __device__ static void Widen(const uint4& raw, int part, float* out) {
+    WidenWord(part == 0 ? raw.x : raw.z, out);
+    WidenWord(part == 0 ? raw.y : raw.w, out + 4);
   }
   // A byte in the mantissa of 2^23 is 2^23 + byte: exact, and cheaper than a conversion.
   __device__ static void WidenWord(unsigned word, float* out) {
@@ -67,11 +67,11 @@ struct Chunk<Format::kI8> {
 
 template <>
 struct Chunk<Format::kF8> {
-  static constexpr int kSize = 16, kPiece = 8, kOffset = 0;
+  static constexpr int kSize = 16, kPart = 8, kOffset = 0;
   static constexpr bool kQuantized = true;
-  __device__ static void Widen(const uint4& raw, int piece, float* out) {
-    WidenWord(piece == 0 ? raw.x : raw.z, out);
-    WidenWord(piece == 0 ? raw.y : raw.w, out + 4);
+  __device__ static void Widen(const uint4& raw, int part, float* out) {
+    WidenWord(part == 0 ? raw.x : raw.z, out);
+    WidenWord(part == 0 ? raw.y : raw.w, out + 4);
   }
   // As E4m3ToFloat, for what is a number.
   __device__ static void WidenWord(unsigned word, float* out) {
@@ -85,11 +85,11 @@ struct Chunk<Format::kF8> {
 
 template <>
 struct Chunk<Format::kI4> {
-  static constexpr int kSize = 32, kPiece = 8, kOffset = 16;
+  static constexpr int kSize = 32, kPart = 8, kOffset = 16;
   static constexpr bool kQuantized = true;
   // Four bits at the top of the mantissa of 16 are 16 + code.
-  __device__ static void Widen(const uint4& raw, int piece, float* out) {
-    const unsigned word = piece == 0 ? raw.x : piece == 1 ? raw.y : piece == 2 ? raw.z : raw.w;
+  __device__ static void Widen(const uint4& raw, int part, float* out) {
+    const unsigned word = part == 0 ? raw.x : part == 1 ? raw.y : part == 2 ? raw.z : raw.w;
     for (int i = 0; i < 8; ++i) {
       const unsigned code = i < 5 ? word << (19 - 4 * i) : word >> (4 * i - 19);
       out[i] = __uint_as_float((code & 0x00780000u) | 0x41800000u);
@@ -107,12 +107,12 @@ struct ChunkPlace {
 __device__ inline ChunkPlace PlaceOf(const WeightLayout& layout, int chunk, int chunk_size) {
   int column = chunk * chunk_size;
   int valid = layout.columns - column;
-  if (layout.run_chunks * chunk_size != layout.run) {  // runs end with padding
-    const int run = chunk / layout.run_chunks;
-    const int inside = (chunk - run * layout.run_chunks) * chunk_size;
-    column = run * layout.run + inside;
+  if (layout.span_chunks * chunk_size != layout.span) {  // spans end with padding
+    const int span = chunk / layout.span_chunks;
+    const int inside = (chunk - span * layout.span_chunks) * chunk_size;
+    column = span * layout.span + inside;
     valid = layout.columns - column;
-    if (valid > layout.run - inside) valid = layout.run - inside;
+    if (valid > layout.span - inside) valid = layout.span - inside;
   }
   if (valid > chunk_size) valid = chunk_size;
   return {column, valid, (column + layout.group_offset) >> layout.group_shift};

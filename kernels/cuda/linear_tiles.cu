@@ -140,33 +140,34 @@ __device__ Span LoadSpan(const TilesArgs& a, const int (&rows)[2], int chunk) {
 template <Format kFormat, int kTokens>
 __device__ void StageActivations(const TilesArgs& a, int64_t first_token, int first, char* shared) {
   using S = Stage<kFormat>;
-  constexpr int kPieces = S::kColumns / 8;  // of a token, 16 bytes each
-  constexpr int kRounds = (kTokens * kPieces + kThreads - 1) / kThreads;
+  constexpr int kVectors = S::kColumns / 8;  // of a token, 16 bytes each
+  constexpr int kRounds = (kTokens * kVectors + kThreads - 1) / kThreads;
   constexpr int kAtOnce = kRounds < 4 ? kRounds : 4;
 #pragma unroll 1
-  for (int done = 0; done < kTokens * kPieces; done += kAtOnce * kThreads) {
+  for (int done = 0; done < kTokens * kVectors; done += kAtOnce * kThreads) {
     uint4 held[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int piece = done + static_cast<int>(threadIdx.x) + i * kThreads;
-      const int64_t token = first_token + piece / kPieces;
-      const int column = first + piece % kPieces * 8;
+      const int vector = done + static_cast<int>(threadIdx.x) + i * kThreads;
+      const int64_t token = first_token + vector / kVectors;
+      const int column = first + vector % kVectors * 8;
       held[i] = {};
-      if (piece < kTokens * kPieces && token < a.tokens && column < a.layout.columns) {
+      if (vector < kTokens * kVectors && token < a.tokens && column < a.layout.columns) {
         held[i] = *reinterpret_cast<const uint4*>(a.x + token * a.layout.columns + column);
       }
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int piece = done + static_cast<int>(threadIdx.x) + i * kThreads;
-      if (piece >= kTokens * kPieces) break;
+      const int vector = done + static_cast<int>(threadIdx.x) + i * kThreads;
+      if (vector >= kTokens * kVectors) break;
       uint4 x = held[i];
       if constexpr (kFormat == Format::kI4) {
         x = {__byte_perm(held[i].x, held[i].z, 0x5410u), __byte_perm(held[i].x, held[i].z, 0x7632u),
              __byte_perm(held[i].y, held[i].w, 0x5410u),
              __byte_perm(held[i].y, held[i].w, 0x7632u)};
       }
-      *reinterpret_cast<uint4*>(shared + piece / kPieces * S::kPitch + piece % kPieces * 16) = x;
+      *reinterpret_cast<uint4*>(shared + vector / kVectors * S::kPitch + vector % kVectors * 16) =
+          x;
     }
   }
 }

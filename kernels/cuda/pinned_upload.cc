@@ -1,5 +1,9 @@
 #include "kernels/cuda/pinned_upload.h"
 
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/pinned_memory.h"
+
 namespace tandem::kernels::cuda {
 
 PinnedUpload::~PinnedUpload() {
@@ -8,18 +12,14 @@ PinnedUpload::~PinnedUpload() {
       cudaEventSynchronize(slot.copied);
       cudaEventDestroy(slot.copied);
     }
-    cudaFreeHost(slot.data);
   }
 }
 
 absl::Status PinnedUpload::Create() {
   for (Slot& slot : slots_) {
-    if (cudaHostAlloc(&slot.data, kBytes, cudaHostAllocDefault) != cudaSuccess ||
-        cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming) != cudaSuccess) {
-      cudaGetLastError();
-      return absl::ResourceExhaustedError(
-          "the system has no memory to pin for copies to the GPU: see ulimit -l");
-    }
+    TANDEM_ASSIGN_OR_RETURN(slot.memory, AllocatePinned(kBytes));
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming), "an event"));
   }
   return absl::OkStatus();
 }
@@ -27,12 +27,13 @@ absl::Status PinnedUpload::Create() {
 std::byte* PinnedUpload::Acquire() {
   current_ ^= 1;
   cudaEventSynchronize(slots_[current_].copied);
-  return static_cast<std::byte*>(slots_[current_].data);
+  return slots_[current_].memory.as<std::byte>();
 }
 
 cudaError_t PinnedUpload::Submit(void* dst, size_t bytes) {
   const Slot& slot = slots_[current_];
-  const cudaError_t error = cudaMemcpyAsync(dst, slot.data, bytes, cudaMemcpyHostToDevice, stream_);
+  const cudaError_t error =
+      cudaMemcpyAsync(dst, slot.memory.data(), bytes, cudaMemcpyHostToDevice, stream_);
   if (error != cudaSuccess) return error;
   return cudaEventRecord(slot.copied, stream_);
 }

@@ -1,5 +1,5 @@
-// The way of bytes from the host to the GPU: two pinned buffers, one filled while the
-// other is copied.
+// Copies from the host to the GPU through two pinned buffers: the host fills one while the other is
+// copied.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/device_memory.h"
 
 namespace tandem::kernels::cuda {
 
@@ -20,7 +21,7 @@ class PinnedUpload {
   PinnedUpload(const PinnedUpload&) = delete;
   ~PinnedUpload();
 
-  // RESOURCE_EXHAUSTED where the system has no memory to pin.
+  // RESOURCE_EXHAUSTED where the system pins no more memory.
   absl::Status Create();
 
   // kBytes to fill, once their last copy is done.
@@ -30,7 +31,7 @@ class PinnedUpload {
 
  private:
   struct Slot {
-    void* data = nullptr;
+    Buffer memory;
     cudaEvent_t copied = nullptr;
   };
   cudaStream_t stream_;

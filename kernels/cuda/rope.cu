@@ -20,9 +20,9 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
   const int64_t block = slot / KvCacheView::kBlock;
   const int position = static_cast<int>(slot % KvCacheView::kBlock);
   char* const run = is_key ? static_cast<char*>(cache.k) + block * cache.k_block_bytes() +
-                                 head * cache.k_run_bytes()
+                                 head * cache.k_head_bytes()
                            : static_cast<char*>(cache.v) + block * cache.v_block_bytes() +
-                                 head * cache.v_run_bytes();
+                                 head * cache.v_head_bytes();
   float inverse = 0;
   if (cache.dtype == KvDType::kI8) {
     // Magnitudes order as their bits do, NaN last: it must reach the scale.

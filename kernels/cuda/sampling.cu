@@ -87,22 +87,22 @@ __device__ void ForWarpRange(const float* logits, int64_t width, Body body) {
 }
 
 // By one thread.
-__device__ void Share(const SamplingArgs& args, int64_t row, uint64_t word) {
+__device__ void Send(const SamplingArgs& args, int64_t row, uint64_t word) {
   if (args.ranks == 1) return;
   for (int r = 0; r < args.ranks; ++r) {
-    float* const to = args.share + (r * args.rows + row) * kShareFloats;
-    for (int i = 0; i < kShareFloats; ++i) {
+    float* const to = args.sent + (r * args.rows + row) * kWordFloats;
+    for (int i = 0; i < kWordFloats; ++i) {
       to[i] = r == args.rank ? static_cast<float>(static_cast<unsigned>(word >> (16 * i)) & 0xffffu)
                              : 0.0f;
     }
   }
 }
 
-__device__ uint64_t Shared(const SamplingArgs& args, int rank, int64_t row, uint64_t own) {
+__device__ uint64_t Received(const SamplingArgs& args, int rank, int64_t row, uint64_t own) {
   if (args.ranks == 1) return own;
-  const float* const from = args.shared + (rank * args.rows + row) * kShareFloats;
+  const float* const from = args.received + (rank * args.rows + row) * kWordFloats;
   uint64_t word = 0;
-  for (int i = 0; i < kShareFloats; ++i) {
+  for (int i = 0; i < kWordFloats; ++i) {
     word |= static_cast<uint64_t>(static_cast<unsigned>(from[i])) << (16 * i);
   }
   return word;
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) FindLargestKernel(SamplingArgs args)
     survey.valid = valid_of[w] == 0 ? 0 : survey.valid;
   }
   args.surveys[row] = survey;
-  Share(args, row, survey.largest);
+  Send(args, row, survey.largest);
 }
 
 __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2Table exp2) {
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2
   const int warp = thread / 32, lane = thread % 32;
   uint64_t first = 0;  // of all ranks
   for (int r = 0; r < args.ranks; ++r) {
-    const uint64_t of_rank = Shared(args, r, row, args.surveys[row].largest);
+    const uint64_t of_rank = Received(args, r, row, args.surveys[row].largest);
     first = of_rank > first ? of_rank : first;
   }
   const float largest = PackedLogit(first);
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2
   survey.largest = first;
   if (weighs) {
     for (int w = 0; w < kWarps; ++w) survey.total += sums[w];
-    Share(args, row, survey.total);
+    Send(args, row, survey.total);
   }
   if (lists) {
     survey.candidates = static_cast<int32_t>(*listed);
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(SamplingArgs args, Exp2Ta
   uint64_t before = 0, total = 0;  // of the ranks before this one, of all
   for (int r = 0; r < args.ranks; ++r) {
     if (r == args.rank) before = total;
-    total += Shared(args, r, row, survey.total);
+    total += Received(args, r, row, survey.total);
   }
   const uint64_t target = DrawTarget(request.uniform, total);
   if (target < before || target - before >= survey.total) return;

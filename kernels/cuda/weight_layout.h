@@ -3,10 +3,10 @@
 //
 // A row is a sequence of chunks of 16 bytes: 4 fp32, 8 16-bit elements, 16 INT8 codes
 // (stored plus 128), 16 floats of 8 bits (E4M3) or 32 INT4 codes (the lower first). Columns are cut
-// into runs, which lie in one leaf and one quantization group: gcd(group_size, leaf_size) columns,
-// or a leaf where elements are not quantized. Each run starts a new chunk, so a chunk has one scale
-// and one leaf; where runs are whole chunks, as they are in models' usual shapes, the layout is the
-// plain row-major one.
+// into spans, which lie in one leaf and one quantization group: gcd(group_size, leaf_size) columns,
+// or a leaf where elements are not quantized. Each span starts a new chunk, so a chunk has one
+// scale and one leaf; where spans are whole chunks, as they are in models' usual shapes, the layout
+// is the plain row-major one.
 #pragma once
 
 #include <cstddef>
@@ -28,10 +28,10 @@ struct WeightLayout {
   bool zero_points = false;
   int32_t rows = 0;
   int32_t columns = 0;      // local
-  int32_t run = 0;          // columns of a run; the last may be shorter
-  int32_t run_chunks = 0;   // chunks of a run
+  int32_t span = 0;         // columns of a span; the last may be shorter
+  int32_t span_chunks = 0;  // chunks of a span
   int32_t chunks = 0;       // of a row
-  int32_t leaf_runs = 0;    // runs of a leaf; the last leaf may have fewer
+  int32_t leaf_spans = 0;   // spans of a leaf; the last leaf may have fewer
   int32_t leaves = 0;       // local
   int32_t group_shift = 0;  // 2^group_shift columns of a group; and, of the local columns:
   int32_t groups = 0;
@@ -62,7 +62,7 @@ struct WeightLayout {
   }
   int64_t zero_bytes() const { return zero_points ? rows * int64_t{groups} : 0; }
   // Elements lie as in a plain matrix, rows row_bytes() apart.
-  bool plain() const { return run_chunks * chunk() == run || run >= columns; }
+  bool plain() const { return span_chunks * chunk() == span || span >= columns; }
 };
 
 // Where the parts of a weight lie in its buffer.

@@ -14,8 +14,8 @@
 namespace tandem::kernels::cuda {
 namespace {
 
-// What a thread takes at a time, at least a row.
-constexpr int64_t kPieceBytes = 256 << 10;
+// Bytes that a thread takes at a time, at least a row.
+constexpr int64_t kTakenBytes = 256 << 10;
 
 }  // namespace
 
@@ -109,9 +109,9 @@ absl::Status WeightPacker::FillInParallel(int64_t begin, int64_t end, int64_t ro
   absl::Status status;
   int64_t failed = std::numeric_limits<int64_t>::max();
   const int64_t rows = end - begin;
-  // Several pieces for each thread, also where rows are few.
+  // Several ranges for each thread, also where rows are few.
   const int64_t grain = std::clamp<int64_t>(rows / (4 * pool_.size()), 1,
-                                            std::max<int64_t>(1, kPieceBytes / row_bytes));
+                                            std::max<int64_t>(1, kTakenBytes / row_bytes));
   pool_.ParallelFor(rows, grain, [&](int thread, int64_t first, int64_t last) {
     const absl::Status filled = fill(thread, begin + first, begin + last, dst + first * row_bytes);
     if (filled.ok()) return;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kLanes = 16;  // logical lanes of a reduction
 constexpr int64_t kBlock = KvCacheView::kBlock;
-constexpr int64_t kCut = 256;
+constexpr int64_t kPartition = 256;
 
 float FoldLanes(float* lanes) {
   for (int64_t width = kLanes / 2; width > 0; width /= 2) {
@@ -92,12 +92,12 @@ std::vector<int32_t> Codes(std::span<const float> values, const CodeScale& scale
 void CacheHead(const KvCacheView& cache, int64_t block, int64_t position, int64_t head,
                const float* k, const float* v) {
   const int64_t d = cache.head_dim;
-  std::byte* k_run = cache.k_run(block, head);
-  std::byte* v_run = cache.v_run(block, head);
+  std::byte* k_head = cache.k_head(block, head);
+  std::byte* v_head = cache.v_head(block, head);
   if (cache.dtype != KvDType::kI8) {
     for (int64_t i = 0; i < d; ++i) {
-      Store(k_run, cache.dtype, cache.k_index(i, position), k[i]);
-      Store(v_run, cache.dtype, cache.v_index(position, i), v[i]);
+      Store(k_head, cache.dtype, cache.k_index(i, position), k[i]);
+      Store(v_head, cache.dtype, cache.v_index(position, i), v[i]);
     }
     return;
   }
@@ -106,17 +106,18 @@ void CacheHead(const KvCacheView& cache, int64_t block, int64_t position, int64_
   cache.k_scales(block, head)[position] = k_scale.scale;
   cache.v_scales(block, head)[position] = v_scale.scale;
   for (int64_t i = 0; i < d; ++i) {
-    reinterpret_cast<uint8_t*>(k_run)[cache.k_index(i, position)] =
+    reinterpret_cast<uint8_t*>(k_head)[cache.k_index(i, position)] =
         static_cast<uint8_t>(ToCode(k[i], k_scale.inverse, kKvCodeMax) + 128);
-    reinterpret_cast<int8_t*>(v_run)[cache.v_index(position, i)] =
+    reinterpret_cast<int8_t*>(v_head)[cache.v_index(position, i)] =
         static_cast<int8_t>(ToCode(v[i], v_scale.inverse, kKvCodeMax));
   }
 }
 
-// Attention of one (token, head) over one cut, [begin, begin + n).
-class Cut {
+// Attention of one (token, head) over one partition, [begin, begin + n).
+class Partition {
  public:
-  Cut(const KvCacheView& cache, int64_t kv_head, const int32_t* table, int64_t begin, int64_t n)
+  Partition(const KvCacheView& cache, int64_t kv_head, const int32_t* table, int64_t begin,
+            int64_t n)
       : cache_(cache), kv_head_(kv_head), table_(table), begin_(begin), n_(n) {}
 
   // scores[j] of q, which is scaled.
@@ -126,7 +127,7 @@ class Cut {
       const CodeScale scale = ScaleOf(q, kQueryCodeMax);
       const std::vector<int32_t> codes = Codes(q, scale, kQueryCodeMax);
       for (int64_t j = 0; j < n_; ++j) {
-        const auto* run = reinterpret_cast<const uint8_t*>(cache_.k_run(Block(j), kv_head_));
+        const auto* run = reinterpret_cast<const uint8_t*>(cache_.k_head(Block(j), kv_head_));
         int32_t dot = 0;
         for (int64_t i = 0; i < d; ++i) {
           dot += codes[i] * (run[cache_.k_index(i, j % kBlock)] - 128);
@@ -137,7 +138,7 @@ class Cut {
       return;
     }
     for (int64_t j = 0; j < n_; ++j) {
-      const std::byte* run = cache_.k_run(Block(j), kv_head_);
+      const std::byte* run = cache_.k_head(Block(j), kv_head_);
       const auto key = [&](int64_t i) {
         return Load(run, cache_.dtype, cache_.k_index(i, j % kBlock));
       };
@@ -175,7 +176,7 @@ class Cut {
       for (int64_t i = 0; i < d; ++i) {
         int32_t dot = 0;
         for (int64_t j = 0; j < n_; ++j) {
-          const auto* run = reinterpret_cast<const int8_t*>(cache_.v_run(Block(j), kv_head_));
+          const auto* run = reinterpret_cast<const int8_t*>(cache_.v_head(Block(j), kv_head_));
           dot += codes[j] * run[cache_.v_index(j % kBlock, i)];
         }
         values[i] = static_cast<float>(dot) * scale.scale;
@@ -183,7 +184,7 @@ class Cut {
       return FoldLanes(lanes);
     }
     const auto value = [&](int64_t j, int64_t i) {
-      return Load(cache_.v_run(Block(j), kv_head_), cache_.dtype, cache_.v_index(j % kBlock, i));
+      return Load(cache_.v_head(Block(j), kv_head_), cache_.dtype, cache_.v_index(j % kBlock, i));
     };
     for (int64_t i = 0; i < d; ++i) {
       if (cache_.dtype == KvDType::kBF16) {
@@ -211,17 +212,17 @@ class Cut {
 
 void Attend(const PagedAttentionArgs& a, int64_t token, int64_t head) {
   const int64_t d = a.head_dim;
-  std::vector<float> q(d), scores(kCut), values(d), total(d);
+  std::vector<float> q(d), scores(kPartition), values(d), total(d);
   for (int64_t i = 0; i < d; ++i) q[i] = a.qkv[token * a.qkv_stride + head * d + i] * a.scale;
   const int32_t* table = a.block_tables + a.token_sequence[token] * a.max_blocks;
   const int64_t context = a.positions[token] + 1;
   float total_max = 0, total_sum = 0;
-  for (int64_t begin = 0; begin < context; begin += kCut) {
-    const int64_t n = std::min(kCut, context - begin);
-    const Cut cut(a.cache, a.head_to_kv[head], table, begin, n);
-    cut.Scores(q, scores);
+  for (int64_t begin = 0; begin < context; begin += kPartition) {
+    const int64_t n = std::min(kPartition, context - begin);
+    const Partition partition(a.cache, a.head_to_kv[head], table, begin, n);
+    partition.Scores(q, scores);
     const float max = *std::max_element(scores.begin(), scores.begin() + n);
-    const float sum = cut.Values(scores, max, values);
+    const float sum = partition.Values(scores, max, values);
     if (begin == 0) {
       total_max = max;
       total_sum = sum;

@@ -16,21 +16,21 @@ bool HasCandidates(SampleKind kind) {
   return kind == SampleKind::kCandidates || kind == SampleKind::kNucleus;
 }
 
-void Share(const SamplingArgs& args, int64_t row, uint64_t word) {
+void Send(const SamplingArgs& args, int64_t row, uint64_t word) {
   if (args.ranks == 1) return;
   for (int32_t r = 0; r < args.ranks; ++r) {
-    float* const to = args.share + (r * args.rows + row) * kShareFloats;
-    for (int i = 0; i < kShareFloats; ++i) {
+    float* const to = args.sent + (r * args.rows + row) * kWordFloats;
+    for (int i = 0; i < kWordFloats; ++i) {
       to[i] = r == args.rank ? static_cast<float>((word >> (16 * i)) & 0xffff) : 0.0f;
     }
   }
 }
 
-uint64_t Shared(const SamplingArgs& args, int32_t rank, int64_t row, uint64_t own) {
+uint64_t Received(const SamplingArgs& args, int32_t rank, int64_t row, uint64_t own) {
   if (args.ranks == 1) return own;
-  const float* const from = args.shared + (rank * args.rows + row) * kShareFloats;
+  const float* const from = args.received + (rank * args.rows + row) * kWordFloats;
   uint64_t word = 0;
-  for (int i = 0; i < kShareFloats; ++i) word |= static_cast<uint64_t>(from[i]) << (16 * i);
+  for (int i = 0; i < kWordFloats; ++i) word |= static_cast<uint64_t>(from[i]) << (16 * i);
   return word;
 }
 
@@ -44,7 +44,7 @@ uint64_t Weight(float logit, float largest, const SampleRequest& request) {
 uint64_t LargestOfAll(const SamplingArgs& args, int64_t row) {
   uint64_t largest = 0;
   for (int32_t r = 0; r < args.ranks; ++r) {
-    largest = std::max(largest, Shared(args, r, row, args.surveys[row].largest));
+    largest = std::max(largest, Received(args, r, row, args.surveys[row].largest));
   }
   return largest;
 }
@@ -62,7 +62,7 @@ class RefSamplingOps : public SamplingOps {
         if (key < kMinusInfinityKey || key >= kInfinityKey) survey.valid = 0;
       }
       args.surveys[row] = survey;
-      Share(args, row, survey.largest);
+      Send(args, row, survey.largest);
     }
   }
 
@@ -79,7 +79,7 @@ class RefSamplingOps : public SamplingOps {
         for (int64_t i = 0; i < args.width; ++i) {
           survey.total += Weight(logits[i], largest, request);
         }
-        Share(args, row, survey.total);
+        Send(args, row, survey.total);
       }
       if (!HasCandidates(request.kind)) continue;
       std::vector<int64_t> bins(kCandidateBins);
@@ -107,7 +107,7 @@ class RefSamplingOps : public SamplingOps {
       uint64_t before = 0, sum = 0;
       for (int32_t r = 0; r < args.ranks; ++r) {
         if (r == args.rank) before = sum;
-        sum += Shared(args, r, row, survey.total);
+        sum += Received(args, r, row, survey.total);
       }
       const uint64_t target = DrawTarget(request.uniform, sum);
       if (target < before || target - before >= survey.total) continue;

@@ -28,7 +28,7 @@ struct Places {
   Places(const parallel::ShardPlan& plan, int64_t max_rows) {
     const auto aligned = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
     const size_t exchanged =
-        plan.tp == 1 ? 0 : aligned(plan.tp * max_rows * kernels::kShareFloats * sizeof(float));
+        plan.tp == 1 ? 0 : aligned(plan.tp * max_rows * kernels::kWordFloats * sizeof(float));
     results = aligned(max_rows * sizeof(kernels::SampleRequest));
     range_sums = results + aligned(ResultBytes(max_rows, max_rows, RowSampling::ListSize(plan)));
     share = range_sums + aligned(max_rows * kernels::kSampleRanges * sizeof(uint64_t));
@@ -45,7 +45,7 @@ int32_t RowSampling::ListSize(const parallel::ShardPlan& plan) {
 }
 
 SamplingTraffic RowSampling::Traffic(const parallel::ShardPlan& plan, int64_t max_rows) {
-  return {.reduced = plan.tp == 1 ? 0 : plan.tp * max_rows * kernels::kShareFloats,
+  return {.reduced = plan.tp == 1 ? 0 : plan.tp * max_rows * kernels::kWordFloats,
           .gathered = static_cast<int64_t>(ResultBytes(max_rows, max_rows, ListSize(plan)) /
                                            sizeof(float))};
 }
@@ -108,11 +108,11 @@ absl::Status RowSampling::Survey(std::span<const kernels::SampleRequest> request
       .range_sums = range_sums_,
       .rank = communicator_.rank(),
       .ranks = plan_.tp,
-      .share = share_,
-      .shared = shared_};
+      .sent = share_,
+      .received = shared_};
   const auto exchange = [&]() -> absl::Status {
     if (plan_.tp == 1) return absl::OkStatus();
-    return communicator_.AllReduce(sum_, share_, plan_.tp * rows * kernels::kShareFloats, shared_);
+    return communicator_.AllReduce(sum_, share_, plan_.tp * rows * kernels::kWordFloats, shared_);
   };
   ops.FindLargest(args);
   if (survey) {

@@ -49,7 +49,7 @@ class RowSampling {
   kernels::SampleRequest* device_requests_ = nullptr;  // [max_rows]
   std::byte* device_results_ = nullptr;                // surveys of the rows, then lists
   uint64_t* range_sums_ = nullptr;                     // [max_rows, kSampleRanges]
-  float* share_ = nullptr;                             // [ranks, rows, kShareFloats]
+  float* share_ = nullptr;                             // [ranks, rows, kWordFloats]
   float* shared_ = nullptr;
   std::vector<kernels::SampleRequest> requests_;  // of the step, with places of lists
   std::vector<int64_t> widths_;                   // [ranks], words of 32 bits of each one's results

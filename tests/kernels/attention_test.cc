@@ -218,7 +218,7 @@ void ExpectSoftmaxAttention(KvDType dtype) {
       for (int64_t i = 0; i < d; ++i) exact[i] += weights[j] / sum * qkv[j * width + 2 * d + i];
     }
     // Weights are off by a factor of e^score_error, twice because of their sum,
-    // and by their own rounding: to the cut's largest for codes, of which the n
+    // and by their own rounding: to the partition's largest for codes, of which the n
     // positions may hold as many. V is off by its own.
     const double weight_error =
         2 * std::expm1(score_error) + 2 * p_unit * (codes ? t + 1 : 1) + (t + 1) * 0x1p-23;

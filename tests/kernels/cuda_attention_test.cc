@@ -149,8 +149,8 @@ class World {
         for (int64_t p = 0; p < 16; ++p) {
           for (int64_t i = 0; i < shape_.head_dim; ++i) {
             for (const bool key : {true, false}) {
-              const int64_t run = key ? block * view_.k_block_bytes() + h * view_.k_run_bytes()
-                                      : block * view_.v_block_bytes() + h * view_.v_run_bytes();
+              const int64_t run = key ? block * view_.k_block_bytes() + h * view_.k_head_bytes()
+                                      : block * view_.v_block_bytes() + h * view_.v_head_bytes();
               const int64_t index = key ? view_.k_index(i, p) : view_.v_index(p, i);
               const double mine = Stored(view_, (key ? k : v).data() + run, index, p, key);
               const double theirs = Stored(view_, (key ? k_ : v_).data() + run, index, p, key);
@@ -205,9 +205,9 @@ class World {
         const auto run = [&](int64_t j, bool key) {
           const int64_t block = batch_.tables[batch_.sequences[t] * Batch::kMaxBlocks + j / 16];
           return key ? k_.data() + block * view_.k_block_bytes() +
-                           head_to_kv_[h] * view_.k_run_bytes()
+                           head_to_kv_[h] * view_.k_head_bytes()
                      : v_.data() + block * view_.v_block_bytes() +
-                           head_to_kv_[h] * view_.v_run_bytes();
+                           head_to_kv_[h] * view_.v_head_bytes();
         };
         std::vector<double> scores(context);
         double largest_product = 0, most = -INFINITY;

@@ -123,7 +123,7 @@ TEST(CudaLinearTilesFit, WhatLayouts) {
   EXPECT_FALSE(tileable({.dtype = DType::kF32}, 4096, 128));
   EXPECT_FALSE(tileable(bf16, 4100, 128));
   EXPECT_TRUE(tileable(int4, 4096, 32));
-  EXPECT_FALSE(tileable(int4, 96, 24));  // runs that end inside a chunk
+  EXPECT_FALSE(tileable(int4, 96, 24));  // spans that end inside a chunk
   EXPECT_FALSE(tileable({.quant = QuantFormat{.bits = 8, .zero_points = true}}, 4096, 128));
 }
 

@@ -190,10 +190,10 @@ class Problem {
     return bf16 ? Bf16ToFloat(bits) : F16ToFloat(bits);
   }
   std::byte* KRun(int64_t block, int64_t head) {
-    return k_.data() + block * view_.k_block_bytes() + head * view_.k_run_bytes();
+    return k_.data() + block * view_.k_block_bytes() + head * view_.k_head_bytes();
   }
   std::byte* VRun(int64_t block, int64_t head) {
-    return v_.data() + block * view_.v_block_bytes() + head * view_.v_run_bytes();
+    return v_.data() + block * view_.v_block_bytes() + head * view_.v_head_bytes();
   }
   float* KScales(int64_t block, int64_t head) {
     return reinterpret_cast<float*>(KRun(block, head) + view_.k_code_bytes());

@@ -99,7 +99,7 @@ template <typename MakeArray>
 std::vector<Found> RunRanks(const Case& c, const std::vector<int64_t>& cuts, int32_t list_size,
                             const SamplingOps& ops, const MakeArray& make) {
   const int ranks = static_cast<int>(cuts.size()) - 1;
-  const size_t share_size = size_t(ranks) * c.rows * kShareFloats;
+  const size_t share_size = size_t(ranks) * c.rows * kWordFloats;
   std::vector<Found> found(ranks);
   std::vector<std::vector<float>> shares(ranks, std::vector<float>(share_size));
   std::vector<RowSurvey> no_surveys(c.rows);
@@ -132,14 +132,14 @@ std::vector<Found> RunRanks(const Case& c, const std::vector<int64_t>& cuts, int
                  .range_sums = rank.range_sums->data(),
                  .rank = r,
                  .ranks = ranks,
-                 .share = rank.share->data()};
+                 .sent = rank.share->data()};
   }
   const auto exchange = [&] {
     for (int r = 0; r < ranks; ++r) shares[r] = all[r]->share->ToHost();
     const std::vector<float> sum = Sum(shares);
     for (auto& rank : all) {
       rank->shared = make(sum);
-      rank->args.shared = rank->shared->data();
+      rank->args.received = rank->shared->data();
     }
   };
   for (auto& rank : all) ops.FindLargest(rank->args);

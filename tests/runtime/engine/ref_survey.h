@@ -24,7 +24,7 @@ class RefSurvey {
     requests_ = std::move(requests);
     int32_t lists = 0;
     for (kernels::SampleRequest& request : requests_) request.list = lists++;
-    std::vector<float> shared(ranks_.size() * rows * kernels::kShareFloats);
+    std::vector<float> shared(ranks_.size() * rows * kernels::kWordFloats);
     for (size_t r = 0; r < ranks_.size(); ++r) {
       Rank& rank = ranks_[r];
       const int64_t width = cuts_[r + 1] - cuts_[r];
@@ -48,8 +48,8 @@ class RefSurvey {
                    .range_sums = rank.range_sums.data(),
                    .rank = static_cast<int32_t>(r),
                    .ranks = static_cast<int32_t>(ranks_.size()),
-                   .share = rank.share.data(),
-                   .shared = shared.data()};
+                   .sent = rank.share.data(),
+                   .received = shared.data()};
     }
     const auto exchange = [&] {
       std::fill(shared.begin(), shared.end(), 0.0f);

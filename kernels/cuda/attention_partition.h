@@ -1,5 +1,5 @@
-// Attention of some rows, (token, query head) pairs that read one KV head, over one cut
-// of a context, by a block of kCut threads.
+// Attention of some rows, (token, query head) pairs that read one KV head, over one partition
+// of a context, by a block of kPartition threads.
 #pragma once
 
 #include <cuda_device.h>
@@ -10,10 +10,10 @@
 namespace tandem::kernels::cuda {
 
 constexpr int kBlock = static_cast<int>(KvCacheView::kBlock);
-constexpr int kCutWarps = kCut / 32;
+constexpr int kPartitionWarps = kPartition / 32;
 
 // Softmax so far: values are sums weighted by exponentials relative to max; thread i has
-// dimensions i + kCut n.
+// dimensions i + kPartition n.
 template <int kRows, int kDims>
 struct RowSums {
   float max[kRows];
@@ -23,10 +23,10 @@ struct RowSums {
 
 // The block's scratch.
 template <int kRows>
-struct CutScratch {
+struct PartitionScratch {
   float* q;        // [kRows, dimensions, to a multiple of 4 with zeros], scaled
-  float* weights;  // [kRows, kCut]
-  float* partial;  // [2, kCutWarps, kRows]
+  float* weights;  // [kRows, kPartition]
+  float* partial;  // [2, kPartitionWarps, kRows]
   int q_stride;
 };
 
@@ -90,13 +90,14 @@ __device__ inline void LoadValues(const char* run, int position, int dim, int v_
   }
 }
 
-// The cut [begin, begin + n) of the context of `table`; row r sees the first seen[r] of
+// The partition [begin, begin + n) of the context of `table`; row r sees the first seen[r] of
 // its positions. A row that sees none gets -infinity, 0 and zeros. Begins and ends with
 // scratch that nobody reads.
 template <KvDType kType, int kRows, int kDims>
-__device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* table, int begin,
-                          int n, const int (&seen)[kRows], const CutScratch<kRows>& scratch,
-                          RowSums<kRows, kDims>& out) {
+__device__ void AttendPartition(const AttentionArgs& a, int kv_head, const int32_t* table,
+                                int begin, int n, const int (&seen)[kRows],
+                                const PartitionScratch<kRows>& scratch,
+                                RowSums<kRows, kDims>& out) {
   const KvCacheView& cache = a.cache;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int d = a.head_dim;
@@ -108,7 +109,7 @@ __device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* ta
     const int64_t block = table[(begin + thread) / kBlock];
     const int position = thread % kBlock;
     const char* const run = static_cast<const char*>(cache.k) + block * cache.k_block_bytes() +
-                            kv_head * cache.k_run_bytes();
+                            kv_head * cache.k_head_bytes();
 #pragma unroll 8
     for (int dim = 0; dim < d; dim += 4) {
       float key[4];
@@ -125,15 +126,15 @@ __device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* ta
     if constexpr (kType == KvDType::kI8) {
       const float k_scale = reinterpret_cast<const float*>(run + cache.k_code_bytes())[position];
       for (int r = 0; r < kRows; ++r) scores[r] *= k_scale;
-      const char* const v_run = static_cast<const char*>(cache.v) + block * cache.v_block_bytes() +
-                                kv_head * cache.v_run_bytes();
-      v_scale = reinterpret_cast<const float*>(v_run + cache.v_code_bytes())[position];
+      const char* const v_head = static_cast<const char*>(cache.v) + block * cache.v_block_bytes() +
+                                 kv_head * cache.v_head_bytes();
+      v_scale = reinterpret_cast<const float*>(v_head + cache.v_code_bytes())[position];
     }
   }
 
-  // Exponentials relative to the cut's maximum, and their sum.
+  // Exponentials relative to the partition's maximum, and their sum.
   float* const maxima = scratch.partial;
-  float* const sums = scratch.partial + kCutWarps * kRows;
+  float* const sums = scratch.partial + kPartitionWarps * kRows;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (thread >= seen[r]) scores[r] = -INFINITY;
@@ -144,32 +145,32 @@ __device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* ta
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     float max = maxima[r];
-    for (int w = 1; w < kCutWarps; ++w) max = fmaxf(max, maxima[w * kRows + r]);
+    for (int w = 1; w < kPartitionWarps; ++w) max = fmaxf(max, maxima[w * kRows + r]);
     out.max[r] = max;
     const float weight = thread < seen[r] ? expf(scores[r] - max) : 0.0f;
     const float sum = SumLanes(weight);
     if (lane == 0) sums[warp * kRows + r] = sum;
-    scratch.weights[r * kCut + thread] = weight * v_scale;
+    scratch.weights[r * kPartition + thread] = weight * v_scale;
   }
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     out.sum[r] = 0;
-    for (int w = 0; w < kCutWarps; ++w) out.sum[r] += sums[w * kRows + r];
+    for (int w = 0; w < kPartitionWarps; ++w) out.sum[r] += sums[w * kRows + r];
 #pragma unroll
     for (int i = 0; i < kDims; ++i) out.values[r][i] = 0;
   }
 
-  // Values: thread i has dimensions i + kCut m.
+  // Values: thread i has dimensions i + kPartition m.
   const int v_stride = static_cast<int>(cache.v_stride());
   for (int j = 0; j < n; j += kBlock) {
     const int64_t block = table[(begin + j) / kBlock];
     const char* const run = static_cast<const char*>(cache.v) + block * cache.v_block_bytes() +
-                            kv_head * cache.v_run_bytes();
+                            kv_head * cache.v_head_bytes();
     const int positions = n - j < kBlock ? n - j : kBlock;
 #pragma unroll
     for (int m = 0; m < kDims; ++m) {
-      const int dim = thread + kCut * m;
+      const int dim = thread + kPartition * m;
       if (dim >= d) continue;
 #pragma unroll
       for (int p = 0; p < kBlock; p += 4) {
@@ -180,7 +181,8 @@ __device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* ta
         for (int i = 0; i < 4; ++i) value[i] = p + i < positions ? value[i] : 0.0f;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const float4 w = *reinterpret_cast<const float4*>(scratch.weights + r * kCut + j + p);
+          const float4 w =
+              *reinterpret_cast<const float4*>(scratch.weights + r * kPartition + j + p);
           out.values[r][m] = fmaf(w.x, value[0], out.values[r][m]);
           out.values[r][m] = fmaf(w.y, value[1], out.values[r][m]);
           out.values[r][m] = fmaf(w.z, value[2], out.values[r][m]);
@@ -195,11 +197,11 @@ __device__ void AttendCut(const AttentionArgs& a, int kv_head, const int32_t* ta
 // The queries of rows that head_of and token_of name, scaled, to shared memory; rows of
 // which token_of gives a negative one are zeros.
 template <int kRows, typename TokenOf, typename HeadOf>
-__device__ void LoadQueries(const AttentionArgs& a, const CutScratch<kRows>& scratch,
+__device__ void LoadQueries(const AttentionArgs& a, const PartitionScratch<kRows>& scratch,
                             const TokenOf& token_of, const HeadOf& head_of) {
   for (int r = 0; r < kRows; ++r) {
     const int64_t token = token_of(r);
-    for (int i = static_cast<int>(threadIdx.x); i < scratch.q_stride; i += kCut) {
+    for (int i = static_cast<int>(threadIdx.x); i < scratch.q_stride; i += kPartition) {
       scratch.q[r * scratch.q_stride + i] =
           token >= 0 && i < a.head_dim
               ? a.qkv[token * a.qkv_stride + head_of(r) * a.head_dim + i] * a.scale
@@ -209,7 +211,7 @@ __device__ void LoadQueries(const AttentionArgs& a, const CutScratch<kRows>& scr
   __syncthreads();
 }
 
-// Takes the next cut's (max, sum) into the total's; returns the weights of both.
+// Takes the next partition's (max, sum) into the total's; returns the weights of both.
 __device__ inline float2 Combine(float& total_max, float& total_sum, float max, float sum) {
   const float joint = fmaxf(total_max, max);
   const float old_weight = expf(total_max - joint), new_weight = expf(max - joint);
