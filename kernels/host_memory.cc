@@ -20,7 +20,7 @@ absl::StatusOr<Buffer> AllocateHost(size_t bytes, Pages pages) {
     return absl::ResourceExhaustedError(
         absl::StrCat("out of memory: the system refused ", bytes, " bytes"));
   }
-  // Wishes: harmless where huge pages are off.
+  // The system may ignore this.
   if (bytes >= kHugePage) {
     madvise(data, bytes, pages == Pages::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   }

@@ -1,14 +1,13 @@
-// One layer's paged KV cache on one rank, as kernels see it. A block holds 16
-// positions; the run of one KV head in a block is contiguous, so that attention
-// reads one stream a head.
+// One layer's paged KV cache on one rank, as kernels see it. A block holds 16 positions. The
+// elements of one KV head in a block are contiguous, so that attention reads one stream for each
+// head.
 //
-// Elements come in packs of as many as a 32-bit lane holds (fp16 aside, which is
-// widened one by one), packed along the inner dimension of each product, as
-// dot-product instructions take them:
-//   K run: [head_dim / pack, 16 positions, pack]: a lane is a position
-//   V run: [16 / pack, v_stride, pack]:           a lane is a dimension
-// In int8 each position has an fp32 scale for K and one for V, 16 of them behind
-// the run's codes: value = scale * code. K codes are stored plus 128, unsigned.
+// Elements come in packs of as many as a 32-bit lane holds (except fp16, which is widened one by
+// one), packed along the inner dimension of each product, as dot-product instructions take them:
+//   K of a head: [head_dim / pack, 16 positions, pack]: a lane is a position
+//   V of a head: [16 / pack, v_stride, pack]:           a lane is a dimension
+// In int8 each position has an fp32 scale for K and one for V; the 16 scales follow the head's
+// codes: value = scale * code. K codes are stored plus 128, unsigned.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +51,7 @@ struct KvCacheView {
   static constexpr int64_t kMaxHeadDim = 512;
 
   KvDType dtype = KvDType::kF32;
-  void* k = nullptr;  // [blocks, kv_heads] runs
+  void* k = nullptr;  // [blocks, kv_heads, k_head_bytes()]
   void* v = nullptr;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;  // even, at most kMaxHeadDim
@@ -90,7 +89,7 @@ struct KvCacheView {
     return reinterpret_cast<float*>(v_head(block, head) + v_code_bytes());
   }
 
-  // Where an element lies in its run, in elements.
+  // Index of an element in its head's elements of a block.
   constexpr int64_t k_index(int64_t dim, int64_t position) const {
     return (dim / pack() * kBlock + position) * pack() + dim % pack();
   }

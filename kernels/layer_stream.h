@@ -1,5 +1,5 @@
-// Weights of layers that are not all in a backend's memory: what the layer at work needs is there
-// when it computes, and the next one's comes meanwhile.
+// Weights of layers that do not all fit a backend's memory: the weights of a layer are there when
+// it computes, and those of the next layer are loaded meanwhile.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,13 @@ class LayerStream {
  public:
   virtual ~LayerStream() = default;
 
-  // The layer is about to compute, what the one before it needs has been issued. Layers come in
-  // order, the head as one more after the last, and then the first again. An error is final.
+  // Call it before the layer's operations are issued, and after those of the layer before. Layers
+  // come in order; the head counts as one more after the last, and then the first comes again. An
+  // error is final.
   virtual absl::Status Enter(size_t layer) = 0;
 
-  virtual uint64_t layer_bytes() const = 0;          // of all layers: what comes in a step
-  virtual uint64_t present_bytes() const = 0;        // of the backend's memory, at most at once
+  virtual uint64_t layer_bytes() const = 0;          // of all layers: loaded in each step
+  virtual uint64_t present_bytes() const = 0;        // largest use of the backend's memory
   virtual uint64_t bytes_read() const { return 0; }  // from files, since the start
 };
 

@@ -1,4 +1,4 @@
-// What a device can do at most, measured: the ceilings that speeds are compared with.
+// Measures the limits of a device, with which speeds are compared.
 #pragma once
 
 #include <chrono>
@@ -13,16 +13,17 @@ class MachineProbe {
  public:
   virtual ~MachineProbe() = default;
 
-  // Bytes a second that the whole device moves from memory, over about `duration`.
+  // Bytes per second that the whole device moves from memory, measured for about `duration`.
   virtual double ReadBandwidth(std::chrono::milliseconds duration) = 0;
 
-  // Bytes a second from pinned memory of the host to the device's; 0 where they are the same.
+  // Bytes per second from pinned memory of the host to the device's; 0 where they are the same.
   virtual double UploadBandwidth(std::chrono::milliseconds) { return 0; }
 
-  // Operations a second (a multiply-add is two) of the best way to that kind of dot product.
+  // Operations per second (a multiply-add is two) of the fastest dot product of that kind.
   virtual double PeakArithmetic(DotType type, std::chrono::milliseconds duration) = 0;
 
-  // What reaches that: "vpdpbusd", "vdpbf16ps", "fma", "cuBLASLt BF16", ...
+  // The instruction or library that reaches it: "vpdpbusd", "vdpbf16ps", "fma", "cuBLASLt BF16",
+  // ...
   virtual std::string DotInstruction(DotType type) const = 0;
 };
 

@@ -1,4 +1,4 @@
-// The arguments of Backend::AddRmsNorm beside delta, for what adds up delta in the same go.
+// The arguments of Operations::AddRmsNorm except delta, for kernels that compute delta themselves.
 #pragma once
 
 #include <cstdint>

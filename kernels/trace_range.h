@@ -1,5 +1,4 @@
-// A range of the host's time, for tools that watch a device: what a backend is asked for inside it
-// has its name there.
+// A named range for profilers: the operations that the host issues while it lives have its name.
 #pragma once
 
 #include <string>

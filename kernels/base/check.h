@@ -1,4 +1,4 @@
-// Broken invariants of our own abort with a message; bad input never comes here.
+// Aborts with a message when an invariant of the program is broken. Bad input must not end here.
 #pragma once
 
 #include <cstdio>

@@ -1,9 +1,8 @@
-// exp and log whose bits are the same on every machine and GPU: doubles, plain
-// additions and multiplications in a written order, no fused operations (the
-// build has -ffp-contract=off, for GPUs -fmad=false). The C library's may not be
-// used on the path of a sampled token: it picks a variant by CPU (with or without
-// fused multiply-add) and rounds differently from one to the next, and draws would
-// follow.
+// exp and log whose bits are the same on every machine and GPU: doubles, plain additions and
+// multiplications in the order that is written here, no fused operations (the build has
+// -ffp-contract=off, for GPUs -fmad=false). The C library's functions must not be used when a token
+// is sampled: the library chooses a variant by CPU (with or without fused multiply-add), variants
+// round differently, and so tokens would differ.
 //
 // Both are within 2^-50 relative of the true value (tested).
 #pragma once
@@ -82,8 +81,8 @@ inline constexpr double kExp2Table[64] = {
     0x1.fa7c1819e90d8p0,
 };
 
-// e^x for -700 <= x <= 700; outside, the value at the nearer end. A kernel of a GPU passes
-// its own copy of the table.
+// e^x for -700 <= x <= 700; outside, the value at the nearer end. GPU kernels pass their own copy
+// of the table.
 constexpr double ExactExp(double x, const double* exp2_table = kExp2Table) {
   x = x > -700.0 ? x : -700.0;
   x = x < 700.0 ? x : 700.0;

@@ -21,13 +21,13 @@ namespace tandem::json {
 //   - arrays and objects nested deeper than `max_depth` (refused when the level opens, so that
 //     depth costs neither stack nor memory).
 // No exception leaves this function. The caller still has to check types before get<>():
-// nlohmann turns -1 into 2^64 - 1 and 1.9 into 1 without a word.
+// nlohmann silently turns -1 into 2^64 - 1 and 1.9 into 1.
 absl::StatusOr<nlohmann::json> Parse(std::string_view text, std::string_view name,
                                      int max_depth = 64);
 
-// The keys of an object in the order of the text, which the DOM does not keep. The object is the
-// value of the last name in `path`, each the name of a member of the one before, the first of the
-// text's own object. Empty where there is no such object. Only for text that Parse takes.
+// The keys of an object in the order of the text, which the DOM does not keep. `path` leads to the
+// object: each name is a member of the object before, starting at the text's own object. Empty
+// where there is no such object. Only for text that Parse accepts.
 std::vector<std::string> KeysInOrder(std::string_view text,
                                      std::initializer_list<std::string_view> path);
 

@@ -9,12 +9,12 @@
 
 namespace tandem::kernels {
 
-inline float Bf16ToFloat(uint16_t bits) {
+constexpr float Bf16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
-// Rounds to nearest even; NaN stays NaN.
-inline uint16_t FloatToBf16(float value) {
+// Rounds to nearest even; NaN stays NaN. constexpr, so that GPU code can call it.
+constexpr uint16_t FloatToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);

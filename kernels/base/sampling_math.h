@@ -9,10 +9,10 @@
 
 namespace tandem::kernels {
 
-// Signed integers in the order of the floats (minus zero equal to zero): their
-// comparisons vectorize, those of floats do not because of NaN. NaN lies beyond
-// the infinities, on the side of its sign bit.
-// Integers alone, since arithmetic changes the bits of a NaN, in each device's own way.
+// Signed integers in the order of the floats (minus zero equal to zero). Comparisons of integers
+// vectorize; those of floats do not, because of NaN. NaN lies beyond the infinities, on the side of
+// its sign bit. Uses integers alone, since arithmetic changes the bits of a NaN in a way that
+// depends on the device.
 constexpr int32_t OrderedKey(float x) {
   auto bits = std::bit_cast<int32_t>(x);
   bits = bits == INT32_MIN ? 0 : bits;
@@ -26,8 +26,8 @@ constexpr float FromOrderedKey(int32_t key) {
 inline constexpr int32_t kInfinityKey = 0x7f800000;
 inline constexpr int32_t kMinusInfinityKey = ~kInfinityKey;
 
-// One integer a token: a larger one comes first in the order, logits descending, then ids.
-// 0 is no token.
+// One integer for each token. The order is by descending integers: by logits, then by ids. 0 is no
+// token.
 constexpr uint64_t PackToken(int32_t key, int32_t id) {
   return (uint64_t{static_cast<uint32_t>(key) ^ 0x80000000u} << 32) |
          (0xffffffffu - static_cast<uint32_t>(id));
@@ -46,24 +46,24 @@ constexpr float PackedLogit(uint64_t token) { return FromOrderedKey(PackedKey(to
 inline constexpr int kWeightBits = 44;
 inline constexpr uint64_t kLargestWeight = uint64_t{1} << kWeightBits;
 
-// From this exponent down a weight is 0: 2^44 e^-32 is under a half.
+// At this exponent and below, a weight is 0: 2^44 e^-32 is less than a half.
 inline constexpr double kNoWeight = -32.0;
 
-// 2^44 e^x to nearest, for x from kNoWeight to 0. The bias of 2^52 leaves the rounded integer in
-// the low bits of the sum, in a form that vectorizes.
+// 2^44 e^x rounded to nearest, for x from kNoWeight to 0. The bias of 2^52 leaves the rounded
+// integer in the low bits of the sum, in a form that vectorizes.
 constexpr uint64_t WeightOf(double x, const double* exp2_table = kExp2Table) {
   const double scaled = ExactExp(x, exp2_table) * static_cast<double>(kLargestWeight) + 0x1p52;
   return std::bit_cast<uint64_t>(scaled) - std::bit_cast<uint64_t>(0x1p52);
 }
 
-// 0 .. sum - 1: where a draw of 64 uniform bits falls in a sum of weights.
+// Where a draw of 64 uniform bits falls in a sum of weights: 0 .. sum - 1.
 constexpr uint64_t DrawTarget(uint64_t uniform, uint64_t sum) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(uniform) * sum) >> 64);
 }
 
-// Tokens in bins by their distance from the largest logit, nearer ones first: 64 bins an octave
-// of distances from 2^-20 to 2^12, whatever lies beyond in the first or last. Equal logits share
-// a bin, so that the first bins together are a prefix of the order.
+// The bin of a token by its distance from the largest logit, nearer tokens first: 64 bins for each
+// octave of distances from 2^-20 to 2^12; smaller distances are in the first bin, larger ones in
+// the last. Equal logits are in one bin, so the first bins together are a prefix of the order.
 inline constexpr int kCandidateBins = 2048;
 
 constexpr int CandidateBin(float largest, float logit) {

@@ -1,9 +1,9 @@
 // The order in which the leaves of a product's inner dimension are added.
 //
-// The inner dimension K of y = W x is cut into leaves, runs of columns fixed by
+// The inner dimension K of y = W x is divided into leaves: fixed numbers of columns that depend on
 // the layer's shape alone. Leaves [0, n) are added along the binary tree that
 // halves their number: node [b, e) is the sum of [b, m) and [m, e) with
-// m = b + ceil((e - b) / 2). A rank owns a run of leaves and adds up the largest
+// m = b + ceil((e - b) / 2). A rank owns a range of leaves and adds up the largest
 // whole subtrees inside it; a collective finishes the same tree from those
 // partial sums. So every TP degree adds in one order (docs/collectives.md).
 #pragma once
@@ -45,7 +45,7 @@ struct LeafSchedule {
 };
 
 // Schedule of the leaves [owned.begin, owned.end) of a dimension of `columns`
-// global columns cut every leaf_size (the last leaf may be shorter). Local
+// global columns, leaf_size in each leaf (the last may have fewer). Local
 // column 0 is the first column of the first owned leaf.
 LeafSchedule MakeLeafSchedule(int64_t columns, int64_t leaf_size, LeafRange owned);
 

@@ -1,4 +1,4 @@
-// Text that an option names.
+// Reads files whole, with a limit.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@ namespace tandem {
 // such file, not readable, a folder, larger than max_bytes, or empty.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes);
 
-// The same of any bytes, empty ones too. NOT_FOUND: no such file; DATA_LOSS: cannot be read;
-// INVALID_ARGUMENT: more than max_bytes. Messages begin with the path.
+// The same for any bytes; the file may be empty. NOT_FOUND: no such file; DATA_LOSS: cannot be
+// read; INVALID_ARGUMENT: more than max_bytes. Messages begin with the path.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 
 // The rest of a stream that messages call `name`.

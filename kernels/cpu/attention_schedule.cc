@@ -18,7 +18,7 @@ constexpr int64_t kTasksPerThread = 8;
 void Attention::MakeTiles(const PagedAttentionArgs& a) {
   tiles_.clear();
   for (int64_t token = 0; token < a.tokens;) {
-    // Tokens that follow each other read the same K and V.
+    // Neighbouring tokens of one sequence read the same K and V.
     int64_t same = 1;
     while (token + same < a.tokens && a.token_sequence[token + same] == a.token_sequence[token]) {
       ++same;
@@ -47,13 +47,14 @@ void Attention::MakeTiles(const PagedAttentionArgs& a) {
   }
 }
 
-// Rows of a tile multiply V of its later tokens by weights of 0, which makes NaN of what is not
-// finite there. Tokens with NaN are computed again, each by itself.
+// Rows of a tile multiply V of the tile's later tokens by weights of 0, which gives NaN where V is
+// not finite. Tokens whose result has a NaN are computed again, each by itself.
 void Attention::SeparateTokens(const PagedAttentionArgs& a, const AttentionTile& tile,
                                float* scratch) {
   for (int64_t t = tile.token; tile.tokens > 1 && t < tile.token + tile.tokens; ++t) {
     const float* out = a.out + (t * a.q_heads + tile.head) * a.head_dim;
-    // Negative where a magnitude is above infinity's: a NaN. In integers, for vectors.
+    // Negative if a magnitude is above infinity, which means NaN. In integers, so that it
+    // vectorizes.
     int32_t below = 0;
     for (int64_t i = 0; i < tile.heads * a.head_dim; ++i) {
       below |= 0x7f800000 - MagnitudeBits(out[i]);
@@ -81,8 +82,7 @@ void Attention::Run(ThreadPool& pool, const PagedAttentionArgs& a) {
   int64_t partitions = 0;
   for (const AttentionTile& tile : tiles_) partitions += tile.partitions;
   if (pool.size() == 1 || partitions == tiles || tiles >= kTasksPerThread * pool.size()) {
-    // Long contexts first, so that no thread starts a long one when the others
-    // are nearly done.
+    // Long contexts first, so that no thread starts a long one when the others are nearly done.
     order_.resize(tiles);
     std::iota(order_.begin(), order_.end(), 0);
     std::sort(order_.begin(), order_.end(), [&](int64_t x, int64_t y) {

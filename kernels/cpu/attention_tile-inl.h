@@ -1,6 +1,6 @@
-// The loops of both dot products of attention, over what an instruction set
-// offers (Ops). Recompiled for every target; include inside its attributes and
-// its namespace, TANDEM_TILE_NAMESPACE.
+// The loops of both dot products of attention, for the instruction set that Ops wraps. Compiled
+// once for each target; include it inside the target's attributes and namespace,
+// TANDEM_TILE_NAMESPACE.
 //
 // Ops has: Packed, 16 lanes of packs; Scalar, one row's pack for all lanes; Acc,
 // 16 lanes of sums; kPack, kPackedBytes, kScalarBytes; kIntegers; kRows, rows at a
@@ -65,7 +65,7 @@ HWY_INLINE void ScoreBlocks(const cpu::PartitionArgs& a, size_t row, size_t bloc
 
 template <class Ops, size_t kRows, bool kPrefetch>
 HWY_INLINE void ScoreRows(const cpu::PartitionArgs& a, size_t row) {
-  // Few rows wait for memory, which delivers one stream faster than several.
+  // With few rows memory is the limit, and it delivers one stream faster than several.
   constexpr size_t kGroups = kRows >= 8 ? Ops::kVectors : 1;
   size_t block = 0;
   for (; block + kGroups <= a.blocks; block += kGroups) {
@@ -93,8 +93,8 @@ HWY_INLINE void ValueLanes(const cpu::PartitionArgs& a, size_t row, size_t lane)
     if constexpr (kPrefetch && Ops::kIntegers) {
       __builtin_prefetch(a.next[block] + a.cache.k_code_bytes(), 0, 2);
     }
-    // Behind the context a block may hold what another sequence left there, which
-    // may be NaN; integers cannot.
+    // Positions behind the context may still hold another sequence's elements, which may be NaN
+    // (integers cannot).
     const size_t here = HWY_MIN(size_t{16}, a.positions - block * 16);
     const size_t steps = Ops::kIntegers ? (here + kPack - 1) / kPack : here / kPack;
     MulAddSteps<Ops, kRows, kGroups, cpu::kScoreStride, kPrefetch>(

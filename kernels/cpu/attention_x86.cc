@@ -1,5 +1,5 @@
-// Attention's dot products with the instructions of AVX-512 BF16 and VNNI, which
-// Highway 1.0.3 does not offer.
+// Attention's dot products with the instructions of AVX512-BF16 and AVX512-VNNI, which
+// Highway 1.0.3 does not know.
 #include <immintrin.h>
 
 #include "hwy/highway.h"
@@ -53,9 +53,9 @@ HWY_PUSH_ATTRIBUTES(TANDEM_AVX512 ",avx512vnni")
 namespace tandem::kernels::attention_vnni {
 namespace {
 
-// Codes of 16 bits in two bytes, high and low, that are multiplied apart. The
-// instruction takes an unsigned and a signed factor: K's codes are unsigned (plus
-// 128) and a query's bytes signed; weights' bytes are unsigned and V's codes signed.
+// Codes of 16 bits as two bytes, high and low, that are multiplied separately. The instruction
+// takes an unsigned and a signed factor: K's codes are unsigned (plus 128) and a query's bytes
+// signed; weights' bytes are unsigned and V's codes signed.
 template <bool kKeys>
 struct CodeDotOps {
   static constexpr size_t kPack = 4;

@@ -1,5 +1,5 @@
-// Makes this thread's arithmetic take and give denormals as zeros for a scope, as
-// the bfloat16 dot-product instructions do by themselves.
+// For a scope, this thread's arithmetic treats denormal operands and results as zeros, as the
+// bfloat16 dot-product instructions always do.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Linear products with Highway: every format on AVX2, AVX-512 and NEON. The loops
-// are those of linear_loops-inl.h.
+// Linear products with Highway: every format on AVX2, AVX-512 and NEON. linear_loops-inl.h has the
+// loops.
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
@@ -16,7 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 
-// The compiler's baseline is never chosen (MakeCpuBackend).
+// The compiler's baseline is never chosen (instruction_set.h).
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 
 void Unreachable(const cpu::LinearArgs&, int64_t, int64_t, float*) { TANDEM_CHECK(false); }
@@ -89,7 +89,7 @@ struct Ops {
     const auto pairs = hn::BitCast(I16(), hn::Set(I(), quad));
     return {hn::ShiftRight<8>(hn::ShiftLeft<8>(pairs)), hn::ShiftRight<8>(pairs)};
   }
-  // The lanes' starting values, where Whole will find them.
+  // The lanes' starting values, in the order of ToFloat.
   static HWY_INLINE Sum StartVector(hn::Vec<I> value) {
     const auto zero = hn::Zero(I());
     if constexpr (HWY_TARGET == HWY_NEON) {

@@ -1,5 +1,5 @@
-// Activations in the order in which the linear kernels broadcast them: copied,
-// rounded to bfloat16 or quantized to 8 bits.
+// Packs activations in the order in which the linear kernels broadcast them: copied, rounded to
+// bfloat16 or quantized to 8 bits.
 #include <cmath>
 #include <cstring>
 #include <limits>

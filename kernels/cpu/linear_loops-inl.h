@@ -1,14 +1,14 @@
-// The loops of a linear product over panels, token blocks, leaves and tiles, for
-// whichever instruction set Ops speaks. Included once per instruction set inside
-// its namespace and its target attributes: no include guard, no namespace.
+// The loops of a linear product over panels, token blocks, leaves and tiles, for the instruction
+// set that Ops wraps. Included once for each instruction set, inside its namespace and its target
+// attributes: no include guard, no namespace.
 //
-// Ops gives kWidth lanes (output rows), kAccumulators that fit the registers, and
-// for a Format of weights: kStepColumns, and the arithmetic of one step.
+// Ops has kWidth lanes (output rows) and kAccumulators that fit the registers. A Format of weights
+// has kStepColumns, and the arithmetic of one step.
 
-// Tiles of so many tokens prefetch.
+// Tiles of this many tokens or more prefetch.
 inline constexpr size_t kPrefetchTokens = 4;
 
-// What a tile of tokens needs for one leaf of a panel.
+// Arguments for a tile of tokens and one leaf of a panel.
 struct LeafArgs {
   const cpu::SpanLayout* layout;
   const uint8_t* weights;  // the leaf's first span, row 0 of the panel
@@ -18,17 +18,16 @@ struct LeafArgs {
   size_t tokens;      // of the block: the stride of scales and starts
   size_t token_step;  // bytes of a step of the block's tokens
   size_t columns;
-  const uint8_t* ahead;  // what the tile prefetches of the next leaf
+  const uint8_t* ahead;  // the tile's part of the next leaf, to prefetch
   size_t ahead_bytes;
   float* top;      // [tile tokens, panel rows]
   size_t level;    // floats between levels of the stack
   int32_t merges;  // levels below top that the sums are added to
 };
 
-// Fetches the next leaf into the second-level cache while this one is worked on, so
-// that memory and arithmetic overlap: some lines at each call. The hardware by
-// itself stays within a page, and fetches best where a few tokens read a panel in
-// order; more tokens leave it pauses.
+// Prefetches the next leaf into the second-level cache while this one is computed, some lines at
+// each call, so that memory and arithmetic overlap. The hardware's prefetcher stays within a page.
+// It works best if a few tokens read a panel in order; with more tokens, reading pauses too often.
 class Prefetcher {
  public:
   Prefetcher(const LeafArgs& a, size_t calls)
@@ -70,7 +69,7 @@ HWY_INLINE void FinishLeaf(const LeafArgs& a, size_t row,
 // Floating-point formats: one accumulator a row and token, columns in order.
 template <class Ops, class Format>
 struct FloatLeaf {
-  using Ahead = FloatLeaf;  // the hardware fetches them as fast as it reads
+  using Ahead = FloatLeaf;  // the hardware prefetches floats fast enough
   static constexpr bool kFlushesDenormals = Format::kFlushesDenormals;
   static constexpr size_t kAccumulators = Ops::kAccumulators;
   static constexpr size_t kPrefetchColumns = Format::kStepColumns;
@@ -108,9 +107,9 @@ struct FloatLeaf {
   }
 };
 
-// Integer formats: a dot product for each span, then one fused multiply-add by the
-// scales' product. With one token, kBytesAhead is how far codes are fetched into the second-level
-// cache ahead of their use; 0: the hardware does.
+// Integer formats: a dot product for each span, then one fused multiply-add by the product of the
+// scales. With one token, codes are prefetched into the second-level cache kBytesAhead bytes ahead;
+// 0: the hardware prefetches.
 template <class Ops, int kBits, size_t kBytesAhead = 0>
 struct IntegerLeaf {
   using Ahead = IntegerLeaf<Ops, kBits, 4096>;
@@ -119,7 +118,7 @@ struct IntegerLeaf {
   static constexpr size_t kPrefetchColumns = 32;
   static constexpr size_t kQuads = 8 / kBits;  // quads of columns in a step
 
-  // kSteps steps of a span; unrolled, since GCC 12 else copies the accumulators.
+  // kSteps steps of a span; unrolled, since GCC 12 copies the accumulators otherwise.
   template <size_t kSteps, size_t kTokens, size_t kVectors, size_t kRows>
   static HWY_INLINE void Steps(const uint8_t* HWY_RESTRICT codes, const uint8_t* HWY_RESTRICT x,
                                size_t token_step, typename Ops::Sum (&acc)[kTokens][kVectors]) {
@@ -151,7 +150,8 @@ struct IntegerLeaf {
     }
   }
 
-  // With one token each span's end is felt: the usual form of scales is known while compiling.
+  // With one token the end of each span takes a noticeable part of the time: for the usual form of
+  // scales, that form is a compile-time constant.
   template <size_t kTokens, size_t kVectors, size_t kRows>
   static HWY_INLINE void Sum(const LeafArgs& a, size_t row, Prefetcher& ahead) {
     if (kTokens == 1 && a.layout->scale_dtype == DType::kF16 && !a.layout->zero_points) {
@@ -182,7 +182,7 @@ struct IntegerLeaf {
     const int32_t* starts = a.starts;
     for (size_t k = 0; k < a.columns; k += span) {
       const size_t n = HWY_MIN(span, a.columns - k);
-      // Scales first, as they lie: the hardware prefetches what is read in order.
+      // Scales first, in the order of memory: the hardware prefetches what is read in order.
       typename Ops::Float scale[kVectors];
 #pragma GCC unroll 24
       for (size_t v = 0; v < kVectors; ++v) {
@@ -273,7 +273,7 @@ HWY_INLINE void LeafTokens(const LeafArgs& a, size_t tokens) {
   }
 }
 
-// Hands a finished subtree's sums over, top being [tokens, panel rows].
+// Stores a finished subtree's sums, top [tokens, panel rows].
 template <size_t kRows>
 HWY_INLINE void EmitSubtree(const cpu::LinearArgs& a, const float* HWY_RESTRICT top,
                             int64_t subtree, int64_t first_row, int64_t rows, int64_t first,
@@ -290,8 +290,8 @@ HWY_INLINE void EmitSubtree(const cpu::LinearArgs& a, const float* HWY_RESTRICT 
   }
 }
 
-// One panel for one token: memory sets the pace, and each pause in the stream of loads is
-// lost, so all leaves are one loop.
+// One panel for one token: memory is the limit, and every pause between loads costs time, so all
+// leaves are one loop.
 template <class Ops, class Leaf, size_t kRows>
 void PanelToken(const cpu::LinearArgs& a, const std::byte* panel, int64_t first_row, int64_t rows,
                 int64_t first, float* HWY_RESTRICT stack) {
@@ -349,7 +349,7 @@ void PanelTokens(const cpu::LinearArgs& a, const std::byte* panel, int64_t first
     leaf.merges = Leaf::kFlushesDenormals ? 0 : step.merges;
     {
       const cpu::FlushDenormals flush(Leaf::kFlushesDenormals);
-      // Even tiles: the first `more` take one token more.
+      // Tiles of even size; some have one token more.
       size_t t = 0;
       for (size_t i = 0; i < tiles; ++i) {
         const size_t n = tokens / tiles + (i < tokens % tiles ? 1 : 0);

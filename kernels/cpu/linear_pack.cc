@@ -1,4 +1,4 @@
-// Weights into panels (panel_layout.h); once at load, plain C++.
+// Packs weights into panels (panel_layout.h). Done once at load, so it is plain C++.
 #include <cstring>
 #include <vector>
 

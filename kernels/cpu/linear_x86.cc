@@ -1,6 +1,6 @@
 // Linear products with the dot-product instructions of x86 that Highway 1.0.3
-// does not know: AVX512-VNNI for integers, AVX512-BF16 for bfloat16 pairs. The
-// loops are those of linear_loops-inl.h.
+// does not know: AVX512-VNNI for integers, AVX512-BF16 for bfloat16 pairs.
+// linear_loops-inl.h has the loops.
 #include <cpuid.h>
 #include <immintrin.h>
 

@@ -7,8 +7,8 @@
 
 namespace tandem::kernels::cpu {
 
-// A loop on registers: runs `rounds` rounds and returns a value that keeps the compiler from
-// leaving them out.
+// A loop on registers: does `rounds` rounds and returns a value, so that the compiler cannot remove
+// them.
 struct PeakLoop {
   uint64_t (*run)(uint64_t rounds) = nullptr;
   double operations = 0;  // of a round

@@ -10,7 +10,7 @@ HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Independent sums: latency times instructions a cycle, and the registers of AVX2 hold them.
+// Independent sums, enough to hide the latency and few enough for the registers of AVX2.
 inline constexpr size_t kFmaSums = 12;
 inline constexpr size_t kDotSums = 6;
 
@@ -34,7 +34,7 @@ double FmaOperations() {
 uint64_t WidenedDotRounds(uint64_t rounds) {
   const hn::ScalableTag<int16_t> d16;
   const hn::RepartitionToWide<decltype(d16)> d32;
-  // Factors differ and change, lest one product serve for many.
+  // Factors differ and change, so that the compiler cannot reuse products.
   auto a = hn::Iota(d16, 1);
   hn::Vec<decltype(d16)> b[kDotSums];
   hn::Vec<decltype(d32)> low[kDotSums], high[kDotSums];

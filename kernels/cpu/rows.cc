@@ -111,7 +111,7 @@ HWY_INLINE void NormRotate(float* HWY_RESTRICT head, size_t head_dim,
   }
 }
 
-// Puts one head of one token into a run of 16- or 32-bit elements.
+// Puts one head of one token into the cache, as 16- or 32-bit elements.
 template <KvDType dtype>
 HWY_INLINE void CacheElements(const KvCacheView& cache, std::byte* k_head, std::byte* v_head,
                               int64_t position, const float* HWY_RESTRICT k,

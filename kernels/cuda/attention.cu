@@ -8,7 +8,7 @@
 namespace tandem::kernels::cuda {
 namespace {
 
-// Blocks that a multiprocessor should have to hide latencies.
+// Blocks for each multiprocessor, enough to hide latencies.
 constexpr int kBlocksEach = 8;
 
 template <int kRows>
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kPartition)
   }
 }
 
-// A block: tile_tokens tokens from blockIdx.y * tile_tokens on, some heads of a KV head.
+// A block has tile_tokens tokens from blockIdx.y * tile_tokens on, and some heads of a KV head.
 template <KvDType kType, int kRows, int kDims>
 __global__ void __launch_bounds__(kPartition)
     PrefillKernel(AttentionArgs a, int head_tiles, int tile_heads, int tile_tokens) {
@@ -171,7 +171,7 @@ void LaunchDecode(cudaStream_t stream, const AttentionArgs& a, int partitions, i
                   float* partials) {
   const int head_tiles = (LargestGroup(a) + kRows - 1) / kRows;
   const int64_t columns = a.cache.kv_heads * head_tiles;
-  // As many blocks as fill the GPU; each then takes every so-manieth partition.
+  // As many blocks as fill the GPU. Of `splits` blocks, each takes every splits-th partition.
   const int64_t wanted = int64_t{multiprocessors} * kBlocksEach;
   int64_t splits = (wanted + columns * a.tokens - 1) / (columns * a.tokens);
   splits = splits < partitions ? splits : partitions;

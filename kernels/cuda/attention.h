@@ -13,7 +13,7 @@
 namespace tandem::kernels::cuda {
 
 // Contexts are divided into partitions of kPartition positions; partitions are combined in order.
-// So the work on a context can be shared by blocks, and no bit depends on how.
+// So blocks of threads can divide the work on a context, and no bit depends on how.
 inline constexpr int kPartition = 128;
 inline constexpr int kMaxKvHeads = 256;
 
@@ -59,26 +59,26 @@ inline int LargestGroup(const AttentionArgs& args) {
 
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args);
 
-// The two that follow add in fp32, partition by partition in one order, so that a token's result
-// depends neither on which of them runs nor on the tokens beside it.
+// The two functions that follow add in fp32, partition by partition in one order, so that a token's
+// result depends neither on which of them runs nor on the tokens beside it.
 //
-// Tokens of which none shares a context with another: partitions are shared by blocks, `partitions`
-// at most for a token, and combined by a second kernel. partials is scratch of PartialBytes().
+// Tokens of different sequences. Blocks divide a token's partitions, of which there are
+// `partitions` at most, and a second kernel combines them. partials is scratch of PartialBytes().
 void DecodeAttention(cudaStream_t stream, const AttentionArgs& args, int partitions,
                      int multiprocessors, float* partials);
 int64_t PartialBytes(int64_t tokens, int q_heads, int head_dim, int partitions);
 
-// Any tokens: a block takes neighbouring ones, which mostly share their context.
+// Any tokens: a block takes neighbouring ones, which mostly have the same context.
 void PrefillAttention(cudaStream_t stream, const AttentionArgs& args);
 
-// Attention on matrix units: any tokens; `single` says that none shares a context with another.
+// Attention on matrix units: any tokens; `single` says that all are of different sequences.
 // Queries and weights are rounded to BF16 for a BF16 cache and to FP16 for others, whose codes
-// are exact in it; scales and sums are fp32. Long contexts are shared by blocks where the tokens
-// alone do not fill the GPU, so a result may differ in the last bits with the tokens beside it
-// and the GPU. partials is scratch of partial_bytes; less of it means less sharing.
+// are exact in it; scales and sums are fp32. Blocks divide long contexts where the tokens
+// alone do not fill the GPU, so the last bits of a result may depend on the tokens beside it and on
+// the GPU. partials is scratch of partial_bytes; with less of it, fewer blocks divide a context.
 void MatrixAttention(cudaStream_t stream, const AttentionArgs& args, bool single,
                      int multiprocessors, float* partials, size_t partial_bytes);
-// Whether it takes such a cache on a GPU with or without BF16.
+// Whether MatrixAttention takes such a cache on a GPU with or without BF16.
 bool MatrixAttentionTakes(const KvCacheView& cache, bool has_bf16);
 
 }  // namespace tandem::kernels::cuda

@@ -1,5 +1,5 @@
-// Attention on matrix units. A block has some rows, (token, query head) pairs that read one KV
-// head, and goes over their context tile by tile (attention_tile.h): scores = Q K^T, a running
+// Attention on matrix units. A block has some rows ((token, query head) pairs that read one KV
+// head) and goes over their context tile by tile (attention_tile.h): scores = Q K^T, a running
 // softmax, out += P V. A warp has 16 rows, and all positions of a tile or 16 of them.
 #include <cuda_device.h>
 #include <cuda_matrix.h>
@@ -26,27 +26,28 @@ struct RowTiling {
   int head_tiles;  // of a KV head's query heads
   int tile_heads;
   int tile_tokens;
-  int splits;  // of a context, each a block's
+  int splits;  // parts of a context, one for each block
 };
 
-// Warps of a block: beside each other in rows, or in a tile's positions.
+// How a block's warps divide the work: by rows, or by a tile's positions.
 template <KvDType kCacheType, int kPaddedDim, int kRowWarpCount, int kColumnWarpCount>
 struct Shape {
   static constexpr int kDim = kPaddedDim;  // at least head_dim
   static constexpr int kRowWarps = kRowWarpCount, kColumnWarps = kColumnWarpCount;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kRows = kWarpRows * kRowWarps;
-  // Blocks for a multiprocessor, for which contexts are split if tokens are too few. Where a
-  // block has few rows memory bounds it: more than run at once, since contexts differ in length.
+  // Blocks for each multiprocessor; contexts are split if there are too few tokens for them. A
+  // block of few rows is bound by memory: then more blocks than run at once, since contexts differ
+  // in length.
   static constexpr int kBlocksEach = kRowWarps > 1 ? 2 : 16;
   static constexpr int kPositions = TilePositions(kDim);
-  // On one multiprocessor: 12 warps, as registers allow without spilling.
+  // On one multiprocessor: 12 warps, as many as registers allow without spilling.
   static constexpr int kBlocksAtOnce = kDim > 128 ? 1 : 384 / kThreads;
   static constexpr int kWarpPositions = kPositions / kColumnWarps;
   using Tile = KvTile<kCacheType, kDim, kPositions, kThreads>;
   static constexpr DType kElement = Tile::kElement;
-  // Weights up to 1 lie in FP16's upper range, so that small ones keep their bits: a power of
-  // two by which sums and values grow alike.
+  // Weights are at most 1. This power of two moves them up in FP16's range, so that small weights
+  // keep their bits; sums and values grow by the same factor.
   static constexpr float kWeightShift = kElement == DType::kF16 ? 15.0f : 0.0f;
 };
 
@@ -61,7 +62,7 @@ __device__ inline unsigned RoundPair(float low, float high) {
   }
 }
 
-// Of the four lanes that share a row.
+// The largest value of the four lanes that have a row.
 __device__ inline float RowMax(float value) {
   value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, 1));
   return fmaxf(value, __shfl_xor_sync(kAllLanes, value, 2));
@@ -193,7 +194,7 @@ __device__ void AttendTile(const typename S::Tile& tile, int begin, int offset, 
     for (int e = 0; e < 4; ++e) rows.out[n][e] *= old_weight[e / 2] * rescale;
   }
 
-  // A product's 16 positions at a time: two columns of scores become a fragment.
+  // 16 positions of a product at a time: two columns of scores become one fragment.
 #pragma unroll
   for (int step = 0; step < kColumns / 2; ++step) {
     unsigned weights[4];
@@ -223,8 +224,8 @@ __device__ void AttendTile(const typename S::Tile& tile, int begin, int offset, 
   }
 }
 
-// The rows' results, or as slot `slot` of `slots` what CombineKernel makes them from:
-// [tokens, q_heads, slots, 2 + head_dim], max and sum first, no values where the sum is zero.
+// Stores the rows' results; or, as slot `slot` of `slots`, the partial results that CombineKernel
+// needs: [tokens, q_heads, slots, 2 + head_dim], max and sum first, no values where the sum is 0.
 template <typename S>
 __device__ void StoreRows(const AttentionArgs& a, const WarpRows<S>& rows, int slot, int slots,
                           float* partials) {
@@ -310,7 +311,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksAtOnce)
   }
 }
 
-// One row, from what the blocks and warps made of their parts of its context.
+// One row's result, from the partial results of all parts of its context.
 __global__ void __launch_bounds__(kCombineThreads)
     CombineKernel(AttentionArgs a, int slots, const float* partials) {
   TANDEM_SHARED(float, weights, kMaxSlots);
@@ -343,7 +344,7 @@ __global__ void __launch_bounds__(kCombineThreads)
     float value = 0;
 #pragma unroll 8
     for (int s = 0; s < slots; ++s) {
-      // Of zero weight are parts that have no values, too.
+      // Parts without values have zero weight, too.
       if (weights[s] != 0) value = fmaf(weights[s], from[s * stride + 2 + dim], value);
     }
     a.out[row * a.head_dim + dim] = a.positions[blockIdx.y] >= 0 ? value / total : 0.0f;
@@ -377,7 +378,7 @@ AttentionArgs TokensOf(const AttentionArgs& a, int64_t begin, int64_t end) {
   return part;
 }
 
-// A token's partial results of one split of its context.
+// Bytes of a token's partial results of one split of its context.
 template <typename S>
 int64_t SplitBytes(const AttentionArgs& a) {
   return int64_t{a.q_heads} * S::kColumnWarps * (2 + a.head_dim) *
@@ -443,7 +444,7 @@ void MatrixAttention(cudaStream_t stream, const AttentionArgs& args, bool single
   const auto bytes = static_cast<int64_t>(partial_bytes);
   switch (args.cache.dtype) {
     case KvDType::kF32:
-      return;  // not taken
+      return;  // MatrixAttentionTakes refuses it
     case KvDType::kF16:
       return LaunchType<KvDType::kF16>(stream, args, single, multiprocessors, partials, bytes);
     case KvDType::kBF16:

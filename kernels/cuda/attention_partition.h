@@ -1,5 +1,5 @@
-// Attention of some rows, (token, query head) pairs that read one KV head, over one partition
-// of a context, by a block of kPartition threads.
+// Attention of some rows ((token, query head) pairs that read one KV head) over one partition of a
+// context, by a block of kPartition threads.
 #pragma once
 
 #include <cuda_device.h>
@@ -91,8 +91,8 @@ __device__ inline void LoadValues(const char* run, int position, int dim, int v_
 }
 
 // The partition [begin, begin + n) of the context of `table`; row r sees the first seen[r] of
-// its positions. A row that sees none gets -infinity, 0 and zeros. Begins and ends with
-// scratch that nobody reads.
+// its positions. A row that sees none gets -infinity, 0 and zeros. No thread reads the
+// scratch when this begins or ends.
 template <KvDType kType, int kRows, int kDims>
 __device__ void AttendPartition(const AttentionArgs& a, int kv_head, const int32_t* table,
                                 int begin, int n, const int (&seen)[kRows],
@@ -177,7 +177,7 @@ __device__ void AttendPartition(const AttentionArgs& a, int kv_head, const int32
         if (p >= positions) break;
         float value[4];
         LoadValues<kType>(run, p, dim, v_stride, value);
-        // What lies behind the context may be anything.
+        // Positions behind the context may hold anything.
         for (int i = 0; i < 4; ++i) value[i] = p + i < positions ? value[i] : 0.0f;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -194,8 +194,8 @@ __device__ void AttendPartition(const AttentionArgs& a, int kv_head, const int32
   __syncthreads();
 }
 
-// The queries of rows that head_of and token_of name, scaled, to shared memory; rows of
-// which token_of gives a negative one are zeros.
+// Copies the rows' queries, scaled, to shared memory: row r is head head_of(r) of token
+// token_of(r), or zeros if that is negative.
 template <int kRows, typename TokenOf, typename HeadOf>
 __device__ void LoadQueries(const AttentionArgs& a, const PartitionScratch<kRows>& scratch,
                             const TokenOf& token_of, const HeadOf& head_of) {
@@ -211,7 +211,7 @@ __device__ void LoadQueries(const AttentionArgs& a, const PartitionScratch<kRows
   __syncthreads();
 }
 
-// Takes the next partition's (max, sum) into the total's; returns the weights of both.
+// Adds the next partition's (max, sum) to the total's; returns the weights of both.
 __device__ inline float2 Combine(float& total_max, float& total_sum, float max, float sum) {
   const float joint = fmaxf(total_max, max);
   const float old_weight = expf(total_max - joint), new_weight = expf(max - joint);

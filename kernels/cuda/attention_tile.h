@@ -1,10 +1,10 @@
-// A tile of positions of one KV head in shared memory, as the matrix units take it: words of
-// two 16-bit elements, pairs of dimensions of a key and pairs of positions of a value, so
+// A tile of positions of one KV head in shared memory, in the form that the matrix units take:
+// words of two 16-bit elements (pairs of dimensions of a key, pairs of positions of a value), so
 // that a word of a fragment is a word of the tile.
 //
 // A BF16 cache is stored as such words, and copied as it is into one of two buffers. FP16 and
 // INT8 are copied as stored and then turned into words of FP16, which holds their elements
-// and codes exactly. Either way the next tile is on its way while one is computed with.
+// and codes exactly. Either way the next tile is copied while the current one is used.
 #pragma once
 
 #include <cuda_async.h>
@@ -96,8 +96,8 @@ class KvTile {
 
   // Waits for the tile that Start was last called for, of which `count` positions (or more
   // than there are) belong to the context, and makes it current: values behind the context,
-  // which may be anything, become zeros. All threads call it; when it returns, none reads the
-  // tile before any more.
+  // which may be anything, become zeros. All threads call it; when it returns, no thread reads
+  // the previous tile any more.
   __device__ void Finish(int count) {
     WaitCopies();
     if constexpr (kDirect) {
@@ -138,7 +138,7 @@ class KvTile {
     }
   }
 
-  // 16 bytes, zeros where there is nothing.
+  // 16 bytes; zeros where there is no source.
   __device__ static void Put(char* to, const char* from, bool there) {
     if (there) {
       StartCopy(to, from);
@@ -186,7 +186,7 @@ class KvTile {
           out[i] = Codes(__byte_perm(bytes, 0x64646464u, 0x4140u));
           out[4 + i] = Codes(__byte_perm(bytes, 0x64646464u, 0x4342u));
         }
-        // Codes are finite whatever they are.
+        // Any code is finite.
         Write(words + 2 * row * stride + column, out, 0xffffffffu);
         Write(words + (2 * row + 1) * stride + column, out + 4, 0xffffffffu);
       } else {

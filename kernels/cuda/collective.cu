@@ -1,10 +1,10 @@
 // Sums over ranks.
 //
-// The one-shot all-reduce is bound by latency: every rank pushes its partial sums straight
-// into the others' memory, since writes to a peer do not wait and reads do, and each pair of
-// values brings its flag along: the number of the call. Two halves of the inbox alternate. A
-// rank that has ended call n has got all of it from everybody, so everybody has ended call
-// n - 1 and read its half, which call n + 1 overwrites.
+// The one-shot all-reduce is bound by latency. Every rank writes its partial sums straight into the
+// other ranks' memory: writes to a peer do not wait, reads do. A flag comes with each pair of
+// values: the number of the call. Calls alternate between two halves of the inbox. A rank that has
+// ended call n has received call n from all ranks, so all ranks have ended call n - 1 and have read
+// its half, which call n + 1 overwrites.
 #include <cuda_device.h>
 #include <cuda_peer.h>
 
@@ -15,11 +15,11 @@ namespace tandem::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A block waits for the same one of other ranks, so all of them must run at once: no more than
-// PeerMemory::max_blocks either. The next kernel may not start before: its blocks might take the
-// place of those of another rank on the GPU.
+// A block waits for the block of the same index on other ranks, so all blocks must run at once:
+// there are at most PeerMemory::max_blocks. The next kernel may not start earlier: its blocks might
+// take the place of blocks of another rank on the same GPU.
 constexpr int64_t kMaxBlocks = 64;
-// Where rows are normed, too: a block has one, in shared memory.
+// For the kernel that normalizes rows, too: each block has one row, in shared memory.
 constexpr int kRowThreads = 1024;
 constexpr int64_t kMaxRows = 32;
 constexpr int64_t kMaxRowFloats = 11 << 10;
@@ -48,11 +48,11 @@ __global__ void FinishTreeKernel(TreeProgram tree, const float* gathered, int64_
   out[i] = stack[0];
 }
 
-// The pair at `from` once it has this call's flag; false where its rank is late, or another
-// thread has found one late.
+// The pair at `from`, once it has this call's flag; false if its rank is late, or if another thread
+// has found a late rank.
 __device__ bool Await(const uint4* from, unsigned flag, const unsigned* late, uint64_t timeout,
                       Pair& pair) {
-  constexpr int kLooks = 256;  // from one look at the clock to the next
+  constexpr int kLooks = 256;  // between two readings of the clock
   uint64_t begin = 0;
   for (int looks = 1;; ++looks) {
     const uint4 words = LoadFlagged(from);
@@ -80,7 +80,7 @@ __device__ void Tell(const PeerMemory& peers, int rank) {
   StoreWord(peers.late, 1u + static_cast<unsigned>(rank));
 }
 
-// What a rank brings to a call.
+// What a rank sends in a call.
 struct Message {
   const float* mine = nullptr;  // [own_nodes, count]
   int64_t count = 0;
@@ -94,7 +94,7 @@ struct Message {
 // One call of the kernels below.
 struct Call {
   unsigned number;
-  int64_t half;  // where its part of the inboxes begins
+  int64_t half;  // where this call's half of an inbox begins
 };
 
 __device__ Call NextCall(const PeerMemory& peers) {
@@ -102,7 +102,7 @@ __device__ Call NextCall(const PeerMemory& peers) {
   return {number, (number & 1) * peers.size * peers.slot};
 }
 
-// The block that is last ends the call for all of them. After a barrier.
+// The last block ends the call for all blocks. Call it after a barrier.
 __device__ void EndCall(const PeerMemory& peers, const Call& call) {
   if (threadIdx.x == 0 && TakeTicket(peers.state + 1) == gridDim.x - 1) {
     StoreWord(peers.state + 1, 0);
@@ -110,8 +110,8 @@ __device__ void EndCall(const PeerMemory& peers, const Call& call) {
   }
 }
 
-// Sends pair j of each own node to all others. Who has none sends zeros, as a sign that it has
-// come so far.
+// Sends pair j of each own node to all other ranks. A rank without nodes sends zeros, so that the
+// others know that it has reached this call.
 __device__ void SendPair(const PeerMemory& peers, const Call& call, const Message& message,
                          int64_t j) {
   for (int k = 0; k < (message.own_nodes > 0 ? message.own_nodes : 1); ++k) {
@@ -125,7 +125,7 @@ __device__ void SendPair(const PeerMemory& peers, const Call& call, const Messag
   }
 }
 
-// The tree's pair j, once all ranks have sent theirs; false where one is late.
+// The tree's pair j, once all ranks have sent theirs; false if a rank is late.
 __device__ bool AddUpPair(const PeerMemory& peers, const Call& call, const TreeProgram& tree,
                           const Message& message, int64_t j, Pair& sum) {
   const uint4* const inbox = peers.inbox[peers.rank] + call.half;
@@ -167,7 +167,7 @@ __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message messag
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t j = first; j < message.pairs(); j += step) SendPair(peers, call, message, j);
-  __syncthreads();  // all have sent before anybody waits
+  __syncthreads();  // all threads have sent before any of them waits
   const bool good = LoadWord(peers.state + 2) == 0;
   for (int64_t j = first; good && j < message.pairs(); j += step) {
     Pair sum;
@@ -180,7 +180,8 @@ __global__ void OneShotKernel(PeerMemory peers, TreeProgram tree, Message messag
   EndCall(peers, call);
 }
 
-// A block a token: its row is whole before its norm, and no block waits for another of the GPU.
+// One block for each token: its row is complete before it is normalized, and no block waits for
+// another of the same GPU.
 __global__ void __launch_bounds__(kRowThreads)
     OneShotNormKernel(PeerMemory peers, TreeProgram tree, Message message, ResidualNorm norm) {
   TANDEM_DYNAMIC_SHARED(float, row);  // [hidden], as added to the residual stream
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(kRowThreads)
   for (int i = thread; i < hidden / 2; i += kRowThreads) {
     SendPair(peers, call, message, begin / 2 + i);
   }
-  __syncthreads();  // all have sent before anybody waits
+  __syncthreads();  // all threads have sent before any of them waits
   float* const residual = norm.residual + begin;
   const bool good = LoadWord(peers.state + 2) == 0;
   for (int i = thread; good && i < hidden / 2; i += kRowThreads) {

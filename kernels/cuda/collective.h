@@ -14,8 +14,8 @@ constexpr int kMaxPeers = 16;
 constexpr int kMaxTreeNodes = 128;
 constexpr int kMaxTreeDepth = 16;
 
-// How partial sums of ranks are added, for a kernel: in the tree's order each is pushed onto a
-// stack; then the top two are added `merges` times.
+// How a kernel adds the ranks' partial sums: in the tree's order, each is pushed onto a stack, and
+// then the top two are added `merges` times.
 struct TreeProgram {
   struct Node {
     uint8_t rank = 0;
@@ -35,8 +35,8 @@ void FinishTree(cudaStream_t stream, const TreeProgram& tree, const float* gathe
 struct PeerMemory {
   int rank = 0;
   int size = 0;
-  int64_t slot = 0;              // pairs of floats that a rank may send in one call
-  int max_blocks = 1;            // of a rank, that run at once with those of the others on its GPU
+  int64_t slot = 0;    // pairs of floats that a rank may send in one call
+  int max_blocks = 1;  // of a rank, that run at once beside those of other ranks on its GPU
   uint4* inbox[kMaxPeers] = {};  // rank's memory, opened here: [2, size, slot]; zeros at first
   unsigned* state = nullptr;     // own: calls so far, blocks that have ended, 1 + late rank
   unsigned* late = nullptr;      // pinned memory of the host: 1 + the rank that was late
@@ -44,17 +44,17 @@ struct PeerMemory {
 
 constexpr int kPeerStateWords = 3;
 
-// Every rank writes its partial sums, mine [own nodes, count], into the inboxes of the others
-// and adds up what it finds in its own. A rank that is late for `timeout` nanoseconds (0: for
-// ever) is told through `late`; sums are meaningless from then on. Can be replayed in graphs.
+// Every rank writes its partial sums, mine [own nodes, count], into the other ranks' inboxes
+// and adds the values in its own. If a rank is late by `timeout` nanoseconds (0: no
+// limit), `late` names it, and sums are meaningless from then on. Can be replayed in graphs.
 void OneShotAllReduce(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                       const float* mine, int64_t count, uint64_t timeout, float* out);
 
-// Whether there is a kernel for rows of the shape: few, and whole in shared memory.
+// Whether OneShotAllReduceNorm takes rows of the shape: few, and each fits shared memory.
 bool OneShotNorms(const PeerMemory& peers, int64_t tokens, int64_t hidden);
 
-// OneShotAllReduce of [tokens, hidden] and AddRmsNorm of its sum in one kernel, with the bits of
-// the two.
+// OneShotAllReduce of [tokens, hidden] and AddRmsNorm of its sum in one kernel; the bits are
+// those of the two.
 void OneShotAllReduceNorm(cudaStream_t stream, const PeerMemory& peers, const TreeProgram& tree,
                           const float* mine, uint64_t timeout, const ResidualNorm& norm);
 

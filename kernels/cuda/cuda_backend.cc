@@ -13,13 +13,13 @@
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_launch.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/graph_recorder.h"
 #include "kernels/cuda/host_layers.h"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/linear.h"
-#include "kernels/cuda/linear_tiles.h"
+#include "kernels/cuda/linear_product.h"
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/pinned_upload.h"
 #include "kernels/cuda/sampling.h"
@@ -31,24 +31,6 @@ namespace {
 using cuda::CudaLinearWeight;
 using cuda::CudaStatus;
 using cuda::WeightLayout;
-
-// Up to how many tokens LinearPass multiplies, from there LinearTiles; more go to cuBLASLt.
-struct TokenLimits {
-  int64_t pass = 0, tiles = 0;
-};
-
-// Not measured, but estimated in cycles of a multiprocessor for 16 by 16 weights, whose bytes come
-// in 25 (BF16), 12 (8 bits) or 6 (INT4) on an H200 and 8 times as many on an L4. LinearPass takes
-// about 4 a token for its FMAs and activations. LinearTiles takes 16 for 64 tokens, for which it
-// reads the weight once; widening codes in memory for cuBLASLt takes 55 and more: 200 tokens'
-// worth.
-TokenLimits LimitsOf(bool quantized, bool tiles) {
-  if (quantized) return tiles ? TokenLimits{4, 256} : TokenLimits{32, 32};
-  return tiles ? TokenLimits{8, 64} : TokenLimits{16, 16};
-}
-
-// Attention counts tokens in a grid's y and z, which have so many blocks.
-constexpr int64_t kMostTokensAtOnce = 65535;
 
 void FreeDevice(void* data, size_t) { cudaFree(data); }
 
@@ -77,12 +59,13 @@ class GpuBackend final : public CudaBackend {
       return absl::UnavailableError(
           "device cuda: found no GPU, expected one; see nvidia-smi, or use --device cpu");
     }
-    device_ = options_.device % count;
-    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "taking it"));
+    gpu_.device = options_.device % count;
+    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(gpu_.device), "selecting the device"));
     cudaDeviceProp properties;
-    TANDEM_RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "properties"));
-    has_bf16_ = properties.major >= 8;
-    multiprocessors_ = properties.multiProcessorCount;
+    TANDEM_RETURN_IF_ERROR(
+        CudaStatus(cudaGetDeviceProperties(&properties, gpu_.device), "properties"));
+    gpu_.has_bf16 = properties.major >= 8;
+    gpu_.multiprocessors = properties.multiProcessorCount;
     id_ = absl::BytesToHexString({properties.uuid.bytes, sizeof(properties.uuid.bytes)});
     TANDEM_RETURN_IF_ERROR(
         CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"));
@@ -92,10 +75,12 @@ class GpuBackend final : public CudaBackend {
         std::make_unique<cuda::WeightPacker>(*upload_, options_.load_threads, options_.load_cpus);
     TANDEM_ASSIGN_OR_RETURN(product_, cuda::MakeMatrixProduct(stream_));
     sampling_ = std::make_unique<cuda::CudaSampling>(stream_);
-    recorder_ = std::make_unique<cuda::GraphRecorder>(device_, stream_, errors_);
-    for (Buffer* scratch : {&partials_, &narrow_, &widened_}) {
+    recorder_ = std::make_unique<cuda::GraphRecorder>(gpu_.device, stream_, errors_);
+    for (Buffer* scratch : {&scratch_.partials, &scratch_.narrow, &scratch_.widened}) {
       TANDEM_ASSIGN_OR_RETURN(*scratch, Allocate(options_.scratch_bytes));
     }
+    linear_ = std::make_unique<cuda::LinearProduct>(stream_, gpu_, options_.deterministic,
+                                                    *product_, scratch_, errors_);
     return absl::OkStatus();
   }
 
@@ -117,7 +102,7 @@ class GpuBackend final : public CudaBackend {
 
   void CopyToHost(void* dst, const void* src, size_t bytes) override {
     Enter();
-    // By way of a pinned buffer: the driver's own way for other memory is slower.
+    // Through a pinned buffer: the driver's own way for other memory is slower.
     const auto* from = static_cast<const std::byte*>(src);
     for (size_t done = 0; done < bytes;) {
       const size_t n = std::min(bytes - done, cuda::PinnedUpload::kBytes);
@@ -147,7 +132,7 @@ class GpuBackend final : public CudaBackend {
   bool KeepsLeafTree() const override { return options_.deterministic; }
   bool SupportsFormat(const QuantFormat&) const override { return true; }
 
-  std::optional<DeviceMemoryUse> device_memory() const override {
+  std::optional<DeviceMemoryUse> gpu_.devicememory() const override {
     Enter();
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
@@ -160,14 +145,15 @@ class GpuBackend final : public CudaBackend {
   void PopRange() override { nvtxRangePop(); }
 
   size_t PackedBytes(const LinearSpec& spec) const override {
-    return cuda::WeightPlaces::Of(WeightLayout::Of(spec, has_bf16_), options_.deterministic).bytes;
+    return cuda::WeightPlaces::Of(WeightLayout::Of(spec, gpu_.has_bf16), options_.deterministic)
+        .bytes;
   }
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> PackLinear(const LinearSpec& spec,
                                                            RowReader read_rows) override {
     TANDEM_ASSIGN_OR_RETURN(Packing packing, MakeWeight(spec));
     if (packing.weight->places.bytes > 0) {
-      const bool to_half = spec.dtype == DType::kBF16 && !has_bf16_;
+      const bool to_half = spec.dtype == DType::kBF16 && !gpu_.has_bf16;
       TANDEM_RETURN_IF_ERROR(packer_->Pack(*packing.weight, packing.place, to_half, read_rows));
     }
     return std::move(packing.weight);
@@ -185,7 +171,7 @@ class GpuBackend final : public CudaBackend {
   absl::Status BeginHostLayer() override {
     Enter();
     if (host_layers_ == nullptr) {
-      host_layers_ = std::make_unique<cuda::HostLayers>(device_, stream_);
+      host_layers_ = std::make_unique<cuda::HostLayers>(gpu_.device, stream_);
       TANDEM_RETURN_IF_ERROR(host_layers_->Create());
     }
     host_layers_->BeginLayer();
@@ -208,26 +194,9 @@ class GpuBackend final : public CudaBackend {
     return absl::UnimplementedError("--packed-cache: a GPU's weights are not kept packed");
   }
 
-  void Linear(const LinearWeight& linear_weight, const float* x, int64_t tokens, const float* bias,
+  void Linear(const LinearWeight& weight, const float* x, int64_t tokens, const float* bias,
               float* y) override {
-    const auto& weight = static_cast<const CudaLinearWeight&>(linear_weight);
-    const WeightLayout& layout = weight.layout;
-    if (tokens == 0 || layout.rows == 0) return;
-    if (layout.columns == 0) {
-      if (KeepsLeafTree()) return;
-      Check(cudaMemsetAsync(y, 0, tokens * layout.rows * sizeof(float), stream_), "zeros");
-      return;
-    }
-    const TokenLimits limits =
-        LimitsOf(layout.quantized(), cuda::Tileable(layout) && FitsScratch(layout));
-    if (!options_.deterministic && tokens > limits.pass) {
-      if (tokens <= limits.tiles) return MultiplySome(weight, x, tokens, bias, y);
-      if (Multipliable(layout)) return MultiplyMany(weight, x, tokens, bias, y);
-    }
-    for (int64_t t = 0; t < tokens; t += cuda::kPassTokens) {
-      cuda::LinearPass(stream_, layout, weight.pointers(), x, tokens, t,
-                       std::min<int64_t>(cuda::kPassTokens, tokens - t), bias, y);
-    }
+    linear_->Multiply(static_cast<const CudaLinearWeight&>(weight), x, tokens, bias, y);
   }
 
   void EmbedTokens(const void* host_table, DType dtype, int64_t hidden, const int32_t* ids,
@@ -235,7 +204,7 @@ class GpuBackend final : public CudaBackend {
     Enter();
     const size_t row_bytes = hidden * DTypeSize(dtype);
     if (row_bytes == 0) return;
-    const size_t most = std::min(cuda::PinnedUpload::kBytes, narrow_.bytes());
+    const size_t most = std::min(cuda::PinnedUpload::kBytes, scratch_.narrow.bytes());
     const int64_t at_once = static_cast<int64_t>(most / row_bytes);
     TANDEM_CHECK(at_once > 0);
     for (int64_t t = 0; t < tokens; t += at_once) {
@@ -245,8 +214,8 @@ class GpuBackend final : public CudaBackend {
         std::memcpy(rows + i * row_bytes,
                     static_cast<const std::byte*>(host_table) + ids[t + i] * row_bytes, row_bytes);
       }
-      Check(upload_->Submit(narrow_.data(), n * row_bytes), "copy to it");
-      cuda::Widen(stream_, narrow_.data(), dtype, n * hidden, out + t * hidden);
+      Check(upload_->Submit(scratch_.narrow.data(), n * row_bytes), "copy to it");
+      cuda::Widen(stream_, scratch_.narrow.data(), dtype, n * hidden, out + t * hidden);
     }
   }
 
@@ -275,62 +244,7 @@ class GpuBackend final : public CudaBackend {
   }
 
   void PagedAttention(const PagedAttentionArgs& args) override {
-    if (args.q_heads == 0) return;
-    cuda::AttentionArgs all = {.tokens = args.tokens,
-                               .q_heads = static_cast<int>(args.q_heads),
-                               .head_dim = static_cast<int>(args.head_dim),
-                               .qkv = args.qkv,
-                               .qkv_stride = args.qkv_stride,
-                               .positions = args.positions,
-                               .token_sequence = args.token_sequence,
-                               .block_tables = args.block_tables,
-                               .max_blocks = args.max_blocks,
-                               .scale = args.scale,
-                               .cache = args.cache,
-                               .out = args.out};
-    TANDEM_CHECK(args.cache.kv_heads <= cuda::kMaxKvHeads);
-    for (int64_t h = 0; h < args.q_heads; ++h) {
-      TANDEM_CHECK(h == 0 || args.head_to_kv[h] >= args.head_to_kv[h - 1]);
-      ++all.first_head[args.head_to_kv[h] + 1];
-    }
-    for (int64_t h = 0; h < args.cache.kv_heads; ++h) all.first_head[h + 1] += all.first_head[h];
-    const auto some = [&all](int64_t begin, int64_t end) {
-      cuda::AttentionArgs part = all;
-      part.tokens = end - begin;
-      part.qkv += begin * all.qkv_stride;
-      part.positions += begin;
-      part.token_sequence += begin;
-      part.out += begin * all.q_heads * all.head_dim;
-      return part;
-    };
-    if (!options_.deterministic && cuda::MatrixAttentionTakes(args.cache, has_bf16_)) {
-      const auto attend = [&](int64_t begin, int64_t end, bool single) {
-        for (int64_t t = begin; t < end; t += kMostTokensAtOnce) {
-          cuda::MatrixAttention(stream_, some(t, std::min(t + kMostTokensAtOnce, end)), single,
-                                multiprocessors_, partials_.as<float>(), partials_.bytes());
-        }
-      };
-      attend(0, args.single_tokens, true);
-      attend(args.single_tokens, args.tokens, false);
-      return;
-    }
-    int64_t done = 0;
-    const int partitions =
-        static_cast<int>((args.single_context + cuda::kPartition - 1) / cuda::kPartition);
-    const int64_t token_bytes = cuda::PartialBytes(1, all.q_heads, all.head_dim, partitions);
-    const int64_t at_once =
-        token_bytes == 0
-            ? 0
-            : std::min(kMostTokensAtOnce, static_cast<int64_t>(partials_.bytes()) / token_bytes);
-    while (at_once > 0 && done < args.single_tokens) {
-      const int64_t end = std::min(done + at_once, args.single_tokens);
-      cuda::DecodeAttention(stream_, some(done, end), partitions, multiprocessors_,
-                            partials_.as<float>());
-      done = end;
-    }
-    for (; done < args.tokens; done += kMostTokensAtOnce) {
-      cuda::PrefillAttention(stream_, some(done, std::min(done + kMostTokensAtOnce, args.tokens)));
-    }
+    cuda::Attend(stream_, gpu_, options_.deterministic, args, scratch_.partials);
   }
 
   void SiluMul(const float* gate_up, int64_t tokens, int64_t columns, float* out) override {
@@ -345,8 +259,9 @@ class GpuBackend final : public CudaBackend {
   const SamplingOps* sampling() const override { return sampling_.get(); }
 
  private:
-  // A thread of the host has a current GPU; steps may come from another than loading.
-  void Enter() const { cudaSetDevice(device_); }
+  // The current GPU belongs to the host's thread, and steps may come from another thread than
+  // loading.
+  void Enter() const { cudaSetDevice(gpu_.device); }
 
   void Keep(const absl::Status& status) { errors_.Keep(status); }
   void Check(cudaError_t error, std::string_view what) { errors_.Check(error, what); }
@@ -358,7 +273,7 @@ class GpuBackend final : public CudaBackend {
   };
 
   absl::StatusOr<Packing> MakeWeight(const LinearSpec& spec) {
-    const WeightLayout layout = WeightLayout::Of(spec, has_bf16_);
+    const WeightLayout layout = WeightLayout::Of(spec, gpu_.has_bf16);
     Packing packing;
     if (host_layers_ != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(const cuda::HostLayers::Home home,
@@ -378,80 +293,8 @@ class GpuBackend final : public CudaBackend {
     return packing;
   }
 
-  // Of activations as the matrix units get them.
-  DType ProductType(const WeightLayout& layout) const {
-    if (layout.format == cuda::Format::kF32) return DType::kF32;
-    return layout.format == cuda::Format::kF16 || !has_bf16_ ? DType::kF16 : DType::kBF16;
-  }
-
-  // Whether rows of activations and of widened weights do, in the product's type.
-  bool FitsScratch(const WeightLayout& layout) const {
-    return layout.columns * DTypeSize(ProductType(layout)) <= options_.scratch_bytes;
-  }
-
-  // Whether cuBLASLt can have it: rows that start and end on 16 bytes, and fit scratch.
-  bool Multipliable(const WeightLayout& layout) const {
-    return (layout.quantized() || layout.plain()) &&
-           layout.columns * DTypeSize(ProductType(layout)) % 16 == 0 && FitsScratch(layout);
-  }
-
-  void MultiplySome(const CudaLinearWeight& weight, const float* x, int64_t tokens,
-                    const float* bias, float* y) {
-    const WeightLayout& layout = weight.layout;
-    const DType dtype = ProductType(layout);
-    const int64_t fit = static_cast<int64_t>(narrow_.bytes() / DTypeSize(dtype)) / layout.columns;
-    for (int64_t t = 0; t < tokens; t += fit) {
-      const int64_t n = std::min(fit, tokens - t);
-      cuda::Narrow(stream_, x + t * layout.columns, dtype, n * layout.columns, narrow_.data());
-      cuda::LinearTiles(stream_, layout, weight.pointers(), dtype, narrow_.data(), n, bias,
-                        cuda::TileSplits(layout, n, multiprocessors_, partials_.bytes()),
-                        partials_.as<float>(), y + t * layout.rows);
-    }
-  }
-
-  void MultiplyMany(const CudaLinearWeight& weight, const float* x, int64_t tokens,
-                    const float* bias, float* y) {
-    const WeightLayout& layout = weight.layout;
-    const int64_t columns = layout.columns;
-    const DType dtype = ProductType(layout);
-    const bool single = dtype == DType::kF32;
-    const int64_t row_bytes = columns * static_cast<int64_t>(DTypeSize(dtype));
-    const int64_t rows_at_once =
-        layout.quantized() ? static_cast<int64_t>(widened_.bytes()) / row_bytes : layout.rows;
-    const int64_t tokens_at_once =
-        single ? tokens : static_cast<int64_t>(narrow_.bytes()) / row_bytes;
-    for (int64_t t = 0; t < tokens; t += tokens_at_once) {
-      const int64_t n = std::min(tokens_at_once, tokens - t);
-      const void* activations = x + t * columns;
-      if (!single) {
-        cuda::Narrow(stream_, x + t * columns, dtype, n * columns, narrow_.data());
-        activations = narrow_.data();
-      }
-      for (int64_t row = 0; row < layout.rows; row += rows_at_once) {
-        const int64_t end = std::min<int64_t>(row + rows_at_once, layout.rows);
-        const void* w = weight.pointers().weight;
-        int64_t stride = layout.row_bytes() / static_cast<int64_t>(DTypeSize(dtype));
-        if (layout.quantized()) {
-          cuda::Dequantize(stream_, layout, weight.pointers(), row, end, dtype, widened_.data());
-          w = widened_.data();
-          stride = columns;
-        }
-        Keep(product_->Multiply({.dtype = dtype,
-                                 .rows = end - row,
-                                 .columns = columns,
-                                 .tokens = n,
-                                 .w_stride = stride,
-                                 .y_stride = layout.rows},
-                                w, activations, y + t * layout.rows + row));
-      }
-    }
-    if (bias != nullptr) cuda::AddBias(stream_, bias, tokens, layout.rows, y);
-  }
-
   const CudaOptions options_;
-  int device_ = 0;
-  bool has_bf16_ = true;
-  int multiprocessors_ = 1;
+  cuda::GpuProperties gpu_;
   std::string id_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<cuda::PinnedUpload> upload_;
@@ -459,12 +302,10 @@ class GpuBackend final : public CudaBackend {
   std::unique_ptr<cuda::MatrixProduct> product_;
   std::unique_ptr<cuda::CudaSampling> sampling_;
   std::unique_ptr<cuda::HostLayers> host_layers_;  // while they are packed
-  // Of options.scratch_bytes each.
-  Buffer partials_;  // attention's partitions; LinearTiles' splits
-  Buffer narrow_;    // activations rounded for the matrix units; embedding rows as stored
-  Buffer widened_;   // rows of a quantized weight
+  cuda::Scratch scratch_;                          // of options.scratch_bytes each
   cuda::CudaErrors errors_;
   std::unique_ptr<cuda::GraphRecorder> recorder_;
+  std::unique_ptr<cuda::LinearProduct> linear_;
 };
 
 }  // namespace

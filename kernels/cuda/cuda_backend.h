@@ -10,13 +10,13 @@
 //
 // Same bits: with `deterministic`, a product's leaves are added along the tree of
 // P1 (base/sum_tree.h), and a row's sums do not depend on the rows beside it. Without,
-// Linear gives one partial sum a rank, whatever the leaves (KeepsLeafTree()).
+// Linear gives one partial sum for each rank, whatever the leaves (KeepsLeafTree()).
 //
 // Attention. With `deterministic`, and over FP32 caches, over BF16 ones on GPUs without BF16 and
 // for heads wider than 256 always, it is fp32 and a token's result depends on its query and its
 // context alone. Otherwise it runs on matrix units: queries and softmax weights are rounded to
-// BF16 for a BF16 cache and to FP16 for an FP16 or INT8 one, sums are fp32; the same step on the
-// same kind of GPU gives the same bits, but in which parts a context is added depends on the
+// BF16 for a BF16 cache and to FP16 for an FP16 or INT8 one, sums are fp32. The same step on the
+// same kind of GPU gives the same bits, but the parts in which a context is added depend on the
 // step's tokens and on whether they decode.
 #pragma once
 
@@ -35,17 +35,17 @@ namespace tandem::kernels {
 struct CudaOptions {
   int device = 0;  // its number, taken modulo the GPUs there are: ranks may share
   bool deterministic = false;
-  // Of each of three buffers on the GPU that operations work in; larger ones are
-  // worked on in parts.
+  // Size of each of three buffers on the GPU that operations work in. Larger operands are worked on
+  // in parts.
   size_t scratch_bytes = 64 << 20;
-  // That read and lay out weights, the caller's included; and a CPU for each to be bound to, or
-  // none.
+  // Threads that read and lay out weights, the caller's included; and the CPU that each is bound
+  // to, or none.
   int load_threads = 1;
   std::vector<int> load_cpus = {};
 };
 
-// What a backend holds besides buffers and weights: cuBLASLt's workspace and those three; of the
-// host, pinned, for copies. The driver's own for a process comes on top.
+// Memory that a backend holds besides buffers and weights: on the GPU, cuBLASLt's workspace and
+// those three buffers; on the host, pinned memory for copies. The driver's own memory comes on top.
 inline constexpr size_t kCudaProductBytes = 32
                                             << 20;  // what its fastest kernels for Hopper ask for
 constexpr size_t CudaScratchBytes(const CudaOptions& options) {
@@ -69,7 +69,7 @@ class CudaBackend : public Backend {
 // UNAVAILABLE, saying what to do, where the build has no CUDA or the machine no GPU.
 absl::StatusOr<std::unique_ptr<CudaBackend>> MakeCudaBackend(const CudaOptions& options);
 
-// What that backend says of GPUs, unless `deterministic`, in every build.
+// The layout of a CUDA backend that is not deterministic; exists in every build.
 std::unique_ptr<DeviceLayout> MakeCudaLayout();
 
 }  // namespace tandem::kernels

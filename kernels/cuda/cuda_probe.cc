@@ -14,8 +14,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Sides of the square products that are timed. The largest is enough for any GPU's best; a
-// device for which a smaller one is work enough is not held up by it.
+// Sides of the square products that are timed. The largest is large enough for the fastest GPU; a
+// slow one gets a smaller product, so that it ends in time.
 constexpr int64_t kSmallestSide = 128;
 constexpr int64_t kLargestSide = 8192;
 // Of the host's pinned memory.
@@ -133,7 +133,8 @@ class CudaProbe : public MachineProbe {
     return std::chrono::duration<double>(Clock::now() - begin).count();
   }
 
-  // Work that `once` starts, in rounds of several so that the host does not hold it up.
+  // Work that `once` starts, several times before each wait, so that the GPU never waits for the
+  // host.
   template <typename Once>
   double Rate(std::chrono::milliseconds duration, const Once& once) {
     once();

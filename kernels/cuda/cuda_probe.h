@@ -1,6 +1,6 @@
-// The ceilings of a GPU: copies inside its memory (bytes read and written both count), copies to
-// it from pinned memory, and large products of random values by its library: zeros would take
-// less power, and a GPU that has power to spare is faster.
+// Measures a GPU's limits: copies inside its memory (bytes read and written both count), copies to
+// it from pinned memory, and large products of random values by cuBLASLt. Zeros would take less
+// power, and the GPU would be faster than with real values.
 #pragma once
 
 #include <cstddef>

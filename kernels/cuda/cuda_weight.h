@@ -9,11 +9,14 @@ namespace tandem::kernels::cuda {
 class CudaLinearWeight : public LinearWeight {
  public:
   CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout, bool with_tree, Buffer data);
-  // Of a layer that is streamed (host_layers.h): at `offset` of the slot, which outlives it.
+  // A weight of a layer that is streamed (host_layers.h): at `offset` of the slot, which outlives
+  // it.
   CudaLinearWeight(const LinearSpec& spec, const WeightLayout& layout, bool with_tree,
                    std::byte* const* slot, size_t offset);
   size_t bytes() const override { return data_.bytes(); }
-  std::byte* data() const { return data_.as<std::byte>(); }  // its own; null where it is streamed
+  std::byte* data() const {
+    return data_.as<std::byte>();
+  }  // its own memory; null where it is streamed
 
   // For operations that are issued before another layer is entered.
   LinearPointers pointers() const;

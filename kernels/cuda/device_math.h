@@ -4,6 +4,7 @@
 #include <cuda_device.h>
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/math.h"
 
 namespace tandem::kernels::cuda {
 
@@ -14,13 +15,6 @@ __device__ inline float Bf16Low(unsigned pair) { return __uint_as_float(pair << 
 __device__ inline float Bf16High(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ inline float Bf16Value(uint16_t bits) {
   return __uint_as_float(static_cast<unsigned>(bits) << 16);
-}
-
-// To nearest even; NaN stays NaN.
-__device__ inline uint16_t Bf16Bits(float value) {
-  const unsigned bits = __float_as_uint(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 __device__ inline float F16Value(uint16_t bits) { return __half2float(__half(__half_raw{bits})); }

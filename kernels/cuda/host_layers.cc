@@ -77,11 +77,11 @@ absl::Status HostLayers::Start(std::array<Buffer, 2> slots) {
 }
 
 absl::Status HostLayers::Enter(size_t layer) {
-  if (layer == layers_.size()) return absl::OkStatus();  // the head, which is on the GPU
+  if (layer == layers_.size()) return absl::OkStatus();  // the head is on the GPU
   TANDEM_CHECK(entered_ % layers_.size() == layer);
   cudaSetDevice(device_);
   const size_t slot = entered_++ % 2;
-  // The layer before this one, which has the other slot, is among what was issued.
+  // The operations of the layer before, which has the other slot, have been issued.
   TANDEM_RETURN_IF_ERROR(StartCopy((layer + 1) % layers_.size(), 1 - slot));
   slot_ = slots_[slot].as<std::byte>();
   return CopyStatus(cudaStreamWaitEvent(compute_, copied_[slot], 0));

@@ -1,10 +1,10 @@
-// Layers whose weights lie in pinned memory of the host: the GPU has room for two, one that
-// computes and the next one, which is copied meanwhile by a stream of its own.
+// Layers whose weights are in pinned memory of the host. The GPU has room for two: the layer that
+// computes, and the next one, which a second stream copies meanwhile.
 //
-// Nothing waits on the host. Layer n of all layers of all steps has slot n % 2: it is copied there
-// once layer n - 1 has been entered, on a stream that waits for the operations of layer n - 2, and
-// its own operations wait for that copy. The slot of a layer so differs between steps where their
-// number is odd, and copies never pause at a step's end.
+// The host never waits. Count the layers of all steps: layer n has slot n % 2. Its copy starts when
+// layer n - 1 is entered and waits for the operations of layer n - 2; its own operations wait for
+// the copy. If the number of layers is odd, a layer's slot alternates from step to step; copies
+// never pause at the end of a step.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -27,13 +27,13 @@ class HostLayers : public LayerStream {
   ~HostLayers() override;
   absl::Status Create();
 
-  // Where a weight lies.
+  // Place of a weight.
   struct Home {
     std::byte* host = nullptr;  // zeroed, to be filled before Start
     size_t offset = 0;          // in the slot
   };
 
-  // The next layer's weights follow.
+  // Weights added from now on belong to the next layer.
   void BeginLayer() { layers_.emplace_back(); }
   absl::StatusOr<Home> Add(size_t bytes);
   size_t slot_bytes() const;  // the largest layer's
@@ -54,7 +54,7 @@ class HostLayers : public LayerStream {
     std::vector<Buffer> weights;  // pinned; they follow each other in the slot
     size_t bytes = 0;
   };
-  // Once what is issued so far has been done.
+  // Copies once the operations issued so far are done.
   absl::Status StartCopy(size_t layer, size_t slot);
 
   const int device_;

@@ -1,6 +1,5 @@
-// Operations on a GPU as functions of the host: each launches on `stream` and
-// returns. Pointers are the GPU's, shapes as in kernels/backend.h. Dimensions of
-// zero launch nothing.
+// Operations on a GPU as functions of the host: each launches on `stream` and returns. Pointers are
+// the GPU's, shapes as in kernels/operations.h. Dimensions of zero launch nothing.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,8 +10,8 @@
 
 namespace tandem::kernels::cuda {
 
-// Squares are summed by 256 threads, thread i taking columns i, i + 256, ... (in runs of
-// four where hidden is a multiple of four), then pairwise.
+// Squares are summed by 256 threads, thread i taking columns i, i + 256, ... (four
+// neighbours at a time where hidden is a multiple of four), then pairwise.
 void AddRmsNorm(cudaStream_t stream, const float* delta, const float* delta_bias, float* residual,
                 const float* weight, float epsilon, int64_t tokens, int64_t hidden, float* out);
 
@@ -32,7 +31,7 @@ void AddBias(cudaStream_t stream, const float* bias, int64_t tokens, int64_t col
 // out[i] = values[i] widened to fp32.
 void Widen(cudaStream_t stream, const void* values, DType dtype, int64_t count, float* out);
 
-// out[i] = values[i] rounded to a 16-bit type; what is beyond FP16's range is its largest number.
+// out[i] = values[i] rounded to a 16-bit type; values beyond FP16's range become its largest.
 void Narrow(cudaStream_t stream, const float* values, DType dtype, int64_t count, void* out);
 
 }  // namespace tandem::kernels::cuda

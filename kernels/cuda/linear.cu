@@ -1,10 +1,10 @@
-// Products of few tokens: bound by reading the weights once. A block has some rows of
-// the weight; its warps share the columns, a lane taking 16 bytes of each row at a time,
-// and add up at the end. Rows are so few that even narrow shards fill a GPU.
+// Products of few tokens: reading the weights once is what takes time. A block has some rows of the
+// weight. Its warps divide the columns, a lane takes 16 bytes of each row at a time, and sums are
+// added at the end. A block has so few rows that even narrow shards fill a GPU.
 //
-// With a tree, groups of lanes take whole leaves instead. A leaf's sum so has one order
-// whatever the rank's other leaves, warps or tokens; sums go to shared memory, and a
-// thread adds each output's along the tree.
+// With a tree, groups of lanes take whole leaves instead. So a leaf's sum has one order, whatever
+// other leaves, warps or tokens there are. Sums go to shared memory, and one thread for each output
+// adds them along the tree.
 #include <cuda_device.h>
 
 #include "kernels/cuda/linear.h"
@@ -14,7 +14,7 @@ namespace tandem::kernels::cuda {
 namespace {
 
 constexpr int kMaxWarps = 8;
-constexpr int kIterations = 4;  // of a warp at least, where more warps could share
+constexpr int kIterations = 4;  // of each warp, at least: else fewer warps divide the columns
 constexpr int kPrefetched = 2;  // chunks of a row for each thread
 constexpr int64_t kSharedLimit = 48 << 10;
 
@@ -25,7 +25,7 @@ struct PassArgs {
   int64_t tokens = 0, begin = 0;
   int count = 0;
   bool aligned = false;  // x may be read 16 bytes at a time
-  int leaf_lanes = 0;    // lanes that share a leaf
+  int leaf_lanes = 0;    // lanes that add up one leaf
   const float* bias = nullptr;
   float* y = nullptr;
 };
@@ -111,7 +111,8 @@ __device__ void StoreSum(const PassArgs& a, int output, int subtree, float sum) 
   a.y[(subtree * a.tokens + a.begin + t) * a.layout.rows + row] = sum;
 }
 
-// What the block reads first comes while the kernel before is still at work: weights do not change.
+// Prefetches what the block reads first while the previous kernel is still at work: weights do not
+// change.
 template <int kRows>
 __device__ void PrefetchRows(const PassArgs& a, int first_row) {
   const WeightLayout& l = a.layout;
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) LinearTreeKernel(PassArgs a) {
   __syncthreads();
   for (int output = static_cast<int>(threadIdx.x); output < kOutputs;
        output += static_cast<int>(blockDim.x)) {
-    // The stack of LeafSchedule, in the place of the leaves that it has taken.
+    // The stack of LeafSchedule; it takes the place of leaves that were added already.
     int height = 0, subtree = 0;
     for (int leaf = 0; leaf < l.leaves; ++leaf) {
       const int step = a.weight.tree[leaf];
@@ -235,7 +236,7 @@ __global__ void DequantizeKernel(WeightLayout l, LinearPointers weight, int64_t 
     for (int i = 0; i < C::kPart; ++i) {
       const int column = part * C::kPart + i;
       const float value = (w[i] - zero) * scale;
-      if (column < place.valid) to[column] = half ? F16Bits(value) : Bf16Bits(value);
+      if (column < place.valid) to[column] = half ? F16Bits(value) : FloatToBf16(value);
     }
   }
 }
@@ -257,8 +258,8 @@ void LaunchPass(cudaStream_t stream, const PassArgs& args) {
 
 template <Format kFormat>
 void Dispatch(cudaStream_t stream, const PassArgs& args) {
-  // Rows and tokens do not touch an output's order of additions: fewer, where the sums
-  // of a tree's leaves would not fit.
+  // The number of rows and tokens does not change an output's order of additions: take fewer if
+  // the sums of a tree's leaves would not fit.
   const int64_t output_bytes = int64_t{sizeof(float)} * args.layout.leaves;
   PassArgs part = args;
   const int most = output_bytes * 16 <= kSharedLimit ? 8 : output_bytes * 4 <= kSharedLimit ? 2 : 1;
@@ -314,7 +315,7 @@ void LinearPass(cudaStream_t stream, const WeightLayout& layout, const LinearPoi
 void Dequantize(cudaStream_t stream, const WeightLayout& layout, const LinearPointers& weight,
                 int64_t row_begin, int64_t row_end, DType dtype, void* out) {
   if (row_begin == row_end || layout.chunks == 0) return;
-  // Not in y, which has 65535 blocks at most.
+  // Not in the grid's y, which has 65535 blocks at most.
   const unsigned blocks = (layout.chunks + 127) / 128;  // of a row
   const LaunchShape shape = {.grid = dim3(blocks * static_cast<unsigned>(row_end - row_begin)),
                              .block = dim3(128),

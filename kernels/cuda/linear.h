@@ -10,15 +10,15 @@
 
 namespace tandem::kernels::cuda {
 
-// Tokens that one pass over a weight serves.
+// Tokens that one pass over a weight multiplies.
 inline constexpr int kPassTokens = 8;
 
 struct LinearPointers {
   const void* weight = nullptr;    // [rows, chunks, 16 bytes], 16-byte aligned
   const void* scales = nullptr;    // [rows, groups] of scale_dtype
   const uint8_t* zeros = nullptr;  // [rows, groups] or null
-  // [leaves], 2 * merges + emit of each leaf's LeafStep; null: one sum of all columns, in
-  // no order of P1.
+  // [leaves], 2 * merges + emit of each leaf's LeafStep; null: one sum of all columns,
+  // in an order of its own.
   const int32_t* tree = nullptr;
 };
 

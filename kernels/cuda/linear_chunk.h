@@ -8,7 +8,7 @@
 
 namespace tandem::kernels::cuda {
 
-// A part is what is widened at a time. kOffset: widened codes are that much too large.
+// A part is what is widened at a time. kOffset: widened codes are larger by this.
 template <Format kFormat>
 struct Chunk;
 
@@ -73,7 +73,7 @@ struct Chunk<Format::kF8> {
     WidenWord(part == 0 ? raw.x : raw.z, out);
     WidenWord(part == 0 ? raw.y : raw.w, out + 4);
   }
-  // As E4m3ToFloat, for what is a number.
+  // As E4m3ToFloat, but not for NaN.
   __device__ static void WidenWord(unsigned word, float* out) {
     for (int i = 0; i < 4; ++i) {
       const unsigned byte = word >> (8 * i);
@@ -97,10 +97,10 @@ struct Chunk<Format::kI4> {
   }
 };
 
-// Where a chunk lies.
+// Columns of a chunk.
 struct ChunkPlace {
   int column = 0;  // local, of its first element
-  int valid = 0;   // elements that are columns
+  int valid = 0;   // elements that are not padding
   int group = 0;
 };
 
@@ -129,7 +129,7 @@ __device__ inline float ScaleAt(const WeightLayout& layout, const void* scales, 
   }
 }
 
-// What stands for zero.
+// The code that means zero.
 __device__ inline float ZeroAt(const WeightLayout& layout, const uint8_t* zeros, int64_t index) {
   if (layout.zero_points) return static_cast<float>(zeros[index]);
   return layout.format == Format::kI4 ? 8.0f : 0.0f;

@@ -1,11 +1,11 @@
-// A block has 64 rows and up to 64 tokens: four warps of 16 rows each, twice, the two taking
-// turns of the columns and adding up at the end. Columns go in stages, whose activations all
-// warps share; the weight's chunks for the next stage are on their way meanwhile.
+// A block has 64 rows and up to 64 tokens: two sets of four warps with 16 rows each. The two sets
+// take turns with the columns and add their sums at the end. Columns go in stages; all warps use a
+// stage's activations, and the weight's chunks for the next stage are loaded meanwhile.
 //
 // The order of columns inside a product is free as long as weight and activations agree. The
-// four lanes of a row take four successive chunks, a span. Elements are multiplied as they
-// come: a lane's columns are those of its chunk. Codes are handed around first, each
-// lane getting its word of every chunk: a product then is inside one chunk, and so has one scale.
+// four lanes of a row take four successive chunks, a strip. Elements are multiplied as they
+// come: a lane's columns are those of its chunk. Codes are exchanged first, so that each lane has
+// its word of every chunk: a product is then inside one chunk, and so has one scale.
 #include <cuda_device.h>
 #include <cuda_matrix.h>
 
@@ -24,18 +24,18 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 16 * kRowWarps;
 constexpr int kMostSplits = 8;
 
-// Blocks of a multiprocessor that registers are to allow, tiles being those of 8 tokens.
+// Blocks that a multiprocessor's registers must allow, for `tiles` of 8 tokens.
 constexpr int BlocksOf(int tiles) { return tiles <= 2 ? 3 : 2; }
 
 // Columns as a format's kernel takes them.
 template <Format kFormat>
 struct Stage {
   static constexpr int kChunk = Chunk<kFormat>::kSize;
-  static constexpr int kSpan = 4 * kChunk;
-  static constexpr int kSpans = kChunk == 32 ? 1 : 2;  // of a warp
-  static constexpr int kColumns = kColumnWarps * kSpans * kSpan;
+  static constexpr int kStrip = 4 * kChunk;
+  static constexpr int kStrips = kChunk == 32 ? 1 : 2;  // of a warp
+  static constexpr int kColumns = kColumnWarps * kStrips * kStrip;
   // Bytes of a token's activations in shared memory. A quarter of a warp reads 16 bytes each of
-  // two tokens, half of it 8 bytes each of four: the rest keeps those in different banks.
+  // two tokens, half a warp 8 bytes each of four: padding keeps those in different banks.
   static constexpr int kPitch = 2 * kColumns + (kChunk == 16 ? 32 : 64);
 };
 
@@ -90,12 +90,12 @@ __device__ unsigned SubtractPair(unsigned a, unsigned b) {
   }
 }
 
-// Four bits at the end of this number's mantissa are the number and the code.
+// With a code in the last four bits of its mantissa, this number is itself plus the code.
 template <DType kType>
 constexpr unsigned kCodeBase = kType == DType::kBF16 ? 0x4300u : 0x6400u;  // 128, 1024
 
-// The eight codes of a word less their zero points (a pair of them, with kCodeBase): pair j
-// are codes j and j + 4.
+// The eight codes of a word minus their zero points (a pair of them, with kCodeBase): pair j holds
+// codes j and j + 4.
 template <DType kType>
 __device__ void WidenFours(unsigned word, unsigned zeros, unsigned (&pairs)[4]) {
 #pragma unroll
@@ -105,34 +105,34 @@ __device__ void WidenFours(unsigned word, unsigned zeros, unsigned (&pairs)[4]) 
   }
 }
 
-// What a lane holds of a span's two rows of its own, 8 apart.
-struct Span {
+// What a lane holds of a strip: chunks of its two rows, which are 8 apart.
+struct Strip {
   uint4 chunks[2];
   float scales[2];
   unsigned zeros;  // kCodeBase and the zero point of the first row, of the second above
 };
 
 template <Format kFormat, DType kType>
-__device__ Span LoadSpan(const TilesArgs& a, const int (&rows)[2], int chunk) {
-  Span span = {};
+__device__ Strip LoadStrip(const TilesArgs& a, const int (&rows)[2], int chunk) {
+  Strip strip = {};
   const WeightLayout& l = a.layout;
   const bool inside = chunk < l.chunks;
   for (int r = 0; r < 2; ++r) {
     if (inside) {
-      span.chunks[r] = LoadOnce(static_cast<const char*>(a.weight.weight) +
-                                (static_cast<int64_t>(rows[r]) * l.chunks + chunk) * 16);
+      strip.chunks[r] = LoadOnce(static_cast<const char*>(a.weight.weight) +
+                                 (static_cast<int64_t>(rows[r]) * l.chunks + chunk) * 16);
     }
     if constexpr (Chunk<kFormat>::kQuantized) {
       const ChunkPlace place = PlaceOf(l, inside ? chunk : l.chunks - 1, Chunk<kFormat>::kSize);
       const int64_t index = static_cast<int64_t>(rows[r]) * l.groups + place.group;
-      span.scales[r] = ScaleAt(l, a.weight.scales, index);
+      strip.scales[r] = ScaleAt(l, a.weight.scales, index);
       if constexpr (kFormat == Format::kI4) {
         const unsigned zero = l.zero_points ? a.weight.zeros[index] : 8u;
-        span.zeros |= (kCodeBase<kType> | zero) << (16 * r);
+        strip.zeros |= (kCodeBase<kType> | zero) << (16 * r);
       }
     }
   }
-  return span;
+  return strip;
 }
 
 // Activations of columns from `first` on into shared memory, zeros beyond tokens and columns;
@@ -194,31 +194,31 @@ __device__ void MultiplyTwice(const unsigned (&w)[2][4], const char* x, float (&
   }
 }
 
-// Elements: x is the lane's 16 bytes of the span.
+// Elements: x is the lane's 16 bytes of the strip.
 template <Format kFormat, DType kType, int kTiles>
-__device__ void MultiplyElements(const Span& span, const char* x, float (&sums)[kTiles][4]) {
-  const uint4& top = span.chunks[0];
-  const uint4& bottom = span.chunks[1];
+__device__ void MultiplyElements(const Strip& strip, const char* x, float (&sums)[kTiles][4]) {
+  const uint4& top = strip.chunks[0];
+  const uint4& bottom = strip.chunks[1];
   const unsigned w[2][4] = {{top.x, bottom.x, top.y, bottom.y}, {top.z, bottom.z, top.w, bottom.w}};
   MultiplyTwice<kFormat, kType, kTiles>(w, x, sums);
 }
 
-// Codes of the span from `chunk` on: x is its first column's.
+// Codes of the strip from `chunk` on: x is its first column's.
 template <Format kFormat, DType kType, int kTiles>
-__device__ void MultiplyCodes(const WeightLayout& l, Span& span, int chunk, const char* x,
+__device__ void MultiplyCodes(const WeightLayout& l, Strip& strip, int chunk, const char* x,
                               float (&sums)[kTiles][4]) {
   using C = Chunk<kFormat>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  TransposeWords(span.chunks[0], lane);
-  TransposeWords(span.chunks[1], lane);
+  TransposeWords(strip.chunks[0], lane);
+  TransposeWords(strip.chunks[1], lane);
   float dots[kTiles][4] = {};
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    const unsigned words[2] = {WordOf(span.chunks[0], c), WordOf(span.chunks[1], c)};
+    const unsigned words[2] = {WordOf(strip.chunks[0], c), WordOf(strip.chunks[1], c)};
     const int owner = lane / 4 * 4 + c;
     const char* const at = x + c * C::kSize * 2;
     if constexpr (kFormat == Format::kI4) {
-      const unsigned zeros = __shfl_sync(kAllLanes, span.zeros, owner);
+      const unsigned zeros = __shfl_sync(kAllLanes, strip.zeros, owner);
       unsigned pairs[2][4];
       for (int r = 0; r < 2; ++r) {
         WidenFours<kType>(words[r], __byte_perm(zeros, 0, r == 0 ? 0x1010u : 0x3232u), pairs[r]);
@@ -243,8 +243,8 @@ __device__ void MultiplyCodes(const WeightLayout& l, Span& span, int chunk, cons
     }
     const auto group = [&l](int of) { return (of * C::kSize + l.group_offset) >> l.group_shift; };
     if (c < 3 && group(chunk + c + 1) == group(chunk + c)) continue;
-    const float top = __shfl_sync(kAllLanes, span.scales[0], owner);
-    const float bottom = __shfl_sync(kAllLanes, span.scales[1], owner);
+    const float top = __shfl_sync(kAllLanes, strip.scales[0], owner);
+    const float bottom = __shfl_sync(kAllLanes, strip.scales[1], owner);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -272,36 +272,36 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kTiles)) LinearTilesKernel(
   const int begin = static_cast<int>(blockIdx.y) * a.split_stages;
   const int end = begin + a.split_stages < stages ? begin + a.split_stages : stages;
   // Of the warp, in a stage.
-  const int warp_span = column_warp * S::kSpans;
+  const int warp_strip = column_warp * S::kStrips;
   const char* const x =
-      reinterpret_cast<const char*>(shared) + lane / 4 * S::kPitch + warp_span * S::kSpan * 2;
+      reinterpret_cast<const char*>(shared) + lane / 4 * S::kPitch + warp_strip * S::kStrip * 2;
 
   float sums[kTiles][4] = {};
-  Span spans[S::kSpans], next[S::kSpans];
+  Strip strips[S::kStrips], next[S::kStrips];
   const auto load = [&](int stage) {
 #pragma unroll
-    for (int s = 0; s < S::kSpans; ++s) {
-      const int chunk = (stage * kColumnWarps * S::kSpans + warp_span + s) * 4;
-      next[s] = LoadSpan<kFormat, kType>(a, rows, chunk + lane % 4);
+    for (int s = 0; s < S::kStrips; ++s) {
+      const int chunk = (stage * kColumnWarps * S::kStrips + warp_strip + s) * 4;
+      next[s] = LoadStrip<kFormat, kType>(a, rows, chunk + lane % 4);
     }
   };
-  load(begin);  // weights do not change: before the kernel before has ended
+  load(begin);  // before the previous kernel has ended: weights do not change
   AwaitPrevious();
   StartNext();
   for (int stage = begin; stage < end; ++stage) {
 #pragma unroll
-    for (int s = 0; s < S::kSpans; ++s) spans[s] = next[s];
+    for (int s = 0; s < S::kStrips; ++s) strips[s] = next[s];
     if (stage + 1 < end) load(stage + 1);
     StageActivations<kFormat, kTokens>(a, first_token, stage * S::kColumns,
                                        reinterpret_cast<char*>(shared));
     __syncthreads();
 #pragma unroll
-    for (int s = 0; s < S::kSpans; ++s) {
+    for (int s = 0; s < S::kStrips; ++s) {
       if constexpr (Chunk<kFormat>::kQuantized) {
-        const int chunk = (stage * kColumnWarps * S::kSpans + warp_span + s) * 4;
-        MultiplyCodes<kFormat, kType, kTiles>(l, spans[s], chunk, x + s * S::kSpan * 2, sums);
+        const int chunk = (stage * kColumnWarps * S::kStrips + warp_strip + s) * 4;
+        MultiplyCodes<kFormat, kType, kTiles>(l, strips[s], chunk, x + s * S::kStrip * 2, sums);
       } else {
-        MultiplyElements<kFormat, kType, kTiles>(spans[s], x + s * S::kSpan * 2 + lane % 4 * 16,
+        MultiplyElements<kFormat, kType, kTiles>(strips[s], x + s * S::kStrip * 2 + lane % 4 * 16,
                                                  sums);
       }
     }
@@ -371,7 +371,7 @@ void DispatchCodes(const LaunchShape& shape, DType dtype, int64_t tokens, const 
 }  // namespace
 
 bool Tileable(const WeightLayout& layout) {
-  // INT8 less a zero point can need more bits than a 16-bit type has.
+  // An INT8 code minus its zero point can need more bits than a 16-bit type has.
   const bool exact =
       layout.format != Format::kF32 && (layout.format != Format::kI8 || !layout.zero_points);
   return exact && layout.plain() && layout.columns % 8 == 0;
@@ -385,8 +385,8 @@ int TileSplits(const WeightLayout& layout, int64_t tokens, int multiprocessors,
   const int64_t room = static_cast<int64_t>(scratch_bytes / sizeof(float)) / (tokens * layout.rows);
   const int64_t stages = StagesOf(layout);
   const int64_t most = std::min<int64_t>({room, kMostSplits, stages});
-  // Estimated in times of a stage of all blocks at once: those that a block after another takes,
-  // and writing and reading the splits' sums, with a launch more.
+  // Estimated cost, in units of one stage of all blocks at once: the stages that blocks take one
+  // after another, and writing and reading the splits' sums, with one more launch.
   const auto stage_bytes = static_cast<double>(int64_t{kRows} * StageColumns(layout.format) /
                                                layout.chunk() * 16 * at_once);
   const auto sum_bytes = static_cast<double>(tokens * layout.rows * int64_t{2 * sizeof(float)});
@@ -422,7 +422,7 @@ void LinearTiles(cudaStream_t stream, const WeightLayout& layout, const LinearPo
                           .y = splits == 1 ? y : partials};
   switch (layout.format) {
     case Format::kF32:
-      return;  // not Tileable
+      return;  // Tileable refuses it
     case Format::kF16:
       Dispatch<Format::kF16, DType::kF16>(shape, tokens, args);
       break;

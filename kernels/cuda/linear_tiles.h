@@ -1,5 +1,5 @@
-// Products of some tokens on the GPU's matrix units: the weight is read once for every
-// kTileTokens of them, as it lies, and widened to 16 bits in registers.
+// Products of some tokens on the GPU's matrix units. The weight is read once for every kTileTokens
+// tokens, as it is stored, and widened to 16 bits in registers.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,8 +18,8 @@ inline constexpr int kTileTokens = 64;
 // rows laid out plainly, of a multiple of 8 columns.
 bool Tileable(const WeightLayout& layout);
 
-// How many parts the columns are cut into, so that blocks fill the GPU. More than one need
-// tokens * rows floats each, of which there is room for `scratch_bytes`.
+// How many splits the columns are divided into, so that blocks fill the GPU. With more than one,
+// each takes tokens * rows floats of the scratch.
 int TileSplits(const WeightLayout& layout, int64_t tokens, int multiprocessors,
                size_t scratch_bytes);
 

@@ -27,7 +27,7 @@ class MatrixProduct {
  public:
   virtual ~MatrixProduct() = default;
   // Pointers are the GPU's and 16-byte aligned, strides and columns multiples of 16 bytes.
-  // INTERNAL where the library has no way to compute it.
+  // INTERNAL where the library cannot compute it.
   virtual absl::Status Multiply(const ProductShape& shape, const void* w, const void* x,
                                 float* y) = 0;
 };

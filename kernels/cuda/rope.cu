@@ -1,4 +1,5 @@
-// A warp a head: norm and rotation of queries and keys, and keys and values to the cache.
+// One warp for each head: normalizes and rotates queries and keys, and writes keys and values to
+// the cache.
 #include <cuda_device.h>
 
 #include "kernels/cuda/attention.h"
@@ -12,8 +13,8 @@ constexpr int kPerLane = KvCacheView::kMaxHeadDim / 2 / 32;  // pairs
 
 __device__ unsigned Larger(unsigned a, unsigned b) { return a > b ? a : b; }
 
-// Writes a head's elements, of which lane l has dimensions l + 32 n and, in upper, as
-// many from `half` on.
+// Writes a head's elements. Lane l has dimensions l + 32 n and, in upper, the same dimensions plus
+// `half`.
 __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int head, int lane,
                           const float (&lower)[kPerLane], const float (&upper)[kPerLane]) {
   const int half = static_cast<int>(cache.head_dim) / 2;
@@ -25,7 +26,7 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
                                  head * cache.v_head_bytes();
   float inverse = 0;
   if (cache.dtype == KvDType::kI8) {
-    // Magnitudes order as their bits do, NaN last: it must reach the scale.
+    // Magnitudes are ordered as their bits, NaN last: a NaN must reach the scale.
     unsigned bits = 0;
     for (int n = 0; n < kPerLane; ++n) {
       if (lane + 32 * n >= half) continue;
@@ -57,7 +58,7 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
           reinterpret_cast<uint16_t*>(run)[index] = F16Bits(value);
           break;
         case KvDType::kBF16:
-          reinterpret_cast<uint16_t*>(run)[index] = Bf16Bits(value);
+          reinterpret_cast<uint16_t*>(run)[index] = FloatToBf16(value);
           break;
         case KvDType::kI8: {
           const float bounded = fminf(fmaxf(value * inverse, -kKvCodeMax), kKvCodeMax);
@@ -78,7 +79,7 @@ __global__ void RopeAndCacheKernel(RopeArgs a, unsigned blocks) {
   const int heads = a.q_heads + 2 * kv_heads;
   const int head =
       static_cast<int>(blockIdx.x % blocks) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (head >= heads) return;  // the whole warp
+  if (head >= heads) return;  // all lanes of the warp alike
   const int d = static_cast<int>(a.cache.head_dim), half = d / 2;
   const int64_t t = blockIdx.x / blocks;
   float* const x = a.qkv + (t * heads + head) * d;
@@ -133,7 +134,7 @@ __global__ void RopeAndCacheKernel(RopeArgs a, unsigned blocks) {
 void RopeAndCache(cudaStream_t stream, const RopeArgs& args) {
   const int64_t heads = args.q_heads + 2 * args.cache.kv_heads;
   if (args.tokens == 0 || heads == 0) return;
-  // Not in y, which has 65535 blocks at most.
+  // Not in the grid's y, which has 65535 blocks at most.
   const auto blocks = static_cast<unsigned>((heads + kWarps - 1) / kWarps);  // of a token
   Launch({.grid = dim3(blocks * static_cast<unsigned>(args.tokens)),
           .block = dim3(kWarps * 32),

@@ -1,6 +1,6 @@
-// Operations on rows: norms, rotary angles, gates, gathers, conversions. All are bound
-// by memory; threads of a warp take neighbouring elements. Rows are never counted in a grid's y
-// or z, which have 65535 blocks at most.
+// Operations on rows: norms, rotary angles, gates, gathers, conversions. All are bound by memory;
+// threads of a warp take neighbouring elements. No kernel counts rows in a grid's y or z, which
+// have 65535 blocks at most.
 #include <cuda_device.h>
 
 #include "kernels/cuda/device_math.h"
@@ -26,7 +26,7 @@ __device__ void Store(float* address, const Pack<kWidth>& pack) {
   *reinterpret_cast<Pack<kWidth>*>(address) = pack;
 }
 
-// A block a token, of kNormThreads.
+// One block of kNormThreads for each token.
 template <int kWidth>
 __global__ void AddRmsNormKernel(const float* delta, const float* delta_bias, float* residual,
                                  const float* weight, float epsilon, int64_t hidden, float* out) {
@@ -74,7 +74,7 @@ __global__ void RopeAnglesKernel(const int32_t* positions, const float* inverse_
   }
 }
 
-// The element of a block that has kThreads of one of the rows; `blocks` a row.
+// This thread's element, where a row has `blocks` blocks of kThreads elements.
 struct Place {
   int64_t row, column;
 };
@@ -115,7 +115,7 @@ __global__ void WidenKernel(const void* values, int64_t count, float* out) {
   if (i < count) out[i] = Element<kType>(values, i);
 }
 
-// FP16's largest in place of what it has not: an infinity would become NaN in the product.
+// Values beyond FP16's range become its largest: an infinity would become NaN in the product.
 __device__ uint16_t SaturatedF16Bits(float value) {
   constexpr float kMost = 65504;
   return F16Bits(value > kMost ? kMost : value < -kMost ? -kMost : value);  // NaN stays
@@ -126,7 +126,8 @@ __global__ void NarrowKernel(const float* values, int64_t count, uint16_t* out) 
   AwaitPrevious();
   StartNext();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) out[i] = kType == DType::kF16 ? SaturatedF16Bits(values[i]) : Bf16Bits(values[i]);
+  if (i < count)
+    out[i] = kType == DType::kF16 ? SaturatedF16Bits(values[i]) : FloatToBf16(values[i]);
 }
 
 unsigned Blocks(int64_t count, int64_t per_block) {

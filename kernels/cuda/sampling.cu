@@ -1,6 +1,6 @@
-// What of choosing tokens is done on the GPU. Each warp of a row's block has a range of
-// columns that lie together, so that sums of ranges are known in order of ids. All sums are of
-// integers: no order of additions matters.
+// The part of choosing tokens that is done on the GPU. Each warp of a row's block has a contiguous
+// range of columns, so that sums of ranges are known in order of ids. All sums are of integers: the
+// order of additions does not matter.
 #include <cuda_device.h>
 
 #include <algorithm>
@@ -16,9 +16,9 @@ constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 static_assert(kSampleRanges == kWarps && kMaxListSize <= kThreads);
 constexpr int kBinsOfThread = kCandidateBins / kThreads;
-constexpr int kBatch = 8;  // loads of a thread under way at once
+constexpr int kBatch = 8;  // loads that a thread has in flight at once
 
-// A kernel's own copy: one table serves hosts and GPUs.
+// Passed to kernels by value, so that hosts and GPUs use one table.
 struct Exp2Table {
   double at[64];
 };
@@ -44,7 +44,7 @@ __device__ uint64_t MaxWarp(uint64_t value) {
   return value;
 }
 
-// The sum of what the threads before this one have. `warps` is the block's, [kWarps].
+// The sum of the values of all threads before this one. `warps` is the block's, [kWarps].
 __device__ uint64_t SumBefore(uint64_t value, uint64_t* warps) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -67,12 +67,12 @@ __device__ bool HasCandidates(SampleKind kind) {
   return kind == SampleKind::kCandidates || kind == SampleKind::kNucleus;
 }
 
-// Columns of a warp; whole runs of 32.
+// Columns of a warp, a multiple of 32.
 __device__ int64_t RangeSize(int64_t width) {
   return ((width + kWarps - 1) / kWarps + 31) / 32 * 32;
 }
 
-// body(i, logits[i]) for the warp's columns of this lane.
+// Calls body(i, logits[i]) for this lane's columns of the warp's range.
 template <typename Body>
 __device__ void ForWarpRange(const float* logits, int64_t width, Body body) {
   const int64_t range = RangeSize(width);
@@ -86,7 +86,7 @@ __device__ void ForWarpRange(const float* logits, int64_t width, Body body) {
   for (; i < end; i += 32) body(i, logits[i]);
 }
 
-// By one thread.
+// Called by one thread.
 __device__ void Send(const SamplingArgs& args, int64_t row, uint64_t word) {
   if (args.ranks == 1) return;
   for (int r = 0; r < args.ranks; ++r) {
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) SurveyKernel(SamplingArgs args, Exp2
           PackToken(OrderedKey(logit), args.first_id + static_cast<int32_t>(i));
     });
     __syncthreads();
-    // A token's place is the number of those before it.
+    // A token's place is the number of tokens before it.
     const int count = static_cast<int>(*listed);
     if (thread < count) {
       const uint64_t token = list[thread];
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kThreads) DrawKernel(SamplingArgs args, Exp2Ta
   if (thread < 64) table[thread] = exp2.at[thread];
   __syncthreads();
 
-  // The range, then the thread's columns of it, then the column.
+  // First find the range, then the thread's columns in it, then the column.
   uint64_t rest = target - before;
   int drawn_range = 0;
   while (rest >= args.range_sums[row * kSampleRanges + drawn_range]) {

@@ -1,5 +1,5 @@
-// kernels/sampling.h on a GPU: a block of threads a row. Operations are launched on the stream
-// and return.
+// kernels/sampling.h on a GPU: one block of threads for each row. Operations are launched on the
+// stream and return at once.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,6 +1,6 @@
-// Fills a weight from the rows that a source hands over: on the GPU through pinned buffers, or in
-// the host's memory, where its layer is streamed from. Rows are read and laid out by several
-// threads: one reads slower than the GPU's link takes.
+// Fills a weight with the rows of a source: on the GPU through pinned buffers, or in the host's
+// memory, where its layer is streamed from. Several threads read and lay out rows: one thread is
+// slower than the link to the GPU.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace tandem::kernels::cuda {
 
 class WeightPacker {
  public:
-  // The weight's bytes, all zero at first: one of the two.
+  // The weight's bytes, zero at first. One of the two is set.
   struct Place {
     std::byte* gpu = nullptr;
     std::byte* host = nullptr;

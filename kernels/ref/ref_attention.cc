@@ -43,7 +43,7 @@ void NormRotate(float* head, const float* norm, const RopeAndCacheArgs& a, const
   }
 }
 
-// A run's element as fp32, or its code.
+// A cached element as fp32.
 float Load(const std::byte* run, KvDType dtype, int64_t index) {
   switch (dtype) {
     case KvDType::kF32:

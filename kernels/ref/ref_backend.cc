@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kLanes = 16;  // logical lanes of a reduction
 
-// base may be unaligned: an embedding table lies in the file as it lies.
+// base may be unaligned: an embedding table may start anywhere in its file.
 float LoadElement(const void* base, DType dtype, int64_t index) {
   const auto* element = static_cast<const std::byte*>(base) + index * DTypeSize(dtype);
   if (dtype == DType::kF32) {
@@ -71,7 +71,7 @@ class RefLinearWeight : public LinearWeight {
   Buffer data_;  // [rows, columns]
 };
 
-// As the source hands it over: codes, scales rounded to the format's type, zeros.
+// As the source gives it: codes, scales rounded to the format's type, zeros.
 class RefQuantizedWeight : public LinearWeight {
  public:
   RefQuantizedWeight(const LinearSpec& spec) : LinearWeight(spec) {

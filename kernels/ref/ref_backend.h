@@ -1,5 +1,5 @@
-// The scalar specification of every operation: slow, plain, the oracle of all
-// kernel tests, and the fallback for CPUs without fused multiply-adds.
+// The scalar specification of every operation: slow and plain. Kernel tests compare with it, and
+// CPUs without fused multiply-adds use it.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// Copies from the GPU's memory to shared memory that pass by the registers, for nvcc; the
+// Copies from the GPU's memory to shared memory that bypass the registers, for nvcc; the
 // emulation has its own (tests/emulation/include/cuda_async.h). A thread may read what it
 // copied after WaitCopies, the block's other threads after a barrier behind that. Before
 // compute capability 8.0 they are plain copies.
@@ -20,7 +20,7 @@ __device__ inline void StartCopy(void* shared, const void* from) {
 #endif
 }
 
-// All that this thread has started.
+// Waits for all copies that this thread has started.
 __device__ inline void WaitCopies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" : : : "memory");

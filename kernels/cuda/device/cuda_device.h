@@ -1,10 +1,10 @@
-// What kernels are written with, for nvcc. Kernel sources say #include <cuda_device.h>
-// and get this file on a GPU, or tests/emulation/include/cuda_device.h where a host
-// compiler builds the same sources against the emulation; both offer the same names.
+// The functions and macros that kernels use, for nvcc. Kernel sources say #include <cuda_device.h>
+// and get this file on a GPU, or tests/emulation/include/cuda_device.h where a host compiler builds
+// the same sources against the emulation. Both define the same names.
 //
-// Rules for kernel sources: shared memory by these macros alone; launches by Launch
-// alone, kernels begin with AwaitPrevious; PTX only in functions of this folder, called by whole
-// warps; block sizes are multiples of 32; no block waits for another.
+// Rules for kernel sources: use these macros alone for shared memory, and Launch alone to launch;
+// kernels begin with AwaitPrevious; PTX is only in functions of this folder, called by whole warps;
+// block sizes are multiples of 32; no block waits for another.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -31,9 +31,8 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// Whether kernels that look like this one wait in AwaitPrevious on the thread's GPU: they were
-// compiled for compute capability 9.0 or later, which is less than the GPU's own where a build
-// lacks it.
+// Whether the kernel waits in AwaitPrevious on the thread's GPU: it was compiled for compute
+// capability 9.0 or later. A build may have compiled it for less than the GPU's own.
 template <typename Kernel>
 bool WaitsForPrevious(Kernel* kernel) {
   thread_local int known = -1;  // asking takes longer than a launch should
@@ -49,11 +48,11 @@ bool WaitsForPrevious(Kernel* kernel) {
   return waits;
 }
 
-// A kernel that may start while the one before it in the stream still runs, where the
-// GPU can and that one has called StartNext. All its threads call AwaitPrevious before they
-// read or write what others do, and before they end: who waits for this kernel takes it that
-// all before it are done. An error stays with the runtime until cudaGetLastError: looked at once
-// a step.
+// Launches a kernel that may start while the previous one in the stream still runs, if the GPU can
+// do so and the previous kernel has called StartNext. All threads call AwaitPrevious before they
+// read or write memory that other kernels write or read, and before they end: the next kernel
+// relies on all kernels before this one being done. An error stays with the runtime until
+// cudaGetLastError, which is called once a step.
 template <typename... Parameters, typename... Arguments>
 void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   cudaLaunchAttribute overlap = {};
@@ -69,14 +68,14 @@ void Launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&
   cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
 }
 
-// Until the kernel before is done and what it wrote is seen.
+// Waits until the previous kernel is done and its writes are visible.
 __device__ inline void AwaitPrevious() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Once all blocks have called it or ended, the next kernel may start, if the GPU can. It
-// waits for this one's end all the same.
+// Once all blocks have called it or ended, the next kernel may start, if the GPU can do so. That
+// kernel still waits for this one's end (AwaitPrevious).
 __device__ inline void StartNext() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -87,7 +86,7 @@ __device__ inline void StartNext() {
 __device__ inline uint4 LoadOnce(const void* address) {
   return __ldcs(static_cast<const uint4*>(address));
 }
-// Asks for the line of the second cache that has the address.
+// Prefetches the address into the second-level cache.
 __device__ inline void PrefetchLine(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }

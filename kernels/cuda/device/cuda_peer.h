@@ -25,7 +25,7 @@ __device__ inline uint4 LoadFlagged(const uint4* from) {
   return words;
 }
 
-// What others may change meanwhile.
+// A word that others may change meanwhile.
 __device__ inline unsigned LoadWord(const unsigned* word) {
   return *static_cast<const volatile unsigned*>(word);
 }
@@ -42,7 +42,7 @@ __device__ inline uint64_t Nanoseconds() {
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   return now;
 }
-// Between two looks at a word of another GPU.
+// Waits a little between two reads of another GPU's word.
 __device__ inline void PauseSpin() {}
 
 }  // namespace tandem::kernels::cuda
