@@ -290,11 +290,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksAtOnce)
     // This block's part of the context.
     const int tiles = (length + S::kPositions - 1) / S::kPositions;
     constexpr int kMinTiles = kMinPositions / S::kPositions;
-    int share = (tiles + tiling.splits - 1) / tiling.splits;
-    share = share > kMinTiles ? share : kMinTiles;
-    const int first = split * share * S::kPositions;
+    int tiles_each = (tiles + tiling.splits - 1) / tiling.splits;
+    tiles_each = tiles_each > kMinTiles ? tiles_each : kMinTiles;
+    const int first = split * tiles_each * S::kPositions;
     const int last =
-        first + share * S::kPositions < length ? first + share * S::kPositions : length;
+        first + tiles_each * S::kPositions < length ? first + tiles_each * S::kPositions : length;
     const int32_t* const table = a.block_tables + sequence * a.max_blocks;
     if (first < last) tile.Start(a.cache, kv_head, table, first, length);
     for (int at = first; at < last; at += S::kPositions) {

@@ -132,7 +132,7 @@ class GpuBackend final : public CudaBackend {
   bool KeepsLeafTree() const override { return options_.deterministic; }
   bool SupportsFormat(const QuantFormat&) const override { return true; }
 
-  std::optional<DeviceMemoryUse> gpu_.devicememory() const override {
+  std::optional<DeviceMemoryUse> device_memory() const override {
     Enter();
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;

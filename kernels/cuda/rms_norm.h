@@ -8,8 +8,8 @@
 
 namespace tandem::kernels::cuda {
 
-// Of a block; thread i adds up columns i, i + kNormThreads, ..., in runs of four where the row
-// is a multiple of four.
+// Of a block; thread i adds up columns i, i + kNormThreads, ..., four neighbours at a time where
+// the row is a multiple of four.
 constexpr int kNormThreads = 256;
 constexpr int kNormWarps = kNormThreads / 32;
 

@@ -20,7 +20,7 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
   const int half = static_cast<int>(cache.head_dim) / 2;
   const int64_t block = slot / KvCacheView::kBlock;
   const int position = static_cast<int>(slot % KvCacheView::kBlock);
-  char* const run = is_key ? static_cast<char*>(cache.k) + block * cache.k_block_bytes() +
+  char* const out = is_key ? static_cast<char*>(cache.k) + block * cache.k_block_bytes() +
                                  head * cache.k_head_bytes()
                            : static_cast<char*>(cache.v) + block * cache.v_block_bytes() +
                                  head * cache.v_head_bytes();
@@ -40,7 +40,7 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
     const bool tiny = most < 0x1p-100f;
     inverse = tiny ? 0.0f : kKvCodeMax / most;
     if (lane == 0) {
-      char* const scales = run + (is_key ? cache.k_code_bytes() : cache.v_code_bytes());
+      char* const scales = out + (is_key ? cache.k_code_bytes() : cache.v_code_bytes());
       reinterpret_cast<float*>(scales)[position] = tiny ? 0.0f : most / kKvCodeMax;
     }
   }
@@ -52,18 +52,18 @@ __device__ void CacheHead(const KvCacheView& cache, bool is_key, int slot, int h
       const int64_t index = is_key ? cache.k_index(dim, position) : cache.v_index(position, dim);
       switch (cache.dtype) {
         case KvDType::kF32:
-          reinterpret_cast<float*>(run)[index] = value;
+          reinterpret_cast<float*>(out)[index] = value;
           break;
         case KvDType::kF16:
-          reinterpret_cast<uint16_t*>(run)[index] = F16Bits(value);
+          reinterpret_cast<uint16_t*>(out)[index] = F16Bits(value);
           break;
         case KvDType::kBF16:
-          reinterpret_cast<uint16_t*>(run)[index] = FloatToBf16(value);
+          reinterpret_cast<uint16_t*>(out)[index] = FloatToBf16(value);
           break;
         case KvDType::kI8: {
           const float bounded = fminf(fmaxf(value * inverse, -kKvCodeMax), kKvCodeMax);
           const int code = __float2int_rn(bounded);
-          reinterpret_cast<uint8_t*>(run)[index] = static_cast<uint8_t>(is_key ? code + 128 : code);
+          reinterpret_cast<uint8_t*>(out)[index] = static_cast<uint8_t>(is_key ? code + 128 : code);
           break;
         }
       }
