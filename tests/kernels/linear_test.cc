@@ -213,21 +213,26 @@ TEST(Linear, RanksFinishToTheWholeProduct) {
   }
 }
 
-// More tokens than the room for activations holds are worked on in turns.
-TEST(Linear, ManyTokensEqualFew) {
-  const auto backend = *MakeCpuBackend("auto", {.threads = 2});
-  for (const Format& format : {Format{"F32", DType::kF32}, Format{"BF16", DType::kBF16},
-                               Format{"int8", DType::kF32, QuantFormat{}}}) {
+// Each token's product is that of the token alone: when threads divide the packing of one token
+// block or two, and when tokens do not fit the memory for activations at once.
+TEST(Linear, ManyTokensEqualOne) {
+  const auto backend = *MakeCpuBackend("auto", {.threads = 3});
+  for (const Format& format :
+       {Format{"F32", DType::kF32}, Format{"BF16", DType::kBF16},
+        Format{"int8", DType::kF32, QuantFormat{}},
+        Format{"int4", DType::kF32, QuantFormat{.bits = 4, .zero_points = true}}}) {
     const Layer layer(format, 24, 4096, 8);
     const auto weight = layer.Pack(*backend, layer.Spec(128, {0, 32}));
-    const int64_t tokens = 1700;
-    const auto x = Activations(tokens * 4096, 1);
-    const auto all = Product(*backend, *weight, x, tokens, nullptr);
-    for (int64_t t : {0, 11, 12, 511, 1699}) {
-      const std::vector<float> one(x.begin() + t * 4096, x.begin() + (t + 1) * 4096);
-      EXPECT_TRUE(SameBits(std::vector<float>(all.begin() + t * 24, all.begin() + (t + 1) * 24),
-                           Product(*backend, *weight, one, 1, nullptr)))
-          << format.name << " token " << t;
+    for (const int64_t tokens : {5, 12, 13, 1700}) {
+      const auto x = Activations(tokens * 4096, 1);
+      const auto all = Product(*backend, *weight, x, tokens, nullptr);
+      for (const int64_t t :
+           {int64_t{0}, tokens / 3, std::min<int64_t>(tokens - 1, 11), tokens - 1}) {
+        const std::vector<float> one(x.begin() + t * 4096, x.begin() + (t + 1) * 4096);
+        EXPECT_TRUE(SameBits(std::vector<float>(all.begin() + t * 24, all.begin() + (t + 1) * 24),
+                             Product(*backend, *weight, one, 1, nullptr)))
+            << format.name << " token " << t << " of " << tokens;
+      }
     }
   }
 }
