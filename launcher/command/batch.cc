@@ -97,7 +97,7 @@ absl::StatusOr<int> RunBatch(const BatchOptions& options, char** argv) {
                               batch::ReplicasOf(job));
       if (replicas.size() > 1) return batch::RunReplicas(job, replicas, argv);
     }
-    batch::PassBarOn();
+    batch::PassBarColumns();
   }
   return RunRankOrWorld({.tp = tp, .hosts = hosts, .world = world}, argv,
                         [&] { return batch::RunBatchRank(job); });

@@ -5,7 +5,8 @@
 
 namespace tandem::batch {
 
-// The exit code: 0 when every row is over, kExitRequeue when rows are left for another run.
+// Joins the world, computes rows until the job ends, and returns the exit code: 0 when every row is
+// finished, kExitRequeue when rows are left for another invocation.
 int RunBatchRank(const JobOptions& options);
 
 }  // namespace tandem::batch

@@ -48,7 +48,7 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
     const auto row = by_key_.find(done.key);
     if (row == by_key_.end()) {
       const auto same_id = by_id.find(done.id);
-      if (done.failed) continue;  // it may have been mended since, or is still bad
+      if (done.failed) continue;                          // the row may have been corrected since
       if (same_id == by_id.end() && !ordered_) continue;  // it has left the input
       return absl::FailedPreconditionError(absl::StrCat(
           "row ", done.id,
@@ -57,13 +57,13 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
           "the row as it was"));
     }
     State& state = states_[row->second];
-    if (state.over) continue;
-    state.over = state.committed = true;
+    if (state.finished) continue;
+    state.finished = state.committed = true;
     ++counts_.before;
     if (done.failed) ++counts_.failed;
     if (ordered_ && !done.failed) state.line = done.line;
   }
-  // Rows that have come in between, added or mended, push those behind them back.
+  // Ordered results after a row that was added or corrected since are written again behind it.
   std::set<absl::string_view> later;
   if (ordered_) {
     lines = TakeReady();
@@ -92,9 +92,9 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
     new_done_.push_back({.key = row.key, .id = row.id, .failed = true, .line = row.line});
   }
   for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!states_[i].over) queue_.push_back(i);
+    if (!states_[i].finished) queue_.push_back(i);
   }
-  // The longest first: what is left for the end is short, and ends together.
+  // The longest first: rows at the end are short and finish together.
   std::stable_sort(queue_.begin(), queue_.end(), [this](size_t a, size_t b) {
     return LengthAtMost(rows_[a]) < LengthAtMost(rows_[b]);
   });
@@ -110,7 +110,7 @@ std::optional<Assignment> BatchCoordinator::Next() {
   state.assigned = true;
   for (size_t c = 0; c < state.tokens.size(); ++c) {
     if (!state.tokens[c].empty()) state.tokens[c].pop_back();
-    // Made again it may be another: the journal gets it anew.
+    // Generated again it may be another token: the journal gets it again, too.
     state.journaled[c] = std::min(state.journaled[c], state.tokens[c].size());
   }
   return Assignment{rows_[index], state.tokens};
@@ -119,7 +119,7 @@ std::optional<Assignment> BatchCoordinator::Next() {
 void BatchCoordinator::Return(uint64_t key) {
   std::lock_guard lock(mutex_);
   const size_t index = by_key_.at(key);
-  if (states_[index].over || !states_[index].assigned) return;
+  if (states_[index].finished || !states_[index].assigned) return;
   states_[index].assigned = false;
   queue_.push_back(index);
 }
@@ -128,7 +128,7 @@ void BatchCoordinator::AddTokens(uint64_t key, int32_t choice, const std::vector
   std::lock_guard lock(mutex_);
   const size_t index = by_key_.at(key);
   State& state = states_[index];
-  if (state.over) return;
+  if (state.finished) return;
   BatchJournal::Tokens& known = state.tokens[choice];
   known.insert(known.end(), tokens.begin(), tokens.end());
   touched_.push_back(index);
@@ -139,8 +139,8 @@ void BatchCoordinator::Finish(uint64_t key, bool failed, std::string line) {
   std::lock_guard lock(mutex_);
   const size_t index = by_key_.at(key);
   State& state = states_[index];
-  if (state.over) return;
-  state.over = true;
+  if (state.finished) return;
+  state.finished = true;
   state.tokens.clear();
   state.tokens.shrink_to_fit();
   if (failed) {
@@ -221,10 +221,9 @@ absl::Status BatchCoordinator::Flush(bool with_tokens) {
   return errors_.Append(error_lines);
 }
 
-bool BatchCoordinator::all_done() const {
-  std::lock_guard lock(mutex_);
-  return counts_.left() == 0;
-}
+int64_t BatchCoordinator::rows_left() const { return counts().left(); }
+
+bool BatchCoordinator::all_done() const { return rows_left() == 0; }
 
 BatchCounts BatchCoordinator::counts() const {
   std::lock_guard lock(mutex_);

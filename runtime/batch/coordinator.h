@@ -1,6 +1,6 @@
-// Who does which row of a batch job, and what is known of it: hands rows out, the longest first,
-// collects tokens and results, and writes them in groups: to the journal, then, when that is on
-// disk, to the results. Thread-safe; Flush waits for the disk, all else does not.
+// The state of every row of a batch job. Gives rows out, the longest first; collects tokens and
+// results, and writes them in groups: first to the journal, and when that is on disk, to the
+// results. Thread-safe. Flush waits for the disk, nothing else does.
 #pragma once
 
 #include <condition_variable>
@@ -12,27 +12,27 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "runtime/batch/feed.h"
 #include "runtime/batch/file.h"
 #include "runtime/batch/journal.h"
 #include "runtime/batch/row.h"
+#include "runtime/batch/row_source.h"
 
 namespace tandem::batch {
 
 struct BatchCounts {
   int64_t rows = 0;               // of the input
-  int64_t before = 0;             // done by earlier runs, failed ones included
-  int64_t finished = 0;           // by this run, without failed ones
-  int64_t failed = 0;             // of the input, in whatever run
-  int64_t prompt_tokens = 0;      // of rows that this run finished
-  int64_t completion_tokens = 0;  // that this run made
+  int64_t before = 0;             // done by earlier invocations, failed ones included
+  int64_t finished = 0;           // by this one, without failed ones
+  int64_t failed = 0;             // of the input, by any invocation
+  int64_t failed_now = 0;         // by this one
+  int64_t prompt_tokens = 0;      // of rows that this one finished
+  int64_t completion_tokens = 0;  // that this one generated
   int64_t left() const { return rows - before - finished - failed_now; }
-  int64_t failed_now = 0;
 };
 
-class BatchCoordinator : public BatchFeed {
+class BatchCoordinator : public RowSource {
  public:
-  // A row that cannot be run.
+  // A row that cannot be computed.
   struct BadRow {
     uint64_t key = 0;
     std::string id;
@@ -43,12 +43,12 @@ class BatchCoordinator : public BatchFeed {
   BatchCoordinator(std::vector<BatchRow> rows, BatchJournal& journal, ResultFile& results,
                    ResultFile& errors, bool ordered);
 
-  // Before all else: brings the files to what the journal says and enters the rows that cannot be
-  // run. FAILED_PRECONDITION where a row was done with another text.
+  // Call it first: brings the files to what the journal says and enters the rows that cannot be
+  // computed. FAILED_PRECONDITION where a row was done with another text.
   absl::Status Restore(const std::vector<BadRow>& bad);
 
   std::optional<Assignment> Next() override;
-  // Gives a row back that its replica will not finish.
+  // Takes back a row that its replica will not finish.
   void Return(uint64_t key);
 
   void AddTokens(uint64_t key, int32_t choice, const std::vector<int32_t>& tokens) override;
@@ -56,22 +56,23 @@ class BatchCoordinator : public BatchFeed {
   void Wait(std::chrono::milliseconds longest) override;
   // To the journal, then to the results, each on disk when it returns.
   absl::Status Flush(bool with_tokens) override;
+  int64_t rows_left() const override;
   bool all_done() const override;
-  // There is something new to write or to hand out: ends a Wait.
+  // Ends a Wait: there is something new to write or to give out.
   void Wake();
   BatchCounts counts() const;
 
  private:
   struct State {
-    bool over = false;
-    bool committed = false;  // over, and in the journal
+    bool finished = false;
+    bool committed = false;  // finished, and in the journal
     bool assigned = false;
     std::vector<BatchJournal::Tokens> tokens;  // [choices], known
-    std::vector<size_t> journaled;             // of them, in the journal as they are
-    std::string line;                          // ordered: until it is written
+    std::vector<size_t> journaled;             // how many of them are in the journal
+    std::string line;                          // ordered: of the results, until it is written
   };
 
-  std::string TakeReady();  // lines of results whose turn has come
+  std::string TakeReady();  // ordered: lines of results up to the first row that has none
 
   const std::vector<BatchRow> rows_;
   BatchJournal& journal_;
@@ -83,7 +84,7 @@ class BatchCoordinator : public BatchFeed {
   std::condition_variable changed_;
   std::map<uint64_t, size_t> by_key_;  // into rows_
   std::vector<State> states_;          // as rows_
-  std::vector<size_t> queue_;          // the next one last
+  std::vector<size_t> queue_;          // rows to give out, the next one last
   std::vector<BatchJournal::Done> new_done_;
   std::vector<size_t> touched_;  // rows with tokens that are not in the journal
   size_t next_ordered_ = 0;

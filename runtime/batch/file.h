@@ -1,4 +1,4 @@
-// Appending to files such that whatever fails, what was there before stays valid.
+// Appends to files. If an append fails, what was there before stays valid.
 #pragma once
 
 #include <chrono>
@@ -15,8 +15,8 @@ namespace tandem::batch {
 // ABORTED (exit 74): "PATH: WHAT: errno's text".
 absl::Status FileError(const std::string& path, absl::string_view what);
 
-// Locks an open file, by a lock of the kernel that goes with it; waits up to `wait` for whoever has
-// it. UNAVAILABLE where that one does not go.
+// Locks an open file until it is closed; waits up to `wait` for another process that has it locked.
+// UNAVAILABLE where that one keeps it.
 absl::Status LockFile(int fd, const std::string& path, std::chrono::milliseconds wait);
 
 // The whole of an open file.
@@ -26,12 +26,12 @@ absl::StatusOr<std::string> ReadWhole(int fd, const std::string& path);
 // with the file cut back to `offset` as far as that is possible.
 absl::Status WriteAndSync(int fd, const std::string& path, int64_t offset, absl::string_view bytes);
 
-// A file of results, which is what a sequence of lines makes of it. A regular one is locked while
-// it is open: another job may have been given the same.
+// A file of results: a sequence of lines. A regular file is locked while it is open, since another
+// job may have been given the same one.
 class ResultFile {
  public:
-  // Nothing is opened or made before there is a line. Opening waits up to `lock_wait` for another
-  // job, then it is UNAVAILABLE.
+  // The file is opened or created when there is a first line. That waits up to `lock_wait` for
+  // another job, then it is UNAVAILABLE.
   ResultFile(std::string path, std::chrono::milliseconds lock_wait)
       : path_(std::move(path)), lock_wait_(lock_wait) {}
   ~ResultFile();
@@ -40,14 +40,14 @@ class ResultFile {
 
   const std::string& path() const { return path_; }
 
-  // Brings the file to `expected`, of which it must be a beginning: a tail that is cut short or
-  // that a crash of the machine left as zeros is replaced. So are lines of `later`, without their
-  // ends, which will be appended again. FAILED_PRECONDITION where it holds something else, ABORTED
-  // where it cannot be written.
+  // Makes the file hold `expected`, of which it must hold a beginning already. Replaces a tail that
+  // is cut short or that a crash of the machine left as zeros, and whole lines of `later` (without
+  // line ends), which will be appended again. FAILED_PRECONDITION where the file holds something
+  // else, ABORTED where it cannot be written.
   absl::Status Restore(absl::string_view expected, const std::set<absl::string_view>& later = {});
 
-  // Appends whole lines, on disk when it returns. ABORTED where that fails, or where another job
-  // has made the file since Restore.
+  // Appends whole lines, which are on disk when it returns. ABORTED where that fails, or where
+  // another job has created the file since Restore.
   absl::Status Append(absl::string_view lines);
 
  private:

@@ -28,7 +28,7 @@
 namespace tandem::batch {
 namespace {
 
-// Ranks of a job that was killed need a moment to die.
+// The ranks of a job that was killed take a moment to end.
 constexpr std::chrono::seconds kLockWait{10};
 constexpr int kBadRowsShown = 20;
 constexpr size_t kMaxTokenizerBytes = size_t{1} << 30;
@@ -55,16 +55,16 @@ absl::StatusOr<std::string> FileDigest(const loader::ModelFolder& folder, const 
 bool SameFile(const std::filesystem::path& a, const std::filesystem::path& b) {
   namespace fs = std::filesystem;
   std::error_code error;
-  if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;  // devices take all
+  if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;  // such as /dev/null
   if (fs::equivalent(a, b, error)) return true;
-  // Where one is not there yet.
+  // One of them may not exist yet.
   const fs::path first = fs::weakly_canonical(a, error);
   if (error) return false;
   const fs::path second = fs::weakly_canonical(b, error);
   return !error && first == second;
 }
 
-// Two writers of one file would overwrite each other, and results their own input.
+// Two writers of one file would overwrite each other, and results would overwrite their input.
 absl::Status CheckFilesDiffer(const JobOptions& options) {
   std::vector<std::pair<std::string, std::string>> files = {
       {"--output", options.output},
@@ -122,7 +122,7 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
       static_cast<int32_t>(options.rank.max_model_len > 0 ? options.rank.max_model_len : context);
   reader.limits.max_queue = kMaxQueue;
 
-  // What an answer depends on beside its row. Not the number of ranks, threads or replicas.
+  // What an answer depends on beside its row. It does not depend on ranks, threads or replicas.
   TANDEM_ASSIGN_OR_RETURN(const std::string tokenizer, FileDigest(folder, "tokenizer.json"));
   TANDEM_ASSIGN_OR_RETURN(const std::string settings, FileDigest(folder, "tokenizer_config.json"));
   TANDEM_ASSIGN_OR_RETURN(const std::string jinja, FileDigest(folder, "chat_template.jinja"));
@@ -141,7 +141,7 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
                    {"sampling", server::SamplingToProto(reader.defaults).ShortDebugString()},
                    {"seed", absl::StrCat(reader.seed)},
                    {"ordered", options.ordered ? "yes" : "no"}};
-  // What most jobs do not have is named only by those that do.
+  // Named only where it applies, so that the journals of other jobs stay as they are.
   if (tool_use.has_value()) model->header.emplace_back("tool-use-template", Digest(*tool_use));
   if (options.rank.device != "cpu") {
     model->header.emplace_back("device", options.rank.device);

@@ -1,15 +1,13 @@
-// A batch job on rank 0 before any weight is read: input checked, journal open, files brought to
-// what it says. What it finds wrong needs no model to be found.
+// Opens a batch job before any weight is read: checks the input, opens the journal, and brings the
+// files to what the journal says. All mistakes that can be found without loading are found here.
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "parallel/timeouts.h"
 #include "runtime/batch/coordinator.h"
 #include "runtime/batch/file.h"
 #include "runtime/batch/journal.h"
@@ -20,14 +18,11 @@
 
 namespace tandem::batch {
 
-// Between two signs of life.
-inline constexpr std::chrono::seconds kHeartbeat{5};
-
-// What rows are read with; a replica's leader needs the same.
+// What rows are read with, on the coordinator and on rank 0 of each replica.
 struct BatchModel {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;  // null: ids only
   std::optional<chat::ChatTemplate> chat_template;
-  RowReader reader;  // of both
+  RowReader reader;  // uses both
   JournalHeader header;
 };
 absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& options);
@@ -39,9 +34,9 @@ struct BatchJob {
   int64_t context = 0;  // tokens of the longest row that is left, answer included
 };
 
-// INVALID_ARGUMENT for bad rows (each told on stderr, with its line) unless they are to be skipped,
-// and for an id that appears twice or a file that is named twice; else as BatchJournal and
-// BatchCoordinator say.
+// INVALID_ARGUMENT for bad rows (printed on stderr with their lines) unless they are to be skipped,
+// and for an id that appears twice or a file that is named twice. Otherwise the errors of
+// BatchJournal and BatchCoordinator.
 absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const JobOptions& options,
                                                        const BatchModel& model);
 

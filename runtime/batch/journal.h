@@ -1,13 +1,13 @@
-// What a batch job has done so far, in an append-only file: whoever was killed at any instant finds
-// it again. Finished rows are in it with their whole line of output, unfinished ones with the
-// tokens they had. The files of results follow from it (batch_output.h).
+// What a batch job has done so far, in an append-only file that survives a kill at any moment.
+// Finished rows are in it with their whole line of output, unfinished ones with their tokens. The
+// files of results can be made from it again (file.h).
 //
-// A record is a line, "HASH JSON": the XXH64 of the JSON in 16 hex digits. The first record is the
-// header: what results depend on beside the rows. A tail without a whole record is what a kill left
-// and is cut off: nothing in it was committed, since commits wait for the disk. A damaged record
-// with whole ones behind it is another matter, and refused.
+// A record is a line, "HASH JSON": the XXH64 of the JSON in 16 hexadecimal digits. The first record
+// is the header: what results depend on beside the rows. A tail that is no whole record was left by
+// a kill and is cut off: nothing in it was committed, since commits wait for the disk. A damaged
+// record before whole ones is an error.
 //
-// The file is locked while it is open, by a lock of the kernel that goes with the process.
+// The file is locked while it is open; the kernel releases the lock when the process ends.
 #pragma once
 
 #include <chrono>
@@ -28,7 +28,7 @@ using JournalHeader = std::vector<std::pair<std::string, std::string>>;
 
 class BatchJournal {
  public:
-  // A row that is over.
+  // A finished row.
   struct Done {
     uint64_t key = 0;
     std::string id;  // as JSON; empty where the row had none
@@ -37,11 +37,13 @@ class BatchJournal {
   };
   using Tokens = std::vector<int32_t>;
 
-  // Opens or makes it, locked, repaired and read; waits up to `lock_wait` for whoever has it.
-  // UNAVAILABLE where that one does not go; FAILED_PRECONDITION where the header is another,
-  // naming the first difference; INVALID_ARGUMENT for a file that is no journal; DATA_LOSS for one
-  // that is damaged before its end, which stays as it is; ABORTED where it cannot be read or
-  // written.
+  // Opens or creates the journal, locks, repairs and reads it; waits up to `lock_wait` for another
+  // process that has it open. Errors:
+  // UNAVAILABLE          the other process keeps it
+  // FAILED_PRECONDITION  the header is another; names the first difference
+  // INVALID_ARGUMENT     the file is no journal
+  // DATA_LOSS            damaged before its end; the file stays as it is
+  // ABORTED              it cannot be read or written
   static absl::StatusOr<std::unique_ptr<BatchJournal>> Open(const std::string& path,
                                                             const JournalHeader& header,
                                                             std::chrono::milliseconds lock_wait);
@@ -50,18 +52,18 @@ class BatchJournal {
   BatchJournal& operator=(const BatchJournal&) = delete;
 
   bool is_new() const { return is_new_; }
-  // As read, in the order in which they were done; later ones are not added.
+  // As read, in the order in which they were finished. AddDone does not change it.
   std::vector<Done>& done() { return done_; }
-  // Of rows that are not done: tokens by (row, choice).
+  // Tokens of unfinished rows, by (row, choice).
   const std::map<std::pair<uint64_t, int32_t>, Tokens>& progress() const { return progress_; }
 
-  // Collected until Commit.
+  // Both collect until Commit.
   void AddDone(const Done& done);
-  // `tokens` are the choice's from position `from` on, in place of those that were there.
+  // `tokens` replace the choice's tokens from position `from` on.
   void AddTokens(uint64_t key, int32_t choice, size_t from, const Tokens& tokens);
   bool has_uncommitted() const { return !pending_.empty(); }
 
-  // On disk when it returns. ABORTED where that failed: what had been committed stays valid.
+  // Everything is on disk when it returns. ABORTED where that failed: earlier commits stay valid.
   absl::Status Commit();
 
  private:

@@ -1,4 +1,4 @@
-// What a batch job is asked to do, as plain values.
+// What a batch job is to do, as plain values.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@ namespace tandem::batch {
 
 struct JobOptions {
   rank::RankOptions rank;       // of every replica's ranks
-  int tp = 0;                   // ranks of a replica; 0: the given world's size, or as hosts have
+  int tp = 0;                   // ranks of a replica; 0: the given world's size, or the host's
   std::string hosts;            // to start ranks on (rank/host_list.h); empty: this one
-  double start_timeout = 1800;  // seconds that a rank may keep the others waiting at the start
+  double start_timeout = 1800;  // seconds to wait for another rank at the start
   engine::LoadGuardOptions watch;
   std::string input;                 // JSONL, plain or gzip; "-": standard input
   std::string output;                // the journal lies beside it
@@ -23,7 +23,7 @@ struct JobOptions {
   double progress_interval = 30;     // seconds between lines where there is no terminal
   bool ordered = false;              // results in the order of the input
   double time_limit = 0;             // seconds; 0: none, or Slurm's
-  engine::SamplingRequest sampling;  // of rows that do not say
+  engine::SamplingRequest sampling;  // defaults of rows
 };
 
 }  // namespace tandem::batch

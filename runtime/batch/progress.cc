@@ -19,7 +19,7 @@ namespace {
 constexpr char kColumnsVariable[] = "TANDEM_BAR_COLUMNS";
 constexpr std::chrono::milliseconds kBarInterval{500};
 constexpr int kBarWidth = 24;      // at most
-constexpr int kUnknownWidth = 80;  // of a terminal that does not say
+constexpr int kUnknownWidth = 80;  // where the terminal does not report one
 constexpr char kClearLine[] = "\r\x1b[K";
 
 std::string Duration(double seconds) {
@@ -42,12 +42,12 @@ int BarColumns() {
   return known ? size.ws_col : kUnknownWidth;
 }
 
-void PassBarOn() {
+void PassBarColumns() {
   const int columns = BarColumns();
   if (columns > 0) setenv(kColumnsVariable, absl::StrCat(columns).c_str(), 1);
 }
 
-void TellLine(const std::string& line) {
+void PrintLine(const std::string& line) {
   std::fprintf(stderr, "%s%s\n", BarColumns() > 0 ? kClearLine : "", line.c_str());
 }
 
@@ -77,23 +77,25 @@ std::string BarLine(const BatchCounts& counts, double seconds, int columns) {
   return line;
 }
 
-BatchProgress::BatchProgress(double interval)
-    : columns_(BarColumns()),
+BatchProgress::BatchProgress(double interval, const BatchCoordinator& coordinator)
+    : coordinator_(coordinator),
+      columns_(BarColumns()),
       interval_(columns_ > 0 ? Clock::duration(kBarInterval)
                              : std::chrono::duration_cast<Clock::duration>(
                                    std::chrono::duration<double>(interval))),
       next_(columns_ > 0 ? start_ : start_ + interval_) {}
 
 double BatchProgress::seconds() const {
-  return std::chrono::duration<double>(Clock::now() - start_).count();
+  return std::chrono::duration<double>(end_.value_or(Clock::now()) - start_).count();
 }
 
-void BatchProgress::Update(const BatchCounts& counts) {
+void BatchProgress::Update() {
   const Clock::time_point now = Clock::now();
   if (now < next_) return;
   next_ = now + interval_;
+  const BatchCounts counts = coordinator_.counts();
   if (columns_ == 0) {
-    TellLine(absl::StrCat("tandem: ", Figures(counts, seconds())));
+    PrintLine(absl::StrCat("tandem: ", Figures(counts, seconds())));
     return;
   }
   std::fprintf(stderr, "\r%s\x1b[K", BarLine(counts, seconds(), columns_).c_str());
@@ -104,6 +106,7 @@ void BatchProgress::Update(const BatchCounts& counts) {
 void BatchProgress::End() {
   if (drawn_) std::fputs(kClearLine, stderr);
   drawn_ = false;
+  end_ = Clock::now();
 }
 
 std::string SummaryJson(const BatchSummary& summary) {
@@ -120,7 +123,7 @@ std::string SummaryJson(const BatchSummary& summary) {
   json["tokens_per_s"] =
       summary.seconds > 0 ? static_cast<double>(counts.completion_tokens) / summary.seconds : 0.0;
   json["replicas"] = summary.replicas;
-  json["replicas_lost"] = summary.replicas_lost;
+  json["replicas_lost"] = summary.replicas_dead;
   json["roofline_fraction"] =
       summary.roofline_fraction > 0 ? nlohmann::ordered_json(summary.roofline_fraction) : nullptr;
   json["complete"] = !summary.stopped;

@@ -1,30 +1,17 @@
 #include "runtime/batch/replicas.h"
 
-#include <fcntl.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <thread>
+#include <utility>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/batch/ending.h"
 #include "runtime/batch/job.h"
-#include "runtime/batch/link.h"
 #include "runtime/batch/progress.h"
-#include "runtime/batch/replica_links.h"
+#include "runtime/batch/pump.h"
 #include "runtime/batch/replica_places.h"
+#include "runtime/batch/replica_server.h"
 #include "runtime/batch/stop.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/server/drain_signals.h"
@@ -32,138 +19,79 @@
 namespace tandem::batch {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr std::chrono::milliseconds kResultInterval{50};
-constexpr std::chrono::milliseconds kTokenInterval{1000};
 // For replicas to end after the last row or a stop: a step may be in progress.
-constexpr std::chrono::seconds kEndGrace{30};
+constexpr std::chrono::seconds kEndLimit{30};
 
-constexpr char kCoordinatorVariable[] = "TANDEM_BATCH_COORDINATOR";
-constexpr char kIndexVariable[] = "TANDEM_REPLICA";
-constexpr char kHostsVariable[] = "TANDEM_REPLICA_HOSTS";
-constexpr char kShareVariable[] = "TANDEM_HOST_SHARE";
-
-// In the child; does not return.
-[[noreturn]] void BecomeReplica(char** argv, const ReplicaRole& role, pid_t parent) {
-  setpgid(0, 0);  // Ctrl-C is for the coordinator
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(rank::kExitInternal);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
-  setenv(kCoordinatorVariable, role.coordinator.c_str(), 1);
-  setenv(kIndexVariable, absl::StrCat(role.index).c_str(), 1);
-  setenv(kHostsVariable, role.hosts.c_str(), 1);
-  setenv(kShareVariable, absl::StrCat(role.share.index, "/", role.share.count).c_str(), 1);
-  // In a Slurm job mpirun reaches other nodes by steps: those of several replicas run side by side.
-  setenv("SLURM_OVERLAP", "1", 0);
-  const int null = open("/dev/null", O_RDWR);
-  dup2(null, STDIN_FILENO);
-  dup2(null, STDOUT_FILENO);
-  execv("/proc/self/exe", argv);
-  _exit(rank::kExitUnavailable);
-}
-
-// The processes of replicas.
-class ReplicaGroup {
+// All replicas: their links and their processes.
+class ReplicaGroup : public Worker {
  public:
-  ~ReplicaGroup() {
-    for (const Process& replica : processes_) {
-      if (replica.exit_code < 0) kill(replica.pid, SIGKILL);
-    }
-    for (const Process& replica : processes_) {
-      if (replica.exit_code < 0) waitpid(replica.pid, nullptr, 0);
-    }
-  }
+  ReplicaGroup(ReplicaServer& server, ReplicaProcesses& processes)
+      : server_(server), processes_(processes) {}
 
-  absl::Status Start(const std::vector<HostedReplica>& replicas, const std::string& coordinator,
-                     char** argv) {
-    const pid_t self = getpid();
-    for (const HostedReplica& replica : replicas) {
-      const ReplicaRole role = {.coordinator = coordinator,
-                                .index = static_cast<int>(processes_.size()),
-                                .hosts = rank::FormatHosts(replica.hosts),
-                                .share = replica.share};
-      std::fflush(nullptr);
-      const pid_t pid = fork();
-      if (pid < 0) {
-        return absl::UnavailableError(
-            absl::StrCat("cannot start a replica: ", std::strerror(errno)));
-      }
-      if (pid == 0) BecomeReplica(argv, role, self);
-      processes_.push_back({role.index, role.hosts, pid, -1});
-    }
-    return absl::OkStatus();
-  }
+  int replicas() const override { return server_.replicas(); }
 
-  // Sees what has become of processes. The number of those that run.
-  int Turn(ReplicaLinks& links) {
-    int running = 0;
-    for (Process& process : processes_) {
-      if (process.exit_code < 0) Reap(process, links);
-      if (process.exit_code < 0) ++running;
-    }
-    return running;
+  absl::Status TakeRows(RowSource& source, int64_t most) override {
+    TANDEM_RETURN_IF_ERROR(server_.TakeRows(source, most));
+    for (const int replica : server_.TakeStalled()) processes_.Kill(replica);
+    for (const int replica : processes_.Reap()) server_.ReportDead(replica);
+    if (processes_.running() > 0) return absl::OkStatus();
+    return absl::InternalError("no replica is left; run the same command again to continue");
   }
-
-  void Kill(int replica) {
-    for (const Process& process : processes_) {
-      if (process.index == replica && process.exit_code < 0) kill(process.pid, SIGKILL);
-    }
-  }
-
-  // Waits for all to end.
-  void AwaitEnd(ReplicaLinks& links, std::chrono::seconds grace) {
-    ending_ = true;
-    for (const Clock::time_point until = Clock::now() + grace; Clock::now() < until;) {
-      if (Turn(links) == 0) return;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-  }
-  int first_failure() const { return first_failure_; }
 
  private:
-  struct Process {
-    int index = 0;
-    std::string hosts;
-    pid_t pid = 0;
-    int exit_code = -1;  // -1: runs
-  };
-
-  void Reap(Process& process, ReplicaLinks& links) {
-    int status = 0;
-    if (waitpid(process.pid, &status, WNOHANG) != process.pid) return;
-    process.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (ending_ && (process.exit_code == 0 || process.exit_code == rank::kExitRequeue)) return;
-    if (first_failure_ == 0) first_failure_ = process.exit_code;
-    TellLine(absl::StrCat("tandem: replica ", process.index,
-                          process.hosts.empty() ? "" : absl::StrCat(" on ", process.hosts),
-                          " has ended with ", process.exit_code));
-    links.Lose(process.index);
-  }
-
-  std::vector<Process> processes_;
-  int first_failure_ = 0;
-  bool ending_ = false;
+  ReplicaServer& server_;
+  ReplicaProcesses& processes_;
 };
 
-}  // namespace
-
-std::optional<ReplicaRole> ReplicaRoleOfThisProcess() {
-  const auto get = [](const char* name) -> std::string {
-    const char* value = std::getenv(name);
-    return value == nullptr ? "" : value;
-  };
-  ReplicaRole role = {.coordinator = get(kCoordinatorVariable), .hosts = get(kHostsVariable)};
-  if (role.coordinator.empty()) return std::nullopt;
-  const std::vector<std::string> share = absl::StrSplit(get(kShareVariable), '/');
-  // Written by BecomeReplica.
-  TANDEM_CHECK(absl::SimpleAtoi(get(kIndexVariable), &role.index) && share.size() == 2 &&
-               absl::SimpleAtoi(share[0], &role.share.index) &&
-               absl::SimpleAtoi(share[1], &role.share.count));
-  return role;
+// The exit code of replicas that died before they finished a row, such as for a model that is not
+// there: it says more than that they died. 0: there is none.
+int CommonFailure(const PumpResult& result, const ReplicaProcesses& processes,
+                  const BatchCounts& counts) {
+  if (result.ending != PumpResult::Ending::kWorkerFailed || counts.finished > 0) return 0;
+  const int code = processes.first_failure();
+  return code >= rank::kExitUsage && code <= rank::kExitConfig ? code : 0;
 }
+
+struct ReplicatedJob {
+  const JobOptions& options;
+  const std::vector<HostedReplica>& replicas;
+  char** argv;
+  std::unique_ptr<server::DrainSignals> signals;
+  std::unique_ptr<BatchJob> job;
+  BatchSummary summary;
+};
+
+// 0 when rows are done or the job was stopped, else the exit code of the replicas' common failure.
+absl::StatusOr<int> ComputeRows(ReplicatedJob& all) {
+  BatchCoordinator& coordinator = *all.job->coordinator;
+  ReplicaProcesses processes;
+  TANDEM_RETURN_IF_ERROR(processes.Fork(all.replicas, all.argv));  // before any thread
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::unique_ptr<ReplicaServer> server,
+      ReplicaServer::Start(coordinator, {.replicas = all.summary.replicas,
+                                         .context = all.job->context,
+                                         .for_other_hosts = !all.options.hosts.empty()}));
+  processes.Begin(server->address());
+  const BatchStop stop(std::move(all.signals), all.options.time_limit, /*leaves_early=*/false);
+  BatchProgress progress(all.options.progress_interval, coordinator);
+  ReplicaGroup group(*server, processes);
+  const PumpResult result =
+      PumpRows({.source = coordinator, .workers = {&group}, .stop = &stop, .progress = &progress});
+  Summarize(coordinator, progress, all.summary);
+  all.summary.replicas_dead = server->dead();
+  server->End(coordinator.all_done());
+  processes.AwaitEnd(kEndLimit);
+  if (const int code = CommonFailure(result, processes, all.summary.counts); code != 0) return code;
+  TANDEM_RETURN_IF_ERROR(result.error);
+  if (result.ending == PumpResult::Ending::kStopped) {
+    // Since the pump's end, replicas have sent the last tokens of their unfinished rows.
+    TANDEM_RETURN_IF_ERROR(coordinator.Flush(/*with_tokens=*/true));
+    PrintStop(result.stop_reason, all.summary.counts);
+  }
+  return 0;
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const JobOptions& options) {
   std::vector<HostedReplica> replicas;
@@ -192,81 +120,20 @@ absl::StatusOr<std::vector<HostedReplica>> ReplicasOf(const JobOptions& options)
 
 absl::StatusOr<int> RunReplicas(const JobOptions& options,
                                 const std::vector<HostedReplica>& replicas, char** argv) {
-  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<server::DrainSignals> signals,
-                          server::DrainSignals::Block());
-  std::unique_ptr<BatchJob> job;
+  ReplicatedJob all = {.options = options, .replicas = replicas, .argv = argv};
+  TANDEM_ASSIGN_OR_RETURN(all.signals, server::DrainSignals::Block());
   {
     TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<BatchModel> model, OpenBatchModel(options));
-    TANDEM_ASSIGN_OR_RETURN(job, OpenBatchJob(options, *model));
+    TANDEM_ASSIGN_OR_RETURN(all.job, OpenBatchJob(options, *model));
   }
-  BatchCoordinator& coordinator = *job->coordinator;
-  BatchSummary summary;
-  summary.replicas = static_cast<int>(replicas.size());
-  summary.counts = coordinator.counts();
-  if (!coordinator.all_done()) {
-    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LinkListener> listener,
-                            LinkListener::Open(!options.hosts.empty()));
-    ReplicaGroup group;
-    // Forks: before any thread.
-    TANDEM_RETURN_IF_ERROR(group.Start(replicas, listener->coordinator(), argv));
-    ReplicaLinks links(*listener, coordinator, job->context, summary.replicas,
-                       parallel::kPatientStep + 2 * kHeartbeat);
-    const BatchStop stop(std::move(signals), options.time_limit, /*leaves_early=*/false);
-    BatchProgress progress(options.progress_interval);
-    Clock::time_point next_results = Clock::now(), next_tokens = next_results + kTokenInterval;
-    absl::Status status;
-    std::string reason;
-    while (status.ok() && !coordinator.all_done()) {
-      reason = stop.Reason();
-      if (!reason.empty()) break;
-      links.HandOut();
-      for (const int replica : links.TakeStalled()) group.Kill(replica);
-      if (group.Turn(links) == 0) {
-        status = absl::InternalError("no replica is left; the same line again goes on");
-        break;
-      }
-      coordinator.Wait(std::chrono::milliseconds(100));
-      const Clock::time_point now = Clock::now();
-      if (now >= next_results) {
-        const bool with_tokens = now >= next_tokens;
-        status = coordinator.Flush(with_tokens);
-        next_results = Clock::now() + kResultInterval;
-        if (with_tokens) next_tokens = Clock::now() + kTokenInterval;
-      }
-      progress.Update(coordinator.counts());
-    }
-    const bool disk_failed = absl::IsAborted(status);
-    if (!disk_failed) {
-      const absl::Status flushed = coordinator.Flush(/*with_tokens=*/true);
-      if (status.ok()) status = flushed;
-    }
-    progress.End();
-    summary.counts = coordinator.counts();
-    summary.seconds = progress.seconds();
-    summary.stopped = summary.counts.left() > 0;
-    summary.replicas_lost = links.lost();
-    links.Tell(coordinator.all_done() ? nlohmann::json{{"end", true}}
-                                      : nlohmann::json{{"stop", true}});
-    group.AwaitEnd(links, kEndGrace);
-    if (!status.ok()) {
-      // What the replicas died of says more than that they did, where the first had it from the
-      // start: such as a model that is not there.
-      if (absl::IsInternal(status) && summary.counts.finished == 0 && group.first_failure() >= 64 &&
-          group.first_failure() <= 78) {
-        return group.first_failure();
-      }
-      return status;
-    }
-    if (!reason.empty()) {
-      TANDEM_RETURN_IF_ERROR(coordinator.Flush(/*with_tokens=*/true));
-      std::fprintf(stderr,
-                   "tandem: stopping, %s: %lld rows are left, run the same line again to go on\n",
-                   reason.c_str(), static_cast<long long>(summary.counts.left()));
-    }
+  all.summary.replicas = static_cast<int>(replicas.size());
+  all.summary.counts = all.job->coordinator->counts();
+  if (!all.job->coordinator->all_done()) {
+    TANDEM_ASSIGN_OR_RETURN(const int code, ComputeRows(all));
+    if (code != 0) return code;
   }
-  std::printf("%s\n", SummaryJson(summary).c_str());
-  if (std::fflush(stdout) != 0) return rank::OutputError("stdout: cannot be written");
-  return summary.stopped ? rank::kExitRequeue : 0;
+  TANDEM_RETURN_IF_ERROR(PrintSummary(all.summary));
+  return all.summary.stopped ? rank::kExitRequeue : 0;
 }
 
 }  // namespace tandem::batch

@@ -1,4 +1,4 @@
-// Lines of a batch job's files, from what became of a row. Pure functions; no line ends.
+// The lines of a batch job's output: of results and of errors. Pure functions; no line ends.
 #pragma once
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 //   {"id", "prompt" | "prompt_ids" | "messages", and sampling fields as in the protocol}
 //
 // Everything is checked here, before a model is loaded: names, types, ranges, the prompt's length
-// and, for messages, what the chat template makes of them. Pure functions.
+// and, for messages, the rendered chat template. Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -28,27 +28,27 @@ struct BatchRow {
   std::string id;    // as JSON: "\"a\"" or "7"
   RowForm form = RowForm::kShort;
   std::vector<int32_t> prompt_ids;
-  engine::SamplingRequest sampling;  // with stop texts, which are not the engine's business
+  engine::SamplingRequest sampling;  // with stop texts, which the engine does not know
   engine::SamplingParams params;     // of one choice: n is 1
   int32_t choices = 1;
-  uint64_t key = 0;  // of the row's text: another text is another row
+  uint64_t key = 0;  // a hash of the row's text: another text is another row
 };
 
 // What rows are read against.
 struct RowReader {
   const tokenizer::Tokenizer* tokenizer = nullptr;    // null: ids only
   const chat::ChatTemplate* chat_template = nullptr;  // null: no messages
-  engine::SamplingRequest defaults;                   // of the command line; a row's fields win
+  engine::SamplingRequest defaults;                   // of the command line; rows override them
   engine::SamplingRequest model_defaults;             // of generation_config.json
   engine::EngineLimits limits;
-  uint64_t seed = 0;  // rows without a seed draw by this one and their key
+  uint64_t seed = 0;  // a row without a seed gets one from this seed and its key
 
-  // INVALID_ARGUMENT naming the field, FAILED_PRECONDITION where tokenizer or template lacks;
-  // messages do not name the line. `id_out` gets the id as soon as it is known.
+  // INVALID_ARGUMENT with the field's name, FAILED_PRECONDITION where there is no tokenizer or
+  // template; messages do not name the line. `id_out` gets the id as soon as it is known.
   absl::StatusOr<BatchRow> Read(std::string_view line, int64_t number, std::string* id_out) const;
 };
 
-// Of a row's text, also where it is no row.
+// BatchRow::key of a text, also of one that is no row.
 uint64_t RowKey(std::string_view line);
 
 }  // namespace tandem::batch

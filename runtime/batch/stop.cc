@@ -16,7 +16,7 @@
 namespace tandem::batch {
 namespace {
 
-// Before Slurm's end of the job: a step, the journal, and the end of the ranks.
+// Left before Slurm ends the job: for a step, the journal, and the end of the ranks.
 constexpr std::chrono::seconds kEndMargin{30};
 
 }  // namespace
@@ -35,7 +35,8 @@ BatchStop::BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_
     if (signal == 0) return;
     signal_ = signal;
     if (!leaves_early || rows_begun_) return;
-    std::fprintf(stderr, "tandem: stopping, %s, before a row has begun: run the same line again\n",
+    std::fprintf(stderr,
+                 "tandem: stopping, %s, before the first row began: run the same command again\n",
                  Reason().c_str());
     _exit(rank::kExitRequeue);
   });

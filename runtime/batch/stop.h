@@ -1,4 +1,4 @@
-// Why a batch job ends before its rows: a signal, or the time that it has.
+// Why a batch job stops before all rows are finished: a signal, or its time limit.
 #pragma once
 
 #include <atomic>
@@ -13,9 +13,9 @@ namespace tandem::batch {
 
 class BatchStop {
  public:
-  // `time_limit` in seconds from now; 0: none. In a Slurm job its end counts too. Starts a thread.
-  // With `leaves_early` a signal before RowsBegin ends this process at once, with kExitRequeue:
-  // nothing that it does is worth the wait for a model.
+  // `time_limit` in seconds from now; 0: none. The end of a Slurm job counts, too. Starts a thread.
+  // With `leaves_early` a signal before RowsBegin ends this process at once, with kExitRequeue: it
+  // has done nothing yet, and loading a model takes long.
   BatchStop(std::unique_ptr<server::DrainSignals> signals, double time_limit, bool leaves_early);
   ~BatchStop();
   BatchStop(const BatchStop&) = delete;
@@ -24,7 +24,7 @@ class BatchStop {
   // The model is loaded.
   void RowsBegin() { rows_begun_ = true; }
 
-  // Empty: go on.
+  // Empty: continue.
   std::string Reason() const;
 
  private:

@@ -68,7 +68,7 @@ class FourHosts(unittest.TestCase):
       self.hosts.mend(d)
       process.kill()
     self.assertEqual(process.returncode, 0, errors.decode())
-    self.assertRegex(errors.decode(), r"replica 1 is lost, 1 of 2 are left; its rows go to them")
+    self.assertRegex(errors.decode(), r"replica 1 has died, 1 of 2 are left; its rows go to them")
     self.assertIn(f"replica 1 on {c}:1,{d}:1 has ended with", errors.decode())
     summary = worlds.json.loads(output)
     self.assertEqual((summary["replicas"], summary["replicas_lost"]), (2, 1))

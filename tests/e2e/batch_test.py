@@ -274,7 +274,7 @@ class Replicas(Case):
   def test_worlds_that_cannot_be_split(self):
     done = self.world(3, "out.jsonl", "--tp", 2)
     self.assertEqual(done.returncode, 78, done.stderr)
-    self.assertIn(b"rank 2 has no replica to be in: hosts have 3 ranks, a replica 2", done.stderr)
+    self.assertIn(b"rank 2 belongs to no replica: hosts have 3 ranks, a replica 2", done.stderr)
     done = self.world(2, "out.jsonl", "--hosts", "localhost:2")
     self.assertIn(b"--hosts: found in a process that mpirun or srun started", done.stderr)
     bad = write(self.folder / "bad.jsonl", [{"id": 1}])
@@ -643,7 +643,7 @@ class Kills(Case):
       _, errors = process.communicate(timeout=60)
       self.assertEqual(process.returncode, 75, errors)
       self.assertLess(time.monotonic() - began, 10)
-      self.assertIn(b"run the same line again to go on", errors)
+      self.assertIn(b"run the same command again to continue", errors)
     self.finish("out1.jsonl", "--tp", 2)
 
   def test_time_limit(self):
