@@ -18,7 +18,7 @@ namespace {
 
 // The kernel cuts a request for read-ahead at the device's window, silently and
 // at 128 KiB by default, so larger ones are asked for in such pieces.
-constexpr uint64_t kPrefetchPiece = 128 << 10;
+constexpr uint64_t kPrefetchBytes = 128 << 10;
 
 size_t PageSize() {
   static const size_t size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -106,9 +106,9 @@ void MappedFile::Prefetch(uint64_t offset, size_t length) const {
   TANDEM_CHECK(offset <= size_ && length <= size_ - offset);
   const uint64_t end = offset + length;
   while (offset < end) {
-    const uint64_t piece = std::min(kPrefetchPiece, end - offset);
-    posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(piece), POSIX_FADV_WILLNEED);
-    offset += piece;
+    const uint64_t bytes = std::min(kPrefetchBytes, end - offset);
+    posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
+    offset += bytes;
   }
 }
 

@@ -12,8 +12,8 @@ namespace tandem::loader {
 
 // Owns the descriptor and the mapping. Movable; safe for concurrent reads.
 //
-// There are two ways in. data() is for bytes that are looked up while serving
-// (embedding rows): nothing is copied, but an I/O error, or a file cut short
+// There are two ways to read. data() is for bytes that are looked up while serving
+// (embedding rows): nothing is copied, but an I/O error, or a file truncated
 // after Open, is a SIGBUS. Read() is for loading: such a failure is a Status,
 // and its pages never count as the process's memory.
 class MappedFile {
@@ -35,7 +35,7 @@ class MappedFile {
   absl::Status Read(uint64_t offset, size_t length, void* dst) const;
 
   // Asks for pages of [offset, offset + length) to be read in the background,
-  // those and no others.
+  // and no other pages.
   void Prefetch(uint64_t offset, size_t length) const;
 
   // Makes the pages of [offset, offset + length) present in this process, so that looking at

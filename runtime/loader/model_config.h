@@ -53,8 +53,8 @@ struct ModelConfig {
   // own headers decide what is loaded.
   kernels::DType dtype = kernels::DType::kBF16;
   std::optional<QuantizationConfig> quantization;  // where the weights are quantized
-  std::vector<int32_t> eos_token_ids;  // config.json; generation_config.json wins
-  int32_t bos_token_id = -1;           // -1: none
+  std::vector<int32_t> eos_token_ids;              // config.json; generation_config.json wins
+  int32_t bos_token_id = -1;                       // -1: none
 };
 
 }  // namespace tandem::loader

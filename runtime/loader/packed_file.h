@@ -1,10 +1,10 @@
-// Weights as the kernels read them, kept in a file so that the next start packs and quantizes
-// nothing. A file holds whole matrices and so serves ranks of every TP degree: each copies its own
-// rows and columns (WeightStore::CopyPackedRows).
+// A file of weights as the kernels read them, so that the next start packs and quantizes nothing. A
+// file holds whole matrices and so serves ranks of every TP degree: each copies its own rows and
+// columns (WeightStore::CopyPackedRows).
 //
 // Layout: "TNDMPACK", the footer's offset and length (u64, little endian), the matrices, each on a
 // page of its own, and the footer: JSON of the key and of each matrix's name, shape and place. The
-// key says what the file was made from and how; a file with another key is no file.
+// key says what the file was made from and how. A file with another key counts as absent.
 #pragma once
 
 #include <atomic>
@@ -37,8 +37,8 @@ class PackedFile {
   // The matrix of that name and description; null where there is none. Valid as long as this.
   const Entry* Find(const std::string& name, std::string_view description) const;
 
-  // Bytes [offset, offset + bytes) of a matrix. DATA_LOSS when the disk or a file that was cut
-  // short fails it. May run on many threads at once.
+  // Bytes [offset, offset + bytes) of a matrix. DATA_LOSS if the disk fails or the file was
+  // truncated. Many threads may read at once.
   absl::Status Read(const Entry& matrix, uint64_t offset, size_t bytes, std::byte* dst) const;
 
   // The whole file; a matrix begins on a page, at its offset.
@@ -54,9 +54,9 @@ class PackedFile {
   mutable std::atomic<uint64_t> bytes_read_{0};
 };
 
-// Writes beside `path`, under a name of its own, and moves the file there when it is whole: readers
-// see all of it or nothing, and what a failure leaves is removed; what a killed writer left, by the
-// next one that comes ten minutes later or more.
+// Writes a temporary file in the folder of `path` and renames it when it is complete: readers see
+// all of it or nothing. A failed writer removes its temporary file; that of a killed writer is
+// removed by the next writer that comes ten minutes later or more.
 class PackedFileWriter {
  public:
   // Errors name the path: UNAVAILABLE for a full disk, PERMISSION_DENIED and others as the system

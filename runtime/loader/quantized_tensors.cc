@@ -33,7 +33,7 @@ std::string ScaleName(const QuantizedScheme& scheme, const Checkpoint& checkpoin
   return checkpoint.Has(inverse) ? inverse : module + ".weight_scale";
 }
 
-// Scales, or zero points beside them, that are stored by output.
+// Scales or zero points that are stored by output.
 std::vector<int64_t> ScaleShape(const QuantizedScheme& scheme, const Checkpoint& checkpoint,
                                 const std::string& name, int64_t rows, int64_t columns) {
   const int64_t groups = GroupCount(scheme, columns);

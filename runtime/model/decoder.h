@@ -1,6 +1,5 @@
-// One rank's share of a decoder-only transformer, and its forward step. Every
-// rank runs the same step; two all-reduces a layer and one gather of logits tie
-// them together.
+// One rank's part of a decoder-only transformer, and its forward pass. Every rank computes the same
+// step; two all-reduces a layer and one gather of logits connect the ranks.
 #pragma once
 
 #include <functional>
@@ -32,17 +31,17 @@
 
 namespace tandem::model {
 
-// What recording steps may take; what is not recorded by then is issued.
+// Limits on recording steps. Steps that are not recorded by then are issued call by call.
 struct RecordingBudget {
   absl::Duration time = absl::Seconds(20);
   uint64_t bytes = 256 << 20;  // of the device
 };
 
-// Where the weights of layers lie that are not at work.
+// Where the weights of a layer lie while other layers compute.
 enum class LayersIn {
   kMemory,  // the backend's
   kFile,    // DecoderOptions::packed, the head too (WeightStream)
-  kHost,    // pinned memory of the host, while the backend's is another (kernels::LayerStream)
+  kHost,    // the host's pinned memory, if the backend's memory is another (kernels::LayerStream)
 };
 
 // --weights stream or resident, on GPUs or CPUs.
@@ -58,13 +57,13 @@ struct DecoderOptions {
   int64_t max_rows = 0;       // of logits in one step
   int64_t max_sequences = 0;  // of one step; 0: max_tokens
   int64_t max_blocks = 0;     // of a sequence; 0: num_blocks
-  // RecordSteps records steps of one token for each of so many sequences at most; 0: none, as where
+  // RecordSteps records steps of one token for each of at most so many sequences. 0: none, also if
   // layers come from the host.
   int64_t recorded_sequences = 0;
   RecordingBudget recording;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
-  // Weights that were packed before (CheckPackedWeights); outlives the decoder, or null.
+  // Weights that were packed before (CheckPackedWeights), or null. Outlives the decoder.
   const loader::PackedFile* packed = nullptr;
   LayersIn layers = LayersIn::kMemory;
   std::vector<int> stream_cpus;  // of WeightStream's thread; empty: the caller's
@@ -81,13 +80,13 @@ struct DecoderOptions {
 
 // Bytes that a rank will hold, by purpose.
 struct DecoderBytes {
-  size_t weights = 0;  // where they are streamed, the most that is present at once
+  size_t weights = 0;  // of streamed weights, the most that is present at once
   size_t kv = 0;
   size_t workspace = 0;
-  size_t streamed = 0;  // of the packed file or the host, in each step; not in total()
-  size_t present = 0;   // of `weights`, what streamed ones take
+  size_t streamed = 0;  // read from the packed file or the host in each step; not in total()
+  size_t present = 0;   // the part of `weights` that streamed layers take
   size_t total() const { return weights + kv + workspace; }
-  size_t read() const { return weights - present + streamed; }  // of weights, in each step
+  size_t read() const { return weights - present + streamed; }  // weights read in each step
 };
 
 class Decoder {
@@ -101,15 +100,15 @@ class Decoder {
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
       const DecoderOptions& options);
 
-  // Records steps of one token for each sequence, where the backend can: Forward replays them.
-  // Collective, after all ranks have loaded: all of them record the same ones, until the budget
-  // of one is spent, and get the same error. What cannot be recorded is none of them
+  // Records steps of one token for each sequence, if the backend can: Forward replays them.
+  // Collective, after all ranks have loaded. All ranks record the same steps until one of them has
+  // spent its budget, and return the same error. A backend that cannot record is no error
   // (recording_failure).
   absl::Status RecordSteps();
 
-  // What Load will hold on `rank`, from config.json and the files' headers alone: with
-  // the checkpoint's formats as options.weights converts them, or with those that
-  // format_of names for each matrix.
+  // The bytes that Load will hold on `rank`, from config.json and the files' headers alone: with the
+  // checkpoint's formats as options.weights converts them, or with the formats that format_of
+  // returns.
   static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::DeviceLayout& device, const DecoderOptions& options);
@@ -118,26 +117,26 @@ class Decoder {
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::DeviceLayout& device, const DecoderOptions& options);
 
-  // One step on all ranks. logits is [rows, vocab] in fp32 on rank 0 and unused
-  // elsewhere; rows whose sampling request is not kWhole are surveyed instead, and their places
-  // stay as they are. An error is final for the world.
+  // One step on all ranks. logits is [rows, vocab] in fp32 on rank 0, unused elsewhere. Rows whose
+  // sampling request is not kWhole are surveyed instead; their places in logits are not written. An
+  // error is final for the world.
   absl::Status Forward(const StepInput& input, float* logits);
 
-  // Candidates that ranks list for a row that is surveyed; 0: they cannot, all rows come whole.
+  // Candidates that each rank lists for a surveyed row. 0: ranks cannot survey; all rows come whole.
   int32_t candidates() const { return sampling_ == nullptr ? 0 : RowSampling::ListSize(plan_); }
-  // On rank 0: what the ranks say of a surveyed row of the last step. Until the next.
+  // On rank 0: the ranks' surveys of a row of the last step. Valid until the next step.
   std::span<const kernels::RankSurvey> Survey(int32_t row) { return sampling_->Of(row); }
-  // On all ranks: rows of the last step, ascending, into their places of logits after all.
+  // On all ranks: gathers whole rows of the last step (ascending) into their places in logits.
   absl::Status GatherRows(std::span<const int32_t> rows, float* logits);
 
   // Copies KV blocks, pairs (from, to), in order. Every rank, before the step that uses them.
   void MoveBlocks(std::span<const int32_t> moves) { kv_cache_.Move(backend_, moves); }
 
-  // As held, by purpose; equals Plan where the plan is right.
+  // The bytes held, by purpose. Equal to Plan.
   DecoderBytes bytes() const;
   int64_t recorded_steps() const { return static_cast<int64_t>(recorded_.size()); }
   uint64_t recorded_bytes() const { return recorded_bytes_; }  // of the device
-  // Why nothing is recorded, where that was tried; the same on all ranks.
+  // Why nothing is recorded, if that was tried; the same on all ranks.
   const absl::Status& recording_failure() const { return recording_failure_; }
   int64_t replayed_steps() const { return replayed_; }
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
@@ -208,7 +207,7 @@ class Decoder {
   absl::Status LoadLayer(int64_t index);
   absl::Status LoadNorm(const Norm& norm, Layer& layer);
   absl::Status LoadMatrix(const HeldMatrix& matrix, Layer& layer);
-  // From the layers and the head, loaded: starts reading the first one from the file.
+  // After the layers and the head are loaded: starts to read the first layer from the file.
   void StartFileStream();
   const RecordedStep* FindRecorded(const StepInput& input) const;
   // From here on work belongs to `part`: for the timer, and as a range of the backend.
@@ -222,10 +221,9 @@ class Decoder {
   void Attention(const Layer& layer, int64_t index, const PlacedStep& step);
   void FeedForward(const Layer& layer, int64_t tokens);
   // Adds up the product's partial sums, adds them to the residual stream and norms that.
-  absl::Status AddAndNorm(const parallel::RowParallelLinear& product,
-                          parallel::ReducePlan plan, const kernels::Buffer& norm,
-                          int64_t tokens);
-  // In a world of one they are the sum.
+  absl::Status AddAndNorm(const parallel::RowParallelLinear& product, parallel::ReducePlan plan,
+                          const kernels::Buffer& norm, int64_t tokens);
+  // In a world of one rank, partial sums are the sum.
   float* Partials() const { return plan_.tp == 1 ? workspace_.delta : workspace_.partials; }
 
   const loader::ModelConfig config_;

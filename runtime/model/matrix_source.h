@@ -1,5 +1,5 @@
-// Matrices and vectors of a checkpoint as the parallel layers see them: as stored
-// or converted while they are read.
+// Matrices and vectors of a checkpoint as the parallel layers read them: as stored, or converted on
+// the way.
 #pragma once
 
 #include <memory>
@@ -16,7 +16,7 @@
 
 namespace tandem::model {
 
-// A matrix [rows, columns] where it lies: elements, or quantized. Copies share it.
+// A matrix [rows, columns] in the checkpoint: elements, or quantized. Copies refer to the same one.
 class StoredMatrix {
  public:
   explicit StoredMatrix(loader::CheckpointTensor tensor) : tensor_(tensor) {}
@@ -50,7 +50,7 @@ class StoredMatrix {
 absl::StatusOr<StoredMatrix> TakeMatrix(const loader::ModelConfig& config,
                                         loader::Checkpoint& checkpoint, const Module& module);
 
-// What a packed file says of a matrix beside its name.
+// How a packed file describes a matrix, in addition to its name.
 std::string PackedDescription(const kernels::LinearSpec& whole);
 
 class MatrixSource : public parallel::WeightSource {
@@ -109,7 +109,7 @@ class EmbeddingTable {
  public:
   explicit EmbeddingTable(StoredMatrix stored) : stored_(std::move(stored)) {}
 
-  // Says while loading what a look-up of quantized rows would find wrong, and so end the world.
+  // Checks quantized rows while loading: an error at the first look-up would end the world.
   absl::Status CheckRows(parallel::Range rows) const {
     return stored_.tensor() != nullptr ? absl::OkStatus()
                                        : stored_.quantized()->CheckRows(rows.begin, rows.end);

@@ -1,4 +1,4 @@
-// Makes the file that the next start loads instead of packing weights again.
+// Writes the packed file, which the next start loads instead of packing the weights again.
 #pragma once
 
 #include <string>
@@ -13,9 +13,9 @@
 
 namespace tandem::model {
 
-// What a packed file must have been made from to stand for this checkpoint: its identity, samples
-// of its content and its files' times, the formats asked for, the quantizer and the backend's
-// layout. DATA_LOSS where the checkpoint cannot be read.
+// The key of a packed file for this checkpoint: the checkpoint's identity, samples of its content
+// and its files' times, the formats asked for, the quantizer's version and the backend's layout.
+// DATA_LOSS if the checkpoint cannot be read.
 absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
                                       const WeightRequests& weights,
                                       const kernels::Backend& backend);
@@ -26,8 +26,8 @@ absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Check
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer);
 
-// INVALID_ARGUMENT where a file of the right key lacks a matrix of the model or has another number
-// of bytes of it: loading would read beside it. Takes nothing from the checkpoint.
+// INVALID_ARGUMENT if a file with the right key lacks a matrix of the model, or has it with another
+// number of bytes: loading would read outside of it. Takes nothing from the checkpoint.
 absl::Status CheckPackedWeights(const loader::ModelConfig& config,
                                 const loader::Checkpoint& checkpoint, const WeightRequests& weights,
                                 const kernels::Backend& backend, const loader::PackedFile& file);

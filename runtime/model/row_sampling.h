@@ -1,6 +1,6 @@
-// A step's rows as the ranks survey them (kernels/sampling.h), where logits lie in memory of
-// a device: what rank 0's sampler needs instead of whole rows. One wait for the device, in the
-// gather; a world of several ranks adds two small all-reduces before it.
+// Summaries of a step's rows of logits (kernels/sampling.h), for logits in a device's memory: rank
+// 0's sampler needs these instead of whole rows. Waits for the device once, in the gather. A world
+// of several ranks adds two small all-reduces before it.
 #pragma once
 
 #include <cstddef>

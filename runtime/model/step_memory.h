@@ -1,6 +1,6 @@
-// The arrays of a step where the backend's operations can read them: the input's own
-// where the backend's memory is the host's, else copies on the device, at places that do
-// not change, so that recorded operations find them again.
+// The arrays of a step in memory that the backend's operations can read. If the backend's memory is
+// the host's, these are the input's own arrays. Otherwise they are copies on the device, at fixed
+// addresses, so that recorded operations find them again.
 #pragma once
 
 #include <cstdint>

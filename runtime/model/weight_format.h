@@ -1,4 +1,5 @@
-// How ranks hold weights: as the checkpoint has them, or converted while loading.
+// The formats in which ranks hold weights: as the checkpoint stores them, or converted while
+// loading.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct WeightFormat {
 // "BF16"; "INT8, groups of 32"; "INT4, groups of 128, zero points"; "FP8, groups of 128"
 std::string FormatName(const WeightFormat& format);
 
-// What is asked of a matrix. Neither bits nor dtype: as stored.
+// The format that options ask for. Neither bits nor dtype: as stored.
 struct WeightRequest {
   int bits = 0;  // 8 or 4: codes
   int64_t group_size = 0;

@@ -13,9 +13,9 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 
-// Read ahead of what is made present, in pieces: enough for a disk's queue.
-constexpr uint64_t kPiece = 2 << 20;
-constexpr size_t kPiecesAhead = 8;
+// The kernel is asked to read so many requests ahead: enough for a disk's queue.
+constexpr uint64_t kRequest = 2 << 20;
+constexpr size_t kRequestsAhead = 8;
 
 }  // namespace
 
@@ -83,7 +83,7 @@ void WeightStream::Run() {
     cpu_set_t set;
     CPU_ZERO(&set);
     for (const int cpu : cpus_) CPU_SET(cpu, &set);
-    sched_setaffinity(0, sizeof(set), &set);  // refused: slower, no more
+    sched_setaffinity(0, sizeof(set), &set);  // on failure the thread is only slower
   }
   for (;;) {
     uint64_t next;
@@ -111,20 +111,20 @@ void WeightStream::Run() {
 }
 
 absl::Status WeightStream::Read(const std::vector<FileRange>& layer) {
-  std::vector<FileRange> pieces;
+  std::vector<FileRange> requests;
   for (const FileRange& range : layer) {
     const uint64_t end = std::min<uint64_t>(range.end, file_.size());
-    for (uint64_t at = range.begin; at < end; at += kPiece) {
-      pieces.push_back({at, std::min(at + kPiece, end)});
+    for (uint64_t at = range.begin; at < end; at += kRequest) {
+      requests.push_back({at, std::min(at + kRequest, end)});
     }
   }
   size_t asked = 0;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    for (; asked < std::min(i + kPiecesAhead, pieces.size()); ++asked) {
-      file_.Prefetch(pieces[asked].begin, pieces[asked].size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    for (; asked < std::min(i + kRequestsAhead, requests.size()); ++asked) {
+      file_.Prefetch(requests[asked].begin, requests[asked].size());
     }
-    TANDEM_RETURN_IF_ERROR(file_.Populate(pieces[i].begin, pieces[i].size()));
-    bytes_read_.fetch_add(pieces[i].size(), std::memory_order_relaxed);
+    TANDEM_RETURN_IF_ERROR(file_.Populate(requests[i].begin, requests[i].size()));
+    bytes_read_.fetch_add(requests[i].size(), std::memory_order_relaxed);
   }
   return absl::OkStatus();
 }

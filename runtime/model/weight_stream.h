@@ -1,10 +1,9 @@
-// Weights that stay in a mapped file: while a layer computes, a thread reads the next one, and
-// what the layer before took is given back. The head counts as the last layer, and the first
-// follows it.
+// Weights that stay in a mapped file. While a layer computes, a thread reads the next layer and
+// releases the pages of the layer before. The head counts as the last layer; the first follows it.
 //
-// Only where pages are differs from weights in memory, so results are the same. A file that is cut
-// short while it is read shows as DATA_LOSS in most cases (MappedFile::Populate) and else as a
-// SIGBUS, as any mapped file's.
+// Results are the same as with weights in memory: only the place of the pages differs. If the file
+// is truncated while it is read, Enter returns DATA_LOSS in most cases (MappedFile::Populate);
+// otherwise the process gets a SIGBUS, as with any mapped file.
 #pragma once
 
 #include <atomic>
@@ -32,19 +31,19 @@ struct FileRange {
 // The pages that the ranges touch, in order, each once.
 std::vector<FileRange> WholePages(std::vector<FileRange> ranges);
 
-// Of layers of these bytes, the most that one and its successor take; the first follows the last.
+// The most bytes that a layer and the one after it take together; the first follows the last.
 uint64_t LargestPair(std::span<const uint64_t> layer_bytes);
 
 class WeightStream : public kernels::LayerStream {
  public:
-  // Layers are ranges of the file, which outlives this. The thread starts to read the first one; it
-  // runs on `cpus`, or where the caller may if there are none.
+  // Each layer is a list of ranges of the file, which outlives this object. The thread starts to
+  // read the first layer. It may use `cpus`; if that is empty, the caller's.
   WeightStream(const loader::MappedFile& file, const std::vector<std::vector<FileRange>>& layers,
                std::vector<int> cpus);
   ~WeightStream() override;
 
-  // The layer before this one has computed: waits until this one is present. DataLoss where it
-  // could not be read, and for every layer after it.
+  // Called when the layer before this one has computed: waits until this one is present. DATA_LOSS
+  // if it could not be read, and then for every later layer.
   absl::Status Enter(size_t layer) override;
 
   // In whole pages.

@@ -1,7 +1,6 @@
-// Runs a model over calibration text one layer at a time, all text through a
-// layer before the next, so that each matrix can be quantized knowing the inputs
-// that the quantized ones before it will give it. Holds one layer's matrices and
-// the activations of all the text.
+// Computes a model over calibration text one layer at a time: all text goes through a layer before
+// the next one begins. So each matrix is quantized with the inputs that the quantized matrices
+// before it produce. Holds one layer's matrices and the activations of all the text.
 #pragma once
 
 #include <cstdint>
@@ -30,15 +29,15 @@ struct CalibrationStage {
   int64_t columns = 0;
 };
 
-// Gives the stage's merged matrix, modules' rows one after the other, as the rest
-// of the pass is to compute with.
+// Returns the stage's merged matrix, the modules' rows one after the other: the rest of the pass
+// computes with it.
 using StageVisitor = absl::FunctionRef<absl::StatusOr<std::unique_ptr<kernels::LinearWeight>>(
     const CalibrationStage& stage)>;
 
 class Calibration {
  public:
-  // sequences are token ids; each is run by itself from position 0. The backend's
-  // memory is the host's. All references outlive the object.
+  // sequences are token ids; each is computed by itself from position 0. The backend's memory is
+  // the host's. All references outlive the object.
   static absl::StatusOr<std::unique_ptr<Calibration>> Create(
       const loader::ModelConfig& config, const SourceWeights& weights, kernels::Backend& backend,
       const std::vector<std::vector<int32_t>>& sequences);

@@ -17,8 +17,8 @@
 namespace tandem::quantize {
 namespace {
 
-// Values of a piece of a matrix that is read at a time.
-constexpr int64_t kPieceValues = 16 << 20;
+// Values of a matrix that are read at a time.
+constexpr int64_t kValuesAtATime = 16 << 20;
 
 // Owns what kernels::QuantizedRows points to.
 struct QuantizedMatrix {
@@ -74,7 +74,7 @@ class ModelQuantizer {
     const loader::CheckpointTensor& tensor = source_->Get(name);
     const int64_t rows = tensor.rows();
     const int64_t step =
-        std::max<int64_t>(1, kPieceValues / std::max<int64_t>(1, tensor.row_bytes()));
+        std::max<int64_t>(1, kValuesAtATime / std::max<int64_t>(1, tensor.row_bytes()));
     std::vector<std::byte> bytes;
     for (int64_t begin = 0; begin < rows; begin += step) {
       const int64_t end = std::min(begin + step, rows);
@@ -107,17 +107,17 @@ class ModelQuantizer {
     const std::string tensor = module.name + ".weight";
     // Zero points are packed along the rows, so they wait for all of them.
     std::vector<uint8_t> zeros;
-    const int64_t step = std::max<int64_t>(1, kPieceValues / module.columns);
+    const int64_t step = std::max<int64_t>(1, kValuesAtATime / module.columns);
     std::vector<float> values;
     for (int64_t begin = 0; begin < module.rows; begin += step) {
       const int64_t rows = std::min(step, module.rows - begin);
       values.resize(rows * module.columns);
       TANDEM_RETURN_IF_ERROR(source_->ReadRows(tensor, begin, begin + rows, values.data()));
-      QuantizedMatrix piece(module.format, rows, module.columns);
+      QuantizedMatrix part(module.format, rows, module.columns);
       TANDEM_RETURN_IF_ERROR(QuantizeParallel(module.name, values.data(), rows, module.columns,
-                                              module.format, nullptr, piece, 0));
-      TANDEM_RETURN_IF_ERROR(AppendCodes(module, piece.codes.data(), rows, piece.scales));
-      zeros.insert(zeros.end(), piece.zeros.begin(), piece.zeros.end());
+                                              module.format, nullptr, part, 0));
+      TANDEM_RETURN_IF_ERROR(AppendCodes(module, part.codes.data(), rows, part.scales));
+      zeros.insert(zeros.end(), part.zeros.begin(), part.zeros.end());
     }
     TANDEM_RETURN_IF_ERROR(AppendRest(module, zeros.data()));
     Advance(tensor);

@@ -17,7 +17,7 @@ using kernels::QuantFormat;
 
 constexpr int64_t kLeastGroup = 8;
 
-// The name that groups are told apart by: the last part of a layer's module.
+// The target that names a module in the configuration: the last part of its name, for all layers.
 std::string TargetOf(const std::string& module) {
   const size_t dot = module.rfind('.');
   const std::string part = dot == std::string::npos ? module : module.substr(dot + 1);

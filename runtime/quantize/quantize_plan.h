@@ -1,5 +1,5 @@
-// Which matrices of a model `tandem quantize` stores how, from its configuration
-// and headers alone.
+// Decides how `tandem quantize` stores each matrix of a model, from the configuration and headers
+// alone.
 #pragma once
 
 #include <cstdint>

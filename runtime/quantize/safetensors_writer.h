@@ -1,5 +1,5 @@
-// Writes one safetensors file whose tensors are known beforehand and come in any
-// order and in pieces. Format: https://github.com/huggingface/safetensors#format
+// Writes one safetensors file. Its tensors are known beforehand; their bytes come in any order and
+// a few at a time. Format: https://github.com/huggingface/safetensors#format
 #pragma once
 
 #include <cstdint>

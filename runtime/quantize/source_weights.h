@@ -1,5 +1,5 @@
-// The tensors of an unquantized checkpoint as `tandem quantize` reads them: taken
-// once, in pieces, widened to fp32.
+// The tensors of an unquantized checkpoint as `tandem quantize` reads them: each taken once, some
+// rows at a time, widened to fp32.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace tandem::quantize {
 
 class SourceWeights {
  public:
-  // Takes every tensor that the model needs; what is left over is refused as when
-  // it is served. The checkpoint outlives it.
+  // Takes every tensor that the model needs. Tensors that are left over are an error, as when the
+  // model is served. The checkpoint outlives this object.
   static absl::StatusOr<std::unique_ptr<SourceWeights>> Take(loader::Checkpoint& checkpoint,
                                                              const loader::ModelConfig& config);
 

@@ -1,4 +1,4 @@
-// What a chat template is given, read from JSON text that came from outside. Pure functions.
+// Reads the inputs of a chat template from JSON text of outside. Pure functions.
 #pragma once
 
 #include <string_view>

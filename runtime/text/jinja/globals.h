@@ -11,7 +11,7 @@ namespace tandem::jinja {
 // Undefined if there is none of that name.
 Value FindGlobal(Heap& heap, std::string_view name);
 
-// The status of a raise_exception; IsRaised tells it from others.
+// The status of a raise_exception; IsRaised recognizes it.
 absl::Status MakeRaised(std::string_view message);
 
 }  // namespace tandem::jinja

@@ -26,7 +26,7 @@ struct RenderOptions {
   uint64_t max_steps = 20'000'000;              // expressions and iterations
   size_t max_memory_bytes = size_t{512} << 20;  // alive at a time, the variables included
   int max_depth = 600;                          // nested expressions, blocks and macro calls
-  // What strftime_now tells.
+  // The time that strftime_now gives.
   absl::Time now = absl::Now();
   absl::TimeZone time_zone = absl::LocalTimeZone();
 };

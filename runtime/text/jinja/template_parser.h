@@ -23,7 +23,7 @@ inline constexpr int kMaxExprNesting = 100;
 inline constexpr int kMaxExprDepth = 300;
 inline constexpr int kMaxBlockNesting = 60;
 
-// Where a run of statements ends: the tags that close it.
+// The tags that end a body of statements.
 using EndTags = std::vector<std::string_view>;
 
 using ExprOr = absl::StatusOr<ExprPtr>;

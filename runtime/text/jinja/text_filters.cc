@@ -111,7 +111,7 @@ Result StripTags(Interpreter& in, const Value& input, const Arguments& args) {
     }
     text = kept + text.substr(pos);
   }
-  // White space runs become one blank, entities their characters.
+  // Adjacent white space becomes one blank, entities become their characters.
   std::string out;
   for (size_t pos = 0; pos < text.size();) {
     const size_t begin = pos;
@@ -230,8 +230,8 @@ Result WordCount(Interpreter& in, const Value& input, const Arguments& args) {
   return Value::Integer(count);
 }
 
-// One line cut into lines of at most `width`, at blanks where possible. Words with hyphens may
-// be cut behind a hyphen.
+// Splits one line into lines of at most `width`, at blanks where possible. Words with hyphens may
+// be split after a hyphen.
 std::vector<std::string> WrapLine(std::u32string_view line, size_t width, bool break_long,
                                   bool break_hyphens) {
   std::vector<std::u32string> chunks;

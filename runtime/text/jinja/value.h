@@ -1,4 +1,4 @@
-// The values that a template works on: Python's, as far as templates can tell.
+// The values that a template works on: Python's, as far as a template can see.
 //
 // A Value is a small handle; strings, lists and everything larger are shared, counted
 // objects. Objects made during a rendering belong to that rendering's Heap, which bounds how
