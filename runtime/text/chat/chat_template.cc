@@ -55,56 +55,45 @@ absl::StatusOr<jinja::Template> ParseNamed(const std::string& name, const std::s
 absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
     std::string_view tokenizer_config, std::optional<std::string_view> chat_template_jinja,
     std::optional<std::string_view> tool_use_jinja) {
-  absl::StatusOr<Json> parsed = ParseConfig(tokenizer_config);
-  if (!parsed.ok()) return parsed.status();
-  const Json& config = *parsed;
+  TANDEM_ASSIGN_OR_RETURN(const Json config, ParseConfig(tokenizer_config));
   ChatTemplate out;
+  TANDEM_RETURN_IF_ERROR(out.ReadSpecialTokens(config));
+  if (!chat_template_jinja.has_value()) {
+    TANDEM_RETURN_IF_ERROR(out.ReadTemplates(config));
+    return out;
+  }
+  TANDEM_RETURN_IF_ERROR(out.Add("default", std::string(*chat_template_jinja)));
+  if (tool_use_jinja.has_value()) {
+    TANDEM_RETURN_IF_ERROR(out.Add("tool_use", std::string(*tool_use_jinja)));
+  }
+  return out;
+}
+
+absl::Status ChatTemplate::ReadSpecialTokens(const Json& config) {
   for (std::string_view name : kSpecialTokens) {
     const auto found = config.find(std::string(name));
     if (found == config.end() || found->is_null()) continue;
-    TANDEM_ASSIGN_OR_RETURN(out.special_tokens_[std::string(name)],
+    TANDEM_ASSIGN_OR_RETURN(special_tokens_[std::string(name)],
                             TokenText(std::string(name), *found));
   }
   const auto more = config.find(kMoreTokens);
-  if (more != config.end() && more->is_array() && !more->empty()) {
-    Json& list = out.special_tokens_[kMoreTokens] = Json::array();
-    for (const Json& token : *more) {
-      TANDEM_ASSIGN_OR_RETURN(std::string text, TokenText(kMoreTokens, token));
-      list.push_back(std::move(text));
-    }
+  if (more == config.end() || !more->is_array() || more->empty()) return absl::OkStatus();
+  Json& list = special_tokens_[kMoreTokens] = Json::array();
+  for (const Json& token : *more) {
+    TANDEM_ASSIGN_OR_RETURN(std::string text, TokenText(kMoreTokens, token));
+    list.push_back(std::move(text));
   }
-  const auto add = [&](const std::string& name, const std::string& text) -> absl::Status {
-    absl::StatusOr<jinja::Template> one = ParseNamed(name, text);
-    if (!one.ok()) return one.status();
-    for (auto& [old_name, old] : out.templates_) {
-      if (old_name != name) continue;
-      old = *std::move(one);
-      return absl::OkStatus();
-    }
-    out.templates_.emplace_back(name, *std::move(one));
-    return absl::OkStatus();
-  };
-  if (chat_template_jinja.has_value()) {
-    if (absl::Status status = add("default", std::string(*chat_template_jinja)); !status.ok()) {
-      return status;
-    }
-    if (!tool_use_jinja.has_value()) return out;
-    if (absl::Status status = add("tool_use", std::string(*tool_use_jinja)); !status.ok()) {
-      return status;
-    }
-    return out;
-  }
+  return absl::OkStatus();
+}
+
+absl::Status ChatTemplate::ReadTemplates(const Json& config) {
   const auto field = config.find("chat_template");
   if (field == config.end() || field->is_null()) {
     return absl::NotFoundError(
         "the model has no chat template: neither chat_template.jinja nor chat_template in "
         "tokenizer_config.json");
   }
-  if (field->is_string()) {
-    absl::Status status = add("default", field->get<std::string>());
-    if (!status.ok()) return status;
-    return out;
-  }
+  if (field->is_string()) return Add("default", field->get<std::string>());
   if (!field->is_array() || field->empty()) {
     return Bad(
         absl::StrCat("chat_template: expected a string or a list, found ", field->type_name()));
@@ -114,11 +103,21 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromTokenizerConfig(
         !entry["name"].is_string() || !entry["template"].is_string()) {
       return Bad("chat_template: each entry of the list needs the strings name and template");
     }
-    absl::Status status =
-        add(entry["name"].get<std::string>(), entry["template"].get<std::string>());
-    if (!status.ok()) return status;
+    TANDEM_RETURN_IF_ERROR(
+        Add(entry["name"].get<std::string>(), entry["template"].get<std::string>()));
   }
-  return out;
+  return absl::OkStatus();
+}
+
+absl::Status ChatTemplate::Add(const std::string& name, const std::string& text) {
+  TANDEM_ASSIGN_OR_RETURN(jinja::Template parsed, ParseNamed(name, text));
+  for (auto& [old_name, old] : templates_) {
+    if (old_name != name) continue;
+    old = std::move(parsed);
+    return absl::OkStatus();
+  }
+  templates_.emplace_back(name, std::move(parsed));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,

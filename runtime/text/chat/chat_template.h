@@ -1,5 +1,5 @@
-// The chat template of a Hugging Face model folder: where it is written down, which one of
-// several is meant, and what it is given.
+// The chat template of a Hugging Face model folder: which of several templates applies, and the
+// variables that it gets.
 //
 // Source: the chat template chapter of the Transformers documentation, and the behaviour of
 // its tokenizers.
@@ -29,8 +29,9 @@ struct ChatInputs {
 class ChatTemplate {
  public:
   // `tokenizer_config` is the text of tokenizer_config.json, `chat_template_jinja` that of
-  // chat_template.jinja where the folder has one: it wins over the former's chat_template, and
-  // beside it there may be one for conversations with tools, `tool_use_jinja`.
+  // chat_template.jinja, if the folder has that file: it wins over chat_template in
+  // tokenizer_config.json. With it there may be a template for conversations with tools,
+  // `tool_use_jinja`.
   // NOT_FOUND if there is no template at all, INVALID_ARGUMENT naming the field otherwise.
   static absl::StatusOr<ChatTemplate> FromTokenizerConfig(
       std::string_view tokenizer_config,
@@ -42,6 +43,11 @@ class ChatTemplate {
       const ChatInputs& inputs, const jinja::RenderOptions& options = jinja::RenderOptions()) const;
 
  private:
+  absl::Status ReadSpecialTokens(const nlohmann::ordered_json& config);
+  absl::Status ReadTemplates(const nlohmann::ordered_json& config);  // its chat_template
+  // A later template of the same name takes the place of the earlier one.
+  absl::Status Add(const std::string& name, const std::string& text);
+
   std::vector<std::pair<std::string, jinja::Template>> templates_;  // by name
   // bos_token and so on, and the list additional_special_tokens: variables of every template.
   nlohmann::ordered_json special_tokens_ = nlohmann::ordered_json::object();

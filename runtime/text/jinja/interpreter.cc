@@ -10,43 +10,6 @@ namespace {
 
 constexpr int kMaxJsonDepth = 150;
 
-// A macro with the scope it was defined in.
-struct MacroObject : FunctionObject {
-  MacroObject(Heap* heap, const MacroDefinition* macro, std::shared_ptr<Scope> scope)
-      : FunctionObject(heap), macro(macro), scope(std::move(scope)) {
-    name = ConstantString(macro->name);
-    Values parameters;
-    for (const std::string& parameter : macro->parameters) {
-      parameters.push_back(ConstantString(parameter));
-    }
-    parameter_names = heap->Tuple(std::move(parameters));
-    for (bool used : {macro->uses_kwargs, macro->uses_varargs, macro->uses_caller}) {
-      flags.push_back(Value::Bool(used));
-    }
-  }
-  absl::StatusOr<Value> Call(Interpreter& interpreter, const Arguments& arguments) override {
-    // Everything the call needs is held here: the macro may be rebound while it runs.
-    const std::shared_ptr<Scope> held = scope;
-    JINJA_ASSIGN(std::string text, interpreter.CallMacro(*macro, held, arguments));
-    return interpreter.String(std::move(text));
-  }
-  std::string Describe() const override {
-    return macro->name.empty() ? "<Macro anonymous>" : absl::StrCat("<Macro '", macro->name, "'>");
-  }
-  const Value* Attribute(std::string_view attribute) const override {
-    if (attribute == "name") return &name;
-    if (attribute == "arguments") return &parameter_names;
-    if (attribute == "catch_kwargs") return &flags[0];
-    if (attribute == "catch_varargs") return &flags[1];
-    if (attribute == "caller") return &flags[2];
-    return nullptr;
-  }
-  const MacroDefinition* const macro;
-  const std::shared_ptr<Scope> scope;
-  Value name, parameter_names;
-  Values flags;
-};
-
 constexpr char kRaised[] = "tandem.jinja.raised";
 
 }  // namespace
@@ -400,90 +363,6 @@ absl::Status Interpreter::ExecLoop(const Stmt& stmt, const ScopePtr& scope, cons
   if (any || stmt.else_body.empty()) return absl::OkStatus();
   JINJA_ASSIGN(*flow, ExecBody(stmt.else_body, NewScope(scope)));
   return absl::OkStatus();
-}
-
-Value Interpreter::MakeMacro(const MacroDefinition& macro, const ScopePtr& scope) {
-  captured_.push_back(scope);
-  return heap_.Make<MacroObject>(Kind::kFunction, &macro, scope);
-}
-
-absl::StatusOr<std::string> Interpreter::CallMacro(const MacroDefinition& macro,
-                                                   const std::shared_ptr<Scope>& scope,
-                                                   const Arguments& arguments) {
-  Deeper deeper(this);
-  JINJA_RETURN_IF_ERROR(deeper.status());
-  const std::string label =
-      macro.name.empty() ? "anonymous macro" : absl::StrCat("macro '", macro.name, "'");
-  const ScopePtr inner = NewScope(scope);
-  const size_t count = macro.parameters.size();
-  std::vector<bool> used(arguments.named.size(), false);
-  const auto take_named = [&](std::string_view name) -> const Value* {
-    for (size_t i = 0; i < used.size(); ++i) {
-      if (!used[i] && arguments.named[i].first == name) {
-        used[i] = true;
-        return &arguments.named[i].second;
-      }
-    }
-    return nullptr;
-  };
-  bool caller_given = false;
-  std::vector<const Value*> given(count, nullptr);
-  for (size_t i = 0; i < count; ++i) {
-    const bool is_caller = macro.parameters[i] == "caller";
-    if (i < arguments.positional.size()) {
-      given[i] = &arguments.positional[i];
-    } else {
-      given[i] = take_named(macro.parameters[i]);
-    }
-    caller_given |= is_caller;
-  }
-  if (macro.uses_caller && !caller_given) {
-    const Value* caller = take_named("caller");
-    inner->Set("caller", caller != nullptr && !caller->is_none()
-                             ? *caller
-                             : heap_.Undefined("no caller defined"));
-  }
-  if (macro.uses_kwargs) {
-    Value rest = heap_.Make<DictObject>(Kind::kDict);
-    for (size_t i = 0; i < used.size(); ++i) {
-      if (used[i]) continue;
-      rest.as<DictObject>().Set(String(arguments.named[i].first), arguments.named[i].second);
-    }
-    inner->Set("kwargs", std::move(rest));
-  } else {
-    for (size_t i = 0; i < used.size(); ++i) {
-      if (used[i]) continue;
-      return TypeError(
-          absl::StrCat(label, " takes no keyword argument '", arguments.named[i].first, "'"));
-    }
-  }
-  if (macro.uses_varargs) {
-    Values rest;
-    for (size_t i = count; i < arguments.positional.size(); ++i) {
-      rest.push_back(arguments.positional[i]);
-    }
-    inner->Set("varargs", heap_.Tuple(std::move(rest)));
-  } else if (arguments.positional.size() > count) {
-    return TypeError(absl::StrCat(label, " takes not more than ", count, " argument(s)"));
-  }
-  // Defaults are worked out in order, seeing the parameters before them.
-  const size_t required = count - macro.defaults.size();
-  for (size_t i = 0; i < count; ++i) {
-    const std::string& name = macro.parameters[i];
-    if (given[i] != nullptr) {
-      inner->Set(name, *given[i]);
-    } else if (i >= required) {
-      JINJA_ASSIGN(Value value, Eval(*macro.defaults[i - required], inner));
-      inner->Set(name, std::move(value));
-    } else {
-      inner->Set(name, heap_.Undefined(absl::StrCat("parameter '", name, "' was not provided")));
-    }
-  }
-  // Inside a macro output is escaped only as the whole template says: not at all.
-  const bool escape = std::exchange(autoescape_, false);
-  absl::StatusOr<std::string> text = Capture(macro.body, inner, nullptr);
-  autoescape_ = escape;
-  return text;
 }
 
 absl::Status Interpreter::Assign(const Expr& target, const Value& value, const ScopePtr& scope) {

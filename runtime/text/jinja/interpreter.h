@@ -109,6 +109,9 @@ class Interpreter {
   FlowOr ExecFilterBlock(const Stmt& stmt, const ScopePtr& scope);
   FlowOr ExecAutoescape(const Stmt& stmt, const ScopePtr& scope);
   Value MakeMacro(const MacroDefinition& macro, const ScopePtr& scope);
+  // Sets the macro's parameters in the scope of its call.
+  absl::Status BindMacro(const MacroDefinition& macro, const Arguments& arguments,
+                         const ScopePtr& inner);
   // Runs a body into a string of its own.
   absl::StatusOr<std::string> Capture(const Body& body, const ScopePtr& scope, Flow* flow);
   absl::Status Assign(const Expr& target, const Value& value, const ScopePtr& scope);
