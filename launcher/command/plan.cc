@@ -123,8 +123,7 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, char** /*argv*/) {
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
                           loader::Checkpoint::Open(folder));
-  TANDEM_RETURN_IF_ERROR(
-      checkpoint->CheckPresent(model::ExpectedTensors(config, checkpoint.get())));
+  TANDEM_RETURN_IF_ERROR(model::CheckTensors(config, *checkpoint));
   const model::Module gate =
       model::LayerMatrix(config, 0, model::MatrixRole::kGateUp).modules.front();
   const model::WeightFormat stored = model::StoredFormat(config, *checkpoint, gate);

@@ -12,6 +12,12 @@ namespace {
 constexpr size_t kMaxPattern = 4096;
 constexpr uint32_t kMatchLimit = 100'000;
 
+std::string ErrorText(int error) {
+  PCRE2_UCHAR text[128] = {};
+  pcre2_get_error_message(error, text, sizeof(text));
+  return reinterpret_cast<const char*>(text);
+}
+
 }  // namespace
 
 absl::StatusOr<NamePattern> NamePattern::Make(Kind kind, std::string_view text) {
@@ -28,23 +34,21 @@ absl::StatusOr<NamePattern> NamePattern::Make(Kind kind, std::string_view text) 
   pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
                                    PCRE2_ANCHORED, &error, &offset, nullptr);
   if (code == nullptr) {
-    PCRE2_UCHAR message[128] = {};
-    pcre2_get_error_message(error, message, sizeof(message));
     return absl::InvalidArgumentError(absl::StrCat("an expression that is wrong at byte ", offset,
-                                                   " (", reinterpret_cast<const char*>(message),
+                                                   " (", ErrorText(error),
                                                    "), expected a regular expression"));
   }
   pattern.code_ = std::shared_ptr<pcre2_real_code_8>(code, pcre2_code_free);
   return pattern;
 }
 
-bool NamePattern::Matches(std::string_view module, ModuleClass module_class) const {
+absl::StatusOr<bool> NamePattern::Matches(std::string_view module, ModuleClass module_class) const {
   switch (kind_) {
     case Kind::kName:
       return module == text_;
     case Kind::kClass:
       return text_ == (module_class == ModuleClass::kLinear ? "Linear" : "Embedding");
-    case Kind::kPiece:
+    case Kind::kPart:
       return module.find(text_) != std::string_view::npos;
     case Kind::kRegex: {
       pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
@@ -54,7 +58,9 @@ bool NamePattern::Matches(std::string_view module, ModuleClass module_class) con
                                      module.size(), 0, 0, data, context);
       pcre2_match_context_free(context);
       pcre2_match_data_free(data);
-      return result >= 0;
+      if (result == PCRE2_ERROR_NOMATCH) return false;
+      if (result >= 0) return true;
+      return absl::InvalidArgumentError(ErrorText(result));
     }
   }
   return false;

@@ -1,5 +1,5 @@
-// How quantization configurations name the modules that they mean: whole names,
-// classes, pieces of names and Python regular expressions.
+// How quantization configurations name the modules that they mean: whole names, classes, parts of
+// names and Python regular expressions.
 #pragma once
 
 #include <memory>
@@ -19,17 +19,17 @@ class NamePattern {
   enum class Kind : uint8_t {
     kName,   // the whole name
     kClass,  // "Linear" or "Embedding"
-    kPiece,  // anywhere in the name
+    kPart,   // anywhere in the name
     kRegex,  // matches from the name's start on, as Python's re.match
   };
-  // INVALID_ARGUMENT saying what is wrong with a regular expression; the other
-  // kinds always succeed.
+  // INVALID_ARGUMENT says what is wrong with a regular expression. The other kinds always succeed.
   static absl::StatusOr<NamePattern> Make(Kind kind, std::string_view text);
 
   Kind kind() const { return kind_; }
-  // False too where an expression exhausts its limit of backtracking, which no
-  // sensible one does on a name.
-  bool Matches(std::string_view module, ModuleClass module_class) const;
+  const std::string& text() const { return text_; }
+  // INVALID_ARGUMENT where a regular expression needs more backtracking than its limit allows,
+  // which no sensible one does on a name: whether it matches is unknown then.
+  absl::StatusOr<bool> Matches(std::string_view module, ModuleClass module_class) const;
 
  private:
   Kind kind_ = Kind::kName;

@@ -57,7 +57,11 @@ class QuantizationConfig {
                                                   const nlohmann::json& object,
                                                   std::string_view text = {});
 
-  // How a module is stored, or null where it is stored as in any checkpoint.
+  // How a module is stored, or null where it is stored as in any checkpoint. INVALID_ARGUMENT names
+  // a pattern of which matching the module's name takes too long.
+  absl::StatusOr<const QuantizedScheme*> FindScheme(std::string_view module,
+                                                    ModuleClass module_class) const;
+  // The same, after FindScheme has succeeded for the module; else aborts.
   const QuantizedScheme* SchemeOf(std::string_view module, ModuleClass module_class) const;
 
   // For messages and status: "gptq", "compressed-tensors", ...
@@ -76,6 +80,7 @@ class QuantizationConfig {
   };
   class Reader;
 
+  std::string file_;
   std::string method_;
   std::string field_;
   std::vector<QuantizedScheme> schemes_;

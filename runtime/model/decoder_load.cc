@@ -37,11 +37,11 @@ absl::StatusOr<Projection> TakeProjection(const loader::ModelConfig& config,
 }  // namespace
 
 absl::Status Decoder::LoadWeights() {
-  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckPresent(ExpectedTensors(config_, checkpoint_.get())));
+  TANDEM_RETURN_IF_ERROR(CheckTensors(config_, *checkpoint_));
   TANDEM_ASSIGN_OR_RETURN(const StoredMatrix embedding,
                           TakeMatrix(config_, *checkpoint_, EmbeddingModule(config_)));
   embedding_ = std::make_unique<EmbeddingTable>(embedding);
-  // Every rank looks up any row, each checks its share.
+  // Every rank looks up any row; each checks the rows of its own shard beforehand.
   TANDEM_RETURN_IF_ERROR(embedding_->CheckRows(shard_.vocab));
 
   layers_.resize(config_.num_layers);

@@ -1,5 +1,7 @@
 #include "runtime/model/model_tensors.h"
 
+#include "kernels/base/status_macros.h"
+
 namespace tandem::model {
 
 const loader::QuantizedScheme* SchemeOf(const loader::ModelConfig& config,
@@ -74,6 +76,22 @@ std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& c
   tensors.push_back({std::string(kFinalNorm), {config.hidden_size}});
   if (!config.tie_word_embeddings) add_module(HeadModule(config));
   return tensors;
+}
+
+absl::Status CheckTensors(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint) {
+  if (config.quantization) {
+    const auto check = [&](const Module& module) {
+      return config.quantization->FindScheme(module.name, module.kind()).status();
+    };
+    TANDEM_RETURN_IF_ERROR(check(EmbeddingModule(config)));
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+      for (const HeldMatrix& matrix : LayerMatrices(config, layer)) {
+        for (const Module& module : matrix.modules) TANDEM_RETURN_IF_ERROR(check(module));
+      }
+    }
+    TANDEM_RETURN_IF_ERROR(check(HeadModule(config)));
+  }
+  return checkpoint.CheckPresent(ExpectedTensors(config, &checkpoint));
 }
 
 parallel::ModelShape ShapeOf(const loader::ModelConfig& config) {

@@ -37,6 +37,11 @@ WeightFormat HeldFormat(const loader::ModelConfig& config, const loader::Checkpo
 std::vector<loader::ExpectedTensor> ExpectedTensors(const loader::ModelConfig& config,
                                                     const loader::Checkpoint* checkpoint);
 
+// Whether the checkpoint has every tensor that the model needs, and config.json says of each matrix
+// how it is stored. The other functions of this file need that for a checkpoint of quantized
+// matrices. INVALID_ARGUMENT or NOT_FOUND names the tensor or the field.
+absl::Status CheckTensors(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint);
+
 parallel::ModelShape ShapeOf(const loader::ModelConfig& config);
 
 }  // namespace tandem::model

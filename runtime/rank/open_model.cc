@@ -54,7 +54,7 @@ absl::StatusOr<OpenedModel> OpenModel(const RankOptions& options, const Placemen
   const loader::ModelConfig& config = opened.config;
   const loader::Checkpoint& checkpoint = *opened.checkpoint;
   // Shapes are checked before anything is sized by them.
-  TANDEM_RETURN_IF_ERROR(checkpoint.CheckPresent(model::ExpectedTensors(config, &checkpoint)));
+  TANDEM_RETURN_IF_ERROR(model::CheckTensors(config, checkpoint));
   TANDEM_ASSIGN_OR_RETURN(
       opened.weights,
       model::WeightRequests::Parse(options.dtype, options.group_size, options.head_dtype));

@@ -54,8 +54,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto config = QuantizationConfig::Parse("config.json", "quantization_config", *object);
     if (config.ok()) {
       for (const ModuleClass kind : {ModuleClass::kLinear, ModuleClass::kEmbedding}) {
-        const QuantizedScheme* scheme = config->SchemeOf("m", kind);
-        if (scheme != nullptr) Read(folder, *scheme);
+        const auto scheme = config->FindScheme("m", kind);
+        if (scheme.ok() && *scheme != nullptr) Read(folder, **scheme);
       }
     }
   }

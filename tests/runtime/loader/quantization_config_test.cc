@@ -217,5 +217,23 @@ TEST(QuantizationConfig, RefusesByName) {
   }
 }
 
+// Whether such an expression matches is unknown; taking it for "no" would read the matrix wrongly.
+TEST(QuantizationConfig, AnExpressionThatExceedsTheMatchLimitIsAnError) {
+  Json object = CompressedTensors();
+  object["ignore"] = {"re:(?:[a-z]+[._0-9]*)+[XY]"};
+  const auto config = Parse(object);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto scheme = config->FindScheme(kGate, ModuleClass::kLinear);
+  ASSERT_EQ(scheme.status().code(), absl::StatusCode::kInvalidArgument);
+  const std::string message(scheme.status().message());
+  EXPECT_THAT(message, HasSubstr("config.json: quantization_config: found the expression \""));
+  EXPECT_THAT(message, HasSubstr("match limit exceeded"));
+  EXPECT_THAT(message, HasSubstr(kGate));
+  // A short name takes few steps.
+  const auto fits = config->FindScheme("m", ModuleClass::kLinear);
+  ASSERT_TRUE(fits.ok()) << fits.status();
+  EXPECT_NE(*fits, nullptr);
+}
+
 }  // namespace
 }  // namespace tandem::loader
