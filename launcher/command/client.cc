@@ -14,11 +14,11 @@
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
 #include "launcher/command/output.h"
 #include "launcher/command/sampling_options.h"
 #include "nlohmann/json.hpp"
 #include "runtime/server/sampling_proto.h"
-#include "runtime/text/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
 
 namespace tandem::launcher {
@@ -183,7 +183,7 @@ absl::StatusOr<int> RunClient(const ClientOptions& options, char** /*argv*/) {
   if (options.wait_ready > 0) TANDEM_RETURN_IF_ERROR(WaitReady(channel, options));
   auto stub = v1::InferenceService::NewStub(channel);
   const v1::GenerateRequest request = MakeRequest(options);
-  if (const size_t bad = tokenizer::FindInvalidUtf8(request.text()); bad < request.text().size()) {
+  if (const size_t bad = FindInvalidUtf8(request.text()); bad < request.text().size()) {
     // Protobuf would log an error of its own and send the text anyway.
     return absl::InvalidArgumentError(absl::StrCat("prompt: not UTF-8 from byte ", bad, " on"));
   }

@@ -1,17 +1,18 @@
 #include "launcher/command/client_channel.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
 
 namespace tandem::launcher {
 namespace {
+
+// Of a certificate, key or token.
+constexpr size_t kMaxBytes = size_t{16} << 20;
 
 // gRPC retries a call only before the first message of its answer, so no text arrives twice.
 constexpr char kServiceConfig[] = R"({"methodConfig": [{
@@ -19,13 +20,10 @@ constexpr char kServiceConfig[] = R"({"methodConfig": [{
   "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
 
-absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file.is_open() || file.bad()) {
-    return absl::NotFoundError(absl::StrCat(option, " ", path, ": ", std::strerror(errno)));
-  }
-  return text;
+absl::StatusOr<std::string> ReadOption(const char* option, const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxBytes);
+  if (text.ok()) return text;
+  return absl::Status(text.status().code(), absl::StrCat(option, " ", text.status().message()));
 }
 
 }  // namespace
@@ -45,11 +43,11 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& ad
   }
   grpc::SslCredentialsOptions ssl;
   if (!options.tls_ca.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadFile("--tls-ca", options.tls_ca));
+    TANDEM_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadOption("--tls-ca", options.tls_ca));
   }
   if (!options.tls_cert.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadFile("--tls-cert", options.tls_cert));
-    TANDEM_ASSIGN_OR_RETURN(ssl.pem_private_key, ReadFile("--tls-key", options.tls_key));
+    TANDEM_ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadOption("--tls-cert", options.tls_cert));
+    TANDEM_ASSIGN_OR_RETURN(ssl.pem_private_key, ReadOption("--tls-key", options.tls_key));
   }
   if (!options.tls_name.empty()) arguments.SetSslTargetNameOverride(options.tls_name);
   return grpc::CreateCustomChannel(address, grpc::SslCredentials(ssl), arguments);
@@ -57,7 +55,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& ad
 
 absl::Status AddToken(const ChannelOptions& options, grpc::ClientContext* context) {
   if (options.token_file.empty()) return absl::OkStatus();
-  TANDEM_ASSIGN_OR_RETURN(std::string token, ReadFile("--token-file", options.token_file));
+  TANDEM_ASSIGN_OR_RETURN(std::string token, ReadOption("--token-file", options.token_file));
   token.resize(std::min(token.size(), token.find_first_of(" \t\r\n")));
   if (token.empty()) {
     return absl::InvalidArgumentError(

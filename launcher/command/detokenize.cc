@@ -13,10 +13,10 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
 #include "launcher/command/model_options.h"
 #include "launcher/command/model_tokenizer.h"
 #include "launcher/command/output.h"
-#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::launcher {
 namespace {
@@ -79,7 +79,7 @@ absl::StatusOr<int> RunDetokenize(const DetokenizeOptions& options, char** /*arg
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(input));
   TANDEM_ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(ids, options.skip_special));
   if (options.json) {
-    const nlohmann::json document = {{"text", tokenizer::Utf8Lossy(text)}};
+    const nlohmann::json document = {{"text", Utf8Lossy(text)}};
     TANDEM_RETURN_IF_ERROR(WriteStdout(document.dump() + "\n"));
   } else {
     TANDEM_RETURN_IF_ERROR(WriteStdout(text));  // the exact bytes, and no line end

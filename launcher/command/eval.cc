@@ -8,8 +8,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/base/text_file.h"
 #include "launcher/command/eval_front.h"
 #include "launcher/command/model_tokenizer.h"
 #include "launcher/command/option_checks.h"

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/base/text_file.h"
 #include "launcher/command/output.h"
 #include "runtime/text/chat/chat_inputs.h"
 #include "runtime/text/chat/chat_template_file.h"

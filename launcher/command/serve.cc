@@ -17,6 +17,7 @@
 #include "launcher/command/option_checks.h"
 #include "launcher/world/start.h"
 #include "runtime/engine/engine.h"
+#include "runtime/loader/model_folder.h"
 #include "runtime/rank/build_id.h"
 #include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
@@ -84,14 +85,6 @@ void LogTakenPorts(const ServeOptions& options, const server::ServeFront& front)
   }
 }
 
-std::string LastPart(const std::string& path) {
-  const size_t end = path.find_last_not_of('/');
-  if (end == std::string::npos) return path;
-  const size_t begin = path.find_last_of('/', end);
-  return path.substr(begin == std::string::npos ? 0 : begin + 1,
-                     end - (begin == std::string::npos ? 0 : begin + 1) + 1);
-}
-
 // On rank 0, from a loaded world to a drained one.
 rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime& runtime,
                                     const ServeOptions& options, server::ServeFront& front,
@@ -115,7 +108,7 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   model.engine = engine.get();
   model.tokenizer = tokenizer;
   model.chat_template = chat_template;
-  model.info = {.name = options.name.empty() ? LastPart(options.model.model) : options.name,
+  model.info = {.name = options.name.empty() ? loader::NameOf(options.model.model) : options.name,
                 .architecture = runtime.config().architecture,
                 .eos_token_ids = runtime.eos_token_ids(),
                 .tp_degree = runtime.tp(),

@@ -9,16 +9,11 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/batch/timing.h"
 #include "runtime/engine/sampling_fields.h"
+#include "runtime/loader/model_folder.h"
 #include "runtime/rank/engine_setup.h"
 
 namespace tandem::batch {
 namespace {
-
-std::string ModelName(const std::string& path) {
-  const size_t end = path.find_last_not_of('/');
-  const size_t slash = path.find_last_of('/', end);
-  return path.substr(slash == std::string::npos ? 0 : slash + 1, end - slash);
-}
 
 engine::EngineConfig ConfigOf(const EngineWorker::Setup& setup) {
   engine::EngineConfig config = rank::EngineConfigOf(setup.runtime);
@@ -57,7 +52,7 @@ absl::Status EngineWorker::StartEngine(const Setup& setup) {
   hooks.on_failure = [this](const absl::Status& status) { engine_failure_.Set(status); };
   TANDEM_ASSIGN_OR_RETURN(
       engine_, engine::Engine::Create(ConfigOf(setup), &setup.executor, std::move(hooks)));
-  rows_.emplace(*engine_, setup.model.tokenizer.get(), ModelName(setup.options.rank.model),
+  rows_.emplace(*engine_, setup.model.tokenizer.get(), loader::NameOf(setup.options.rank.model),
                 SinkOf(setup.source));
   peers_.emplace(setup.runtime.places(),
                  [this](const absl::Status& status) { peer_failure_.Set(status); });

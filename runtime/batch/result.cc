@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/utf8.h"
 #include "nlohmann/json.hpp"
-#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::batch {
 namespace {
@@ -59,9 +59,8 @@ Json ChatLogprobs(const ChoiceResult& choice, const tokenizer::Tokenizer* tokeni
     const std::string bytes = Bytes(tokenizer, token.token_id);
     Json numbers = Json::array();
     for (const char byte : bytes) numbers.push_back(static_cast<uint8_t>(byte));
-    return Json{{"token", tokenizer::Utf8Lossy(bytes)},
-                {"logprob", token.logprob},
-                {"bytes", std::move(numbers)}};
+    return Json{
+        {"token", Utf8Lossy(bytes)}, {"logprob", token.logprob}, {"bytes", std::move(numbers)}};
   };
   Json list = Json::array();
   for (size_t i = 0; i < choice.chosen_logprobs.size(); ++i) {
@@ -82,12 +81,12 @@ Json CompletionLogprobs(const ChoiceResult& choice, const tokenizer::Tokenizer* 
   int64_t offset = 0;
   for (size_t i = 0; i < choice.chosen_logprobs.size(); ++i) {
     const engine::TokenLogprob& chosen = choice.chosen_logprobs[i];
-    const std::string text = tokenizer::Utf8Lossy(Bytes(tokenizer, chosen.token_id));
+    const std::string text = Utf8Lossy(Bytes(tokenizer, chosen.token_id));
     tokens.push_back(text);
     logprobs.push_back(chosen.logprob);
     Json others = Json::object();
     for (const engine::TokenLogprob& other : choice.top_logprobs[i]) {
-      others[tokenizer::Utf8Lossy(Bytes(tokenizer, other.token_id))] = other.logprob;
+      others[Utf8Lossy(Bytes(tokenizer, other.token_id))] = other.logprob;
     }
     top.push_back(std::move(others));
     offsets.push_back(offset);

@@ -10,10 +10,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "runtime/engine/sampling_fields.h"
-#include "runtime/loader/json_fields.h"
 #include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_inputs.h"
 
@@ -21,7 +21,7 @@ namespace tandem::batch {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using loader::Shown;
+using json::Shown;
 
 constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
 constexpr size_t kMaxRenderMemory = size_t{256} << 20;
@@ -110,7 +110,7 @@ class Fields {
     for (const auto& [name, value] : object_.items()) {
       if (taken_.count(name) == 0 && !value.is_null()) {
         return absl::InvalidArgumentError(absl::StrCat(
-            prefix_, loader::Quoted(name), ": found a field that is not known, expected none"));
+            prefix_, json::Quoted(name), ": found a field that is not known, expected none"));
       }
     }
     return absl::OkStatus();

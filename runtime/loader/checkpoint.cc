@@ -11,8 +11,8 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -31,7 +31,7 @@ constexpr size_t kNamesShown = 8;
 std::string NameList(const std::vector<std::string>& names) {
   std::string text;
   for (size_t i = 0; i < names.size() && i < kNamesShown; ++i) {
-    absl::StrAppend(&text, i == 0 ? "" : ", ", Quoted(names[i]));
+    absl::StrAppend(&text, i == 0 ? "" : ", ", json::Quoted(names[i]));
   }
   if (names.size() > kNamesShown)
     absl::StrAppend(&text, " and ", names.size() - kNamesShown, " more");
@@ -45,15 +45,15 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const ModelFolder& 
   TANDEM_ASSIGN_OR_RETURN(const Json root, json::Parse(text, path, kMaxIndexDepth));
   const auto entry = root.is_object() ? root.find("weight_map") : root.end();
   if (entry == root.end() || !entry->is_object() || entry->empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": weight_map: found ", entry == root.end() ? "nothing" : Shown(*entry),
-                     ", expected an object of tensor names and files"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": weight_map: found ", entry == root.end() ? "nothing" : json::Shown(*entry),
+        ", expected an object of tensor names and files"));
   }
   std::map<std::string, std::string> map;
   for (auto it = entry->begin(); it != entry->end(); ++it) {
     if (!it->is_string() || !IsPlainFileName(it->get_ref<const std::string&>())) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": weight_map.", Quoted(it.key()), ": found ", Shown(*it),
+          absl::StrCat(path, ": weight_map.", json::Quoted(it.key()), ": found ", json::Shown(*it),
                        ", expected the name of a file in the same folder"));
     }
     map.emplace(it.key(), it->get<std::string>());
@@ -72,9 +72,9 @@ int64_t CheckpointTensor::row_bytes() const {
 
 absl::Status CheckpointTensor::CopyRows(int64_t row_begin, int64_t row_end, void* dst) const {
   TANDEM_CHECK(0 <= row_begin && row_begin <= row_end && row_end <= rows());
-  // Read in pieces with the next ones already on their way: the descriptor is
-  // in random mode, where the kernel fetches nothing ahead by itself.
-  constexpr uint64_t kPiece = 1 << 20;
+  // Asks for the next bytes before it copies these: the descriptor is in random
+  // mode, where the kernel reads nothing ahead by itself.
+  constexpr uint64_t kReadBytes = 1 << 20;
   constexpr uint64_t kAhead = 4 << 20;
   const MappedFile& file = checkpoint_->files_[info_->file].file();
   const uint64_t stride = static_cast<uint64_t>(row_bytes());
@@ -84,14 +84,14 @@ absl::Status CheckpointTensor::CopyRows(int64_t row_begin, int64_t row_end, void
   uint64_t prefetched = begin;
   for (uint64_t at = begin; at < end;) {
     const uint64_t ahead = std::min(end, at + kAhead);
-    if (ahead >= prefetched + kPiece || (ahead == end && prefetched < end)) {
+    if (ahead >= prefetched + kReadBytes || (ahead == end && prefetched < end)) {
       file.Prefetch(prefetched, ahead - prefetched);
       prefetched = ahead;
     }
-    const uint64_t piece = std::min(kPiece, end - at);
-    TANDEM_RETURN_IF_ERROR(file.Read(at, piece, to));
-    to += piece;
-    at += piece;
+    const uint64_t count = std::min(kReadBytes, end - at);
+    TANDEM_RETURN_IF_ERROR(file.Read(at, count, to));
+    to += count;
+    at += count;
   }
   CountRead(end - begin);
   return absl::OkStatus();
@@ -164,7 +164,7 @@ absl::Status Checkpoint::AddFile(const ModelFolder& folder, const std::string& n
     const auto [entry, is_new] = by_name_.emplace(info.name, tensors_.size());
     if (!is_new) {
       return absl::InvalidArgumentError(absl::StrCat(
-          file.file().path(), ": tensor ", Quoted(info.name), ": found it here and in ",
+          file.file().path(), ": tensor ", json::Quoted(info.name), ": found it here and in ",
           files_[tensors_[entry->second].file].file().path(), ", expected it in one file"));
     }
     tensors_.push_back(info);
@@ -182,44 +182,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const ModelFolder& 
     names.push_back(kSingleFile);
     TANDEM_RETURN_IF_ERROR(checkpoint->AddFile(folder, kSingleFile));
   } else if (folder.Has(kIndexFile)) {
-    TANDEM_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(folder));
-    std::set<std::string> unique;
-    for (const auto& [tensor, file] : weight_map) unique.insert(file);
-    names.assign(unique.begin(), unique.end());
-    const std::string index = folder.PathOf(kIndexFile);
-    if (names.size() > kMaxFiles) {
-      return absl::InvalidArgumentError(absl::StrCat(index, ": weight_map: found ", names.size(),
-                                                     " files, expected at most ", kMaxFiles));
-    }
-    std::vector<std::string> absent;
-    for (const std::string& name : names) {
-      if (!folder.Has(name)) absent.push_back(name);
-    }
-    if (!absent.empty()) {
-      return absl::NotFoundError(absl::StrCat(index, ": weight_map: found no file ",
-                                              NameList(absent),
-                                              ", expected all in the folder; download them"));
-    }
-    for (const std::string& name : names) {
-      TANDEM_RETURN_IF_ERROR(checkpoint->AddFile(folder, name));
-    }
-    for (const auto& [tensor, file] : weight_map) {
-      const auto entry = checkpoint->by_name_.find(tensor);
-      const std::string* found = entry == checkpoint->by_name_.end()
-                                     ? nullptr
-                                     : &names[checkpoint->tensors_[entry->second].file];
-      if (found != nullptr && *found == file) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat(index, ": weight_map.", Quoted(tensor), ": found it in ",
-                       found == nullptr ? "no file" : Quoted(*found), ", expected it in ",
-                       Quoted(file), "; index and files are of different downloads"));
-    }
-    for (const TensorInfo& info : checkpoint->tensors_) {
-      if (weight_map.count(info.name) != 0) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          index, ": weight_map: found no ", Quoted(info.name), ", expected it as ",
-          Quoted(names[info.file]), " holds it; index and files are of different downloads"));
-    }
+    TANDEM_ASSIGN_OR_RETURN(names, checkpoint->AddIndexedFiles(folder));
   } else {
     const bool has_pickle =
         folder.Has("pytorch_model.bin") || folder.Has("pytorch_model.bin.index.json");
@@ -230,7 +193,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const ModelFolder& 
   }
   checkpoint->taken_.assign(checkpoint->tensors_.size(), false);
 
-  // Order is that of the sorted file names, the same on all ranks.
+  // Files are in the order of their names, the same on all ranks.
   std::string identity;
   if (folder.Has("config.json")) {
     TANDEM_ASSIGN_OR_RETURN(const std::string config,
@@ -244,6 +207,44 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const ModelFolder& 
   }
   checkpoint->identity_ = XXH3_64bits(identity.data(), identity.size());
   return checkpoint;
+}
+
+absl::StatusOr<std::vector<std::string>> Checkpoint::AddIndexedFiles(const ModelFolder& folder) {
+  TANDEM_ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(folder));
+  std::set<std::string> unique;
+  for (const auto& [tensor, file] : weight_map) unique.insert(file);
+  const std::vector<std::string> names(unique.begin(), unique.end());
+  const std::string index = folder.PathOf(kIndexFile);
+  if (names.size() > kMaxFiles) {
+    return absl::InvalidArgumentError(absl::StrCat(index, ": weight_map: found ", names.size(),
+                                                   " files, expected at most ", kMaxFiles));
+  }
+  std::vector<std::string> absent;
+  for (const std::string& name : names) {
+    if (!folder.Has(name)) absent.push_back(name);
+  }
+  if (!absent.empty()) {
+    return absl::NotFoundError(absl::StrCat(index, ": weight_map: found no file ", NameList(absent),
+                                            ", expected all in the folder; download them"));
+  }
+  for (const std::string& name : names) TANDEM_RETURN_IF_ERROR(AddFile(folder, name));
+  for (const auto& [tensor, file] : weight_map) {
+    const auto entry = by_name_.find(tensor);
+    const std::string* found =
+        entry == by_name_.end() ? nullptr : &names[tensors_[entry->second].file];
+    if (found != nullptr && *found == file) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(index, ": weight_map.", json::Quoted(tensor), ": found it in ",
+                     found == nullptr ? "no file" : json::Quoted(*found), ", expected it in ",
+                     json::Quoted(file), "; index and files are of different downloads"));
+  }
+  for (const TensorInfo& info : tensors_) {
+    if (weight_map.count(info.name) != 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        index, ": weight_map: found no ", json::Quoted(info.name), ", expected it as ",
+        json::Quoted(names[info.file]), " holds it; index and files are of different downloads"));
+  }
+  return names;
 }
 
 absl::StatusOr<uint64_t> Checkpoint::SampleDigest() const {
@@ -272,7 +273,7 @@ bool Checkpoint::Has(std::string_view name) const {
 absl::StatusOr<const TensorInfo*> Checkpoint::Find(std::string_view name) const {
   const auto entry = by_name_.find(std::string(name));
   if (entry == by_name_.end()) {
-    return absl::NotFoundError(absl::StrCat(folder_, ": tensor ", Quoted(name),
+    return absl::NotFoundError(absl::StrCat(folder_, ": tensor ", json::Quoted(name),
                                             ": found none, expected one; this is not the model "
                                             "that config.json describes"));
   }
@@ -284,14 +285,15 @@ absl::Status Checkpoint::CheckAgainst(const TensorInfo& info,
   const std::string& path = files_[info.file].file().path();
   if (info.shape != expected.shape) {
     return absl::InvalidArgumentError(absl::StrCat(
-        path, ": tensor ", Quoted(info.name), " shape: found ", ShapeString(info.shape),
+        path, ": tensor ", json::Quoted(info.name), " shape: found ", ShapeString(info.shape),
         ", expected ", ShapeString(expected.shape), " by config.json; one of the two is wrong"));
   }
   const std::vector<std::string>& types = expected.types;
   if (types.empty() ? !info.dtype.has_value()
                     : std::find(types.begin(), types.end(), info.stored_type) == types.end()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        path, ": tensor ", Quoted(info.name), " dtype: found ", info.stored_type, ", expected ",
+        path, ": tensor ", json::Quoted(info.name), " dtype: found ", info.stored_type,
+        ", expected ",
         types.empty() ? "F32, F16 or BF16; convert the weights"
                       : absl::StrCat(absl::StrJoin(types, " or "), " by quantization_config")));
   }
@@ -325,7 +327,7 @@ absl::StatusOr<CheckpointTensor> Checkpoint::Take(const ExpectedTensor& expected
   const size_t index = static_cast<size_t>(*info - tensors_.data());
   if (taken_[index]) {
     return absl::FailedPreconditionError(
-        absl::StrCat(folder_, ": tensor ", Quoted(name),
+        absl::StrCat(folder_, ": tensor ", json::Quoted(name),
                      ": found it used twice, expected once; two layers claim the same weights"));
   }
   taken_[index] = true;

@@ -2,8 +2,8 @@
 // model.safetensors.index.json names.
 //
 // Opening reads headers only. A rank then takes each tensor it needs once and
-// copies its own rows or columns; the bytes are counted, so that a test can
-// hold them against the rank's planned shard.
+// copies its own rows or columns. The bytes are counted, so that a test can
+// compare them with the rank's planned shard.
 #pragma once
 
 #include <atomic>
@@ -25,8 +25,8 @@ namespace tandem::loader {
 
 class Checkpoint;
 
-// A tensor taken from a Checkpoint, which must outlive it. Copyable; copies may
-// run on many threads at once. Elements keep the type of the file (dtype());
+// A tensor taken from a Checkpoint, which must outlive it. Copyable; many threads
+// may copy at once. Elements keep the type of the file (dtype());
 // a 1-D tensor [n] has n rows of one element.
 //
 // Ranges come from the sharding arithmetic: one outside the tensor is a broken
@@ -111,7 +111,7 @@ class Checkpoint {
   // The same, of the types that are expected.
   absl::StatusOr<CheckpointTensor> Take(const ExpectedTensor& expected);
 
-  // Accounts for a tensor whose values are not needed, if there is one.
+  // Marks a tensor as used whose values are not needed, if there is one.
   void Pass(std::string_view name);
 
   // Error if a Take found no tensor, or if tensors were never taken and
@@ -124,12 +124,12 @@ class Checkpoint {
   uint64_t header_bytes() const;
 
   // Digest of config.json's text and of every file's name, size and header.
-  // Ranks compare it at start. Weights of equal names and shapes are not told
-  // apart: that would mean reading them all.
+  // Ranks compare it at start. It does not distinguish weights of equal names and
+  // shapes: that would mean reading them all.
   uint64_t Identity() const { return identity_; }
 
-  // Digest of 4 KiB in the middle of every tensor, which tells models of equal names and shapes
-  // apart: fine-tunes of one model differ in parts of their tensors only, but there all over.
+  // Digest of 4 KiB in the middle of every tensor, which distinguishes models of equal names and
+  // shapes: fine-tunes of one model may differ in some tensors only, but there everywhere.
   // DataLoss if a file cannot be read. Not counted by bytes_read().
   absl::StatusOr<uint64_t> SampleDigest() const;
 
@@ -137,6 +137,8 @@ class Checkpoint {
   friend class CheckpointTensor;
   explicit Checkpoint(std::string folder) : folder_(std::move(folder)) {}
   absl::Status AddFile(const ModelFolder& folder, const std::string& name);
+  // The files that the index names, in order; checks that they and the index agree.
+  absl::StatusOr<std::vector<std::string>> AddIndexedFiles(const ModelFolder& folder);
   absl::Status CheckAgainst(const TensorInfo& info, const ExpectedTensor& expected) const;
 
   std::string folder_;  // for messages
@@ -144,7 +146,7 @@ class Checkpoint {
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string, size_t> by_name_;  // into tensors_
   std::vector<bool> taken_;                          // per tensor
-  std::vector<std::string> missing_;                 // asked for in vain
+  std::vector<std::string> missing_;                 // Take found none of that name
   std::atomic<uint64_t> bytes_read_{0};
   uint64_t identity_ = 0;
 };

@@ -6,8 +6,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -22,11 +22,11 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(std::string_view text,
                                                        std::string_view name) {
   TANDEM_ASSIGN_OR_RETURN(const nlohmann::json root, json::Parse(text, name, kMaxDepth));
   if (!root.is_object()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(std::string(name), ": found ", Shown(root), ", expected an object of fields"));
+    return absl::InvalidArgumentError(absl::StrCat(std::string(name), ": found ", json::Shown(root),
+                                                   ", expected an object of fields"));
   }
   constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  const JsonFields fields(name, "", root);
+  const json::Field fields(root, name);
   GenerationConfig config;
   TANDEM_ASSIGN_OR_RETURN(config.do_sample, fields.Bool("do_sample"));
   TANDEM_ASSIGN_OR_RETURN(config.temperature, fields.Double("temperature", 0, 1e6));

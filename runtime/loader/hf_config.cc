@@ -7,8 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 #include "runtime/loader/rope_config.h"
 
 namespace tandem::loader {
@@ -29,7 +29,7 @@ constexpr int64_t kMaxHeadDim = 512;  // KvCacheView::kMaxHeadDim
 constexpr int64_t kMaxVocab = 1 << 22;
 constexpr int64_t kMaxPositions = 1 << 30;
 
-// What tells the families apart; everything else is a field of ModelConfig.
+// What differs between the families; everything else is a field of ModelConfig.
 struct Family {
   const char* architecture;
   const char* model_type;
@@ -82,12 +82,12 @@ constexpr Foreign kForeign[] = {
     {"pretraining_tp", 1.0},
 };
 
-absl::StatusOr<Family> FindFamily(const JsonFields& fields) {
+absl::StatusOr<Family> FindFamily(const json::Field& fields) {
   std::string supported;
   for (const Family& family : kFamilies) {
     absl::StrAppend(&supported, supported.empty() ? "" : " or ", family.architecture);
   }
-  const Json* architectures = fields.Get("architectures");
+  const Json* architectures = fields.Value("architectures");
   if (architectures == nullptr || !architectures->is_array() || architectures->size() != 1 ||
       !architectures->front().is_string()) {
     return fields.Wrong("architectures", absl::StrCat("a list of one name: ", supported));
@@ -107,21 +107,21 @@ absl::StatusOr<Family> FindFamily(const JsonFields& fields) {
 }
 
 // compression_config is the name in older folders of compressed-tensors.
-absl::Status ReadQuantization(const JsonFields& fields, std::string_view text,
+absl::Status ReadQuantization(const json::Field& fields, std::string_view text,
                               ModelConfig& config) {
   for (const char* field : {"quantization_config", "compression_config"}) {
-    const Json* quantization = fields.Get(field);
+    const Json* quantization = fields.Value(field);
     if (quantization == nullptr) continue;
     TANDEM_ASSIGN_OR_RETURN(config.quantization,
-                            QuantizationConfig::Parse(fields.file(), field, *quantization, text));
+                            QuantizationConfig::Parse(fields.place(), field, *quantization, text));
     break;
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckForeign(const JsonFields& fields) {
+absl::Status CheckForeign(const json::Field& fields) {
   for (const Foreign& foreign : kForeign) {
-    const Json* value = fields.Get(foreign.field);
+    const Json* value = fields.Value(foreign.field);
     if (value == nullptr) continue;
     if (foreign.neutral) {
       if (value->is_number() && value->get<double>() == *foreign.neutral) continue;
@@ -135,7 +135,7 @@ absl::Status CheckForeign(const JsonFields& fields) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFullAttention(const JsonFields& fields, const Family& family,
+absl::Status CheckFullAttention(const json::Field& fields, const Family& family,
                                 int64_t num_layers) {
   TANDEM_ASSIGN_OR_RETURN(const auto use_window, fields.Bool("use_sliding_window"));
   if (use_window.value_or(false)) {
@@ -145,10 +145,10 @@ absl::Status CheckFullAttention(const JsonFields& fields, const Family& family,
   // Qwen3 writes a window and a switch that is off by default. Elsewhere a
   // window is one unless the switch is there and off.
   if (!family.reads_sliding_window_switch && !use_window &&
-      fields.Get("sliding_window") != nullptr) {
+      fields.Value("sliding_window") != nullptr) {
     return fields.Unsupported("sliding_window", "null; sliding-window attention is not supported");
   }
-  const Json* layer_types = fields.Get("layer_types");
+  const Json* layer_types = fields.Value("layer_types");
   if (layer_types == nullptr) return absl::OkStatus();
   if (!layer_types->is_array() || static_cast<int64_t>(layer_types->size()) != num_layers) {
     return fields.Wrong("layer_types",
@@ -157,15 +157,15 @@ absl::Status CheckFullAttention(const JsonFields& fields, const Family& family,
   for (size_t i = 0; i < layer_types->size(); ++i) {
     const Json& type = (*layer_types)[i];
     if (type == "full_attention") continue;
-    return absl::UnimplementedError(absl::StrCat(fields.file(), ": layer_types[", i, "]: found ",
-                                                 Shown(type),
+    return absl::UnimplementedError(absl::StrCat(fields.place(), ": layer_types[", i, "]: found ",
+                                                 json::Shown(type),
                                                  ", expected \"full_attention\"; other kinds of "
                                                  "attention are not supported"));
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadShapes(const JsonFields& fields, const Family& family, ModelConfig& config) {
+absl::Status ReadShapes(const json::Field& fields, const Family& family, ModelConfig& config) {
   TANDEM_ASSIGN_OR_RETURN(config.hidden_size, fields.RequiredInt("hidden_size", 1, kMaxHidden));
   TANDEM_ASSIGN_OR_RETURN(config.intermediate_size,
                           fields.RequiredInt("intermediate_size", 1, kMaxIntermediate));
@@ -200,7 +200,7 @@ absl::Status ReadShapes(const JsonFields& fields, const Family& family, ModelCon
     config.head_dim = config.hidden_size / config.num_heads;
   }
   if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim) {
-    return absl::InvalidArgumentError(absl::StrCat(fields.file(), ": head_dim: found ",
+    return absl::InvalidArgumentError(absl::StrCat(fields.place(), ": head_dim: found ",
                                                    config.head_dim, head_dim ? "" : " (derived)",
                                                    ", expected an even number up to ", kMaxHeadDim,
                                                    ": rotary embeddings turn pairs of dimensions"));
@@ -208,8 +208,8 @@ absl::Status ReadShapes(const JsonFields& fields, const Family& family, ModelCon
   return absl::OkStatus();
 }
 
-absl::Status ReadDType(const JsonFields& fields, ModelConfig& config) {
-  const char* field = fields.Get("dtype") != nullptr ? "dtype" : "torch_dtype";
+absl::Status ReadDType(const json::Field& fields, ModelConfig& config) {
+  const char* field = fields.Value("dtype") != nullptr ? "dtype" : "torch_dtype";
   TANDEM_ASSIGN_OR_RETURN(auto name, fields.String(field));
   if (!name || *name == "auto") return absl::OkStatus();
   if (name->rfind("torch.", 0) == 0) name->erase(0, 6);
@@ -225,7 +225,7 @@ absl::Status ReadDType(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadTokens(const JsonFields& fields, ModelConfig& config) {
+absl::Status ReadTokens(const json::Field& fields, ModelConfig& config) {
   TANDEM_ASSIGN_OR_RETURN(config.eos_token_ids, fields.TokenIds("eos_token_id"));
   TANDEM_ASSIGN_OR_RETURN(const auto bos, fields.Int("bos_token_id", 0, config.vocab_size - 1));
   config.bos_token_id = static_cast<int32_t>(bos.value_or(-1));
@@ -237,10 +237,10 @@ absl::Status ReadTokens(const JsonFields& fields, ModelConfig& config) {
 absl::StatusOr<ModelConfig> ParseConfig(std::string_view text, std::string_view name) {
   TANDEM_ASSIGN_OR_RETURN(const Json root, json::Parse(text, name, kMaxDepth));
   if (!root.is_object()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(std::string(name), ": found ", Shown(root), ", expected an object of fields"));
+    return absl::InvalidArgumentError(absl::StrCat(std::string(name), ": found ", json::Shown(root),
+                                                   ", expected an object of fields"));
   }
-  const JsonFields fields(name, "", root);
+  const json::Field fields(root, name);
   TANDEM_ASSIGN_OR_RETURN(const Family family, FindFamily(fields));
   ModelConfig config;
   config.architecture = family.architecture;

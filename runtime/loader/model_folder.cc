@@ -1,22 +1,18 @@
 #include "runtime/loader/model_folder.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cctype>
-#include <cerrno>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
+#include "kernels/base/json_field.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -44,41 +40,6 @@ bool IsRevision(std::string_view revision) {
     if (slash == revision.npos) return true;
     revision.remove_prefix(slash + 1);
   }
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
-  // Not blocking: a named pipe must be refused, not waited for.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    const std::string message = absl::StrCat(path, ": cannot open: ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-  }
-  struct Closer {
-    ~Closer() { close(fd); }
-    int fd;
-  } closer{fd};
-  struct stat status;
-  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": found no regular file, expected a file or a link to one"));
-  }
-  if (static_cast<uint64_t>(status.st_size) > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": size: found ", status.st_size,
-                                                   " bytes, expected at most ", max_bytes));
-  }
-  std::string text(static_cast<size_t>(status.st_size), '\0');
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t got = read(fd, text.data() + done, text.size() - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      return absl::DataLossError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
-    }
-    if (got == 0) break;  // cut short meanwhile: what is there is the file now
-    done += static_cast<size_t>(got);
-  }
-  text.resize(done);
-  return text;
 }
 
 }  // namespace
@@ -112,7 +73,7 @@ absl::StatusOr<ModelFolder> ModelFolder::Open(std::string_view model, const HubC
   const std::string path(model);
   if (model.empty() || model.find('\0') != model.npos) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "model: found ", Quoted(model), ", expected a folder or a name such as org/name"));
+        "model: found ", json::Quoted(model), ", expected a folder or a name such as org/name"));
   }
   if (IsFolder(path)) return ModelFolder(path);
   struct stat status;
@@ -135,7 +96,8 @@ absl::StatusOr<ModelFolder> ModelFolder::Open(std::string_view model, const HubC
       folder.replace(folder.size() - (repository.size() - slash), 1, "--");
     }
     std::vector<std::string> commits = {std::string(revision)};
-    if (const auto ref = ReadFile(absl::StrCat(folder, "/refs/", std::string(revision)), 256);
+    if (const auto ref =
+            ReadRegularFile(absl::StrCat(folder, "/refs/", std::string(revision)), 256);
         ref.ok()) {
       std::string commit = *ref;
       while (!commit.empty() && std::isspace(static_cast<unsigned char>(commit.back()))) {
@@ -152,9 +114,16 @@ absl::StatusOr<ModelFolder> ModelFolder::Open(std::string_view model, const HubC
     }
   }
   return absl::NotFoundError(absl::StrCat(
-      "model: found no ", Quoted(model), " (looked at ", absl::StrJoin(looked, ", "),
+      "model: found no ", json::Quoted(model), " (looked at ", absl::StrJoin(looked, ", "),
       is_name && !cache.path.empty() ? absl::StrCat("; the cache is from $", cache.origin) : "",
       "), expected a folder or a downloaded name; download it or give its path"));
+}
+
+std::string NameOf(std::string_view model) {
+  const size_t end = model.find_last_not_of('/');
+  if (end == model.npos) return std::string(model);
+  model = model.substr(0, end + 1);
+  return std::string(model.substr(model.rfind('/') + 1));
 }
 
 std::string ModelFolder::PathOf(std::string_view name) const {
@@ -169,7 +138,7 @@ bool ModelFolder::Has(std::string_view name) const {
 
 absl::StatusOr<std::string> ModelFolder::ReadSmallFile(std::string_view name,
                                                        size_t max_bytes) const {
-  return ReadFile(PathOf(name), max_bytes);
+  return ReadRegularFile(PathOf(name), max_bytes);
 }
 
 }  // namespace tandem::loader

@@ -45,6 +45,9 @@ class ModelFolder {
   std::string path_;
 };
 
+// The last part of a model's path or name, "llama" of "/models/llama/": its name for clients.
+std::string NameOf(std::string_view model);
+
 // True if `name` can be a file in a folder: not empty, not "." or "..", without
 // '/', '\\' or NUL.
 bool IsPlainFileName(std::string_view name);

@@ -16,8 +16,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -94,14 +94,14 @@ absl::StatusOr<std::unique_ptr<PackedFile>> PackedFile::Open(const std::string& 
   TANDEM_RETURN_IF_ERROR(file->file_.Read(head.footer_offset, text.size(), text.data()));
   TANDEM_ASSIGN_OR_RETURN(const Json footer, json::Parse(text, path, 4));
   if (!footer.is_object()) return damaged("no footer");
-  const JsonFields fields(path, "", footer);
+  const json::Field fields(footer, path);
   TANDEM_ASSIGN_OR_RETURN(const auto found, fields.String("key"));
   if (found != key) return damaged("made of another model, by other options or another build");
-  const Json* matrices = fields.Get("matrices");
+  const Json* matrices = fields.Value("matrices");
   if (matrices == nullptr || !matrices->is_array()) return damaged("no footer");
   for (const Json& matrix : *matrices) {
     if (!matrix.is_object()) return damaged("no footer");
-    const JsonFields entry(path, "matrices.", matrix);
+    const json::Field entry(matrix, path, "matrices");
     TANDEM_ASSIGN_OR_RETURN(const auto name, entry.String("name"));
     TANDEM_ASSIGN_OR_RETURN(const auto description, entry.String("description"));
     const int64_t end = static_cast<int64_t>(head.footer_offset);
@@ -124,16 +124,16 @@ const PackedFile::Entry* PackedFile::Find(const std::string& name,
 absl::Status PackedFile::Read(const Entry& matrix, uint64_t offset, size_t bytes,
                               std::byte* dst) const {
   TANDEM_CHECK(offset <= matrix.bytes && bytes <= matrix.bytes - offset);
-  // Asked for ahead of the copy, piece by piece: the file is open in random mode.
-  constexpr uint64_t kPiece = 4 << 20;
+  // Asks for the next bytes before it copies these: the file is open in random mode.
+  constexpr uint64_t kReadBytes = 4 << 20;
   const uint64_t begin = matrix.offset + offset;
   bytes_read_.fetch_add(bytes, std::memory_order_relaxed);
-  file_.Prefetch(begin, std::min<uint64_t>(kPiece, bytes));
-  for (uint64_t at = 0; at < bytes; at += kPiece) {
-    if (at + kPiece < bytes) {
-      file_.Prefetch(begin + at + kPiece, std::min(kPiece, bytes - at - kPiece));
+  file_.Prefetch(begin, std::min<uint64_t>(kReadBytes, bytes));
+  for (uint64_t at = 0; at < bytes; at += kReadBytes) {
+    if (at + kReadBytes < bytes) {
+      file_.Prefetch(begin + at + kReadBytes, std::min(kReadBytes, bytes - at - kReadBytes));
     }
-    TANDEM_RETURN_IF_ERROR(file_.Read(begin + at, std::min(kPiece, bytes - at), dst + at));
+    TANDEM_RETURN_IF_ERROR(file_.Read(begin + at, std::min(kReadBytes, bytes - at), dst + at));
   }
   return absl::OkStatus();
 }

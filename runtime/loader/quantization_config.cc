@@ -7,9 +7,10 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -34,12 +35,12 @@ class QuantizationConfig::Reader {
         prefix_(absl::StrCat(std::string(field), ".")),
         text_(text),
         object_(object),
-        fields_(file, prefix_, object),
+        fields_(object, file, field),
         config_(config) {}
 
   absl::Status Read() {
     TANDEM_ASSIGN_OR_RETURN(std::optional<std::string> method, fields_.String("quant_method"));
-    if (!method && fields_.Get("config_groups") != nullptr) method = "compressed-tensors";
+    if (!method && fields_.Value("config_groups") != nullptr) method = "compressed-tensors";
     if (!method) return fields_.Wrong("quant_method", kMethods);
     config_.method_ = *method;
     if (*method == "gptq") return ReadGptq();
@@ -68,11 +69,11 @@ class QuantizationConfig::Reader {
     return members;
   }
 
-  absl::Status AddRule(const JsonFields& fields, const char* field, Kind kind,
+  absl::Status AddRule(const json::Field& fields, const char* field, Kind kind,
                        std::string_view text, int scheme) {
     auto pattern = NamePattern::Make(kind, text);
     if (!pattern.ok()) {
-      return fields.Wrong(field, absl::StrCat("expressions that can be read; ", Quoted(text),
+      return fields.Wrong(field, absl::StrCat("expressions that can be read; ", json::Quoted(text),
                                               " is ", std::string(pattern.status().message())));
     }
     if (config_.rules_.size() >= kMaxRules) {
@@ -87,11 +88,11 @@ class QuantizationConfig::Reader {
     return static_cast<int>(config_.schemes_.size()) - 1;
   }
 
-  // Names that stay as they are, each matching a piece of a module's name.
+  // Names that stay as they are, each matching a part of a module's name.
   absl::Status AddUnconverted(const char* field) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> names, fields_.Strings(field));
     for (const std::string& name : names) {
-      TANDEM_RETURN_IF_ERROR(AddRule(fields_, field, Kind::kPiece, name, -1));
+      TANDEM_RETURN_IF_ERROR(AddRule(fields_, field, Kind::kPart, name, -1));
     }
     return absl::OkStatus();
   }
@@ -101,7 +102,7 @@ class QuantizationConfig::Reader {
   }
 
   // bits, group_size, sym and desc_act of GPTQ where `fields` has them.
-  static absl::Status ReadGptqScheme(const JsonFields& fields, bool& act_order,
+  static absl::Status ReadGptqScheme(const json::Field& fields, bool& act_order,
                                      QuantizedScheme& scheme) {
     TANDEM_ASSIGN_OR_RETURN(const auto bits, fields.Int("bits", 1, 64));
     if (bits && *bits != 4 && *bits != 8) return fields.Unsupported("bits", "4 or 8");
@@ -125,7 +126,7 @@ class QuantizationConfig::Reader {
     bool act_order = false;
     TANDEM_RETURN_IF_ERROR(ReadGptqScheme(fields_, act_order, scheme));
     const char* field =
-        fields_.Get("checkpoint_format") != nullptr ? "checkpoint_format" : "format";
+        fields_.Value("checkpoint_format") != nullptr ? "checkpoint_format" : "format";
     TANDEM_ASSIGN_OR_RETURN(const auto format, fields_.String(field));
     TANDEM_ASSIGN_OR_RETURN(const auto marlin, fields_.Bool("is_marlin_format"));
     if (format && *format != "gptq" && *format != "gptq_v2") {
@@ -138,64 +139,73 @@ class QuantizationConfig::Reader {
     if (pack_type && *pack_type != "int32") return fields_.Unsupported("pack_dtype", "int32");
     scheme.zeros_less_one = !format || *format == "gptq";
 
-    if (const Json* dynamic = fields_.Get("dynamic"); dynamic != nullptr) {
-      const bool off = dynamic->is_boolean() && !dynamic->get<bool>();
-      if (!dynamic->is_object() && !off) {
-        return fields_.Wrong("dynamic", "an object of patterns and settings");
-      }
-      for (const auto& [key, value] : off ? std::vector<Member>() : InOrder("dynamic", *dynamic)) {
-        std::string_view pattern = key;
-        const bool excluded = absl::StartsWith(key, "-:");
-        if (excluded || absl::StartsWith(key, "+:")) pattern.remove_prefix(2);
-        int index = -1;
-        if (!excluded) {
-          const std::string prefix = absl::StrCat(prefix_, "dynamic.", Quoted(key), ".");
-          if (!value.is_object()) {
-            return fields_.Wrong("dynamic", "an object of settings a pattern");
-          }
-          QuantizedScheme changed = scheme;
-          bool order = act_order;
-          TANDEM_RETURN_IF_ERROR(ReadGptqScheme(JsonFields(file_, prefix, value), order, changed));
-          index = AddScheme(changed);
-        }
-        TANDEM_RETURN_IF_ERROR(AddRule(fields_, "dynamic", Kind::kRegex, pattern, index));
-      }
-    }
+    TANDEM_RETURN_IF_ERROR(ReadGptqDynamic(scheme, act_order));
     TANDEM_ASSIGN_OR_RETURN(const auto lm_head, fields_.Bool("lm_head"));
     if (!lm_head.value_or(false)) {
       TANDEM_RETURN_IF_ERROR(AddRule(fields_, "lm_head", Kind::kName, "lm_head", -1));
     }
-    if (const Json* blocks = fields_.Get("modules_in_block_to_quantize"); blocks != nullptr) {
-      // [["self_attn.q_proj", ...], ...]: these, and no others.
-      const int index = AddScheme(scheme);
-      const auto add = [&](const Json& name) {
-        return name.is_string() ? AddRule(fields_, "modules_in_block_to_quantize", Kind::kPiece,
-                                          name.get<std::string>(), index)
-                                : fields_.Wrong("modules_in_block_to_quantize", "lists of names");
-      };
-      if (!blocks->is_array()) return fields_.Wrong("modules_in_block_to_quantize", "lists");
-      for (const Json& block : *blocks) {
-        if (!block.is_array()) {
-          TANDEM_RETURN_IF_ERROR(add(block));
-          continue;
-        }
-        for (const Json& name : block) TANDEM_RETURN_IF_ERROR(add(name));
-      }
-      if (lm_head.value_or(false)) {
-        TANDEM_RETURN_IF_ERROR(AddRule(fields_, "lm_head", Kind::kName, "lm_head", index));
-      }
+    const Json* blocks = fields_.Value("modules_in_block_to_quantize");
+    if (blocks == nullptr) return AddForAllLinear(scheme);
+    const int index = AddScheme(scheme);
+    TANDEM_RETURN_IF_ERROR(ReadGptqBlocks(*blocks, index));
+    if (!lm_head.value_or(false)) return absl::OkStatus();
+    return AddRule(fields_, "lm_head", Kind::kName, "lm_head", index);
+  }
+
+  // "dynamic": patterns of modules that have settings of their own ("+:") or are not quantized
+  // ("-:").
+  absl::Status ReadGptqDynamic(const QuantizedScheme& scheme, bool act_order) {
+    const Json* dynamic = fields_.Value("dynamic");
+    if (dynamic == nullptr || (dynamic->is_boolean() && !dynamic->get<bool>())) {
       return absl::OkStatus();
     }
-    return AddForAllLinear(scheme);
+    if (!dynamic->is_object()) {
+      return fields_.Wrong("dynamic", "an object of patterns and settings");
+    }
+    for (const auto& [key, value] : InOrder("dynamic", *dynamic)) {
+      std::string_view pattern = key;
+      const bool excluded = absl::StartsWith(key, "-:");
+      if (excluded || absl::StartsWith(key, "+:")) pattern.remove_prefix(2);
+      int index = -1;
+      if (!excluded) {
+        const std::string path = absl::StrCat(prefix_, "dynamic.", json::Quoted(key));
+        if (!value.is_object()) return fields_.Wrong("dynamic", "an object of settings a pattern");
+        QuantizedScheme changed = scheme;
+        bool order = act_order;
+        TANDEM_RETURN_IF_ERROR(ReadGptqScheme(json::Field(value, file_, path), order, changed));
+        index = AddScheme(changed);
+      }
+      TANDEM_RETURN_IF_ERROR(AddRule(fields_, "dynamic", Kind::kRegex, pattern, index));
+    }
+    return absl::OkStatus();
+  }
+
+  // "modules_in_block_to_quantize", [["self_attn.q_proj", ...], ...]: only these are quantized.
+  absl::Status ReadGptqBlocks(const Json& blocks, int scheme) {
+    constexpr char kField[] = "modules_in_block_to_quantize";
+    if (!blocks.is_array()) return fields_.Wrong(kField, "lists");
+    const auto add = [&](const Json& name) {
+      return name.is_string()
+                 ? AddRule(fields_, kField, Kind::kPart, name.get<std::string>(), scheme)
+                 : fields_.Wrong(kField, "lists of names");
+    };
+    for (const Json& block : blocks) {
+      if (!block.is_array()) {
+        TANDEM_RETURN_IF_ERROR(add(block));
+        continue;
+      }
+      for (const Json& name : block) TANDEM_RETURN_IF_ERROR(add(name));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status ReadAwq() {
     QuantizedScheme scheme = {.layout = QuantizedLayout::kAwq, .field = prefix_ + "bits"};
-    const char* bits_field = fields_.Get("w_bit") != nullptr ? "w_bit" : "bits";
+    const char* bits_field = fields_.Value("w_bit") != nullptr ? "w_bit" : "bits";
     TANDEM_ASSIGN_OR_RETURN(const int64_t bits, fields_.RequiredInt(bits_field, 1, 64));
     if (bits != 4) return fields_.Unsupported(bits_field, "4");
     const char* group_field =
-        fields_.Get("q_group_size") != nullptr ? "q_group_size" : "group_size";
+        fields_.Value("q_group_size") != nullptr ? "q_group_size" : "group_size";
     TANDEM_ASSIGN_OR_RETURN(const int64_t group, fields_.RequiredInt(group_field, -1, kMaxGroup));
     if (group == 0) return fields_.Wrong(group_field, "-1, or columns of a group");
     scheme.group_size = group < 0 ? 0 : group;
@@ -231,9 +241,9 @@ class QuantizationConfig::Reader {
   }
 
   // [rows, columns] that share a scale, where the field is there.
-  static absl::Status ReadBlock(const JsonFields& fields, const char* field,
+  static absl::Status ReadBlock(const json::Field& fields, const char* field,
                                 QuantizedScheme& scheme) {
-    const Json* block = fields.Get(field);
+    const Json* block = fields.Value(field);
     if (block == nullptr) return absl::OkStatus();
     const auto is_length = [](const Json& length) {
       return length.is_number_integer() && length > 0 && length <= kMaxGroup;
@@ -254,13 +264,13 @@ class QuantizationConfig::Reader {
                                  "compressed; save the checkpoint compressed");
     }
     for (const char* field : {"sparsity_config", "transform_config"}) {
-      const Json* value = fields_.Get(field);
+      const Json* value = fields_.Value(field);
       if (value == nullptr || (value->is_object() && value->empty())) continue;
       const auto format = value->is_object() ? value->find("format") : value->end();
       if (value->is_object() && format != value->end() && *format == "dense") continue;
       return fields_.Unsupported(field, "none; use a checkpoint without it");
     }
-    if (fields_.Get("kv_cache_scheme") != nullptr) {
+    if (fields_.Value("kv_cache_scheme") != nullptr) {
       config_.has_kv_scales_ = true;
       config_.warnings_.push_back(
           absl::StrCat(prefix_, "kv_cache_scheme is not followed: the KV cache has --kv-dtype"));
@@ -270,7 +280,7 @@ class QuantizationConfig::Reader {
       TANDEM_RETURN_IF_ERROR(AddTarget(fields_, "ignore", name, -1, std::nullopt));
     }
     TANDEM_ASSIGN_OR_RETURN(const auto format, fields_.String("format"));
-    const Json* groups = fields_.Get("config_groups");
+    const Json* groups = fields_.Value("config_groups");
     if (groups == nullptr || !groups->is_object()) {
       return fields_.Wrong("config_groups", "an object of groups");
     }
@@ -284,8 +294,8 @@ class QuantizationConfig::Reader {
     // A module's own name counts before an expression, that before its class.
     for (const Kind kind : {Kind::kName, Kind::kRegex, Kind::kClass}) {
       for (size_t index = 0; index < members.size(); ++index) {
-        const std::string prefix = absl::StrCat(prefix_, "config_groups.", members[index].key, ".");
-        const JsonFields fields(file_, prefix, members[index].value);
+        const std::string path = absl::StrCat(prefix_, "config_groups.", members[index].key);
+        const json::Field fields(members[index].value, file_, path);
         TANDEM_ASSIGN_OR_RETURN(const auto targets, fields.Strings("targets"));
         if (targets.empty()) return fields.Wrong("targets", "a list of module names or classes");
         for (const std::string& target : targets) {
@@ -297,7 +307,7 @@ class QuantizationConfig::Reader {
   }
 
   // "re:EXPRESSION", a module's name or its class; only of one kind where that is given.
-  absl::Status AddTarget(const JsonFields& fields, const char* field, const std::string& text,
+  absl::Status AddTarget(const json::Field& fields, const char* field, const std::string& text,
                          int scheme, std::optional<Kind> only) {
     const auto add = [&](Kind kind, std::string_view name) {
       return only.value_or(kind) == kind ? AddRule(fields, field, kind, name, scheme)
@@ -313,19 +323,20 @@ class QuantizationConfig::Reader {
   // Index of the group's scheme; -1 where its weights are not quantized.
   absl::StatusOr<int> ReadGroup(const std::string& name, const Json& group,
                                 const std::string& common_format) {
-    const std::string prefix = absl::StrCat(prefix_, "config_groups.", name, ".");
+    const std::string path = absl::StrCat(prefix_, "config_groups.", name);
     if (!group.is_object()) {
-      return fields_.Unsupported("config_groups", absl::StrCat("an object as ", Quoted(name)));
+      return fields_.Unsupported("config_groups",
+                                 absl::StrCat("an object as ", json::Quoted(name)));
     }
-    const JsonFields fields(file_, prefix, group);
+    const json::Field fields(group, file_, path);
     TANDEM_ASSIGN_OR_RETURN(const auto own_format, fields.String("format"));
     const std::string format = own_format.value_or(common_format);
-    const Json* weights = fields.Get("weights");
+    const Json* weights = fields.Value("weights");
     if (weights == nullptr) return -1;
     if (!weights->is_object()) return fields.Wrong("weights", "an object of settings");
-    const JsonFields args(file_, prefix + "weights.", *weights);
+    const json::Field args(*weights, file_, path + ".weights");
 
-    QuantizedScheme scheme = {.field = prefix + "weights"};
+    QuantizedScheme scheme = {.field = path + ".weights"};
     TANDEM_ASSIGN_OR_RETURN(const auto type, args.String("type"));
     const bool is_float = type.value_or("int") == "float";
     if (type && *type != "int" && *type != "float") return args.Unsupported("type", "int or float");
@@ -354,7 +365,7 @@ class QuantizationConfig::Reader {
     return AddScheme(scheme);
   }
 
-  static absl::Status ReadStrategy(const JsonFields& args, QuantizedScheme& scheme) {
+  static absl::Status ReadStrategy(const json::Field& args, QuantizedScheme& scheme) {
     TANDEM_ASSIGN_OR_RETURN(auto strategy, args.String("strategy"));
     TANDEM_ASSIGN_OR_RETURN(const auto group, args.Int("group_size", -1, kMaxGroup));
     if (!strategy) {
@@ -380,8 +391,8 @@ class QuantizationConfig::Reader {
 
   // Whether columns are in groups of their own; "weight" orders them only while
   // quantizing.
-  static absl::StatusOr<bool> ActivationOrder(const JsonFields& args) {
-    const Json* order = args.Get("actorder");
+  static absl::StatusOr<bool> ActivationOrder(const json::Field& args) {
+    const Json* order = args.Value("actorder");
     if (order == nullptr) return false;
     if (order->is_boolean()) return order->get<bool>();
     if (!order->is_string()) return args.Wrong("actorder", "weight, group or null");
@@ -395,7 +406,7 @@ class QuantizationConfig::Reader {
   const std::string prefix_;
   const std::string_view text_;
   const Json& object_;
-  const JsonFields fields_;
+  const json::Field fields_;
   QuantizationConfig& config_;
 };
 
@@ -405,22 +416,36 @@ absl::StatusOr<QuantizationConfig> QuantizationConfig::Parse(std::string_view fi
                                                              std::string_view text) {
   if (!object.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(file), ": ", std::string(field),
-                                                   ": found ", Shown(object),
+                                                   ": found ", json::Shown(object),
                                                    ", expected an object of fields"));
   }
   QuantizationConfig config;
+  config.file_ = std::string(file);
   config.field_ = std::string(field);
   TANDEM_RETURN_IF_ERROR(Reader(file, field, object, text, config).Read());
   return config;
 }
 
-const QuantizedScheme* QuantizationConfig::SchemeOf(std::string_view module,
-                                                    ModuleClass module_class) const {
+absl::StatusOr<const QuantizedScheme*> QuantizationConfig::FindScheme(
+    std::string_view module, ModuleClass module_class) const {
   for (const Rule& rule : rules_) {
-    if (!rule.pattern.Matches(module, module_class)) continue;
-    return rule.scheme < 0 ? nullptr : &schemes_[rule.scheme];
+    const absl::StatusOr<bool> matches = rule.pattern.Matches(module, module_class);
+    if (!matches.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file_, ": ", field_, ": found the expression ", json::Quoted(rule.pattern.text()),
+          ", expected one that can be matched with ", json::Quoted(module), " (",
+          std::string(matches.status().message()), "); write a simpler one"));
+    }
+    if (*matches) return rule.scheme < 0 ? nullptr : &schemes_[rule.scheme];
   }
   return nullptr;
+}
+
+const QuantizedScheme* QuantizationConfig::SchemeOf(std::string_view module,
+                                                    ModuleClass module_class) const {
+  const absl::StatusOr<const QuantizedScheme*> scheme = FindScheme(module, module_class);
+  TANDEM_CHECK(scheme.ok());
+  return *scheme;
 }
 
 }  // namespace tandem::loader

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/math.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 #include "runtime/loader/quantized_tensors.h"
 
 namespace tandem::loader {
@@ -17,7 +17,7 @@ namespace {
 
 using kernels::DType;
 
-// What other programs keep beside the weights: scales of activations, which are
+// What other programs keep with the weights: scales of activations, which are
 // quantized anew here, and what a layout has only in some versions.
 constexpr const char* kUnused[] = {"input_scale",  "input_zero_point",  "input_global_scale",
                                    "output_scale", "output_zero_point", "weight_shape",
@@ -106,7 +106,7 @@ absl::StatusOr<std::unique_ptr<QuantizedWeight>> QuantizedWeight::Take(
 
 absl::Status QuantizedWeight::Wrong(const CheckpointTensor& tensor, const std::string& what) const {
   return absl::InvalidArgumentError(
-      absl::StrCat(tensor.path(), ": tensor ", Quoted(tensor.info().name), ": found ", what));
+      absl::StrCat(tensor.path(), ": tensor ", json::Quoted(tensor.info().name), ": found ", what));
 }
 
 absl::Status QuantizedWeight::NoNumber(int64_t row, int64_t column) const {

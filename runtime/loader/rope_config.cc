@@ -25,11 +25,11 @@ double YarnScale(double scale, double mscale) {
   return 0.1 * mscale * static_cast<double>(logl(scale)) + 1.0;
 }
 
-absl::StatusOr<Kind> ReadKind(const JsonFields& fields, bool default_if_absent) {
+absl::StatusOr<Kind> ReadKind(const json::Field& fields, bool default_if_absent) {
   TANDEM_ASSIGN_OR_RETURN(const auto rope_type, fields.String("rope_type"));
   TANDEM_ASSIGN_OR_RETURN(const auto type, fields.String("type"));
   if (rope_type && type && *rope_type != *type) {
-    return fields.Wrong("type", absl::StrCat("the same as rope_type = ", Quoted(*rope_type)));
+    return fields.Wrong("type", absl::StrCat("the same as rope_type = ", json::Quoted(*rope_type)));
   }
   const char* field = rope_type ? "rope_type" : "type";
   const std::optional<std::string>& name = rope_type ? rope_type : type;
@@ -45,7 +45,7 @@ absl::StatusOr<Kind> ReadKind(const JsonFields& fields, bool default_if_absent) 
   return fields.Unsupported(field, absl::StrCat(kKinds, "; no other stretching is supported"));
 }
 
-absl::Status ReadLlama3(const JsonFields& fields, RopeConfig& rope) {
+absl::Status ReadLlama3(const json::Field& fields, RopeConfig& rope) {
   TANDEM_ASSIGN_OR_RETURN(rope.low_freq_factor,
                           fields.RequiredDouble("low_freq_factor", 1e-6, kMaxFactor));
   TANDEM_ASSIGN_OR_RETURN(rope.high_freq_factor,
@@ -59,7 +59,8 @@ absl::Status ReadLlama3(const JsonFields& fields, RopeConfig& rope) {
   return absl::OkStatus();
 }
 
-absl::Status ReadYarn(const JsonFields& fields, int64_t max_position_embeddings, RopeConfig& rope) {
+absl::Status ReadYarn(const json::Field& fields, int64_t max_position_embeddings,
+                      RopeConfig& rope) {
   // Zero counts as absent where Transformers writes `x or default`.
   TANDEM_ASSIGN_OR_RETURN(const auto beta_fast, fields.Double("beta_fast", 0, kMaxFactor));
   TANDEM_ASSIGN_OR_RETURN(const auto beta_slow, fields.Double("beta_slow", 0, kMaxFactor));
@@ -92,11 +93,11 @@ absl::Status ReadYarn(const JsonFields& fields, int64_t max_position_embeddings,
 }
 
 // `dict` is rope_scaling or rope_parameters, called `name`.
-absl::StatusOr<RopeConfig> ReadDict(const JsonFields& root, const Json& dict, const char* name,
+absl::StatusOr<RopeConfig> ReadDict(const json::Field& root, const Json& dict, const char* name,
                                     std::optional<double> theta, bool default_if_no_type,
                                     int64_t max_position_embeddings) {
   if (!dict.is_object()) return root.Wrong(name, "an object or null");
-  const JsonFields fields(root.file(), absl::StrCat(name, "."), dict);
+  const json::Field fields(dict, root.place(), name);
   for (const auto& [key, value] : dict.items()) {
     if (value.is_object() || value.is_array()) {
       // Values by layer type, per-dimension factors, multimodal sections.
@@ -130,19 +131,19 @@ absl::StatusOr<RopeConfig> ReadDict(const JsonFields& root, const Json& dict, co
 
 }  // namespace
 
-absl::StatusOr<RopeConfig> ReadRope(const JsonFields& fields, int64_t max_position_embeddings) {
+absl::StatusOr<RopeConfig> ReadRope(const json::Field& fields, int64_t max_position_embeddings) {
   TANDEM_ASSIGN_OR_RETURN(const auto theta, fields.Double("rope_theta", 1.0001, kMaxTheta));
   RopeConfig plain;
   plain.theta = theta.value_or(kDefaultTheta);
 
   std::optional<RopeConfig> scaling;
-  if (const Json* dict = fields.Get("rope_scaling")) {
+  if (const Json* dict = fields.Value("rope_scaling")) {
     TANDEM_ASSIGN_OR_RETURN(scaling,
                             ReadDict(fields, *dict, "rope_scaling", theta,
                                      /*default_if_no_type=*/false, max_position_embeddings));
   }
   std::optional<RopeConfig> parameters;
-  if (const Json* dict = fields.Get("rope_parameters")) {
+  if (const Json* dict = fields.Value("rope_parameters")) {
     // A file of both spellings may hold theta in the newer one only.
     TANDEM_ASSIGN_OR_RETURN(parameters,
                             ReadDict(fields, *dict, "rope_parameters", theta,

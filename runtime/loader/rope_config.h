@@ -5,12 +5,12 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "runtime/loader/json_fields.h"
+#include "kernels/base/json_field.h"
 #include "runtime/loader/model_config.h"
 
 namespace tandem::loader {
 
 // `fields` is the root of config.json. Errors as in hf_config.h.
-absl::StatusOr<RopeConfig> ReadRope(const JsonFields& fields, int64_t max_position_embeddings);
+absl::StatusOr<RopeConfig> ReadRope(const json::Field& fields, int64_t max_position_embeddings);
 
 }  // namespace tandem::loader

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/json.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/loader/json_fields.h"
 
 namespace tandem::loader {
 namespace {
@@ -63,7 +63,7 @@ std::optional<uint64_t> AsCount(const Json& value) {
 absl::Status Bad(const std::string& path, std::string_view tensor, std::string_view field,
                  const std::string& rest) {
   return absl::InvalidArgumentError(
-      absl::StrCat(path, ": tensor ", Quoted(tensor), std::string(field), ": ", rest));
+      absl::StrCat(path, ": tensor ", json::Quoted(tensor), std::string(field), ": ", rest));
 }
 
 // `data_begin` is where the tensors' bytes start in the file.
@@ -71,14 +71,15 @@ absl::StatusOr<TensorInfo> ParseTensor(const std::string& path, const std::strin
                                        const Json& entry, uint64_t data_begin,
                                        uint64_t data_bytes) {
   if (!entry.is_object()) {
-    return Bad(path, name, "", absl::StrCat("found ", Shown(entry), ", expected an object"));
+    return Bad(path, name, "", absl::StrCat("found ", json::Shown(entry), ", expected an object"));
   }
   const auto dtype = entry.find("dtype");
   const auto shape = entry.find("shape");
   const auto offsets = entry.find("data_offsets");
   if (dtype == entry.end() || shape == entry.end() || offsets == entry.end() || entry.size() != 3) {
-    return Bad(path, name, "",
-               absl::StrCat("found ", Shown(entry), ", expected dtype, shape and data_offsets"));
+    return Bad(
+        path, name, "",
+        absl::StrCat("found ", json::Shown(entry), ", expected dtype, shape and data_offsets"));
   }
   TensorInfo info;
   info.name = name;
@@ -86,14 +87,14 @@ absl::StatusOr<TensorInfo> ParseTensor(const std::string& path, const std::strin
       dtype->is_string() ? FindType(dtype->get_ref<const std::string&>()) : nullptr;
   if (type == nullptr) {
     return Bad(path, name, " dtype",
-               absl::StrCat("found ", Shown(*dtype), ", expected a type such as \"BF16\""));
+               absl::StrCat("found ", json::Shown(*dtype), ", expected a type such as \"BF16\""));
   }
   info.stored_type = std::string(type->name);
   info.dtype = type->dtype;
 
   if (!shape->is_array() || shape->size() > kMaxDimensions) {
     return Bad(path, name, " shape",
-               absl::StrCat("found ", Shown(*shape), ", expected a list of at most ",
+               absl::StrCat("found ", json::Shown(*shape), ", expected a list of at most ",
                             kMaxDimensions, " lengths"));
   }
   uint64_t bits = type->bits;
@@ -102,7 +103,7 @@ absl::StatusOr<TensorInfo> ParseTensor(const std::string& path, const std::strin
     const std::optional<uint64_t> count = AsCount(length);
     if (!count) {
       return Bad(path, name, " shape",
-                 absl::StrCat("found ", Shown(length), ", expected an integer from 0"));
+                 absl::StrCat("found ", json::Shown(length), ", expected an integer from 0"));
     }
     overflow = __builtin_mul_overflow(bits, *count, &bits) || overflow;
     info.shape.push_back(static_cast<int64_t>(*count));
@@ -115,11 +116,11 @@ absl::StatusOr<TensorInfo> ParseTensor(const std::string& path, const std::strin
   }
   if (!begin || !end || *begin > *end) {
     return Bad(path, name, " data_offsets",
-               absl::StrCat("found ", Shown(*offsets), ", expected [begin, end]"));
+               absl::StrCat("found ", json::Shown(*offsets), ", expected [begin, end]"));
   }
   if (*end > data_bytes) {
     return absl::DataLossError(
-        absl::StrCat(path, ": tensor ", Quoted(name), " data_offsets: found an end of ", *end,
+        absl::StrCat(path, ": tensor ", json::Quoted(name), " data_offsets: found an end of ", *end,
                      ", expected at most the ", data_bytes,
                      " bytes of data in the file; it is cut short, download it again"));
   }
@@ -142,7 +143,7 @@ absl::Status ParseMetadata(const std::string& path, const Json& entry,
     if (good) metadata.emplace(it.key(), it->get<std::string>());
   }
   if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__: found ", Shown(entry),
+  return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__: found ", json::Shown(entry),
                                                  ", expected an object of strings"));
 }
 
@@ -213,9 +214,9 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 
   const std::string_view text = std::string_view(header).substr(kLengthBytes);
   if (text.empty() || text.front() != '{') {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": header: found ", text.empty() ? "nothing" : Quoted(text.substr(0, 8)),
-                     ", expected '{'; this is no safetensors file, or a damaged one"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": header: found ", text.empty() ? "nothing" : json::Quoted(text.substr(0, 8)),
+        ", expected '{'; this is no safetensors file, or a damaged one"));
   }
   TANDEM_ASSIGN_OR_RETURN(const Json root, json::Parse(text, path, kMaxDepth));
   for (auto it = root.begin(); it != root.end(); ++it) {

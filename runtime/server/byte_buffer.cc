@@ -12,7 +12,7 @@
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "grpcpp/support/slice.h"
 #include "kernels/base/check.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::server {
 namespace {
@@ -42,7 +42,7 @@ absl::Status FindFault(const std::string& bytes, const Descriptor& type, const s
     const std::string name =
         prefix.empty() ? described->name() : absl::StrCat(prefix, ".", described->name());
     if (described->type() == FieldDescriptor::TYPE_STRING) {
-      const size_t bad = tokenizer::FindInvalidUtf8(field.length_delimited());
+      const size_t bad = FindInvalidUtf8(field.length_delimited());
       if (bad != std::string_view::npos) {
         return absl::InvalidArgumentError(absl::StrCat(name, ": not UTF-8 from byte ", bad, " on"));
       }

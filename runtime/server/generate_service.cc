@@ -8,13 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
 #include "runtime/engine/field_error.h"
 #include "runtime/server/byte_buffer.h"
 #include "runtime/server/chat_prompt.h"
 #include "runtime/server/sampling_proto.h"
 #include "runtime/server/status_details.h"
 #include "runtime/server/validation.h"
-#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::server {
 namespace {
@@ -111,7 +111,7 @@ absl::Status DetokenizeInto(const ServedModel& model, const grpc::ByteBuffer& by
   v1::DetokenizeResponse response;
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
                           model.tokenizer->Decode(ids, request.skip_special_tokens()));
-  response.set_text(tokenizer::Utf8Lossy(text));
+  response.set_text(Utf8Lossy(text));
   SerializeMessage(response, out);
   return absl::OkStatus();
 }

@@ -3,19 +3,17 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
 
 namespace tandem::server {
 namespace {
 
 constexpr unsigned kReadAgainSeconds = 5;
+constexpr size_t kMaxPemBytes = size_t{16} << 20;
 
 template <auto Free>
 struct Freer {
@@ -24,7 +22,7 @@ struct Freer {
     Free(value);
   }
 };
-using File = std::unique_ptr<FILE, Freer<fclose>>;
+using Bytes = std::unique_ptr<BIO, Freer<BIO_free>>;
 using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
 
@@ -32,15 +30,20 @@ absl::Status Bad(const char* option, const std::string& path, const std::string&
   return absl::FailedPreconditionError(absl::StrCat(option, " ", path, ": ", what));
 }
 
-absl::StatusOr<File> Open(const char* option, const std::string& path) {
-  File file(std::fopen(path.c_str(), "r"));
-  if (file == nullptr) return Bad(option, path, std::strerror(errno));
-  return file;
+// `text` outlives the result.
+Bytes BytesOf(const std::string& text) {
+  return Bytes(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+absl::StatusOr<std::string> Read(const char* option, const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxPemBytes);
+  if (text.ok()) return text;
+  return absl::FailedPreconditionError(absl::StrCat(option, " ", text.status().message()));
 }
 
 absl::StatusOr<Certificate> ReadCertificate(const char* option, const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(const File file, Open(option, path));
-  Certificate certificate(PEM_read_X509(file.get(), nullptr, nullptr, nullptr));
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, Read(option, path));
+  Certificate certificate(PEM_read_bio_X509(BytesOf(text).get(), nullptr, nullptr, nullptr));
   if (certificate == nullptr) {
     return Bad(option, path, "found no certificate, expected PEM (BEGIN CERTIFICATE)");
   }
@@ -63,8 +66,8 @@ absl::Status CheckTlsFiles(const TlsFiles& files) {
   }
   TANDEM_ASSIGN_OR_RETURN(const Certificate certificate,
                           ReadCertificate("--tls-cert", files.certificate));
-  TANDEM_ASSIGN_OR_RETURN(const File key_file, Open("--tls-key", files.key));
-  const Key key(PEM_read_PrivateKey(key_file.get(), nullptr, NoPassphrase, nullptr));
+  TANDEM_ASSIGN_OR_RETURN(const std::string key_text, Read("--tls-key", files.key));
+  const Key key(PEM_read_bio_PrivateKey(BytesOf(key_text).get(), nullptr, NoPassphrase, nullptr));
   if (key == nullptr) {
     return Bad("--tls-key", files.key, "found no key, expected PEM without a passphrase");
   }

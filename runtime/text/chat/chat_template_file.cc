@@ -4,14 +4,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/base/text_file.h"
 
 namespace tandem::chat {
 namespace {
 
 constexpr char kTemplateFile[] = "chat_template.jinja";
-// Where Transformers keeps a template for conversations with tools beside the other.
+// Transformers keeps the template for conversations with tools in this file.
 constexpr char kToolUseFile[] = "additional_chat_templates/tool_use.jinja";
 constexpr char kConfigFile[] = "tokenizer_config.json";
 constexpr size_t kMaxBytes = size_t{64} << 20;

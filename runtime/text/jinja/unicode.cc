@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/utf8.h"
 #include "runtime/text/jinja/unicode_tables.h"
 
 namespace tandem::jinja {
@@ -89,47 +90,17 @@ void AppendLower(std::string_view text, size_t begin, size_t end, char32_t c, st
 }  // namespace
 
 char32_t DecodeUtf8(std::string_view text, size_t* pos) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const size_t at = *pos;
-  const unsigned char first = byte(at);
-  *pos = at + 1;
-  if (first < 0x80) return first;
-  size_t length = 0;
-  char32_t c = 0, least = 0;
-  if ((first & 0xE0) == 0xC0) {
-    length = 2, c = first & 0x1F, least = 0x80;
-  } else if ((first & 0xF0) == 0xE0) {
-    length = 3, c = first & 0x0F, least = 0x800;
-  } else if ((first & 0xF8) == 0xF0) {
-    length = 4, c = first & 0x07, least = 0x10000;
-  }
-  if (length == 0 || text.size() - at < length) return kEscapedByte + first;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(at + i) & 0xC0) != 0x80) return kEscapedByte + first;
-    c = (c << 6) | (byte(at + i) & 0x3F);
-  }
-  if (c < least || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) return kEscapedByte + first;
-  *pos = at + length;
-  return c;
+  const Utf8Step step = NextUtf8(text.substr(*pos));
+  if (step.code_point < 0) return kEscapedByte + static_cast<unsigned char>(text[(*pos)++]);
+  *pos += step.length;
+  return static_cast<char32_t>(step.code_point);
 }
 
 void AppendUtf8(char32_t c, std::string* out) {
-  if (c < 0x80) {
-    out->push_back(static_cast<char>(c));
-  } else if (c >= kEscapedByte + 0x80 && c <= kEscapedByte + 0xFF) {
+  if (c >= kEscapedByte + 0x80 && c <= kEscapedByte + 0xFF) {
     out->push_back(static_cast<char>(c - kEscapedByte));
-  } else if (c < 0x800) {
-    out->push_back(static_cast<char>(0xC0 | (c >> 6)));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
-  } else if (c < 0x10000) {
-    out->push_back(static_cast<char>(0xE0 | (c >> 12)));
-    out->push_back(static_cast<char>(0x80 | ((c >> 6) & 0x3F)));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
   } else {
-    out->push_back(static_cast<char>(0xF0 | (c >> 18)));
-    out->push_back(static_cast<char>(0x80 | ((c >> 12) & 0x3F)));
-    out->push_back(static_cast<char>(0x80 | ((c >> 6) & 0x3F)));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
+    tandem::AppendUtf8(static_cast<int32_t>(c), out);
   }
 }
 

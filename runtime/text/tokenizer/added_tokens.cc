@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 // \w of Rust's regex crate, which the reference uses here (and not Oniguruma's).
 constexpr std::string_view kWordCharacter = R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}])";
 
-// Where the run of white space that ends `text` begins, looking back no further than `limit`.
+// Where the white space at the end of `text` begins, looking back no further than `limit`.
 size_t WhiteSpaceBefore(std::string_view text, size_t limit) {
   while (text.size() > limit) {
     const std::string_view last = LastCharacter(text);
@@ -24,7 +24,7 @@ size_t WhiteSpaceBefore(std::string_view text, size_t limit) {
   return text.size();
 }
 
-// Where the run of white space that begins at `from` ends.
+// Where the white space that begins at `from` ends.
 size_t WhiteSpaceAfter(std::string_view text, size_t from) {
   while (from < text.size()) {
     const Utf8Step step = NextUtf8(text.substr(from));
@@ -73,13 +73,13 @@ const AddedToken* TokenTrie::Match(std::string_view text, size_t* length) const 
   return longest;
 }
 
-absl::StatusOr<AddedToken> AddedTokens::ReadToken(const JsonField& field, const Bpe& bpe) const {
+absl::StatusOr<AddedToken> AddedTokens::ReadToken(const json::Field& field, const Bpe& bpe) const {
   TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 7>{
       "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}));
   AddedToken token;
-  TANDEM_ASSIGN_OR_RETURN(const JsonField id, field.Get("id"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field id, field.Get("id"));
   TANDEM_ASSIGN_OR_RETURN(token.id, id.AsId(kIdLimit));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField content, field.Get("content"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field content, field.Get("content"));
   TANDEM_ASSIGN_OR_RETURN(const std::string_view text, content.AsString());
   token.content = std::string(text);
   TANDEM_ASSIGN_OR_RETURN(token.single_word, field.GetBool("single_word"));
@@ -90,25 +90,25 @@ absl::StatusOr<AddedToken> AddedTokens::ReadToken(const JsonField& field, const 
 
   if (text.empty()) return content.Unexpected("a string that is not empty");
   if (OfContent(text) != nullptr) {
-    return content.Error(absl::StrCat("found ", Quote(text), " twice, expected it once"));
+    return content.Error(absl::StrCat("found ", json::Quoted(text), " twice, expected it once"));
   }
   if (const AddedToken* other = OfId(token.id)) {
-    return id.Error(absl::StrCat("found id ", token.id, ", which ", Quote(other->content),
+    return id.Error(absl::StrCat("found id ", token.id, ", which ", json::Quoted(other->content),
                                  " has already, expected one token an id"));
   }
   const std::optional<int32_t> model_id = bpe.IdOf(text);
   if (model_id && *model_id != token.id) {
-    return id.Error(absl::StrCat("found id ", token.id, " for ", Quote(text), ", expected ",
+    return id.Error(absl::StrCat("found id ", token.id, " for ", json::Quoted(text), ", expected ",
                                  *model_id, " as in model.vocab"));
   }
   if (!model_id && bpe.Has(token.id)) {
-    return id.Error(absl::StrCat("found id ", token.id, " for ", Quote(text),
+    return id.Error(absl::StrCat("found id ", token.id, " for ", json::Quoted(text),
                                  ", which model.vocab gives to another token, expected a free id"));
   }
   return token;
 }
 
-absl::StatusOr<AddedTokens> AddedTokens::FromJson(const std::optional<JsonField>& field,
+absl::StatusOr<AddedTokens> AddedTokens::FromJson(const std::optional<json::Field>& field,
                                                   const Bpe& bpe, const Normalizer& normalizer) {
   AddedTokens added;
   if (!field) return added;
@@ -151,7 +151,7 @@ const AddedToken* AddedTokens::OfContent(std::string_view content) const {
 
 absl::StatusOr<bool> AddedTokens::IsWord(std::string_view character, RegexScratch& scratch) const {
   std::vector<Span> spans;
-  TANDEM_RETURN_IF_ERROR(word_->Cut(character, scratch, &spans));
+  TANDEM_RETURN_IF_ERROR(word_->Split(character, scratch, &spans));
   return spans.front().is_match;
 }
 
@@ -170,11 +170,11 @@ absl::StatusOr<bool> AddedTokens::IsAlone(std::string_view text, size_t begin, s
   return true;
 }
 
-absl::Status AddedTokens::Cut(std::string_view text, bool normalized, bool parse_special,
-                              RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const {
+absl::Status AddedTokens::Split(std::string_view text, bool normalized, bool parse_special,
+                                RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const {
   const TokenTrie& trie = normalized ? normalized_ : raw_;
   size_t covered = 0;      // the end of the last span
-  size_t white_until = 0;  // white space was seen up to here: runs are scanned once
+  size_t white_until = 0;  // white space was seen up to here, so it is scanned once
   size_t at = 0;
   while (!trie.empty() && at < text.size()) {
     size_t length = 0;

@@ -1,4 +1,4 @@
-// The field "added_tokens": strings that are found in the text before it is cut into words.
+// The field "added_tokens": strings that are found in the text before it is split into words.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/base/json_field.h"
 #include "runtime/text/tokenizer/bpe.h"
-#include "runtime/text/tokenizer/json_field.h"
 #include "runtime/text/tokenizer/normalizer.h"
 #include "runtime/text/tokenizer/regex.h"
 
@@ -60,10 +60,10 @@ class TokenTrie {
 class AddedTokens {
  public:
   // Ids are the file's, and must agree with those of the model's vocabulary for the tokens that
-  // are in it. Two tokens may not share an id or a content.
+  // are in it. Two tokens may not have the same id or content.
   // `field` may be absent: nullopt.
-  static absl::StatusOr<AddedTokens> FromJson(const std::optional<JsonField>& field, const Bpe& bpe,
-                                              const Normalizer& normalizer);
+  static absl::StatusOr<AddedTokens> FromJson(const std::optional<json::Field>& field,
+                                              const Bpe& bpe, const Normalizer& normalizer);
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }
   const AddedToken* OfId(int32_t id) const;
@@ -71,11 +71,11 @@ class AddedTokens {
 
   // Cuts `text` (valid UTF-8) at the tokens with the given `normalized`, in order, as the
   // reference does. With `parse_special` false the special ones are text.
-  absl::Status Cut(std::string_view text, bool normalized, bool parse_special,
-                   RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const;
+  absl::Status Split(std::string_view text, bool normalized, bool parse_special,
+                     RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const;
 
  private:
-  absl::StatusOr<AddedToken> ReadToken(const JsonField& field, const Bpe& bpe) const;
+  absl::StatusOr<AddedToken> ReadToken(const json::Field& field, const Bpe& bpe) const;
   absl::StatusOr<bool> IsWord(std::string_view character, RegexScratch& scratch) const;
   absl::StatusOr<bool> IsAlone(std::string_view text, size_t begin, size_t end,
                                RegexScratch& scratch) const;

@@ -23,7 +23,7 @@ uint64_t PairKey(int32_t left, int32_t right) {
 int32_t ResultOf(uint64_t merge) { return static_cast<int32_t>(merge & 0xFFFFFFFF); }
 
 // Views of the two tokens of a merge, "a b" or ["a", "b"].
-absl::StatusOr<std::pair<std::string_view, std::string_view>> SplitMerge(const JsonField& merges,
+absl::StatusOr<std::pair<std::string_view, std::string_view>> SplitMerge(const json::Field& merges,
                                                                          size_t i) {
   const nlohmann::json& merge = merges.value()[i];
   if (merge.is_string()) {
@@ -42,12 +42,12 @@ absl::StatusOr<std::pair<std::string_view, std::string_view>> SplitMerge(const J
 
 }  // namespace
 
-absl::StatusOr<Bpe> Bpe::FromJson(const JsonField& field) {
+absl::StatusOr<Bpe> Bpe::FromJson(const json::Field& field) {
   Bpe bpe;
   TANDEM_RETURN_IF_ERROR(bpe.ReadSettings(field));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField vocab, field.Get("vocab"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field vocab, field.Get("vocab"));
   TANDEM_RETURN_IF_ERROR(bpe.ReadVocab(vocab));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField merges, field.Get("merges"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field merges, field.Get("merges"));
   TANDEM_RETURN_IF_ERROR(bpe.ReadMerges(merges));
   if (!bpe.unknown_token_.empty()) {
     // A name that is not in the vocabulary is none: files of GPT-2's time carry "" or leftovers.
@@ -56,12 +56,12 @@ absl::StatusOr<Bpe> Bpe::FromJson(const JsonField& field) {
   return bpe;
 }
 
-absl::Status Bpe::ReadSettings(const JsonField& field) {
+absl::Status Bpe::ReadSettings(const json::Field& field) {
   // Files of GPT-2's time have no type; a vocabulary and merges are BPE.
   if (field.Find("type")) {
     TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
     if (type != "BPE") {
-      return field.Error(absl::StrCat("found type ", Quote(type), ", expected BPE"));
+      return field.Error(absl::StrCat("found type ", json::Quoted(type), ", expected BPE"));
     }
   }
   TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 10>{
@@ -91,7 +91,7 @@ absl::Status Bpe::ReadSettings(const JsonField& field) {
   return absl::OkStatus();
 }
 
-absl::Status Bpe::ReadVocab(const JsonField& vocab) {
+absl::Status Bpe::ReadVocab(const json::Field& vocab) {
   const nlohmann::json& entries = vocab.value();
   if (!entries.is_object()) return vocab.Unexpected("an object of tokens and ids");
   if (entries.size() > static_cast<size_t>(kIdLimit)) {
@@ -101,7 +101,8 @@ absl::Status Bpe::ReadVocab(const JsonField& vocab) {
   // Two passes: views into bytes_ must not move.
   std::vector<bool> in_alphabet;
   for (const auto& [token, id_value] : entries.items()) {
-    const JsonField id_field(id_value, absl::StrCat(vocab.place(), "[", Quote(token), "]"));
+    const json::Field id_field(id_value,
+                               absl::StrCat(vocab.place(), "[", json::Quoted(token), "]"));
     TANDEM_ASSIGN_OR_RETURN(const int32_t id, id_field.AsId(kIdLimit));
     if (id >= id_limit()) {
       tokens_.resize(id + 1);
@@ -109,7 +110,7 @@ absl::Status Bpe::ReadVocab(const JsonField& vocab) {
     }
     Token& entry = tokens_[id];
     if (entry.exists) {
-      return id_field.Error(absl::StrCat("found id ", id, ", which ", Quote(View(entry)),
+      return id_field.Error(absl::StrCat("found id ", id, ", which ", json::Quoted(View(entry)),
                                          " has already, expected one token an id"));
     }
     const std::optional<std::string> bytes = BytesOfToken(token);
@@ -137,7 +138,7 @@ absl::Status Bpe::ReadVocab(const JsonField& vocab) {
   return absl::OkStatus();
 }
 
-absl::Status Bpe::ReadMerges(const JsonField& merges) {
+absl::Status Bpe::ReadMerges(const json::Field& merges) {
   TANDEM_RETURN_IF_ERROR(merges.CheckArray());
   const size_t count = merges.value().size();
   if (count > UINT32_MAX) return merges.Error("found more than 2^32 merges, expected fewer");
@@ -155,7 +156,7 @@ absl::Status Bpe::ReadMerges(const JsonField& merges) {
     for (size_t part = 0; part < tokens.size(); ++part) {
       const std::optional<int32_t> id = IdOf(tokens[part]);
       if (!id) {
-        return merges.At(i).Error(absl::StrCat("found ", Quote(tokens[part]),
+        return merges.At(i).Error(absl::StrCat("found ", json::Quoted(tokens[part]),
                                                ", which model.vocab lacks, expected a token"));
       }
       ids[part] = *id;

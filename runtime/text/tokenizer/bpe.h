@@ -12,7 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/text/tokenizer/json_field.h"
+#include "kernels/base/json_field.h"
 
 namespace tandem::tokenizer {
 
@@ -21,7 +21,7 @@ inline constexpr int32_t kIdLimit = 1 << 22;
 
 class Bpe {
  public:
-  static absl::StatusOr<Bpe> FromJson(const JsonField& field);
+  static absl::StatusOr<Bpe> FromJson(const json::Field& field);
 
   // Appends the ids of one word (any bytes, under 2^31). O(n log n) in its length. Const and
   // thread-safe. InvalidArgument where the vocabulary lacks a byte and has no unknown token: the
@@ -54,9 +54,9 @@ class Bpe {
   // that cannot grow. Every thread writes the same value.
   enum WordState : uint8_t { kUnknown, kOneToken, kManyTokens };
 
-  absl::Status ReadSettings(const JsonField& field);
-  absl::Status ReadVocab(const JsonField& vocab);
-  absl::Status ReadMerges(const JsonField& merges);
+  absl::Status ReadSettings(const json::Field& field);
+  absl::Status ReadVocab(const json::Field& vocab);
+  absl::Status ReadMerges(const json::Field& merges);
 
   std::string_view View(const Token& token) const {
     return {bytes_.data() + token.offset, token.size};

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::tokenizer {
 namespace {

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -62,17 +62,17 @@ int CombiningClass(int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
-// Sorts every run of combining marks by class, equal classes in their order.
+// Sorts adjacent combining marks by class; marks of the same class keep their order.
 void OrderMarks(std::vector<int32_t>* code_points) {
   const auto is_starter = [](int32_t c) { return CombiningClass(c) == 0; };
-  auto run = code_points->begin();
+  auto marks = code_points->begin();
   while (true) {
-    run = std::find_if_not(run, code_points->end(), is_starter);
-    if (run == code_points->end()) return;
-    const auto end = std::find_if(run, code_points->end(), is_starter);
-    std::stable_sort(run, end,
+    marks = std::find_if_not(marks, code_points->end(), is_starter);
+    if (marks == code_points->end()) return;
+    const auto end = std::find_if(marks, code_points->end(), is_starter);
+    std::stable_sort(marks, end,
                      [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); });
-    run = end;
+    marks = end;
   }
 }
 
@@ -122,17 +122,17 @@ absl::StatusOr<std::string> Normalize(std::string_view text, NormalForm form) {
   return out;
 }
 
-absl::StatusOr<Normalizer> Normalizer::FromJson(const JsonField& field) {
+absl::StatusOr<Normalizer> Normalizer::FromJson(const json::Field& field) {
   Normalizer normalizer;
   TANDEM_RETURN_IF_ERROR(normalizer.Add(field));
   return normalizer;
 }
 
-absl::Status Normalizer::Add(const JsonField& field) {
+absl::Status Normalizer::Add(const json::Field& field) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
   if (type == "Sequence") {
     TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "normalizers"}));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("normalizers"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field parts, field.Get("normalizers"));
     TANDEM_RETURN_IF_ERROR(parts.CheckArray());
     for (size_t i = 0; i < parts.value().size(); ++i) {
       TANDEM_RETURN_IF_ERROR(Add(parts.At(i)));
@@ -152,7 +152,7 @@ absl::Status Normalizer::Add(const JsonField& field) {
   } else if (type == "NFKD") {
     forms_.push_back(NormalForm::kNfkd);
   } else {
-    return field.Error(absl::StrCat("found type ", Quote(type),
+    return field.Error(absl::StrCat("found type ", json::Quoted(type),
                                     ", expected NFC, NFD, NFKC, NFKD or a Sequence of them"));
   }
   return absl::OkStatus();

@@ -8,13 +8,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/text/tokenizer/json_field.h"
+#include "kernels/base/json_field.h"
 
 namespace tandem::tokenizer {
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
-// `text` in the given form. O(n log n) whatever the text: a run of combining marks is sorted, not
+// `text` in the given form. O(n log n) whatever the text: combining marks are sorted, not
 // bubbled. `text` must be valid UTF-8. ResourceExhausted if it grows beyond what can be held.
 absl::StatusOr<std::string> Normalize(std::string_view text, NormalForm form);
 
@@ -22,13 +22,13 @@ absl::StatusOr<std::string> Normalize(std::string_view text, NormalForm form);
 class Normalizer {
  public:
   Normalizer() = default;  // leaves text as it is
-  static absl::StatusOr<Normalizer> FromJson(const JsonField& field);
+  static absl::StatusOr<Normalizer> FromJson(const json::Field& field);
 
   bool IsIdentity() const { return forms_.empty(); }
   absl::StatusOr<std::string> Apply(std::string_view text) const;
 
  private:
-  absl::Status Add(const JsonField& field);
+  absl::Status Add(const json::Field& field);
 
   std::vector<NormalForm> forms_;  // in order
 };

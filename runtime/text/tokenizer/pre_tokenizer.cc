@@ -18,7 +18,7 @@ constexpr size_t kMaxSteps = 64;
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-absl::StatusOr<SplitBehavior> ParseBehavior(const JsonField& field) {
+absl::StatusOr<SplitBehavior> ParseBehavior(const json::Field& field) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view name, field.AsString());
   constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kNames = {{
       {"Removed", SplitBehavior::kRemoved},
@@ -33,7 +33,7 @@ absl::StatusOr<SplitBehavior> ParseBehavior(const JsonField& field) {
   return field.Unexpected("Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous");
 }
 
-// As Regex::Cut, for a string. An empty one matches between all characters: that is no cut that a
+// As Regex::Split, for a string. An empty one matches between all characters: that is no cut that a
 // tokenizer asks for, and FromJson refuses it.
 void CutAtString(std::string_view text, std::string_view string, std::vector<Span>* spans) {
   size_t covered = 0;
@@ -91,7 +91,7 @@ void ApplyBehavior(SplitBehavior behavior, std::vector<Span>* spans) {
   }
 }
 
-absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const JsonField& field) {
+absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const json::Field& field) {
   PreTokenizer pre_tokenizer;
   TANDEM_RETURN_IF_ERROR(pre_tokenizer.Add(field));
   if (!pre_tokenizer.has_byte_level_) {
@@ -100,12 +100,12 @@ absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const JsonField& field) {
   return pre_tokenizer;
 }
 
-absl::Status PreTokenizer::Add(const JsonField& field) {
+absl::Status PreTokenizer::Add(const json::Field& field) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
   if (type == "Sequence") {
     TANDEM_RETURN_IF_ERROR(
         field.CheckKeys(std::array<std::string_view, 2>{"type", "pretokenizers"}));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("pretokenizers"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field parts, field.Get("pretokenizers"));
     TANDEM_RETURN_IF_ERROR(parts.CheckArray());
     for (size_t i = 0; i < parts.value().size(); ++i) {
       TANDEM_RETURN_IF_ERROR(Add(parts.At(i)));
@@ -113,7 +113,8 @@ absl::Status PreTokenizer::Add(const JsonField& field) {
     return absl::OkStatus();
   }
   if (has_byte_level_) {
-    return field.Error(absl::StrCat("found ", Quote(type), " after ByteLevel, expected nothing"));
+    return field.Error(
+        absl::StrCat("found ", json::Quoted(type), " after ByteLevel, expected nothing"));
   }
   if (splits_.size() >= kMaxSteps) {
     return field.Error(absl::StrCat("found more than ", kMaxSteps, " steps, expected fewer"));
@@ -127,11 +128,11 @@ absl::Status PreTokenizer::Add(const JsonField& field) {
     return AddRegexSplit(field, "\\p{N}",
                          individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
   }
-  return field.Error(absl::StrCat("found type ", Quote(type),
+  return field.Error(absl::StrCat("found type ", json::Quoted(type),
                                   ", expected Split, Digits, ByteLevel or a Sequence of them"));
 }
 
-absl::Status PreTokenizer::AddRegexSplit(const JsonField& field, std::string_view pattern,
+absl::Status PreTokenizer::AddRegexSplit(const json::Field& field, std::string_view pattern,
                                          SplitBehavior behavior) {
   absl::StatusOr<Regex> regex = Regex::Compile(pattern);
   if (!regex.ok()) {
@@ -142,30 +143,30 @@ absl::Status PreTokenizer::AddRegexSplit(const JsonField& field, std::string_vie
   return absl::OkStatus();
 }
 
-absl::Status PreTokenizer::AddSplit(const JsonField& field) {
+absl::Status PreTokenizer::AddSplit(const json::Field& field) {
   TANDEM_RETURN_IF_ERROR(
       field.CheckKeys(std::array<std::string_view, 4>{"type", "pattern", "behavior", "invert"}));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField behavior_field, field.Get("behavior"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field behavior_field, field.Get("behavior"));
   TANDEM_ASSIGN_OR_RETURN(const SplitBehavior behavior, ParseBehavior(behavior_field));
   TANDEM_ASSIGN_OR_RETURN(const bool invert, field.GetBool("invert"));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField pattern, field.Get("pattern"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field pattern, field.Get("pattern"));
   if (pattern.value().size() != 1 || !pattern.value().is_object()) {
     return pattern.Unexpected("one field, Regex or String");
   }
-  if (const std::optional<JsonField> regex = pattern.Find("Regex")) {
+  if (const std::optional<json::Field> regex = pattern.Find("Regex")) {
     TANDEM_ASSIGN_OR_RETURN(const std::string_view text, regex->AsString());
     TANDEM_RETURN_IF_ERROR(AddRegexSplit(*regex, text, behavior));
     splits_.back().invert = invert;
     return absl::OkStatus();
   }
-  TANDEM_ASSIGN_OR_RETURN(const JsonField string, pattern.Get("String"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field string, pattern.Get("String"));
   TANDEM_ASSIGN_OR_RETURN(const std::string_view text, string.AsString());
   if (text.empty()) return string.Unexpected("a string that is not empty");
   splits_.push_back({std::string(text), behavior, invert});
   return absl::OkStatus();
 }
 
-absl::Status PreTokenizer::AddByteLevel(const JsonField& field) {
+absl::Status PreTokenizer::AddByteLevel(const json::Field& field) {
   // trim_offsets concerns offsets alone, which this library does not report.
   TANDEM_RETURN_IF_ERROR(field.CheckKeys(
       std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"}));
@@ -199,7 +200,7 @@ absl::Status PreTokenizer::RunFrom(size_t step, std::string_view text, PreTokeni
   std::vector<Span>& spans = scratch.spans[step];
   spans.clear();
   if (const auto* regex = std::get_if<Regex>(&split.pattern)) {
-    TANDEM_RETURN_IF_ERROR(regex->Cut(text, scratch.regex, &spans));
+    TANDEM_RETURN_IF_ERROR(regex->Split(text, scratch.regex, &spans));
   } else {
     CutAtString(text, std::get<std::string>(split.pattern), &spans);
   }

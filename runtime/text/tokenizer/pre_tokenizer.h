@@ -9,7 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/text/tokenizer/json_field.h"
+#include "kernels/base/json_field.h"
 #include "runtime/text/tokenizer/regex.h"
 
 namespace tandem::tokenizer {
@@ -20,10 +20,10 @@ enum class SplitBehavior {
   kIsolated,            // each is a piece of its own
   kMergedWithPrevious,  // each ends the piece before it
   kMergedWithNext,      // each begins the piece after it
-  kContiguous,          // each run of them is one piece
+  kContiguous,          // adjacent ones are one piece
 };
 
-// Turns matches and what lies between (as Regex::Cut gives them) into the pieces to keep, in
+// Turns matches and what lies between (as Regex::Split gives them) into the pieces to keep, in
 // place. Pieces may be empty; the caller drops those.
 void ApplyBehavior(SplitBehavior behavior, std::vector<Span>* spans);
 
@@ -37,7 +37,7 @@ struct PreTokenizerScratch {
 // of those. ByteLevel must be there and last: it makes the model's alphabet bytes.
 class PreTokenizer {
  public:
-  static absl::StatusOr<PreTokenizer> FromJson(const JsonField& field);
+  static absl::StatusOr<PreTokenizer> FromJson(const json::Field& field);
 
   using Sink = absl::FunctionRef<absl::Status(std::string_view word)>;
 
@@ -53,10 +53,10 @@ class PreTokenizer {
     bool invert;  // what lies between the matches counts as match
   };
 
-  absl::Status Add(const JsonField& field);
-  absl::Status AddSplit(const JsonField& field);
-  absl::Status AddByteLevel(const JsonField& field);
-  absl::Status AddRegexSplit(const JsonField& field, std::string_view pattern,
+  absl::Status Add(const json::Field& field);
+  absl::Status AddSplit(const json::Field& field);
+  absl::Status AddByteLevel(const json::Field& field);
+  absl::Status AddRegexSplit(const json::Field& field, std::string_view pattern,
                              SplitBehavior behavior);
   absl::Status RunFrom(size_t step, std::string_view text, PreTokenizerScratch& scratch,
                        Sink sink) const;

@@ -3,8 +3,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
 #include "runtime/text/tokenizer/regex_syntax.h"
-#include "runtime/text/tokenizer/utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -12,8 +12,8 @@
 namespace tandem::tokenizer {
 namespace {
 
-// Steps of one search. Real patterns need a few a byte, and read a run of a megabyte in one
-// search; beyond that the pattern backtracks without end.
+// Steps of one search. Real patterns need a few per byte, and may read a megabyte in one search;
+// a pattern that needs more backtracks without end.
 constexpr uint32_t kMatchLimit = 50'000'000;
 constexpr uint32_t kHeapLimitKiB = 64 << 10;
 constexpr size_t kJitStackStart = 64 << 10;
@@ -95,8 +95,8 @@ int Regex::Search(std::string_view text, size_t from, RegexScratch& scratch, Spa
   return 1;
 }
 
-absl::Status Regex::Cut(std::string_view text, RegexScratch& scratch,
-                        std::vector<Span>* spans) const {
+absl::Status Regex::Split(std::string_view text, RegexScratch& scratch,
+                          std::vector<Span>* spans) const {
   size_t covered = 0;        // the end of the last span
   size_t from = 0;           // where the next search starts
   bool after_match = false;  // a match ended at `covered`

@@ -49,10 +49,10 @@ class Regex {
   // InvalidArgument for a pattern that ToPcre2 refuses or that does not compile.
   static absl::StatusOr<Regex> Compile(std::string_view oniguruma_pattern);
 
-  // Cuts `text` (valid UTF-8) into matches and what lies between, in order, and appends the
+  // Splits `text` (valid UTF-8) into matches and what lies between, in order, and appends the
   // spans. An empty match directly after another match is skipped, as the reference does.
   // ResourceExhausted where one search needs more steps or memory than the limits allow.
-  absl::Status Cut(std::string_view text, RegexScratch& scratch, std::vector<Span>* spans) const;
+  absl::Status Split(std::string_view text, RegexScratch& scratch, std::vector<Span>* spans) const;
 
  private:
   struct Free {

@@ -7,8 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/text/tokenizer/json_field.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -62,7 +62,7 @@ class Translator {
   }
 
   absl::Status Refuse(size_t bytes, std::string_view expected) const {
-    return absl::InvalidArgumentError(absl::StrCat("found ", Quote(in_.substr(at_, bytes)),
+    return absl::InvalidArgumentError(absl::StrCat("found ", json::Quoted(in_.substr(at_, bytes)),
                                                    " at byte ", at_, " of the pattern, expected ",
                                                    std::string(expected)));
   }

@@ -1,4 +1,4 @@
-// The patterns in tokenizer.json are written for Oniguruma; PCRE2 runs them here.
+// The patterns in tokenizer.json are written for Oniguruma; here PCRE2 matches them.
 #pragma once
 
 #include <string>

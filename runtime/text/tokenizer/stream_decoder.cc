@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::tokenizer {
 

@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
 #include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/json.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -21,34 +20,12 @@ constexpr size_t kMaxTemplateTokens = 1024;
 
 absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
-                                                             &std::fclose);
-  if (file == nullptr) {
-    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open the tokenizer"));
-  }
-  std::string text;
-  std::array<char, 1 << 16> buffer;
-  size_t count;
-  while ((count = std::fread(buffer.data(), 1, buffer.size(), file.get())) > 0) {
-    text.append(buffer.data(), count);
-    if (text.size() > kMaxFileBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": found more than ", kMaxFileBytes,
-                                                     " bytes, expected a tokenizer.json"));
-    }
-  }
-  if (std::ferror(file.get()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot read the tokenizer"));
-  }
-  return text;
-}
-
 // ByteLevel, or a Sequence of one ByteLevel and Fuse, which joins what is one string already.
-absl::Status CheckDecoder(const JsonField& field, int* byte_levels, bool in_sequence) {
+absl::Status CheckDecoder(const json::Field& field, int* byte_levels, bool in_sequence) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
   if (type == "Sequence" && !in_sequence) {
     TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "decoders"}));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("decoders"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field parts, field.Get("decoders"));
     TANDEM_RETURN_IF_ERROR(parts.CheckArray());
     for (size_t i = 0; i < parts.value().size(); ++i) {
       TANDEM_RETURN_IF_ERROR(CheckDecoder(parts.At(i), byte_levels, true));
@@ -60,7 +37,7 @@ absl::Status CheckDecoder(const JsonField& field, int* byte_levels, bool in_sequ
   }
   if (type == "Fuse" && in_sequence) return absl::OkStatus();
   if (type != "ByteLevel") {
-    return field.Error(absl::StrCat("found type ", Quote(type), ", expected ByteLevel"));
+    return field.Error(absl::StrCat("found type ", json::Quoted(type), ", expected ByteLevel"));
   }
   ++*byte_levels;
   // The settings are those of the pre-tokenizer; decoding reads none of them.
@@ -71,7 +48,7 @@ absl::Status CheckDecoder(const JsonField& field, int* byte_levels, bool in_sequ
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFile(const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
   return FromJson(text, path);
 }
 
@@ -90,7 +67,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view 
 }
 
 absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view name) {
-  const JsonField root(document, std::string(name));
+  const json::Field root(document, std::string(name));
   TANDEM_RETURN_IF_ERROR(root.CheckKeys(std::array<std::string_view, 9>{
       "version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
       "post_processor", "decoder", "model"}));
@@ -99,14 +76,14 @@ absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view na
     if (text != "1.0") return version->Unexpected("\"1.0\"");
   }
   // The model first: of a file that is none of ours its type says most.
-  TANDEM_ASSIGN_OR_RETURN(const JsonField model, root.Get("model"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field model, root.Get("model"));
   TANDEM_ASSIGN_OR_RETURN(bpe_, Bpe::FromJson(model));
   if (const auto field = root.Find("normalizer")) {
     TANDEM_ASSIGN_OR_RETURN(normalizer_, Normalizer::FromJson(*field));
   }
-  TANDEM_ASSIGN_OR_RETURN(const JsonField pre_tokenizer, root.Get("pre_tokenizer"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field pre_tokenizer, root.Get("pre_tokenizer"));
   TANDEM_ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::FromJson(pre_tokenizer));
-  TANDEM_ASSIGN_OR_RETURN(const JsonField decoder, root.Get("decoder"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field decoder, root.Get("decoder"));
   int byte_levels = 0;
   TANDEM_RETURN_IF_ERROR(CheckDecoder(decoder, &byte_levels, /*in_sequence=*/false));
   TANDEM_ASSIGN_OR_RETURN(added_,
@@ -119,11 +96,11 @@ absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view na
   return absl::OkStatus();
 }
 
-absl::Status Tokenizer::LoadPostProcessor(const JsonField& field) {
+absl::Status Tokenizer::LoadPostProcessor(const json::Field& field) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
   if (type == "Sequence") {
     TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "processors"}));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField parts, field.Get("processors"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field parts, field.Get("processors"));
     TANDEM_RETURN_IF_ERROR(parts.CheckArray());
     for (size_t i = 0; i < parts.value().size(); ++i) {
       TANDEM_RETURN_IF_ERROR(LoadPostProcessor(parts.At(i)));
@@ -136,36 +113,36 @@ absl::Status Tokenizer::LoadPostProcessor(const JsonField& field) {
         std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"});
   }
   if (type == "TemplateProcessing") return LoadTemplate(field);
-  return field.Error(absl::StrCat("found type ", Quote(type),
+  return field.Error(absl::StrCat("found type ", json::Quoted(type),
                                   ", expected ByteLevel, TemplateProcessing or a Sequence"));
 }
 
-absl::Status Tokenizer::LoadTemplate(const JsonField& field) {
+absl::Status Tokenizer::LoadTemplate(const json::Field& field) {
   TANDEM_RETURN_IF_ERROR(
       field.CheckKeys(std::array<std::string_view, 4>{"type", "single", "pair", "special_tokens"}));
   if (has_template_) return field.Error("found a second TemplateProcessing, expected one");
   has_template_ = true;
-  TANDEM_ASSIGN_OR_RETURN(const JsonField single, field.Get("single"));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field single, field.Get("single"));
   TANDEM_RETURN_IF_ERROR(single.CheckArray());
   bool after_text = false;
   for (size_t i = 0; i < single.value().size(); ++i) {
-    const JsonField piece = single.At(i);
+    const json::Field piece = single.At(i);
     if (const auto sequence = piece.Find("Sequence")) {
-      TANDEM_ASSIGN_OR_RETURN(const JsonField id, sequence->Get("id"));
+      TANDEM_ASSIGN_OR_RETURN(const json::Field id, sequence->Get("id"));
       TANDEM_ASSIGN_OR_RETURN(const std::string_view name, id.AsString());
       if (name != "A" || after_text) return id.Unexpected("the sequence \"A\" once");
       after_text = true;
       continue;
     }
-    TANDEM_ASSIGN_OR_RETURN(const JsonField special, piece.Get("SpecialToken"));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField id, special.Get("id"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field special, piece.Get("SpecialToken"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field id, special.Get("id"));
     TANDEM_ASSIGN_OR_RETURN(const std::string_view name, id.AsString());
-    TANDEM_ASSIGN_OR_RETURN(const JsonField table, field.Get("special_tokens"));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField entry, table.Get(name));
-    TANDEM_ASSIGN_OR_RETURN(const JsonField ids, entry.Get("ids"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field table, field.Get("special_tokens"));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field entry, table.Get(name));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field ids, entry.Get("ids"));
     TANDEM_RETURN_IF_ERROR(ids.CheckArray());
     for (size_t j = 0; j < ids.value().size(); ++j) {
-      const JsonField token = ids.At(j);
+      const json::Field token = ids.At(j);
       TANDEM_ASSIGN_OR_RETURN(const int32_t token_id, token.AsId(kIdLimit));
       if (!HasToken(token_id)) return token.Unexpected("the id of a token");
       if (before_.size() + after_.size() == kMaxTemplateTokens) {
@@ -197,8 +174,8 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   // looked through for the others. Each piece is normalized by itself.
   PreTokenizerScratch scratch;
   std::vector<AddedTokenSpan> spans;
-  TANDEM_RETURN_IF_ERROR(added_.Cut(text, /*normalized=*/false,
-                                    special == SpecialTokensInText::kParse, scratch.regex, &spans));
+  TANDEM_RETURN_IF_ERROR(added_.Split(
+      text, /*normalized=*/false, special == SpecialTokensInText::kParse, scratch.regex, &spans));
   for (const AddedTokenSpan& span : spans) {
     if (span.token != nullptr) {
       ids.push_back(span.token->id);
@@ -220,8 +197,8 @@ absl::Status Tokenizer::EncodeNormalized(std::string_view text, SpecialTokensInT
                                          PreTokenizerScratch& scratch,
                                          std::vector<int32_t>* ids) const {
   std::vector<AddedTokenSpan> spans;
-  TANDEM_RETURN_IF_ERROR(added_.Cut(text, /*normalized=*/true,
-                                    special == SpecialTokensInText::kParse, scratch.regex, &spans));
+  TANDEM_RETURN_IF_ERROR(added_.Split(
+      text, /*normalized=*/true, special == SpecialTokensInText::kParse, scratch.regex, &spans));
   for (const AddedTokenSpan& span : spans) {
     if (span.token != nullptr) {
       ids->push_back(span.token->id);

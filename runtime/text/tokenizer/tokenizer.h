@@ -71,8 +71,8 @@ class Tokenizer {
  private:
   Tokenizer() = default;
   absl::Status Load(const nlohmann::json& document, std::string_view name);
-  absl::Status LoadPostProcessor(const JsonField& field);
-  absl::Status LoadTemplate(const JsonField& field);
+  absl::Status LoadPostProcessor(const json::Field& field);
+  absl::Status LoadTemplate(const json::Field& field);
   absl::Status EncodePlain(std::string_view text, PreTokenizerScratch& scratch,
                            std::vector<int32_t>* ids) const;
   absl::Status EncodeNormalized(std::string_view text, SpecialTokensInText special,

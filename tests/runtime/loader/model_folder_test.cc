@@ -92,5 +92,13 @@ TEST(HubCache, FollowsTheEnvironment) {
   EXPECT_EQ(HubCache::FromEnvironment().path, "/c");
 }
 
+TEST(ModelFolder, NameOfIsTheLastPart) {
+  EXPECT_EQ(NameOf("/models/llama"), "llama");
+  EXPECT_EQ(NameOf("/models/llama//"), "llama");
+  EXPECT_EQ(NameOf("org/name"), "name");
+  EXPECT_EQ(NameOf("llama"), "llama");
+  EXPECT_EQ(NameOf("/"), "/");
+}
+
 }  // namespace
 }  // namespace tandem::loader

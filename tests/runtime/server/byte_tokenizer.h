@@ -6,9 +6,9 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "kernels/base/utf8.h"
 #include "nlohmann/json.hpp"
 #include "runtime/text/tokenizer/tokenizer.h"
-#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::server {
 
@@ -20,7 +20,7 @@ inline std::string ByteTokenizerJson() {
     const bool printable =
         (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
     std::string spelled;
-    tokenizer::AppendUtf8(printable ? byte : next++, &spelled);
+    AppendUtf8(printable ? byte : next++, &spelled);
     vocab[spelled] = byte;
   }
   const auto special = [](int id, const char* content) {

@@ -16,8 +16,8 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
+#include "kernels/base/utf8.h"
 #include "runtime/server/grpc_server.h"
-#include "runtime/text/tokenizer/utf8.h"
 #include "tandem/v1/inference.grpc.pb.h"
 #include "tests/runtime/server/byte_tokenizer.h"
 #include "tests/runtime/server/fake_engine.h"
@@ -113,7 +113,7 @@ class GenerateServiceTest : public ::testing::Test {
     Answer answer;
     v1::GenerateResponse response;
     while (reader->Read(&response)) {
-      EXPECT_EQ(tokenizer::FindInvalidUtf8(response.text()), std::string_view::npos);
+      EXPECT_EQ(FindInvalidUtf8(response.text()), std::string_view::npos);
       answer.text += response.text();
       answer.ids.insert(answer.ids.end(), response.token_ids().begin(), response.token_ids().end());
       ++answer.messages;
@@ -284,7 +284,7 @@ TEST_F(GenerateServiceTest, HalfACharacterAtTheEndBecomesAReplacement) {
   Start();
   const Answer answer = Generate(TextRequest("\u00e9", 1));
   ASSERT_TRUE(answer.status.ok());
-  EXPECT_EQ(answer.text, tokenizer::kReplacementCharacter);
+  EXPECT_EQ(answer.text, kReplacementCharacter);
 }
 
 TEST_F(GenerateServiceTest, CoalescesWhileTheReaderIsSlowUpToWhatClientsTake) {

@@ -6,9 +6,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/base/utf8.h"
 #include "runtime/text/tokenizer/pre_tokenizer.h"
 #include "runtime/text/tokenizer/regex_syntax.h"
-#include "runtime/text/tokenizer/utf8.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -19,7 +19,7 @@ std::string Cut(std::string_view pattern, std::string_view text) {
   if (!regex.ok()) return std::string(regex.status().message());
   RegexScratch scratch;
   std::vector<Span> spans;
-  const absl::Status status = regex->Cut(text, scratch, &spans);
+  const absl::Status status = regex->Split(text, scratch, &spans);
   if (!status.ok()) return std::string(status.message());
   std::string out;
   for (const Span& span : spans) {
@@ -49,7 +49,7 @@ TEST(Regex, MongolianVowelSeparatorIsNoWhiteSpace) {
     static const Regex* const kSpace = new Regex(*Regex::Compile("\\s"));
     static RegexScratch* const kScratch = new RegexScratch();
     std::vector<Span> spans;
-    ASSERT_TRUE(kSpace->Cut(text, *kScratch, &spans).ok());
+    ASSERT_TRUE(kSpace->Split(text, *kScratch, &spans).ok());
     ASSERT_EQ(spans[0].is_match, IsWhiteSpace(c)) << c;
   }
 }

@@ -7,7 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 #include "tests/runtime/text/tokenizer/small_tokenizer.h"
 
 namespace tandem::tokenizer {

@@ -6,10 +6,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/base/utf8.h"
 #include "nlohmann/json.hpp"
 #include "runtime/text/tokenizer/stream_decoder.h"
 #include "runtime/text/tokenizer/tokenizer.h"
-#include "runtime/text/tokenizer/utf8.h"
 #include "tests/runtime/text/tokenizer/test_files.h"
 #include "tests/support/source_path.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace tandem::tokenizer {
+namespace tandem {
 
 // One step through text that may be invalid.
 struct Utf8Step {
@@ -46,4 +46,4 @@ std::string_view LastCharacter(std::string_view text);
 // U+FFFD.
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
-}  // namespace tandem::tokenizer
+}  // namespace tandem

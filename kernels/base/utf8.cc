@@ -1,6 +1,6 @@
-#include "runtime/text/tokenizer/utf8.h"
+#include "kernels/base/utf8.h"
 
-namespace tandem::tokenizer {
+namespace tandem {
 namespace {
 
 // The continuation bytes that a lead byte needs, and the range of the first of them; the others
@@ -110,4 +110,4 @@ std::string Utf8Lossy(std::string_view bytes) {
   return out;
 }
 
-}  // namespace tandem::tokenizer
+}  // namespace tandem
