@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launcher/command/plan_units.h"
+#include "runtime/model/decoder.h"
 #include "runtime/model/model_tensors.h"
 
 namespace tandem::launcher {
