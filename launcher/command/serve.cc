@@ -22,6 +22,7 @@
 #include "runtime/rank/engine_setup.h"
 #include "runtime/rank/exit_code.h"
 #include "runtime/rank/parent_process.h"
+#include "runtime/rank/peer_watch.h"
 #include "runtime/rank/rank_runtime.h"
 #include "runtime/rank/start.h"
 #include "runtime/server/serve_front.h"
