@@ -77,7 +77,7 @@ TEST(SplitBehaviors, MergeMatchesAsTheReference) {
     const std::string text = "the-final--countdown";
     RegexScratch scratch;
     std::vector<Span> spans;
-    EXPECT_TRUE(Regex::Compile("-")->Cut(text, scratch, &spans).ok());
+    EXPECT_TRUE(Regex::Compile("-")->Split(text, scratch, &spans).ok());
     ApplyBehavior(behavior, &spans);
     std::vector<std::string> pieces;
     for (const Span& span : spans) {
