@@ -1,6 +1,9 @@
 // Limits of control groups, read from folders made like those of /proc and /sys.
 #include "runtime/plan/host_limits.h"
 
+#include <cstdint>
+#include <vector>
+
 #include "gtest/gtest.h"
 #include "tests/runtime/loader/temp_dir.h"
 
@@ -86,6 +89,17 @@ TEST_F(HostLimits, Version2CpuQuota) {
   EXPECT_EQ(AvailableCpus(root_.path()), 1);  // never none
   File("job/cpu.max", "102400000 100000\n");
   EXPECT_EQ(AvailableCpus(root_.path()), all);  // no more than there are
+}
+
+TEST(Memory, IsMeasured) {
+  EXPECT_GE(AvailableCpus(), 1);
+  EXPECT_GT(AvailableMemory(), uint64_t{1} << 20);
+  PeakMemory peak;
+  peak.Sample();
+  const uint64_t before = peak.bytes();
+  std::vector<char> touched(64 << 20, 1);
+  peak.Sample();
+  EXPECT_GE(peak.bytes(), before + (60 << 20)) << touched[17];
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/model_tensors.h"
 #include "runtime/model/row_sampling.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/plan/recommend.h"
