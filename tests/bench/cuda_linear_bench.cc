@@ -136,15 +136,16 @@ class Case {
     // Once for what is made on first use, which a recording may not do.
     (void)products();
     backend_.Synchronize();
-    const auto recording = backend_.Record(products);
+    kernels::Recorder& recorder = *backend_.recorder();  // CUDA backends have one
+    const auto recording = recorder.Record(products);
     if (!recording.ok()) {
       std::cerr << recording.status() << '\n';
       return 0;
     }
-    backend_.Replay(**recording);
+    recorder.Replay(**recording);
     backend_.Synchronize();
     const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < kReplays; ++i) backend_.Replay(**recording);
+    for (int i = 0; i < kReplays; ++i) recorder.Replay(**recording);
     backend_.Synchronize();
     const std::chrono::duration<double, std::micro> taken =
         std::chrono::steady_clock::now() - begin;
