@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kGib = uint64_t{1} << 30;
 
-TEST(plan::ParseDevices, GroupsUnitsAndBandwidths) {
+TEST(ParseDevices, GroupsUnitsAndBandwidths) {
   const auto devices = plan::ParseDevices("2x24GiB, 1x16gb,1.5TiB,512m", {1008, 288, 80, 20});
   ASSERT_TRUE(devices.ok()) << devices.status();
   ASSERT_EQ(devices->size(), 5u);
@@ -25,7 +25,7 @@ TEST(plan::ParseDevices, GroupsUnitsAndBandwidths) {
   EXPECT_DOUBLE_EQ((*devices)[2].bandwidth, 288e9);
 }
 
-TEST(plan::ParseDevices, RefusesWithTheGroup) {
+TEST(ParseDevices, RefusesWithTheGroup) {
   for (const char* text : {"", "2x", "x24GiB", "0x24GiB", "-1x24GiB", "24QiB", "2x24GiB,", "24",
                            "257x1GiB", "200x1GiB,100x1GiB", "1e30GiB", "nanGiB", "2x-4GiB"}) {
     const auto devices = plan::ParseDevices(text, {600});
