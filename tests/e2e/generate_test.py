@@ -124,7 +124,7 @@ class KvScales(unittest.TestCase):
     weights.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
     scaled = worlds.run(*arguments)
     self.assertEqual(scaled.returncode, 0, scaled.stderr)
-    self.assertEqual(scaled.stderr.count(b"not followed: the KV cache has --kv-dtype"), 1)
+    self.assertEqual(scaled.stderr.count(b"KV scales are ignored: --kv-dtype"), 1)
     self.assertEqual(json.loads(scaled.stdout)["logits_hash"],
                      json.loads(plain.stdout)["logits_hash"])
 

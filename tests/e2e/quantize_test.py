@@ -169,7 +169,7 @@ class Evaluate(Folder):
     broken.write_bytes(data)
     done = run("eval", worlds.DEMO, *text, "--reference-logits", broken)
     self.assertEqual(done.returncode, 65, done.stderr)
-    self.assertIn("broken.bin: row 3: found a logit that is no number", done.stderr)
+    self.assertIn("broken.bin: row 3: found a logit that is not a finite number", done.stderr)
     self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
     def rows(path):
@@ -199,7 +199,7 @@ class Evaluate(Folder):
     for code, line, arguments in (
         (64, "--text", []),
         (65, "empty.txt: found no text", ["--text", empty]),
-        (65, "expected a text file", ["--text", self.folder]),
+        (65, "expected a file", ["--text", self.folder]),
         (65, "--context: found 600, expected at most 512", ["--text", self.short, "--context", 600]),
         (65, "--stride: found 65, expected at most --context",
          ["--text", self.short, "--context", 64, "--stride", 65]),
