@@ -46,9 +46,9 @@ uint64_t CommunicationBytes(const parallel::ShardPlan& plan, int rank,
 }
 
 DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
-                                const model::DecoderOptions& options, bool leaf_sums) {
+                                const model::DecoderOptions& options, bool keeps_leaf_tree) {
   int64_t sums = 1;  // of a rank, in one all-reduce
-  if (leaf_sums) {
+  if (keeps_leaf_tree) {
     sums = std::max({sums, plan.attention_tree.max_node_count(), plan.ffn_tree.max_node_count()});
   }
   const model::SamplingTraffic sampling = model::RowSampling::Traffic(plan, options.max_rows);
@@ -58,8 +58,8 @@ DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
 }
 
 void AddGpuBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
-                 bool leaf_sums, uint64_t scratch, MemoryPlan* bytes) {
-  const DeviceMessages messages = DeviceMessagesOf(plan, options, leaf_sums);
+                 bool keeps_leaf_tree, uint64_t scratch, MemoryPlan* bytes) {
+  const DeviceMessages messages = DeviceMessagesOf(plan, options, keeps_leaf_tree);
   const parallel::DeviceBytes collectives =
       parallel::DeviceCommunicatorBytes(plan.tp, messages.max_floats, messages.max_gathered);
   bytes->on_gpu = true;

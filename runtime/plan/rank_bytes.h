@@ -23,13 +23,13 @@ struct DeviceMessages {
   int64_t max_gathered = 0;
 };
 DeviceMessages DeviceMessagesOf(const parallel::ShardPlan& plan,
-                                const model::DecoderOptions& options, bool leaf_sums);
+                                const model::DecoderOptions& options, bool keeps_leaf_tree);
 
 // Adds what a rank on a GPU needs beside weights, KV cache and workspace: scratch of the kernels,
 // recorded steps, collectives between GPUs, pinned memory of the host. `bytes->streamed` must be
 // set.
 void AddGpuBytes(const parallel::ShardPlan& plan, const model::DecoderOptions& options,
-                 bool leaf_sums, uint64_t scratch, MemoryPlan* bytes);
+                 bool keeps_leaf_tree, uint64_t scratch, MemoryPlan* bytes);
 
 // One block (model::kBlockSize tokens) of the KV cache on one rank.
 uint64_t KvBlockBytes(const loader::ModelConfig& config, const parallel::ShardPlan& plan, int rank,
