@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Makes the goldens of tests/tokenizer with the reference tokenizers.
 
-    pip install tokenizers==0.21.1
+    pip install tokenizers==0.23.3
     python3 tests/golden/make_tokenizer_golden.py
 
-0.21.1 is the last with Unicode 14 regexes, as PCRE2 10.42. Its normal forms are of Unicode 9. Every file written to
+Its patterns are of Unicode 16, its normal forms of Unicode 9. Every file written to
 tests/golden/tokenizer is {"tokenizer": a whole tokenizer.json, "cases": [...]}, its model left
 out where it is that of base_model.json; a case is
   text     the input
@@ -15,6 +15,7 @@ out where it is that of base_model.json; a case is
            (null where the reference takes the added token "Äpfel" through the byte-level
            alphabet and so breaks it: there the runtime gives the text itself)
   skipped  decode(ids, skip_special_tokens=True), where that differs from decoded
+A file may have "answers", too: random ids with decoded and skipped, as a model may write them.
 """
 
 import json
@@ -31,7 +32,7 @@ with third_party.modules(third_party.ORACLE):
   from tokenizers import pre_tokenizers, processors, trainers
 
 OUT = pathlib.Path(__file__).parent / "tokenizer"
-assert tokenizers.__version__ == "0.21.1", tokenizers.__version__
+assert tokenizers.__version__ == "0.23.3", tokenizers.__version__
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
           r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -43,6 +44,19 @@ DEEPSEEK = [r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+",
             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"
             r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
             r"\s*[\r\n]+|\s+(?!\S)|\s+"]
+
+BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+KIMI = "|".join([
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+# Characters that came with Unicode 15 to 16: digits, letters, marks, signs, Han.
+NEWER = ["a\U00010d40\U00010d41b 1\U000116d0\U0001ccf0", "\U000105c0\U00010d50\U00010d70x \u1c89\u1c8a",
+         "x\u0897\u1b4e \U0001cc00\U0001f8b2!", "\U0002ebf0\U0002ee5d字 \U00031350", "\U0001e5d0\U0001e5f1\U0001e5ff",
+         "\ua7cb\ua7cd\ua7daé \U00011f50\U00011f02"]
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and it's the dog's day; they'll see, won't they?",
@@ -153,12 +167,127 @@ def random_texts(seed, count=20):
             for _ in range(count)]
 
 
-def write(name, tokenizer, texts):
+def answer(tokenizer, ids):
+    return {"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False),
+            "skipped": tokenizer.decode(ids, skip_special_tokens=True)}
+
+
+def write(name, tokenizer, texts, answers=()):
     tokenizer.no_truncation()
     spec = json.loads(tokenizer.to_str())
     if spec["model"] == BASE_MODEL:
         del spec["model"]
-    save(name, {"tokenizer": spec, "cases": [case(tokenizer, text) for text in texts]})
+    document = {"tokenizer": spec, "cases": [case(tokenizer, text) for text in texts]}
+    if answers:
+        document["answers"] = [answer(tokenizer, ids) for ids in answers]
+    save(name, document)
+
+
+def random_answers(tokenizer, seed, count=60):
+    """Ids as of a model that writes anything: many tokens of bytes, whole characters among them."""
+    rng = random.Random(seed)
+    size = tokenizer.get_vocab_size()
+    out = []
+    for _ in range(count):
+        ids = []
+        for _ in range(rng.randint(1, 10)):
+            if rng.random() < 0.4:
+                ids += [3 + byte for byte in rng.choice("é字🙂\n aक").encode()]
+            elif rng.random() < 0.4:
+                ids.append(3 + rng.randrange(256))
+            else:
+                ids.append(rng.randrange(size))
+        out.append(ids)
+    return out
+
+
+def sentencepiece(unknown="<unk>", missing="", byte_fallback=True, fuse_unk=True):
+    """A model of characters as SentencePiece's: <unk> <s> </s>, bytes, then what was trained."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trained.train_from_iterator(CORPUS[:4] * 4, trainers.BpeTrainer(
+        vocab_size=330, show_progress=False, special_tokens=[], limit_alphabet=90))
+    model = json.loads(trained.to_str())["model"]
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
+    pieces = sorted(model["vocab"], key=model["vocab"].get)
+    pieces = [p for p in ["<unk>", "<s>", "</s>"] + bytes_of + pieces if not set(p) & set(missing)]
+    merges = [(a, b) for a, b in model["merges"] if not set(a + b) & set(missing)]
+    return Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges,
+                                unk_token=unknown, fuse_unk=fuse_unk,
+                                byte_fallback=byte_fallback))
+
+
+def write_sentencepiece(few):
+    """Llama 2, Mistral, Gemma and the like."""
+    special = [AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")]
+    space = decoders.Replace("▁", " ")
+    chain = [space, decoders.ByteFallback(), decoders.Fuse()]
+    strip = decoders.Strip(" ", 1, 0)
+    legacy = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+
+    def metaspace(scheme, split):
+        return pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+
+    texts = few + ["<s>", "<s> hello</s>", "hello<s>world", " <s> x", "▁a ▁b", "  a", "<0x41>",
+                   "naïve 🙂🙂 字", "\t\n", "a\U0001f642b\u0915", "Äpfel\u00e4 ▁"]
+    for name, normalizer, pre_tokenizer, decoder, options in (
+        ("llama2", legacy, None, chain + [strip], {}),
+        ("mistral", None, metaspace("first", False), chain + [strip], {}),
+        ("gemma", normalizers.Replace(" ", "▁"), split(" ", "merged_with_previous"), chain, {}),
+        ("metaspace", None, metaspace("always", True), [decoders.Metaspace(prepend_scheme="always")], {}),
+        ("metaspace_never", None, metaspace("never", True),
+         [decoders.Metaspace(prepend_scheme="never"), decoders.ByteFallback()], {}),
+        ("metaspace_words", None, sequence(pre_tokenizers.WhitespaceSplit(), metaspace("first", True)),
+         chain, {}),
+        ("no_byte_z", legacy, None, chain + [strip], {"missing": "7"}),
+        ("no_byte_z_unfused", legacy, None, chain + [strip], {"missing": "7", "fuse_unk": False}),
+        ("no_unknown", legacy, None, chain + [strip], {"missing": "7", "unknown": None}),
+        ("strips", normalizers.Sequence([normalizers.Strip(left=True, right=True),
+                                         normalizers.Replace(Regex(r"\s+|z"), "▁"),
+                                         normalizers.NFKC()]),
+         None, [space, decoders.ByteFallback(), decoders.Strip(" ", 2, 0)], {}),
+    ):
+        tokenizer = sentencepiece(**options)
+        if normalizer is not None:
+            tokenizer.normalizer = normalizer
+        if pre_tokenizer is not None:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        tokenizer.decoder = decoders.Sequence(decoder)
+        tokenizer.add_special_tokens(special)
+        tokenizer.add_tokens([AddedToken("<turn>", normalized=False), AddedToken("\n\n", normalized=False),
+                              AddedToken("word", normalized=True)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+        write("sp_" + name, tokenizer, texts + ["<turn>a\n\n b", "a word <turn> word"],
+              random_answers(tokenizer, name))
+
+
+def write_more_pre_tokenizers(few):
+    """Falcon, Bloom, Kimi K2 and what else cuts text."""
+    write("falcon", finish(sequence(
+        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Digits(False), split(Regex("[0-9][0-9][0-9]")))), few + NEWER)
+    write("bloom", finish(sequence(split(Regex(BLOOM)), byte_level())), few + ["a(b|c)d।e…f，g"])
+    write("kimi", finish(sequence(split(Regex(KIMI)), byte_level())),
+          few + NEWER + ["你好World世界hello", "混合ABCdef字abc", "CamelCase字"])
+    write("boundary", finish(sequence(
+        split(Regex(r"\b[a-z]+\b|\B\d|[[a-c][^\w\s]]+|[\W&&\S]|\h{2}|[^a[b-d]&&[^x]]"),
+              "isolated"), byte_level())), few + NEWER + ["word1 word\u0301 ⓐ_x a1b2 \u200db"])
+    for behavior in ("removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"):
+        write(f"punctuation_{behavior}",
+              finish(sequence(pre_tokenizers.Punctuation(behavior), byte_level())),
+              few[:30] + ["a.b..c!?d", "x\u061dy\u2e52z\u166dw\U000111c9"])
+    write("whitespace", finish(sequence(pre_tokenizers.Whitespace(), byte_level())), few + NEWER)
+    write("whitespace_split", finish(sequence(pre_tokenizers.WhitespaceSplit(), byte_level())), few)
+    write("newer", finish(sequence(split(Regex(LLAMA3)), byte_level())), NEWER)
+
+    def lacks_bytes(model):
+        for byte in ("z", "Ð", "ã", "Ā"):
+            model["merges"] = [m for m in model["merges"] if byte not in m[0] + m[1]]
+            model["vocab"] = {t: i for t, i in model["vocab"].items() if byte not in t}
+
+    write("bytes_left_out", with_model(finish(pre_tokenizers.ByteLevel(add_prefix_space=False)),
+                                       lacks_bytes), few + ["a\x00b", "zzz", "azzb"])
 
 
 def save(name, document):
@@ -255,6 +384,8 @@ def main():
                 ("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>"))])])
         cases = ADDED_TEXTS + few[:12]
         write(name, tokenizer, cases)
+    write_sentencepiece(few)
+    write_more_pre_tokenizers(few)
     tokenizer = finish(pre_tokenizers.ByteLevel(add_prefix_space=True))
     tokenizer.add_special_tokens(["<s>"])
     tokenizer.add_tokens([AddedToken("hello", rstrip=True), AddedToken(" x", lstrip=True)])

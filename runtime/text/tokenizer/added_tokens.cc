@@ -119,6 +119,10 @@ absl::StatusOr<AddedTokens> AddedTokens::FromJson(const std::optional<json::Fiel
     any_single_word |= token.single_word;
     added.index_of_id_[token.id] = i;
     added.index_of_content_[token.content] = i;
+    token.found_as = token.content;
+    if (token.normalized) {
+      TANDEM_ASSIGN_OR_RETURN(token.found_as, normalizer.Apply(token.content));
+    }
     added.tokens_.push_back(std::move(token));
   }
   if (any_single_word) {
@@ -128,12 +132,7 @@ absl::StatusOr<AddedTokens> AddedTokens::FromJson(const std::optional<json::Fiel
   for (const bool special : {true, false}) {
     for (const AddedToken& token : added.tokens_) {
       if (token.special != special) continue;
-      if (token.normalized) {
-        TANDEM_ASSIGN_OR_RETURN(const std::string content, normalizer.Apply(token.content));
-        added.normalized_.Insert(content, &token);
-      } else {
-        added.raw_.Insert(token.content, &token);
-      }
+      (token.normalized ? added.normalized_ : added.raw_).Insert(token.found_as, &token);
     }
   }
   return added;

@@ -25,6 +25,7 @@ struct AddedToken {
   bool rstrip;       // takes the white space after it
   bool normalized;   // is looked for in the normalized text, itself normalized
   bool special;
+  std::string found_as;  // what is looked for: the content, normalized where it is to be
 };
 
 // Bytes [begin, end) of a text: an added token, or text where `token` is null.

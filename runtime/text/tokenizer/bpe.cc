@@ -1,5 +1,6 @@
 #include "runtime/text/tokenizer/bpe.h"
 
+#include <algorithm>
 #include <array>
 #include <queue>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
 #include "runtime/text/tokenizer/byte_level.h"
 
 namespace tandem::tokenizer {
@@ -42,13 +44,15 @@ absl::StatusOr<std::pair<std::string_view, std::string_view>> SplitMerge(const j
 
 }  // namespace
 
-absl::StatusOr<Bpe> Bpe::FromJson(const json::Field& field) {
+absl::StatusOr<Bpe> Bpe::FromJson(const json::Field& field, BpeAlphabet alphabet) {
   Bpe bpe;
+  bpe.alphabet_ = alphabet;
   TANDEM_RETURN_IF_ERROR(bpe.ReadSettings(field));
   TANDEM_ASSIGN_OR_RETURN(const json::Field vocab, field.Get("vocab"));
   TANDEM_RETURN_IF_ERROR(bpe.ReadVocab(vocab));
   TANDEM_ASSIGN_OR_RETURN(const json::Field merges, field.Get("merges"));
   TANDEM_RETURN_IF_ERROR(bpe.ReadMerges(merges));
+  TANDEM_RETURN_IF_ERROR(bpe.FindFallback(field));
   if (!bpe.unknown_token_.empty()) {
     // A name that is not in the vocabulary is none: files of GPT-2's time carry "" or leftovers.
     bpe.unknown_id_ = bpe.IdOf(bpe.unknown_token_).value_or(-1);
@@ -56,14 +60,16 @@ absl::StatusOr<Bpe> Bpe::FromJson(const json::Field& field) {
   return bpe;
 }
 
-absl::Status Bpe::ReadSettings(const json::Field& field) {
+absl::Status Bpe::CheckType(const json::Field& field) {
   // Files of GPT-2's time have no type; a vocabulary and merges are BPE.
-  if (field.Find("type")) {
-    TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
-    if (type != "BPE") {
-      return field.Error(absl::StrCat("found type ", json::Quoted(type), ", expected BPE"));
-    }
-  }
+  if (!field.Find("type")) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
+  if (type == "BPE") return absl::OkStatus();
+  return field.Error(absl::StrCat("found type ", json::Quoted(type), ", expected BPE"));
+}
+
+absl::Status Bpe::ReadSettings(const json::Field& field) {
+  TANDEM_RETURN_IF_ERROR(CheckType(field));
   TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 10>{
       "type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
       "byte_fallback", "ignore_merges", "vocab", "merges"}));
@@ -76,11 +82,7 @@ absl::Status Bpe::ReadSettings(const json::Field& field) {
     const auto affix = field.Find(key);
     if (!affix) continue;
     TANDEM_ASSIGN_OR_RETURN(const std::string_view text, affix->AsString());
-    if (!text.empty()) return affix->Unexpected("null: a byte-level model has none");
-  }
-  TANDEM_ASSIGN_OR_RETURN(const bool byte_fallback, field.BoolOr("byte_fallback", false));
-  if (byte_fallback) {
-    return field.Error("byte_fallback: found true, expected false: every byte has its own token");
+    if (!text.empty()) return affix->Unexpected("null: affixes of tokens are not supported");
   }
   TANDEM_ASSIGN_OR_RETURN(ignore_merges_, field.BoolOr("ignore_merges", false));
   TANDEM_ASSIGN_OR_RETURN(fuse_unknown_, field.BoolOr("fuse_unk", false));
@@ -89,6 +91,28 @@ absl::Status Bpe::ReadSettings(const json::Field& field) {
     unknown_token_ = std::string(token);
   }
   return absl::OkStatus();
+}
+
+absl::Status Bpe::FindFallback(const json::Field& field) {
+  TANDEM_ASSIGN_OR_RETURN(const bool byte_fallback, field.BoolOr("byte_fallback", false));
+  if (!byte_fallback) return absl::OkStatus();
+  if (alphabet_ == BpeAlphabet::kBytes) {
+    // To the reference a missing byte is then the bytes of the character that stands for it.
+    if (std::count(byte_ids_.begin(), byte_ids_.end(), -1) == 0) return absl::OkStatus();
+    return field.Error(
+        "byte_fallback: found true beside ByteLevel and a vocabulary that lacks bytes, expected "
+        "false");
+  }
+  fallback_.reserve(256);
+  for (int byte = 0; byte < 256; ++byte) {
+    fallback_.push_back(IdOf(absl::StrFormat("<0x%02X>", byte)).value_or(-1));
+  }
+  return absl::OkStatus();
+}
+
+std::optional<std::string> Bpe::Spelled(std::string_view token) const {
+  if (alphabet_ == BpeAlphabet::kCharacters) return std::string(token);
+  return BytesOfToken(token);
 }
 
 absl::Status Bpe::ReadVocab(const json::Field& vocab) {
@@ -113,7 +137,7 @@ absl::Status Bpe::ReadVocab(const json::Field& vocab) {
       return id_field.Error(absl::StrCat("found id ", id, ", which ", json::Quoted(View(entry)),
                                          " has already, expected one token an id"));
     }
-    const std::optional<std::string> bytes = BytesOfToken(token);
+    const std::optional<std::string> bytes = Spelled(token);
     const std::string_view stored = bytes ? *bytes : std::string_view(token);
     if (bytes_.size() + stored.size() > UINT32_MAX) {
       return vocab.Error("found more than 4 GiB of tokens, expected less");
@@ -168,7 +192,7 @@ absl::Status Bpe::ReadMerges(const json::Field& merges) {
 }
 
 std::optional<int32_t> Bpe::IdOf(std::string_view token) const {
-  if (const std::optional<std::string> bytes = BytesOfToken(token)) {
+  if (const std::optional<std::string> bytes = Spelled(token)) {
     const auto found = id_of_bytes_.find(std::string_view(*bytes));
     if (found == id_of_bytes_.end()) return std::nullopt;
     return found->second;
@@ -183,18 +207,18 @@ Bpe::Merge Bpe::MergeOf(int32_t left, int32_t right) const {
   return found == merges_.end() ? kNoMerge : found->second;
 }
 
-absl::Status Bpe::Encode(std::string_view word, std::vector<int32_t>* ids) const {
+size_t Bpe::Encode(std::string_view word, std::vector<int32_t>* ids) const {
   TANDEM_CHECK(word.size() < (uint64_t{1} << 31));
   std::atomic<uint8_t>* state = nullptr;
   if (const auto found = id_of_bytes_.find(word); found != id_of_bytes_.end() && !word.empty()) {
     state = &word_states_[found->second];
     if (ignore_merges_ || state->load(std::memory_order_relaxed) == kOneToken) {
       ids->push_back(found->second);
-      return absl::OkStatus();
+      return 0;
     }
   }
   std::vector<int32_t> symbols;
-  TANDEM_RETURN_IF_ERROR(Symbols(word, &symbols));
+  const size_t left_out = Symbols(word, &symbols);
   if (symbols.size() <= kShortWord) {
     MergeShort(&symbols);
   } else {
@@ -205,27 +229,47 @@ absl::Status Bpe::Encode(std::string_view word, std::vector<int32_t>* ids) const
     state->store(is_token ? kOneToken : kManyTokens, std::memory_order_relaxed);
   }
   ids->insert(ids->end(), symbols.begin(), symbols.end());
-  return absl::OkStatus();
+  return left_out;
 }
 
-absl::Status Bpe::Symbols(std::string_view word, std::vector<int32_t>* symbols) const {
+int32_t Bpe::SymbolOf(std::string_view character) const {
+  if (character.size() == 1) return byte_ids_[static_cast<uint8_t>(character[0])];
+  const auto found = id_of_bytes_.find(character);
+  return found == id_of_bytes_.end() ? -1 : found->second;
+}
+
+size_t Bpe::Symbols(std::string_view word, std::vector<int32_t>* symbols) const {
   symbols->reserve(word.size());
-  bool after_unknown = false;
-  for (const char c : word) {
-    const uint8_t byte = static_cast<uint8_t>(c);
-    if (const int32_t id = byte_ids_[byte]; id >= 0) {
+  size_t left_out = 0;
+  bool pending_unknown =
+      false;  // the reference adds an unknown token late, after fallen back bytes
+  const auto add_unknown = [&] {
+    if (std::exchange(pending_unknown, false)) symbols->push_back(unknown_id_);
+  };
+  while (!word.empty()) {
+    const size_t length = alphabet_ == BpeAlphabet::kBytes ? 1 : NextUtf8(word).length;
+    const std::string_view character = word.substr(0, length);
+    word.remove_prefix(length);
+    if (const int32_t id = SymbolOf(character); id >= 0) {
+      add_unknown();
       symbols->push_back(id);
-      after_unknown = false;
       continue;
     }
-    if (unknown_id_ < 0) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "the text has the byte 0x%02X, for which the vocabulary has no token", byte));
+    const auto has_fallback = [this](char byte) {
+      return fallback_[static_cast<uint8_t>(byte)] >= 0;
+    };
+    if (!fallback_.empty() && std::all_of(character.begin(), character.end(), has_fallback)) {
+      for (const char byte : character) symbols->push_back(fallback_[static_cast<uint8_t>(byte)]);
+    } else if (unknown_id_ < 0) {
+      left_out += length;
+    } else if (!pending_unknown) {
+      pending_unknown = true;
+    } else if (!fuse_unknown_) {
+      symbols->push_back(unknown_id_);  // the one before; this one is pending
     }
-    if (!after_unknown || !fuse_unknown_) symbols->push_back(unknown_id_);
-    after_unknown = true;
   }
-  return absl::OkStatus();
+  add_unknown();
+  return left_out;
 }
 
 void Bpe::MergeShort(std::vector<int32_t>* symbols) const {

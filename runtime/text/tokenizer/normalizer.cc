@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/base/utf8.h"
@@ -14,9 +17,11 @@
 namespace tandem::tokenizer {
 namespace {
 
-constexpr size_t kMaxForms = 16;
+constexpr size_t kMaxSteps = 16;
 // The longest decomposition of one character, U+FDFA, has 18.
 constexpr int kMaxDecomposed = 32;
+
+absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
 
 // No character below U+0300 combines, and NFC leaves those alone.
 bool IsPlainForNfc(std::string_view text) {
@@ -139,29 +144,98 @@ absl::Status Normalizer::Add(const json::Field& field) {
     }
     return absl::OkStatus();
   }
-  TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 1>{"type"}));
-  if (forms_.size() == kMaxForms) {
-    return field.Error(absl::StrCat("found more than ", kMaxForms, " normalizers, expected fewer"));
+  if (steps_.size() == kMaxSteps) {
+    return field.Error(absl::StrCat("found more than ", kMaxSteps, " normalizers, expected fewer"));
   }
-  if (type == "NFC") {
-    forms_.push_back(NormalForm::kNfc);
-  } else if (type == "NFD") {
-    forms_.push_back(NormalForm::kNfd);
-  } else if (type == "NFKC") {
-    forms_.push_back(NormalForm::kNfkc);
-  } else if (type == "NFKD") {
-    forms_.push_back(NormalForm::kNfkd);
-  } else {
-    return field.Error(absl::StrCat("found type ", json::Quoted(type),
-                                    ", expected NFC, NFD, NFKC, NFKD or a Sequence of them"));
+  if (type == "Replace") return AddReplace(field);
+  if (type == "Prepend") {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "prepend"}));
+    TANDEM_ASSIGN_OR_RETURN(const json::Field prepend, field.Get("prepend"));
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view text, prepend.AsString());
+    steps_.push_back(Prepend{std::string(text)});
+    return absl::OkStatus();
   }
+  if (type == "Strip") {
+    TANDEM_RETURN_IF_ERROR(
+        field.CheckKeys(std::array<std::string_view, 3>{"type", "strip_left", "strip_right"}));
+    TANDEM_ASSIGN_OR_RETURN(const bool left, field.GetBool("strip_left"));
+    TANDEM_ASSIGN_OR_RETURN(const bool right, field.GetBool("strip_right"));
+    steps_.push_back(Strip{left, right});
+    return absl::OkStatus();
+  }
+  constexpr std::array<std::pair<std::string_view, NormalForm>, 4> kForms = {
+      {{"NFC", NormalForm::kNfc},
+       {"NFD", NormalForm::kNfd},
+       {"NFKC", NormalForm::kNfkc},
+       {"NFKD", NormalForm::kNfkd}}};
+  for (const auto& [name, form] : kForms) {
+    if (type != name) continue;
+    steps_.push_back(form);
+    return field.CheckKeys(std::array<std::string_view, 1>{"type"});
+  }
+  return field.Error(absl::StrCat(
+      "found type ", json::Quoted(type),
+      ", expected NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip or a Sequence of them"));
+}
+
+absl::Status Normalizer::AddReplace(const json::Field& field) {
+  TANDEM_RETURN_IF_ERROR(
+      field.CheckKeys(std::array<std::string_view, 3>{"type", "pattern", "content"}));
+  TANDEM_ASSIGN_OR_RETURN(const json::Field content, field.Get("content"));
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view with, content.AsString());
+  TANDEM_ASSIGN_OR_RETURN(const json::Field pattern, field.Get("pattern"));
+  TANDEM_RETURN_IF_ERROR(pattern.CheckKeys(std::array<std::string_view, 2>{"String", "Regex"}));
+  if (const std::optional<json::Field> regex = pattern.Find("Regex")) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view text, regex->AsString());
+    absl::StatusOr<Regex> compiled = Regex::Compile(text);
+    if (!compiled.ok()) {
+      const absl::string_view why = compiled.status().message();
+      return regex->Error({why.data(), why.size()});
+    }
+    steps_.push_back(Replace{*std::move(compiled), std::string(with)});
+    return absl::OkStatus();
+  }
+  TANDEM_ASSIGN_OR_RETURN(const json::Field string, pattern.Get("String"));
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view text, string.AsString());
+  if (text.empty()) return string.Unexpected("a string that is not empty");
+  steps_.push_back(Replace{std::string(text), std::string(with)});
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Normalizer::ApplyStep(const Step& step, std::string_view text) {
+  if (const auto* form = std::get_if<NormalForm>(&step)) return Normalize(text, *form);
+  if (const auto* prepend = std::get_if<Prepend>(&step)) {
+    return text.empty() ? std::string() : absl::StrCat(prepend->text, ToAbsl(text));
+  }
+  if (const auto* strip = std::get_if<Strip>(&step)) {
+    while (strip->left && !text.empty() && IsWhiteSpace(NextUtf8(text).code_point)) {
+      text.remove_prefix(NextUtf8(text).length);
+    }
+    while (strip->right && !text.empty() &&
+           IsWhiteSpace(NextUtf8(LastCharacter(text)).code_point)) {
+      text.remove_suffix(LastCharacter(text).size());
+    }
+    return std::string(text);
+  }
+  const auto& replace = std::get<Replace>(step);
+  if (const auto* string = std::get_if<std::string>(&replace.pattern)) {
+    return absl::StrReplaceAll(ToAbsl(text), {{*string, replace.with}});
+  }
+  RegexScratch scratch;
+  std::vector<Span> spans;
+  TANDEM_RETURN_IF_ERROR(std::get<Regex>(replace.pattern).Split(text, scratch, &spans));
+  std::string out;
+  for (const Span& span : spans) {
+    out.append(span.is_match ? std::string_view(replace.with)
+                             : text.substr(span.begin, span.end - span.begin));
+  }
+  return out;
 }
 
 absl::StatusOr<std::string> Normalizer::Apply(std::string_view text) const {
   std::string result(text);
-  for (const NormalForm form : forms_) {
-    TANDEM_ASSIGN_OR_RETURN(result, Normalize(result, form));
+  for (const Step& step : steps_) {
+    TANDEM_ASSIGN_OR_RETURN(result, ApplyStep(step, result));
   }
   return result;
 }

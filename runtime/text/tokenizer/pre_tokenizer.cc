@@ -6,7 +6,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/utf8.h"
+#include "runtime/text/tokenizer/byte_level.h"
 
 namespace tandem::tokenizer {
 namespace {
@@ -17,6 +21,23 @@ constexpr size_t kMaxSteps = 64;
 // GPT-2's pattern, which ByteLevel applies when use_regex is true.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+// What Whitespace keeps, in Rust's \w.
+constexpr std::string_view kWordsAndOthers =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}]+|)"
+    R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}\s]+)";
+
+// What Punctuation matches: ASCII's signs, and the category as the reference's older tables have it
+// (found by comparing the two over all code points).
+constexpr std::string_view kPunctuation =
+    R"((?![)"
+    R"(\x{61D}\x{9FD}\x{A76}\x{C77}\x{C84}\x{1B7D}-\x{1B7E}\x{2E43}-\x{2E4F})"
+    R"(\x{2E52}-\x{2E5D}\x{10EAD}\x{10F55}-\x{10F59}\x{10F86}-\x{10F89})"
+    R"(\x{1144B}-\x{1144F}\x{1145A}-\x{1145B}\x{1145D}\x{11660}-\x{1166C}\x{116B9})"
+    R"(\x{1183B}\x{11944}-\x{11946}\x{119E2}\x{11A3F}-\x{11A46}\x{11A9A}-\x{11A9C})"
+    R"(\x{11A9E}-\x{11AA2}\x{11C41}-\x{11C45}\x{11C70}-\x{11C71}\x{11EF7}-\x{11EF8})"
+    R"(\x{11FFF}\x{12FF1}-\x{12FF2}\x{16E97}-\x{16E9A}\x{16FE2}\x{1E95E}-\x{1E95F})"
+    R"(])[\p{P}\x{166D}\x{111C9}!-/:-@\[-`{-~])";
 
 absl::StatusOr<SplitBehavior> ParseBehavior(const json::Field& field) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view name, field.AsString());
@@ -94,9 +115,6 @@ void ApplyBehavior(SplitBehavior behavior, std::vector<Span>* spans) {
 absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const json::Field& field) {
   PreTokenizer pre_tokenizer;
   TANDEM_RETURN_IF_ERROR(pre_tokenizer.Add(field));
-  if (!pre_tokenizer.has_byte_level_) {
-    return field.Error("found no ByteLevel, expected it last: the model must be byte-level BPE");
-  }
   return pre_tokenizer;
 }
 
@@ -112,34 +130,56 @@ absl::Status PreTokenizer::Add(const json::Field& field) {
     }
     return absl::OkStatus();
   }
-  if (has_byte_level_) {
-    return field.Error(
-        absl::StrCat("found ", json::Quoted(type), " after ByteLevel, expected nothing"));
-  }
-  if (splits_.size() >= kMaxSteps) {
+  if (steps_.size() >= kMaxSteps) {
     return field.Error(absl::StrCat("found more than ", kMaxSteps, " steps, expected fewer"));
   }
+  if (has_byte_level_ && !spells_) {
+    spells_ = true;
+    steps_.push_back(ToByteLevel());
+  }
+  return AddStep(field, type);
+}
+
+absl::Status PreTokenizer::AddStep(const json::Field& field, std::string_view type) {
   if (type == "Split") return AddSplit(field);
   if (type == "ByteLevel") return AddByteLevel(field);
+  if (type == "Metaspace") return AddMetaspace(field);
   if (type == "Digits") {
     TANDEM_RETURN_IF_ERROR(
         field.CheckKeys(std::array<std::string_view, 2>{"type", "individual_digits"}));
-    TANDEM_ASSIGN_OR_RETURN(const bool individual, field.GetBool("individual_digits"));
-    return AddRegexSplit(field, "\\p{N}",
-                         individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
+    TANDEM_ASSIGN_OR_RETURN(const bool individual, field.BoolOr("individual_digits", false));
+    return AddPattern(field, "\\p{N}",
+                      individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
+  }
+  if (type == "Punctuation") {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "behavior"}));
+    SplitBehavior behavior = SplitBehavior::kIsolated;
+    if (const auto asked = field.Find("behavior")) {
+      TANDEM_ASSIGN_OR_RETURN(behavior, ParseBehavior(*asked));
+    }
+    TANDEM_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kPunctuation, UnicodeOf::kPcre2));
+    steps_.push_back(Split{std::move(regex), behavior, /*invert=*/false});
+    return absl::OkStatus();
+  }
+  if (type == "Whitespace" || type == "WhitespaceSplit") {
+    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 1>{"type"}));
+    return type == "WhitespaceSplit"
+               ? AddPattern(field, "\\s", SplitBehavior::kRemoved)
+               : AddPattern(field, kWordsAndOthers, SplitBehavior::kRemoved, /*invert=*/true);
   }
   return field.Error(absl::StrCat("found type ", json::Quoted(type),
-                                  ", expected Split, Digits, ByteLevel or a Sequence of them"));
+                                  ", expected Split, Digits, Punctuation, Whitespace, "
+                                  "WhitespaceSplit, ByteLevel, Metaspace or a Sequence of them"));
 }
 
-absl::Status PreTokenizer::AddRegexSplit(const json::Field& field, std::string_view pattern,
-                                         SplitBehavior behavior) {
+absl::Status PreTokenizer::AddPattern(const json::Field& field, std::string_view pattern,
+                                      SplitBehavior behavior, bool invert) {
   absl::StatusOr<Regex> regex = Regex::Compile(pattern);
   if (!regex.ok()) {
     const absl::string_view why = regex.status().message();
     return field.Error({why.data(), why.size()});
   }
-  splits_.push_back({*std::move(regex), behavior, /*invert=*/false});
+  steps_.push_back(Split{*std::move(regex), behavior, invert});
   return absl::OkStatus();
 }
 
@@ -155,50 +195,97 @@ absl::Status PreTokenizer::AddSplit(const json::Field& field) {
   }
   if (const std::optional<json::Field> regex = pattern.Find("Regex")) {
     TANDEM_ASSIGN_OR_RETURN(const std::string_view text, regex->AsString());
-    TANDEM_RETURN_IF_ERROR(AddRegexSplit(*regex, text, behavior));
-    splits_.back().invert = invert;
-    return absl::OkStatus();
+    return AddPattern(*regex, text, behavior, invert);
   }
   TANDEM_ASSIGN_OR_RETURN(const json::Field string, pattern.Get("String"));
   TANDEM_ASSIGN_OR_RETURN(const std::string_view text, string.AsString());
   if (text.empty()) return string.Unexpected("a string that is not empty");
-  splits_.push_back({std::string(text), behavior, invert});
+  steps_.push_back(Split{std::string(text), behavior, invert});
   return absl::OkStatus();
 }
 
 absl::Status PreTokenizer::AddByteLevel(const json::Field& field) {
+  if (has_byte_level_) return field.Error("found a second ByteLevel, expected one");
   // trim_offsets concerns offsets alone, which this library does not report.
   TANDEM_RETURN_IF_ERROR(field.CheckKeys(
       std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"}));
-  TANDEM_ASSIGN_OR_RETURN(add_prefix_space_, field.GetBool("add_prefix_space"));
+  TANDEM_ASSIGN_OR_RETURN(const bool add_prefix_space, field.GetBool("add_prefix_space"));
   TANDEM_RETURN_IF_ERROR(field.BoolOr("trim_offsets", true).status());
   TANDEM_ASSIGN_OR_RETURN(const bool use_regex, field.BoolOr("use_regex", true));
   has_byte_level_ = true;
-  prefix_space_step_ = splits_.size();
-  return use_regex ? AddRegexSplit(field, kGpt2Pattern, SplitBehavior::kIsolated)
-                   : absl::OkStatus();
+  if (add_prefix_space) steps_.push_back(PrefixSpace());
+  return use_regex ? AddPattern(field, kGpt2Pattern, SplitBehavior::kIsolated) : absl::OkStatus();
 }
 
-absl::Status PreTokenizer::Run(std::string_view text, PreTokenizerScratch& scratch,
-                               Sink sink) const {
-  scratch.spans.resize(splits_.size());
-  if (text.empty()) return absl::OkStatus();
-  return RunFrom(0, text, scratch, sink);
-}
-
-absl::Status PreTokenizer::RunFrom(size_t step, std::string_view text, PreTokenizerScratch& scratch,
-                                   Sink sink) const {
-  std::string with_space;
-  if (add_prefix_space_ && step == prefix_space_step_ && !text.starts_with(' ')) {
-    with_space.reserve(text.size() + 1);
-    with_space.push_back(' ');
-    with_space.append(text);
-    text = with_space;
+absl::Status PreTokenizer::AddMetaspace(const json::Field& field) {
+  TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 6>{
+      "type", "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep"}));
+  Metaspace step;
+  TANDEM_ASSIGN_OR_RETURN(const json::Field replacement, field.Get("replacement"));
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view character, replacement.AsString());
+  if (character.empty() || NextUtf8(character).length != character.size()) {
+    return replacement.Unexpected("a character");
   }
-  if (step == splits_.size()) return sink(text);
-  const Split& split = splits_[step];
+  step.replacement = std::string(character);
+  // Files of before prepend_scheme have add_prefix_space, true or false.
+  TANDEM_ASSIGN_OR_RETURN(const bool add, field.BoolOr("add_prefix_space", true));
+  TANDEM_ASSIGN_OR_RETURN(const std::optional<std::string> scheme, field.String("prepend_scheme"));
+  const std::string name = scheme.value_or(add ? "always" : "never");
+  if (name == "always") {
+    step.prepends = Metaspace::Prepends::kAlways;
+  } else if (name == "first") {
+    step.prepends = Metaspace::Prepends::kFirst;
+  } else if (name == "never") {
+    step.prepends = Metaspace::Prepends::kNever;
+  } else {
+    return field.Wrong("prepend_scheme", "always, first or never");
+  }
+  if (!add && name != "never") {
+    return field.Wrong("add_prefix_space", absl::StrCat("true, as prepend_scheme is ", name));
+  }
+  TANDEM_ASSIGN_OR_RETURN(step.splits, field.BoolOr("split", true));
+  steps_.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+absl::Status PreTokenizer::Run(std::string_view text, bool at_start, PreTokenizerScratch& scratch,
+                               Sink sink) const {
+  scratch.spans.resize(steps_.size());
+  if (text.empty()) return absl::OkStatus();
+  return RunFrom(0, text, at_start, scratch, sink);
+}
+
+absl::Status PreTokenizer::RunFrom(size_t step, std::string_view text, bool at_start,
+                                   PreTokenizerScratch& scratch, Sink sink) const {
+  if (step == steps_.size()) {
+    if (!spells_) return sink(text);
+    const std::optional<std::string> bytes = BytesOfToken(text);
+    TANDEM_CHECK(bytes.has_value());  // ToByteLevel wrote it
+    return sink(*bytes);
+  }
+  if (std::holds_alternative<PrefixSpace>(steps_[step])) {
+    if (text.starts_with(' ')) return RunFrom(step + 1, text, at_start, scratch, sink);
+    return RunFrom(step + 1, absl::StrCat(" ", absl::string_view(text.data(), text.size())),
+                   at_start, scratch, sink);
+  }
+  if (std::holds_alternative<ToByteLevel>(steps_[step])) {
+    return RunFrom(step + 1, TokenOfBytes(text), at_start, scratch, sink);
+  }
   std::vector<Span>& spans = scratch.spans[step];
   spans.clear();
+  if (const auto* metaspace = std::get_if<Metaspace>(&steps_[step])) {
+    const std::string& mark = metaspace->replacement;
+    std::string marked =
+        absl::StrReplaceAll(absl::string_view(text.data(), text.size()), {{" ", mark}});
+    const bool prepends = metaspace->prepends == Metaspace::Prepends::kAlways ||
+                          (metaspace->prepends == Metaspace::Prepends::kFirst && at_start);
+    if (prepends && !marked.starts_with(mark)) marked.insert(0, mark);
+    if (!metaspace->splits) return RunFrom(step + 1, marked, at_start, scratch, sink);
+    CutAtString(marked, mark, &spans);
+    ApplyBehavior(SplitBehavior::kMergedWithNext, &spans);
+    return RunSpans(step, marked, at_start, scratch, sink);
+  }
+  const Split& split = std::get<Split>(steps_[step]);
   if (const auto* regex = std::get_if<Regex>(&split.pattern)) {
     TANDEM_RETURN_IF_ERROR(regex->Split(text, scratch.regex, &spans));
   } else {
@@ -208,11 +295,16 @@ absl::Status PreTokenizer::RunFrom(size_t step, std::string_view text, PreTokeni
     for (Span& span : spans) span.is_match = !span.is_match;
   }
   ApplyBehavior(split.behavior, &spans);
+  return RunSpans(step, text, at_start, scratch, sink);
+}
+
+absl::Status PreTokenizer::RunSpans(size_t step, std::string_view text, bool at_start,
+                                    PreTokenizerScratch& scratch, Sink sink) const {
   // Later steps write to lists of their own: this one stays as it is.
-  for (const Span& span : spans) {
+  for (const Span& span : scratch.spans[step]) {
     if (span.begin == span.end) continue;
-    TANDEM_RETURN_IF_ERROR(
-        RunFrom(step + 1, text.substr(span.begin, span.end - span.begin), scratch, sink));
+    TANDEM_RETURN_IF_ERROR(RunFrom(step + 1, text.substr(span.begin, span.end - span.begin),
+                                   at_start && span.begin == 0, scratch, sink));
   }
   return absl::OkStatus();
 }

@@ -33,18 +33,23 @@ struct PreTokenizerScratch {
   std::vector<std::vector<Span>> spans;  // one list a step
 };
 
-// Supported: Split (regex or string, every behavior, invert), Digits, ByteLevel, and a Sequence
-// of those. ByteLevel must be there and last: it makes the model's alphabet bytes.
+// Supported: Split (regex or string, every behavior, invert), Digits, Punctuation, Whitespace,
+// WhitespaceSplit, ByteLevel, Metaspace, and a Sequence of those. ByteLevel makes the model's
+// alphabet bytes; without it words are text.
 class PreTokenizer {
  public:
+  PreTokenizer() = default;  // the whole text is one word
   static absl::StatusOr<PreTokenizer> FromJson(const json::Field& field);
+
+  bool has_byte_level() const { return has_byte_level_; }
 
   using Sink = absl::FunctionRef<absl::Status(std::string_view word)>;
 
-  // Calls `sink` with each word of `text` (valid UTF-8), in order. Words are bytes: the mapping
-  // onto the byte-level alphabet is left to the vocabulary. They live as long as the call of
-  // `sink`.
-  absl::Status Run(std::string_view text, PreTokenizerScratch& scratch, Sink sink) const;
+  // Calls `sink` with each word of `text` (valid UTF-8), in order. `at_start`: the text begins
+  // where the whole text of the caller does. With ByteLevel words are bytes: the mapping onto the
+  // byte-level alphabet is left to the vocabulary. Words live as long as the call of `sink`.
+  absl::Status Run(std::string_view text, bool at_start, PreTokenizerScratch& scratch,
+                   Sink sink) const;
 
  private:
   struct Split {
@@ -52,21 +57,33 @@ class PreTokenizer {
     SplitBehavior behavior;
     bool invert;  // what lies between the matches counts as match
   };
+  // Puts a space before a piece that has none.
+  struct PrefixSpace {};
+  // Spells a piece in the byte-level alphabet: what follows a ByteLevel cuts that.
+  struct ToByteLevel {};
+  struct Metaspace {
+    enum class Prepends { kAlways, kFirst, kNever };
+    std::string replacement;
+    Prepends prepends;
+    bool splits;  // before each replacement
+  };
+  using Step = std::variant<Split, PrefixSpace, ToByteLevel, Metaspace>;
 
   absl::Status Add(const json::Field& field);
+  absl::Status AddStep(const json::Field& field, std::string_view type);
   absl::Status AddSplit(const json::Field& field);
   absl::Status AddByteLevel(const json::Field& field);
-  absl::Status AddRegexSplit(const json::Field& field, std::string_view pattern,
-                             SplitBehavior behavior);
-  absl::Status RunFrom(size_t step, std::string_view text, PreTokenizerScratch& scratch,
-                       Sink sink) const;
+  absl::Status AddMetaspace(const json::Field& field);
+  absl::Status AddPattern(const json::Field& field, std::string_view pattern,
+                          SplitBehavior behavior, bool invert = false);
+  absl::Status RunFrom(size_t step, std::string_view text, bool at_start,
+                       PreTokenizerScratch& scratch, Sink sink) const;
+  absl::Status RunSpans(size_t step, std::string_view text, bool at_start,
+                        PreTokenizerScratch& scratch, Sink sink) const;
 
-  std::vector<Split> splits_;
-  // ByteLevel may put a space before a piece; its regex, if any, is the last split. The space is
-  // put before that split runs.
+  std::vector<Step> steps_;
   bool has_byte_level_ = false;
-  bool add_prefix_space_ = false;
-  size_t prefix_space_step_ = 0;
+  bool spells_ = false;  // a ToByteLevel is among the steps
 };
 
 }  // namespace tandem::tokenizer

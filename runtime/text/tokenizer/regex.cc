@@ -1,9 +1,14 @@
 #include "runtime/text/tokenizer/regex.h"
 
+#include <algorithm>
+#include <span>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/base/utf8.h"
+#include "runtime/text/tokenizer/newer_characters.h"
 #include "runtime/text/tokenizer/regex_syntax.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -20,6 +25,29 @@ constexpr size_t kJitStackStart = 64 << 10;
 constexpr size_t kJitStackMax = 64 << 20;
 // Longer patterns are no tokenizer's, and PCRE2's compiler is quadratic in places.
 constexpr size_t kMaxPatternBytes = 64 << 10;
+
+// `text` with known characters in place of newer ones, of as many bytes; empty if it has none.
+std::string WithStandIns(std::string_view text) {
+  static const std::span<const NewerCharacters> kNewer = AllNewerCharacters();
+  std::string out;
+  size_t at = 0;
+  while (true) {
+    // All of them are beyond U+0800, and so begin with a byte from 0xE0 on.
+    while (at < text.size() && static_cast<uint8_t>(text[at]) < 0xE0) ++at;
+    if (at == text.size()) return out;
+    const Utf8Step step = NextUtf8(text.substr(at));
+    const auto found = std::lower_bound(
+        kNewer.begin(), kNewer.end(), step.code_point,
+        [](const NewerCharacters& range, int32_t code_point) { return range.last < code_point; });
+    if (found != kNewer.end() && found->first <= step.code_point) {
+      if (out.empty()) out = text;
+      std::string stand_in;
+      AppendUtf8(found->stand_in, &stand_in);
+      out.replace(at, step.length, stand_in);
+    }
+    at += step.length;
+  }
+}
 
 std::string MessageOf(int error) {
   PCRE2_UCHAR buffer[160];
@@ -52,7 +80,7 @@ void RegexScratch::GrowStack() {
 
 void Regex::Free::operator()(pcre2_code* code) const { pcre2_code_free(code); }
 
-absl::StatusOr<Regex> Regex::Compile(std::string_view oniguruma_pattern) {
+absl::StatusOr<Regex> Regex::Compile(std::string_view oniguruma_pattern, UnicodeOf unicode) {
   if (oniguruma_pattern.size() > kMaxPatternBytes) {
     return absl::InvalidArgumentError(absl::StrCat("found a pattern of ", oniguruma_pattern.size(),
                                                    " bytes, expected at most ", kMaxPatternBytes));
@@ -74,7 +102,7 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view oniguruma_pattern) {
   }
   // Without the compiler (a system that allows no executable memory) PCRE2 interprets.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-  return Regex(code);
+  return Regex(code, unicode);
 }
 
 int Regex::Search(std::string_view text, size_t from, RegexScratch& scratch, Span* match) const {
@@ -97,6 +125,9 @@ int Regex::Search(std::string_view text, size_t from, RegexScratch& scratch, Spa
 
 absl::Status Regex::Split(std::string_view text, RegexScratch& scratch,
                           std::vector<Span>* spans) const {
+  std::string known;
+  if (unicode_ == UnicodeOf::kReference) known = WithStandIns(text);
+  if (!known.empty()) text = known;
   size_t covered = 0;        // the end of the last span
   size_t from = 0;           // where the next search starts
   bool after_match = false;  // a match ended at `covered`

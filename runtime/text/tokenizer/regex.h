@@ -44,10 +44,17 @@ class RegexScratch {
   pcre2_real_jit_stack_8* jit_stack_ = nullptr;
 };
 
+// Whose characters a pattern knows.
+enum class UnicodeOf {
+  kReference,  // those of the reference's patterns (newer_characters.h)
+  kPcre2       // those of PCRE2
+};
+
 class Regex {
  public:
   // InvalidArgument for a pattern that ToPcre2 refuses or that does not compile.
-  static absl::StatusOr<Regex> Compile(std::string_view oniguruma_pattern);
+  static absl::StatusOr<Regex> Compile(std::string_view oniguruma_pattern,
+                                       UnicodeOf unicode = UnicodeOf::kReference);
 
   // Splits `text` (valid UTF-8) into matches and what lies between, in order, and appends the
   // spans. An empty match directly after another match is skipped, as the reference does.
@@ -58,12 +65,13 @@ class Regex {
   struct Free {
     void operator()(pcre2_real_code_8* code) const;
   };
-  explicit Regex(pcre2_real_code_8* code) : code_(code) {}
+  Regex(pcre2_real_code_8* code, UnicodeOf unicode) : code_(code), unicode_(unicode) {}
 
   // The first match at or after `from`: 1, 0 where there is none, or PCRE2's negative error.
   int Search(std::string_view text, size_t from, RegexScratch& scratch, Span* match) const;
 
   std::unique_ptr<pcre2_real_code_8, Free> code_;
+  UnicodeOf unicode_;
 };
 
 }  // namespace tandem::tokenizer

@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
 
@@ -23,6 +27,13 @@ constexpr std::array<std::string_view, 4> kBinaryProperties = {"Alphabetic", "Lo
                                                                "Uppercase", "White_Space"};
 // Oniguruma's word characters.
 constexpr std::string_view kWordClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Escapes that mean the same in and outside classes.
+constexpr std::array<std::pair<char, std::string_view>, 5> kEscapes = {{{'s', "\\p{White_Space}"},
+                                                                        {'S', "\\P{White_Space}"},
+                                                                        {'d', "\\p{Nd}"},
+                                                                        {'D', "\\P{Nd}"},
+                                                                        {'v', "\\x{0B}"}}};
+constexpr int kMaxClassDepth = 20;
 // The group openers that both read alike; (?i and (?-i are handled apart.
 constexpr std::array<std::string_view, 6> kGroups = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>"};
 
@@ -49,15 +60,37 @@ class Translator {
   }
 
  private:
+  // A class, or an operand of && in one.
+  struct Union {
+    std::string flat;                 // as PCRE2 writes it between brackets
+    std::string nested;               // likewise, of classes inside
+    std::vector<std::string> others;  // patterns of one character each
+    bool empty() const { return flat.empty() && nested.empty() && others.empty(); }
+    bool is_flat() const { return others.empty(); }
+    std::string Flat() const {
+      const bool starts_with_sign = flat.starts_with('^') || flat.starts_with('-');
+      return absl::StrCat(nested, starts_with_sign ? "\\" : "", flat);
+    }
+    std::string Pattern() const {
+      std::vector<std::string> parts = others;
+      if (!flat.empty() || !nested.empty()) parts.insert(parts.begin(), "[" + Flat() + "]");
+      return parts.size() == 1 ? parts[0] : absl::StrCat("(?:", absl::StrJoin(parts, "|"), ")");
+    }
+  };
+  struct ParsedClass {
+    std::string flat;     // empty: it cannot be written between brackets
+    std::string pattern;  // of one character
+  };
+
   bool StartsWith(std::string_view prefix) const { return in_.substr(at_).starts_with(prefix); }
 
   void Copy(size_t bytes) {
-    out_.append(in_.substr(at_, bytes));
+    sink_->append(in_.substr(at_, bytes));
     at_ += bytes;
   }
 
   void Replace(size_t bytes, std::string_view with) {
-    out_.append(with);
+    sink_->append(with);
     at_ += bytes;
   }
 
@@ -70,29 +103,28 @@ class Translator {
   absl::Status Escape(bool in_class) {
     if (at_ + 1 >= in_.size()) return Refuse(1, "a character after the backslash");
     const char c = in_[at_ + 1];
+    for (const auto& [letter, with] : kEscapes) {
+      if (letter != c) continue;
+      Replace(2, with);
+      return absl::OkStatus();
+    }
     switch (c) {
-      case 's':
-        Replace(2, "\\p{White_Space}");
-        return absl::OkStatus();
-      case 'S':
-        Replace(2, "\\P{White_Space}");
-        return absl::OkStatus();
-      case 'd':
-        Replace(2, "\\p{Nd}");
-        return absl::OkStatus();
-      case 'D':
-        Replace(2, "\\P{Nd}");
-        return absl::OkStatus();
-      case 'v':
-        Replace(2, "\\x{0B}");
-        return absl::OkStatus();
       case 'w':
-        Replace(2, in_class ? std::string(kWordClass) : absl::StrCat("[", Word(), "]"));
-        return absl::OkStatus();
       case 'W':
-        // The complement of a union cannot be written inside a class.
-        if (in_class) return Refuse(2, "no \\W in a class");
-        Replace(2, absl::StrCat("[^", Word(), "]"));
+        return Set(in_class, Word(), /*negated=*/c == 'W');
+      case 'h':
+      case 'H':
+        return Set(in_class, "0-9A-Fa-f", /*negated=*/c == 'H');
+      case 'b':
+        Replace(2, in_class ? std::string("\\b") : Boundary());
+        return absl::OkStatus();
+      case 'B':
+        if (in_class) break;
+        Replace(2, absl::StrCat("(?!", Boundary(), ")"));
+        return absl::OkStatus();
+      case 'R':
+        if (in_class) break;
+        Replace(2, "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])");
         return absl::OkStatus();
       case 'p':
       case 'P':
@@ -123,6 +155,23 @@ class Translator {
   }
 
   static std::string Word() { return std::string(kWordClass); }
+
+  // Between a word character and another one, or an end.
+  static std::string Boundary() {
+    const std::string word = absl::StrCat("[", Word(), "]");
+    return absl::StrCat("(?:(?<=", word, ")(?!", word, ")|(?<!", word, ")(?=", word, "))");
+  }
+
+  // Two bytes for what is, or is not, in `flat`. A class cannot hold a complement of several parts.
+  absl::Status Set(bool in_class, const std::string& flat, bool negated) {
+    if (in_class && negated) {
+      union_->others.push_back(absl::StrCat("[^", flat, "]"));
+      at_ += 2;
+    } else {
+      Replace(2, in_class ? flat : absl::StrCat(negated ? "[^" : "[", flat, "]"));
+    }
+    return absl::OkStatus();
+  }
 
   // \p{Name}, \p{^Name}, \P{Name}
   absl::Status Property() {
@@ -168,22 +217,73 @@ class Translator {
   }
 
   absl::Status Class() {
-    Copy(1);
-    if (StartsWith("^")) Copy(1);
+    TANDEM_ASSIGN_OR_RETURN(const ParsedClass parsed, ParseClass());
+    out_.append(parsed.pattern);
+    return absl::OkStatus();
+  }
+
+  // From "[" to its "]". PCRE2 has neither classes in classes nor &&: those become patterns of one
+  // character that look ahead.
+  absl::StatusOr<ParsedClass> ParseClass() {
+    if (++class_depth_ > kMaxClassDepth) return Refuse(1, "classes nested less deeply");
+    std::string* const outer_sink = sink_;
+    Union* const outer_union = union_;
+    ++at_;
+    const bool negated = StartsWith("^");
+    if (negated) ++at_;
     // Here the two differ, or warn and guess.
     if (StartsWith("]")) return Refuse(1, "\\] as the first character of a class");
+    std::vector<std::string> operands;  // of &&, but the last
+    Union last;
+    sink_ = &last.flat;
+    union_ = &last;
     while (at_ < in_.size() && in_[at_] != ']') {
-      if (in_[at_] == '[') return Refuse(1, "\\[, as nested classes are not supported");
-      if (StartsWith("&&")) return Refuse(2, "no intersection of classes");
-      if (in_[at_] == '\\') {
+      if (StartsWith("[:")) return Refuse(2, "\\p{NAME} in place of a bracket [:name:]");
+      if (in_[at_] == '[') {
+        TANDEM_ASSIGN_OR_RETURN(ParsedClass inner, ParseClass());
+        if (CanJoin(inner.flat)) {
+          last.nested += inner.flat;
+        } else {
+          last.others.push_back(std::move(inner.pattern));
+        }
+      } else if (StartsWith("&&")) {
+        if (last.empty()) return Refuse(2, "a class before &&");
+        operands.push_back(last.Pattern());
+        last = Union();
+        at_ += 2;
+      } else if (in_[at_] == '\\') {
         TANDEM_RETURN_IF_ERROR(Escape(/*in_class=*/true));
       } else {
         Copy(1);
       }
     }
     if (at_ == in_.size()) return Refuse(0, "] at the end of the class");
-    Copy(1);
-    return absl::OkStatus();
+    if (last.empty()) return Refuse(1, "a class that is not empty");
+    ++at_;
+    sink_ = outer_sink;
+    union_ = outer_union;
+    --class_depth_;
+    return Finish(operands, last, negated);
+  }
+
+  // Between brackets, after and before others.
+  static bool CanJoin(std::string_view flat) {
+    return !flat.empty() && !flat.starts_with('^') && !flat.starts_with('-') &&
+           !flat.ends_with('-');
+  }
+
+  static ParsedClass Finish(const std::vector<std::string>& operands, const Union& last,
+                            bool negated) {
+    if (operands.empty() && last.is_flat()) {
+      if (negated) return {"", absl::StrCat("[^", last.Flat(), "]")};
+      return {last.Flat(), absl::StrCat("[", last.Flat(), "]")};
+    }
+    std::string pattern = last.Pattern();
+    if (!operands.empty()) {
+      pattern = absl::StrCat("(?:(?=", absl::StrJoin(operands, ")(?="), ")", pattern, ")");
+    }
+    if (negated) pattern = absl::StrCat("(?:(?!", pattern, ")(?s:.))");
+    return {"", std::move(pattern)};
   }
 
   absl::Status Group() {
@@ -245,6 +345,9 @@ class Translator {
   std::string_view in_;
   size_t at_ = 0;
   std::string out_;
+  std::string* sink_ = &out_;  // where what is read goes: the pattern, or the class
+  Union* union_ = nullptr;     // of that class
+  int class_depth_ = 0;
 };
 
 }  // namespace

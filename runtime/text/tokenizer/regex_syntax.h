@@ -15,9 +15,11 @@ namespace tandem::tokenizer {
 //   \w \d      the properties that Oniguruma gives them: PCRE2's \w has no marks
 //   \p{Han}    \p{sc:Han}: PCRE2 would take the script extensions
 //   \v \uHHHH  the character (PCRE2's \v is a class)
+//   \b \B \h \R what Oniguruma has: PCRE2's \b goes by its own \w, its \h is white space
+//   [a[^b]]     classes in classes, and with &&: patterns of one character that look ahead
 // InvalidArgument, naming the construct and its byte offset, for what the two read differently
-// and no tokenizer needs: nested classes and &&, \b \h \X \R \K \G, back references, {n}+ {n}?
-// {,n}, conditions, recursion, verbs, options other than i.
+// and no tokenizer needs: [:name:], \X \K \G, back references, {n}+ {n}? {,n}, conditions,
+// recursion, verbs, options other than i.
 // Sources: Oniguruma doc/RE, pcre2pattern(3).
 absl::StatusOr<std::string> ToPcre2(std::string_view pattern);
 

@@ -28,7 +28,8 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_tokens_;
-  std::string pending_;  // the beginning of a character, at most 3 bytes
+  std::string pending_;   // the beginning of a character, at most 3 bytes
+  Decoder::State state_;  // of a vocabulary of characters
 };
 
 }  // namespace tandem::tokenizer

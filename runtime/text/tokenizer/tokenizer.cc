@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "kernels/base/json.h"
 #include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
@@ -19,31 +20,6 @@ constexpr size_t kMaxFileBytes = size_t{512} << 20;
 constexpr size_t kMaxTemplateTokens = 1024;
 
 absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
-
-// ByteLevel, or a Sequence of one ByteLevel and Fuse, which joins what is one string already.
-absl::Status CheckDecoder(const json::Field& field, int* byte_levels, bool in_sequence) {
-  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, field.Type());
-  if (type == "Sequence" && !in_sequence) {
-    TANDEM_RETURN_IF_ERROR(field.CheckKeys(std::array<std::string_view, 2>{"type", "decoders"}));
-    TANDEM_ASSIGN_OR_RETURN(const json::Field parts, field.Get("decoders"));
-    TANDEM_RETURN_IF_ERROR(parts.CheckArray());
-    for (size_t i = 0; i < parts.value().size(); ++i) {
-      TANDEM_RETURN_IF_ERROR(CheckDecoder(parts.At(i), byte_levels, true));
-    }
-    if (*byte_levels != 1) {
-      return field.Error(absl::StrCat("found ", *byte_levels, " ByteLevel, expected one"));
-    }
-    return absl::OkStatus();
-  }
-  if (type == "Fuse" && in_sequence) return absl::OkStatus();
-  if (type != "ByteLevel") {
-    return field.Error(absl::StrCat("found type ", json::Quoted(type), ", expected ByteLevel"));
-  }
-  ++*byte_levels;
-  // The settings are those of the pre-tokenizer; decoding reads none of them.
-  return field.CheckKeys(
-      std::array<std::string_view, 4>{"type", "add_prefix_space", "trim_offsets", "use_regex"});
-}
 
 }  // namespace
 
@@ -75,17 +51,25 @@ absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view na
     TANDEM_ASSIGN_OR_RETURN(const std::string_view text, version->AsString());
     if (text != "1.0") return version->Unexpected("\"1.0\"");
   }
-  // The model first: of a file that is none of ours its type says most.
+  // The pre-tokenizer says what the vocabulary is written in. Yet of a file that is none of ours
+  // the model's type says most.
   TANDEM_ASSIGN_OR_RETURN(const json::Field model, root.Get("model"));
-  TANDEM_ASSIGN_OR_RETURN(bpe_, Bpe::FromJson(model));
+  TANDEM_RETURN_IF_ERROR(Bpe::CheckType(model));
+  if (const auto field = root.Find("pre_tokenizer")) {
+    TANDEM_ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::FromJson(*field));
+  }
+  const bool bytes = pre_tokenizer_.has_byte_level();
+  TANDEM_ASSIGN_OR_RETURN(
+      bpe_, Bpe::FromJson(model, bytes ? BpeAlphabet::kBytes : BpeAlphabet::kCharacters));
   if (const auto field = root.Find("normalizer")) {
     TANDEM_ASSIGN_OR_RETURN(normalizer_, Normalizer::FromJson(*field));
   }
-  TANDEM_ASSIGN_OR_RETURN(const json::Field pre_tokenizer, root.Get("pre_tokenizer"));
-  TANDEM_ASSIGN_OR_RETURN(pre_tokenizer_, PreTokenizer::FromJson(pre_tokenizer));
   TANDEM_ASSIGN_OR_RETURN(const json::Field decoder, root.Get("decoder"));
-  int byte_levels = 0;
-  TANDEM_RETURN_IF_ERROR(CheckDecoder(decoder, &byte_levels, /*in_sequence=*/false));
+  TANDEM_ASSIGN_OR_RETURN(decoder_, Decoder::FromJson(decoder));
+  if (bytes != decoder_.is_byte_level()) {
+    return decoder.Error(bytes ? "found no ByteLevel, expected it, as in pre_tokenizer"
+                               : "found ByteLevel, expected none, as in pre_tokenizer");
+  }
   TANDEM_ASSIGN_OR_RETURN(added_,
                           AddedTokens::FromJson(root.Find("added_tokens"), bpe_, normalizer_));
   vocab_size_ = bpe_.id_limit();
@@ -93,7 +77,24 @@ absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view na
   if (const auto field = root.Find("post_processor")) {
     TANDEM_RETURN_IF_ERROR(LoadPostProcessor(*field));
   }
+  FindTexts();
   return absl::OkStatus();
+}
+
+void Tokenizer::FindTexts() {
+  if (decoder_.is_byte_level()) return;
+  texts_.resize(vocab_size_);
+  for (int32_t id = 0; id < vocab_size_; ++id) {
+    if (HasToken(id)) texts_[id] = decoder_.TextOf(SpellingOf(id));
+  }
+}
+
+std::string_view Tokenizer::SpellingOf(int32_t id) const {
+  const AddedToken* token = added_.OfId(id);
+  // To the reference a normalized token of characters is its normalized form, with a space before
+  // it, say.
+  if (token != nullptr && !decoder_.is_byte_level()) return token->found_as;
+  return bpe_.Has(id) ? bpe_.BytesOf(id) : std::string_view(token->content);
 }
 
 absl::Status Tokenizer::LoadPostProcessor(const json::Field& field) {
@@ -182,19 +183,20 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
       continue;
     }
     const std::string_view piece = text.substr(span.begin, span.end - span.begin);
+    const bool at_start = span.begin == 0;
     if (normalizer_.IsIdentity()) {
-      TANDEM_RETURN_IF_ERROR(EncodeNormalized(piece, special, scratch, &ids));
+      TANDEM_RETURN_IF_ERROR(EncodeNormalized(piece, at_start, special, scratch, &ids));
     } else {
       TANDEM_ASSIGN_OR_RETURN(const std::string normalized, normalizer_.Apply(piece));
-      TANDEM_RETURN_IF_ERROR(EncodeNormalized(normalized, special, scratch, &ids));
+      TANDEM_RETURN_IF_ERROR(EncodeNormalized(normalized, at_start, special, scratch, &ids));
     }
   }
   if (add_special_tokens) ids.insert(ids.end(), after_.begin(), after_.end());
   return ids;
 }
 
-absl::Status Tokenizer::EncodeNormalized(std::string_view text, SpecialTokensInText special,
-                                         PreTokenizerScratch& scratch,
+absl::Status Tokenizer::EncodeNormalized(std::string_view text, bool at_start,
+                                         SpecialTokensInText special, PreTokenizerScratch& scratch,
                                          std::vector<int32_t>* ids) const {
   std::vector<AddedTokenSpan> spans;
   TANDEM_RETURN_IF_ERROR(added_.Split(
@@ -203,24 +205,35 @@ absl::Status Tokenizer::EncodeNormalized(std::string_view text, SpecialTokensInT
     if (span.token != nullptr) {
       ids->push_back(span.token->id);
     } else {
-      TANDEM_RETURN_IF_ERROR(
-          EncodePlain(text.substr(span.begin, span.end - span.begin), scratch, ids));
+      TANDEM_RETURN_IF_ERROR(EncodePlain(text.substr(span.begin, span.end - span.begin),
+                                         at_start && span.begin == 0, scratch, ids));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status Tokenizer::EncodePlain(std::string_view text, PreTokenizerScratch& scratch,
-                                    std::vector<int32_t>* ids) const {
-  return pre_tokenizer_.Run(text, scratch,
-                            [&](std::string_view word) { return bpe_.Encode(word, ids); });
+absl::Status Tokenizer::EncodePlain(std::string_view text, bool at_start,
+                                    PreTokenizerScratch& scratch, std::vector<int32_t>* ids) const {
+  size_t left_out = 0;
+  TANDEM_RETURN_IF_ERROR(pre_tokenizer_.Run(text, at_start, scratch, [&](std::string_view word) {
+    left_out += bpe_.Encode(word, ids);
+    return absl::OkStatus();
+  }));
+  if (left_out > 0 && !said_.exchange(true, std::memory_order_relaxed) && on_left_out_) {
+    on_left_out_(left_out);
+  }
+  return absl::OkStatus();
+}
+
+void Tokenizer::BeginWith(int32_t id) {
+  TANDEM_CHECK(HasToken(id));
+  if (before_.empty() || before_[0] != id) before_.insert(before_.begin(), id);
 }
 
 bool Tokenizer::HasToken(int32_t id) const { return bpe_.Has(id) || added_.OfId(id) != nullptr; }
 
 absl::StatusOr<std::string_view> Tokenizer::TokenBytes(int32_t id) const {
-  if (bpe_.Has(id)) return bpe_.BytesOf(id);
-  if (const AddedToken* token = added_.OfId(id)) return std::string_view(token->content);
+  if (HasToken(id)) return texts_.empty() ? SpellingOf(id) : std::string_view(texts_[id]);
   return absl::InvalidArgumentError(absl::StrCat(
       "found token id ", id, ", expected one that has a token, from 0 to ", vocab_size_ - 1));
 }
@@ -239,10 +252,16 @@ bool Tokenizer::IsSpecial(int32_t id) const {
 absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,
                                               bool skip_special_tokens) const {
   std::string text;
+  Decoder::State state;
   for (const int32_t id : ids) {
-    TANDEM_ASSIGN_OR_RETURN(const std::string_view bytes, TokenBytes(id));
-    if (!skip_special_tokens || !IsSpecial(id)) text.append(bytes);
+    if (!HasToken(id) || (skip_special_tokens && IsSpecial(id))) continue;
+    if (decoder_.is_byte_level()) {
+      text.append(SpellingOf(id));
+    } else {
+      decoder_.Append(SpellingOf(id), &state, &text);
+    }
   }
+  decoder_.Flush(&state, &text);
   return text;
 }
 

@@ -1,12 +1,15 @@
 // Text to token ids and back, as a Hugging Face tokenizer.json describes it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,6 +17,7 @@
 #include "nlohmann/json_fwd.hpp"
 #include "runtime/text/tokenizer/added_tokens.h"
 #include "runtime/text/tokenizer/bpe.h"
+#include "runtime/text/tokenizer/decoder.h"
 #include "runtime/text/tokenizer/normalizer.h"
 #include "runtime/text/tokenizer/pre_tokenizer.h"
 
@@ -23,14 +27,14 @@ namespace tandem::tokenizer {
 // text like any other (for what a user wrote, so that it cannot end a turn).
 enum class SpecialTokensInText { kParse, kAsText };
 
-// A byte-level BPE tokenizer. Everything is as the file says; a file that asks for anything else
-// is refused by name. "truncation" and "padding" are not read: they are a caller's settings, and
-// Transformers resets them too. Immutable after loading: all threads may use one.
+// A BPE tokenizer, over bytes (GPT-2, Llama 3, Qwen) or over characters (as SentencePiece has it:
+// Llama 2, Mistral, Phi-3, Gemma). Everything is as the file says; a file that asks for anything
+// else is refused by name. "truncation" and "padding" are not read: they are a caller's settings,
+// and Transformers resets them too. Immutable after loading: all threads may use one.
 //
-// The same ids as tokenizers 0.21.1 (patterns of Unicode 14, normal forms of 9), with these
+// The same ids as tokenizers 0.23.3 (patterns of Unicode 16, normal forms of 9), with these
 // exceptions:
 //   - added tokens keep the ids of the file; the reference counts on from the vocabulary's end;
-//   - a byte that has no token, with no unknown token set, is an error; the reference drops it;
 //   - an added token that model.vocab lacks decodes to its content; the reference takes it through
 //     the byte-level alphabet and so breaks one that is all of U+00A1 to U+0143, such as "é".
 class Tokenizer {
@@ -52,10 +56,12 @@ class Tokenizer {
       SpecialTokensInText special = SpecialTokensInText::kParse) const;
 
   // The exact bytes, which need not be UTF-8 where `ids` begin or end inside a character;
-  // Utf8Lossy() of them is what the reference gives. InvalidArgument names an id without a token.
+  // Utf8Lossy() of them is what the reference gives. As there, an id without a token has no text: a
+  // model's logits may have more columns than its tokenizer has tokens.
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
 
-  // The bytes of one token; valid as long as this object. InvalidArgument as Decode.
+  // The bytes of one token in the middle of a text; valid as long as this object. InvalidArgument
+  // names an id without a token.
   absl::StatusOr<std::string_view> TokenBytes(int32_t id) const;
 
   // One past the largest id. Ids below may have no token (see HasToken), and a model's logits may
@@ -63,29 +69,47 @@ class Tokenizer {
   int32_t vocab_size() const { return vocab_size_; }
   bool HasToken(int32_t id) const;
   // The id of a token as the file spells it: an added token's content, or a token of the
-  // vocabulary in the byte-level alphabet.
+  // vocabulary, in the byte-level alphabet where that is of bytes.
   std::optional<int32_t> IdOf(std::string_view token) const;
+  const std::vector<AddedToken>& added_tokens() const { return added_.tokens(); }
   // Whether skip_special_tokens leaves the id out; false for ids without a token.
   bool IsSpecial(int32_t id) const;
+
+  // Before threads share the tokenizer. `report` is called once, for the first text with bytes that
+  // the vocabulary has no tokens for, with their number: they are left out, as in the reference.
+  void ReportLeftOut(std::function<void(size_t)> report) { on_left_out_ = std::move(report); }
+
+  // Encode with special tokens begins with `id`, which must exist, if it does not yet.
+  void BeginWith(int32_t id);
+
+  // How the file spells the token, which must exist: with a vocabulary of bytes those.
+  std::string_view SpellingOf(int32_t id) const;
+  const Decoder& decoder() const { return decoder_; }
 
  private:
   Tokenizer() = default;
   absl::Status Load(const nlohmann::json& document, std::string_view name);
   absl::Status LoadPostProcessor(const json::Field& field);
   absl::Status LoadTemplate(const json::Field& field);
-  absl::Status EncodePlain(std::string_view text, PreTokenizerScratch& scratch,
+  void FindTexts();
+  // `at_start`: the text begins where the caller's does.
+  absl::Status EncodePlain(std::string_view text, bool at_start, PreTokenizerScratch& scratch,
                            std::vector<int32_t>* ids) const;
-  absl::Status EncodeNormalized(std::string_view text, SpecialTokensInText special,
+  absl::Status EncodeNormalized(std::string_view text, bool at_start, SpecialTokensInText special,
                                 PreTokenizerScratch& scratch, std::vector<int32_t>* ids) const;
 
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   Bpe bpe_;
   AddedTokens added_;
-  std::vector<int32_t> before_;  // what add_special_tokens puts before and after the text
+  Decoder decoder_;
+  std::vector<std::string> texts_;  // by id, of a vocabulary of characters: what TokenBytes gives
+  std::vector<int32_t> before_;     // what add_special_tokens puts before and after the text
   std::vector<int32_t> after_;
   bool has_template_ = false;
   int32_t vocab_size_ = 0;
+  std::function<void(size_t)> on_left_out_;
+  mutable std::atomic<bool> said_ = false;  // on_left_out_ was called
 };
 
 }  // namespace tandem::tokenizer

@@ -81,6 +81,22 @@ TEST_P(TokenizerGolden, AgreesWithTheReference) {
   }
 }
 
+TEST_P(TokenizerGolden, DecodesAnyIdsAsTheReference) {
+  Json document = Json::parse(ReadTestFile(kFolder + "/" + GetParam() + ".json"));
+  if (!document.contains("answers")) GTEST_SKIP() << "has none";
+  const auto loaded = Tokenizer::FromJson(document["tokenizer"].dump(), GetParam());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  for (const Json& answer : document["answers"]) {
+    SCOPED_TRACE(answer.dump());
+    const Ids ids = answer["ids"];
+    for (const bool skip : {false, true}) {
+      const std::string expected = answer[skip ? "skipped" : "decoded"];
+      EXPECT_EQ((*loaded)->Decode(ids, skip).value_or("error"), expected);
+      EXPECT_EQ(Stream(**loaded, ids, skip), expected);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden, testing::ValuesIn(GoldenNames()),
                          [](const auto& info) { return info.param; });
 

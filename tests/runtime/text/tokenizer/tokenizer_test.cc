@@ -61,7 +61,7 @@ TEST(TokenizerLoad, RefusesByNameWhatItDoesNotSupport) {
       {"/model/merges/0", "[\"a\", 1]", "model.merges[0]: found [\"a\",1]"},
       {"/model/merges/0", "\"a zz\"", "found \"zz\", which model.vocab lacks"},
       {"/model/dropout", "0.1", "model.dropout: found 0.1"},
-      {"/model/byte_fallback", "true", "model: byte_fallback: found true"},
+      {"/model/byte_fallback", "1", "model.byte_fallback: found 1"},
       {"/model/ignore_merges", "1", "model.ignore_merges: found 1"},
       {"/model/continuing_subword_prefix", "\"##\"", "continuing_subword_prefix: found"},
       {"/model/end_of_word_suffix", "\"</w>\"", "end_of_word_suffix: found"},
@@ -78,12 +78,26 @@ TEST(TokenizerLoad, RefusesByNameWhatItDoesNotSupport) {
       {"/added_tokens/0", "7", "added_tokens[0]: found 7"},
       {"/normalizer", "{\"type\": \"Lowercase\"}", "normalizer: found type \"Lowercase\""},
       {"/normalizer", "{}", "normalizer: found no field \"type\""},
-      {"/pre_tokenizer", nullptr, "found no field \"pre_tokenizer\""},
-      {"/pre_tokenizer/type", "\"Metaspace\"", "pre_tokenizer: found type \"Metaspace\""},
-      {"/pre_tokenizer", R"({"type":"Sequence","pretokenizers":[]})", "found no ByteLevel"},
+      {"/pre_tokenizer", nullptr, "decoder: found ByteLevel, expected none"},
+      {"/pre_tokenizer/type", "\"UnicodeScripts\"", "pre_tokenizer: found type \"UnicodeScripts\""},
+      {"/pre_tokenizer", R"({"type":"Sequence","pretokenizers":[]})",
+       "decoder: found ByteLevel, expected none"},
+      {"/pre_tokenizer", R"({"type":"Metaspace","replacement":"__"})",
+       "pre_tokenizer.replacement: found \"__\", expected a character"},
+      {"/pre_tokenizer", R"({"type":"Metaspace","replacement":"_","prepend_scheme":"last"})",
+       "prepend_scheme: found \"last\", expected always, first or never"},
       {"/pre_tokenizer/add_prefix_space", "\"yes\"", "add_prefix_space: found \"yes\""},
       {"/decoder", nullptr, "found no field \"decoder\""},
       {"/decoder/type", "\"WordPiece\"", "decoder: found type \"WordPiece\""},
+      {"/decoder", R"({"type":"Fuse"})", "decoder: found no ByteLevel, expected it"},
+      {"/decoder", R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]})",
+       "decoder.decoders[1]: found \"ByteFallback\" here"},
+      {"/decoder", R"({"type":"Sequence","decoders":[{"type":"Fuse"},
+        {"type":"Strip","content":" ","start":1,"stop":1}]})",
+       "decoder.decoders[1].stop: found 1, expected 0"},
+      {"/decoder", R"({"type":"Sequence","decoders":[{"type":"ByteLevel"},
+        {"type":"ByteFallback"}]})",
+       "decoder: found ByteLevel among others"},
       {"/post_processor/type", "\"BertProcessing\"", "found type \"BertProcessing\""},
       {"/post_processor/single/0/SpecialToken/id", "\"<x>\"", "found no field \"<x>\""},
       {"/post_processor/special_tokens/<s>/ids/0", "900", "ids[0]: found 900"},
@@ -114,8 +128,11 @@ TEST(TokenizerLoad, RefusesBadPatterns) {
            {"a{2}+", "no + or ? after {n}"},
            {"(*COMMIT)a", "expected no verbs"},
            {"(?R)", "found \"(?R\""},
-           {"[a&&b]", "no intersection"},
-           {"\\bword", "found \"\\\\b\""},
+           {"[&&b]", "expected a class before &&"},
+           {"[a&&]", "expected a class that is not empty"},
+           {"[[:alpha:]]", "expected \\p{NAME}"},
+           {"[a[b]", "expected ] at the end of the class"},
+           {"\\Xword", "found \"\\\\X\""},
            {"(a)\\1", "found \"\\\\1\""},
            {"\\p{Klingon}", "does not compile"},
            {"\\", "a character after the backslash"},
@@ -217,7 +234,7 @@ TEST(Tokenizer, RefusesTextThatIsNotUtf8AndNamesTheByte) {
   }
 }
 
-TEST(Tokenizer, NamesIdsWithoutAToken) {
+TEST(Tokenizer, IdsWithoutATokenHaveNoText) {
   Json file = SmallTokenizer();
   file["model"]["vocab"]["far"] = 300;  // a hole from 264 to 299
   const auto tokenizer = Load(file);
@@ -225,9 +242,10 @@ TEST(Tokenizer, NamesIdsWithoutAToken) {
   for (const int32_t id : {-1, INT32_MIN, 264, 299, 301, INT32_MAX}) {
     EXPECT_FALSE(tokenizer->HasToken(id));
     EXPECT_FALSE(tokenizer->IsSpecial(id));
-    const auto text = tokenizer->Decode(Ids{'a', id}, false);
-    ASSERT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(text.status().message()), HasSubstr(std::to_string(id)));
+    EXPECT_EQ(*tokenizer->Decode(Ids{'a', id, 'b'}, false), "ab");
+    const auto bytes = tokenizer->TokenBytes(id);
+    ASSERT_EQ(bytes.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(bytes.status().message()), HasSubstr(std::to_string(id)));
   }
   EXPECT_EQ(*tokenizer->TokenBytes(300), "far");
 }
@@ -252,12 +270,29 @@ TEST(Tokenizer, AddedTokensOutsideTheVocabularyDecodeToTheirContent) {
   EXPECT_EQ(*tokenizer->Decode(Ids{'x', 263}, false), "xéĠ");
 }
 
-TEST(Tokenizer, ABytelessVocabularyIsAnError) {
+TEST(Tokenizer, BytesWithoutATokenAreLeftOutAndReportedOnce) {
   Json file = SmallTokenizer();
   file["model"]["vocab"].erase("z");
-  const auto ids = Load(file)->Encode("az", false);
-  ASSERT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(ids.status().message()), HasSubstr("0x7A"));
+  const auto tokenizer = Load(file);
+  std::vector<size_t> reports;
+  tokenizer->ReportLeftOut([&](size_t bytes) { reports.push_back(bytes); });
+  EXPECT_EQ(*tokenizer->Encode("a", false), Ids{'a'});
+  EXPECT_THAT(reports, testing::IsEmpty());
+  EXPECT_EQ(*tokenizer->Encode("zazz", false), Ids{'a'});
+  EXPECT_EQ(*tokenizer->Encode("z", false), Ids{});
+  EXPECT_THAT(reports, testing::ElementsAre(3));
+}
+
+TEST(Tokenizer, BeginsWithATokenOnce) {
+  Json file = SmallTokenizer();
+  const auto with_template = Load(file);
+  with_template->BeginWith(261);
+  EXPECT_EQ(*with_template->Encode("a", true), *Load(file)->Encode("a", true));
+  file.erase("post_processor");
+  const auto without = Load(file);
+  without->BeginWith(261);
+  EXPECT_EQ(*without->Encode("a", true), (Ids{261, 'a'}));
+  EXPECT_EQ(*without->Encode("a", false), Ids{'a'});
 }
 
 TEST(Tokenizer, APatternThatGivesUpIsAnError) {
