@@ -1,23 +1,24 @@
 #include "runtime/server/bearer_tokens.h"
 
 #include <openssl/crypto.h>
+#include <spdlog/spdlog.h>
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/read_file.h"
 #include "kernels/base/status_macros.h"
 
 namespace tandem::server {
 namespace {
 
 constexpr std::string_view kScheme = "Bearer ";
+constexpr size_t kMaxBytes = size_t{16} << 20;
 
 bool SameFile(const struct stat& a, const struct stat& b) {
   return a.st_ino == b.st_ino && a.st_size == b.st_size && a.st_mtim.tv_sec == b.st_mtim.tv_sec &&
-         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_dev == b.st_dev && a.st_mode == b.st_mode;
 }
 
 // The time that it takes depends on the lengths alone.
@@ -48,10 +49,13 @@ absl::StatusOr<std::vector<std::string>> BearerTokens::Read() const {
   const auto bad = [this](const std::string& what) {
     return absl::FailedPreconditionError(absl::StrCat("--auth-token-file ", path_, ": ", what));
   };
-  struct stat now {};
-  if (stat(path_.c_str(), &now) != 0) return bad(std::strerror(errno));
-  std::ifstream file(path_);
-  if (!file || S_ISDIR(now.st_mode)) return bad("cannot be read");
+  // Never waits: a pipe in place of the file would hold up all calls.
+  const absl::StatusOr<std::string> text = ReadRegularFile(path_, kMaxBytes);
+  if (!text.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--auth-token-file ", text.status().message()));
+  }
+  std::istringstream file(*text);
   std::vector<std::string> tokens;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
@@ -76,9 +80,14 @@ void BearerTokens::ReloadIfChanged() {
   next_check_ = Clock::now() + kCheckInterval;
   const std::shared_ptr<const Contents> old = Current();
   auto contents = std::make_shared<Contents>();
-  if (stat(path_.c_str(), &contents->file) != 0 || SameFile(contents->file, old->file)) return;
+  if (stat(path_.c_str(), &contents->file) != 0) contents->file = {};  // removed
+  if (SameFile(contents->file, old->file)) return;
   // A bad file keeps the old tokens, but is not read again until it changes.
   absl::StatusOr<std::vector<std::string>> tokens = Read();
+  if (!tokens.ok()) {
+    spdlog::warn("{}; the tokens that it held before stay valid",
+                 std::string(tokens.status().message()));
+  }
   contents->tokens = tokens.ok() ? *std::move(tokens) : old->tokens;
   std::lock_guard lock(mutex_);
   contents_ = std::move(contents);

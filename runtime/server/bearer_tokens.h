@@ -20,12 +20,13 @@ namespace tandem::server {
 class BearerTokens {
  public:
   // One token a line; empty lines and lines that begin with # are skipped. FAILED_PRECONDITION
-  // naming the file: it cannot be read, has no token, or a token that contains blanks.
+  // naming the file: it is no regular file, cannot be read, has no token, or a token that contains
+  // blanks.
   static absl::StatusOr<std::unique_ptr<BearerTokens>> FromFile(const std::string& path);
 
   // UNAUTHENTICATED for a call without a known token. A changed file is read again: at once for a
   // token that is not known yet, within kCheckInterval for one that is known no longer. If the new
-  // file cannot be used, the old tokens stay valid. Any thread.
+  // file cannot be used, the old tokens stay valid, and the log says why once. Any thread.
   absl::Status Check(const grpc::CallbackServerContext& context);
   absl::Status CheckHeader(const std::string* authorization);
 
