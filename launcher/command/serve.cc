@@ -46,7 +46,9 @@ std::chrono::milliseconds HeartbeatInterval(const ServeOptions& options) {
 server::GrpcServerOptions ServerOptionsOf(const ServeOptions& options) {
   server::GrpcServerOptions server;
   server.listen = options.listen;
-  server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  server.tls = {
+      .certificate = options.tls_cert, .key = options.tls_key, .client_ca = options.tls_client_ca};
+  server.connections = {options.max_connections, options.max_connections_per_peer};
   server.max_receive_bytes = static_cast<int>(options.max_message_bytes);
   server.max_streams_per_connection = options.max_streams;
   server.keepalive_time = Milliseconds(options.keepalive_time);
@@ -247,6 +249,15 @@ void AddConnections(CLI::App* app, ServeOptions* options) {
       ->check([](const std::string& text) { return RejectNegativeSize(text, "4MiB"); })
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->check(CLI::Range(uint64_t{1024}, uint64_t{kMaxCount}));
+  app->add_option("--max-connections", options->max_connections,
+                  "Maximum number of open connections; further ones are closed at once")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
+  app->add_option("--max-connections-per-peer", options->max_connections_per_peer,
+                  "The same for each IPv4 address and each IPv6 /64 network; does not count for "
+                  "loopback and unix sockets")
+      ->check(CLI::Range(int64_t{1}, kMaxCount))
+      ->capture_default_str();
   app->add_option("--max-streams", options->max_streams,
                   "Maximum number of open calls per connection")
       ->check(CLI::Range(int64_t{1}, kMaxCount))

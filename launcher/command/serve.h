@@ -27,10 +27,12 @@ struct ServeOptions {
   std::string tls_cert, tls_key, tls_client_ca;  // PEM files; empty: none
   std::string auth_token_file;
   uint64_t max_message_bytes = 4 << 20;
+  int max_connections = 4096;
+  int max_connections_per_peer = 1024;   // of one address; loopback and unix sockets have no limit
   int max_streams = 4096;                // of one connection
   double max_connection_age = 0;         // seconds; 0: no limit
   double max_connection_age_grace = 60;  // seconds
-  double max_connection_idle = 0;        // seconds; 0: no limit
+  double max_connection_idle = 300;      // seconds; 0: no limit
   double keepalive_time = 60;            // seconds
 };
 

@@ -1,28 +1,24 @@
 #include "runtime/server/grpc_server.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
-#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/server/listen_address.h"
+#include "runtime/server/server_credentials.h"
 
 namespace tandem::server {
+namespace {
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
-  // Tried first with a socket of our own, because gRPC reports a failure to its log and not to us,
-  // in its own words. In the moment between, gRPC may still lose the port to another, and what
-  // follows reports that less exactly.
-  TANDEM_RETURN_IF_ERROR(ProbeAddress(options.listen));
+using ExternalConnection = grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters;
 
-  TANDEM_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
+int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  std::unique_ptr<GrpcServer> result(new GrpcServer());
-  builder.AddListeningPort(options.listen, credentials, &result->port_);
-  for (grpc::Service* service : services) builder.RegisterService(service);
+void AddLimits(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(options.max_receive_bytes);
   // gRPC unpacks a compressed request before it looks at that limit, and a few KiB unpack to
   // gigabytes.
@@ -30,35 +26,80 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS,
-                             static_cast<int>(options.keepalive_time.count()));
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
-                             static_cast<int>(options.keepalive_timeout.count()));
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                             static_cast<int>(options.min_client_ping_interval.count()));
-  const auto set_if = [&builder](const char* name, std::chrono::milliseconds value) {
-    if (value.count() > 0) builder.AddChannelArgument(name, static_cast<int>(value.count()));
+}
+
+void AddLiveness(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
+  const auto set = [&builder](const char* name, std::chrono::milliseconds value) {
+    builder.AddChannelArgument(name, Milliseconds(value));
   };
+  const auto set_if = [&set](const char* name, std::chrono::milliseconds value) {
+    if (value.count() > 0) set(name, value);
+  };
+  set(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options.handshake_timeout);
+  set(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_time);
+  set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, options.keepalive_timeout);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, options.min_client_ping_interval);
   set_if(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.max_connection_age);
   if (options.max_connection_age.count() > 0) {
     set_if(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, options.max_connection_age_grace);
   }
   set_if(GRPC_ARG_MAX_CONNECTION_IDLE_MS, options.max_connection_idle);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
+  std::unique_ptr<GrpcServer> result(new GrpcServer());
+  TANDEM_ASSIGN_OR_RETURN(
+      result->listener_,
+      ConnectionListener::Open({.listen = options.listen, .limits = options.connections}));
+  TANDEM_ASSIGN_OR_RETURN(result->credentials_, MakeServerCredentials(options.tls));
+
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  using Type = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+  result->acceptor_ =
+      builder.experimental().AddExternalConnectionAcceptor(Type::FROM_FD, result->credentials_);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  AddLimits(options, builder);
+  AddLiveness(options, builder);
   result->server_ = builder.BuildAndStart();
-  const bool is_unix = options.listen.rfind("unix:", 0) == 0;
-  if (result->server_ == nullptr || (result->port_ == 0 && !is_unix)) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen));
+  if (result->server_ == nullptr) {
+    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", options.listen));
   }
-  if (is_unix) result->port_ = 0;
+  result->StartAccepting(options);
   return result;
+}
+
+void GrpcServer::StartAccepting(const GrpcServerOptions& options) {
+  // What gRPC sets for sockets that it accepts itself: no delay of small messages, and an end if
+  // the peer does not confirm data for as long as a ping may take.
+  const auto user_timeout = static_cast<unsigned>(options.keepalive_timeout.count());
+  listener_->Start([this, user_timeout](int fd, const sockaddr_storage& peer, socklen_t) {
+    if (peer.ss_family == AF_INET || peer.ss_family == AF_INET6) {
+      const int on = 1;
+      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+      setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
+    }
+    sockaddr_storage still{};
+    socklen_t still_size = sizeof(still);
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&still), &still_size) != 0) {
+      close(fd);  // reset already; gRPC would log a line for each
+      return;
+    }
+    ExternalConnection connection;
+    connection.fd = fd;
+    acceptor_->HandleNewConnection(&connection);
+  });
 }
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::system_clock::now()); }
 
 void GrpcServer::Shutdown(std::chrono::system_clock::time_point deadline) {
+  if (listener_ != nullptr) listener_->Stop();
   if (server_ == nullptr) return;
   server_->Shutdown(deadline);
   server_->Wait();

@@ -1,14 +1,12 @@
 #include "runtime/server/metrics_server.h"
 
 #include <microhttpd.h>
-#include <unistd.h>
+#include <sys/socket.h>
 
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/base/status_macros.h"
-#include "runtime/server/listen_address.h"
 
 namespace tandem::server {
 namespace {
@@ -51,35 +49,74 @@ MHD_Result OnRequest(void* server, MHD_Connection* connection, const char* url, 
                 "text/plain; version=0.0.4; charset=utf-8", nullptr);
 }
 
+void OnConnection(void* server, MHD_Connection* connection, void**,
+                  MHD_ConnectionNotificationCode code) {
+  auto* const metrics = static_cast<MetricsServer*>(server);
+  if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+    metrics->Began(connection);
+  } else {
+    metrics->Ends(connection);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& listen, std::function<std::string()> text) {
-  // A socket of our own: the library would not say why it cannot have one.
-  const absl::StatusOr<ListeningSocket> socket = ListenOn(listen);
-  if (!socket.ok()) {
-    return absl::Status(socket.status().code(),
-                        absl::StrCat("metrics: ", std::string(socket.status().message())));
-  }
   std::unique_ptr<MetricsServer> server(new MetricsServer(std::move(text)));
-  server->port_ = socket->port;
+  auto listener =
+      ConnectionListener::Open({.listen = listen,
+                                .forms = AddressForms::kTcp,
+                                .limits = {kConnections, kPerPeer},
+                                .on_full = [self = server.get()] { self->EndOldConnections(); }});
+  if (!listener.ok()) {
+    return absl::Status(listener.status().code(),
+                        absl::StrCat("metrics: ", std::string(listener.status().message())));
+  }
+  server->listener_ = *std::move(listener);
   server->daemon_ = MHD_start_daemon(
-      MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC, 0, nullptr, nullptr, &OnRequest, server.get(),
-      MHD_OPTION_LISTEN_SOCKET, socket->fd, MHD_OPTION_CONNECTION_LIMIT, kConnections,
-      MHD_OPTION_CONNECTION_TIMEOUT, kSilence, MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes,
+      MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
+      &OnRequest, server.get(), MHD_OPTION_NOTIFY_CONNECTION, &OnConnection, server.get(),
+      // The listener counts; a connection that it counts no more may still be open for a moment.
+      MHD_OPTION_CONNECTION_LIMIT, unsigned{2 * kConnections}, MHD_OPTION_CONNECTION_TIMEOUT,
+      static_cast<unsigned>(kSilence.count()), MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes,
       MHD_OPTION_END);
   if (server->daemon_ == nullptr) {
-    close(socket->fd);
     return absl::UnavailableError(absl::StrCat("metrics: cannot serve HTTP on ", listen));
   }
+  server->listener_->Start(
+      [daemon = server->daemon_](int fd, const sockaddr_storage& peer, socklen_t size) {
+        // The library closes it, also if it refuses it.
+        MHD_add_connection(daemon, fd, reinterpret_cast<const sockaddr*>(&peer), size);
+      });
   return server;
 }
 
 MetricsServer::~MetricsServer() { Stop(); }
 
 void MetricsServer::Stop() {
-  if (daemon_ == nullptr) return;
-  MHD_stop_daemon(std::exchange(daemon_, nullptr));
+  if (listener_ != nullptr) listener_->Stop();
+  if (daemon_ != nullptr) MHD_stop_daemon(std::exchange(daemon_, nullptr));
+}
+
+void MetricsServer::Began(MHD_Connection* connection) {
+  const int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+  std::lock_guard lock(mutex_);
+  connections_[connection] = {fd, Clock::now()};
+}
+
+void MetricsServer::Ends(MHD_Connection* connection) {
+  std::lock_guard lock(mutex_);
+  connections_.erase(connection);
+}
+
+void MetricsServer::EndOldConnections() {
+  const Clock::time_point spared = Clock::now() - kSpared;
+  std::lock_guard lock(mutex_);
+  for (const auto& [connection, state] : connections_) {
+    // The library sees the end and closes the descriptor, but calls Ends first.
+    if (state.begin < spared) shutdown(state.fd, SHUT_RDWR);
+  }
 }
 
 }  // namespace tandem::server

@@ -1,35 +1,44 @@
 // `GET /metrics` over HTTP, for Prometheus: libmicrohttpd with one thread, which sleeps in epoll
 // between requests. Other paths get 404, other methods 405.
 //
-// A client costs the server at most one connection of a few KiB: there are at most kConnections,
-// and each is closed after kSilence seconds without a byte.
+// A connection costs a few KiB. There are at most kConnections, kPerPeer of them from one address
+// (ConnectionListener). Each is closed after kSilence without a byte. When there are too many,
+// those that are older than kSpared are closed, however slowly they send.
 #pragma once
 
+#include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/server/connection_listener.h"
 
+struct MHD_Connection;
 struct MHD_Daemon;
 
 namespace tandem::server {
 
 class MetricsServer {
  public:
-  static constexpr unsigned kConnections = 16;
-  static constexpr unsigned kSilence = 10;  // seconds
+  static constexpr int kConnections = 64;
+  static constexpr int kPerPeer = 16;
+  static constexpr std::chrono::seconds kSilence{10};
+  static constexpr std::chrono::seconds kSpared{20};
 
-  // Listens on HOST:PORT or [IPv6]:PORT; errors as ListenOn. `text`, in Prometheus' text format,
-  // is called on the server's thread.
+  // Listens on HOST:PORT or [IPv6]:PORT; errors as ConnectionListener::Open. `text`, in Prometheus'
+  // text format, is called on the server's thread.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen,
                                                               std::function<std::string()> text);
 
   // Stops.
   ~MetricsServer();
 
-  int port() const { return port_; }
+  int port() const { return listener_->port(); }
 
   // Closes the port and what is connected, at once; `text` is not called any more. Idempotent, from
   // one thread.
@@ -37,12 +46,25 @@ class MetricsServer {
 
   std::string Text() const { return text_(); }
 
+  // For the HTTP library: a connection begins, or is about to be closed.
+  void Began(MHD_Connection* connection);
+  void Ends(MHD_Connection* connection);
+
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Connection {
+    int fd = -1;
+    Clock::time_point begin;
+  };
+
   explicit MetricsServer(std::function<std::string()> text) : text_(std::move(text)) {}
+  void EndOldConnections();
 
   const std::function<std::string()> text_;
-  int port_ = 0;
+  std::unique_ptr<ConnectionListener> listener_;
   MHD_Daemon* daemon_ = nullptr;
+  std::mutex mutex_;
+  std::map<MHD_Connection*, Connection> connections_;  // their descriptors are open
 };
 
 }  // namespace tandem::server

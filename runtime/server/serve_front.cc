@@ -6,6 +6,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/server/descriptor_limit.h"
 #include "runtime/server/listen_address.h"
 
 namespace tandem::server {
@@ -32,6 +33,7 @@ ServeFront::ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> 
 
 absl::StatusOr<std::unique_ptr<ServeFront>> ServeFront::Start(
     ServeFrontOptions options, std::unique_ptr<DrainSignals> signals) {
+  RaiseDescriptorLimit();
   std::unique_ptr<BearerTokens> tokens;
   if (!options.auth_token_file.empty()) {
     TANDEM_ASSIGN_OR_RETURN(tokens, BearerTokens::FromFile(options.auth_token_file));

@@ -58,8 +58,9 @@ struct ServeFrontOptions {
 
 class ServeFront {
  public:
-  // Takes the ports; errors as GrpcServer::Start and MetricsServer::Start. `signals` may be null:
-  // then only RequestDrain and Fail end it.
+  // Raises this process' limit of open files (RaiseDescriptorLimit) and takes the ports; errors as
+  // GrpcServer::Start and MetricsServer::Start. `signals` may be null: then only RequestDrain and
+  // Fail end it.
   static absl::StatusOr<std::unique_ptr<ServeFront>> Start(ServeFrontOptions options,
                                                            std::unique_ptr<DrainSignals> signals);
 

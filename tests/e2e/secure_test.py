@@ -3,6 +3,10 @@
 import contextlib
 import os
 import pathlib
+import resource
+import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -120,8 +124,12 @@ class Secure(unittest.TestCase):
     with server:
       with self.stub(server) as (_, health):
         self.wait_serving(health)
-      for kind in ("key", "pem"):
-        (self.folder / f"shown.{kind}").write_bytes(self.bytes_of(f"other.{kind}"))
+      (self.folder / "shown.key").write_bytes(self.bytes_of("other.key"))
+      time.sleep(1.1)  # the server has looked at the files by now
+      with self.stub(server) as (stub, _):
+        self.assertEqual(self.ask(stub), ANSWER)  # with the old pair, as long as the two differ
+      self.assertIn("belongs to another certificate", server.errors())
+      (self.folder / "shown.pem").write_bytes(self.bytes_of("other.pem"))
       deadline = time.monotonic() + 30
       shown = ""
       while "other" not in shown and time.monotonic() < deadline:
@@ -184,9 +192,22 @@ class Secure(unittest.TestCase):
       done = worlds.run("client", "--addr", server.address, "--token-file", tokens, PROMPT,
                         "--temperature", "0")
       self.assertEqual(done.stdout.decode().strip(), ANSWER, done.stderr)
+      # Something that is no file holds up neither calls nor the drain.
+      tokens.unlink()
+      os.mkfifo(tokens)
+      self.assertEqual(code_of((("authorization", "Bearer fourth-token"),)),
+                       grpc.StatusCode.UNAUTHENTICATED)
+      self.assertEqual(code_of((("authorization", "Bearer third-token"),)), grpc.StatusCode.OK)
+      server.process.send_signal(signal.SIGTERM)
+      self.assertEqual(server.process.wait(timeout=20), 0)
 
 
 class Limits(unittest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for a test's own connections
 
   def limited_server(self):
     return worlds.shared_server(worlds.DEMO, "--threads", 1, "--max-message-bytes", "64KiB",
@@ -224,6 +245,35 @@ class Limits(unittest.TestCase):
     restless.close()
     # Other clients are not disturbed.
     self.assertEqual(len(server.generate("Add 1 and 2.", max_tokens=3, ignore_eos=True)[1]), 3)
+
+  def test_floods_of_connections_do_not_make_it_deaf(self):
+    low = ["prlimit", "--nofile=512:1024", worlds.BINARY]
+    with worlds.Server(worlds.DEMO, "--threads", 1, command=low) as server:
+      (rank,) = server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10).ranks
+      with open(f"/proc/{rank.pid}/limits") as limits:
+        self.assertRegex(limits.read(), r"Max open files +1024 +1024 ")
+      address = server.address.split(":")
+      stream = server.stub.Generate(LONG, timeout=60)
+      tokens = len(next(stream).token_ids)
+      for _ in range(3000):
+        with socket.create_connection(address) as raw:
+          raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+      with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+          stack.enter_context(socket.create_connection(address))
+        # Another stream on the connection that is open; a new connection finds no room.
+        self.assertEqual(self.ask_on(server.channel), 3)
+        self.assertRegex(server.errors(), "new connections are closed: 768 are open")
+      with grpc.insecure_channel(server.address,
+                                 options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        self.assertEqual(self.ask_on(channel), 3)
+      self.assertEqual(tokens + sum(len(m.token_ids) for m in stream), 480)
+
+  def ask_on(self, channel):
+    request = pb.GenerateRequest(text=PROMPT, sampling=pb.SamplingParams(
+        max_tokens=3, ignore_eos=True))
+    call = pb_grpc.InferenceServiceStub(channel).Generate(request, timeout=5)
+    return sum(len(m.token_ids) for m in call)
 
   def test_streams_of_one_connection(self):
     calls = [self.limited_server().stub.Generate(LONG, timeout=60) for _ in range(5)]
