@@ -44,6 +44,7 @@ CLI::App* AddBatch(CLI::App& parent, BatchOptions* options) {
   CLI::App* app =
       parent.add_subcommand("batch", "Answer a file of prompts; can be stopped and resumed");
   AddModelOptions(app, &options->model);
+  AddSpeculate(app, &options->model, "auto");
   AddLoadGuard(app, &options->load_guard);
   app->add_option("--input", options->input,
                   "Rows to answer: JSONL, plain or gzip; - reads standard input")

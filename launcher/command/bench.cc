@@ -60,7 +60,10 @@ absl::Status CheckRoom(const rank::RankRuntime& runtime, const BenchOptions& opt
                        const std::vector<BenchPoint>& points) {
   for (const BenchPoint& point : points) {
     const int64_t extra =
-        point.phase == BenchPhase::kDecode ? BenchFront::ExtraTokens(options.decode_tokens) : 16;
+        point.phase == BenchPhase::kDecode
+            ? BenchFront::ExtraTokens(options.decode_tokens,
+                                      RankOptionsOf(options.model).speculation.max_drafts)
+            : 16;
     const int64_t length = point.context + extra;
     if (length > runtime.max_model_len()) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -94,7 +97,8 @@ absl::Status RunRounds(rank::RankRuntime& runtime, const BenchOptions& options,
   int64_t max_batch = 0;
   for (const BenchPoint& point : report.points) max_batch = std::max(max_batch, point.batch);
   TANDEM_ASSIGN_OR_RETURN(const auto front,
-                          BenchFront::Start(runtime, work, max_batch, options.decode_tokens));
+                          BenchFront::Start(runtime, work, max_batch, options.decode_tokens,
+                                            RankOptionsOf(options.model).speculation));
   const auto measure = [&]() -> absl::StatusOr<plan::Ceilings> {
     TANDEM_RETURN_IF_ERROR(runtime.runner().Shutdown());
     TANDEM_RETURN_IF_ERROR(AllGather(runtime.communicator(), Next::kMeasure).status());
@@ -159,8 +163,9 @@ rank::RankOptions BenchRankOptions(const BenchOptions& options,
   rank.max_num_seqs = 0;
   for (const BenchPoint& point : points) {
     rank.max_num_seqs += point.batch;
-    rank.used_context =
-        std::max(rank.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens));
+    rank.used_context = std::max(
+        rank.used_context, point.context + BenchFront::ExtraTokens(options.decode_tokens,
+                                                                   rank.speculation.max_drafts));
   }
   return rank;
 }
@@ -262,6 +267,7 @@ CLI::App* AddBench(CLI::App& parent, BenchOptions* options) {
   CLI::App* app =
       parent.add_subcommand("bench", "Measure speed, and compare it with the machine's limits");
   AddModelOptions(app, &options->model);
+  AddSpeculate(app, &options->model, "off");
   AddTrace(app, &options->model);
   app->add_option("--phase", options->phase, "Phases to measure: prefill, decode or all")
       ->check(CLI::IsMember({"prefill", "decode", "all"}))

@@ -10,15 +10,16 @@
 
 namespace tandem::launcher {
 
-absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(rank::RankRuntime& runtime,
-                                                              const plan::ModelWork& work,
-                                                              int64_t max_batch,
-                                                              int64_t decode_tokens) {
-  std::unique_ptr<BenchFront> front(new BenchFront(runtime, work, decode_tokens));
+absl::StatusOr<std::unique_ptr<BenchFront>> BenchFront::Start(
+    rank::RankRuntime& runtime, const plan::ModelWork& work, int64_t max_batch,
+    int64_t decode_tokens, engine::SpeculationOptions speculation) {
+  std::unique_ptr<BenchFront> front(
+      new BenchFront(runtime, work, decode_tokens, speculation.max_drafts));
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   // The load guard must not shrink the batch.
   config.load_guard.kv_high = config.load_guard.fragmentation_high = 1;
   config.max_num_seqs = static_cast<int32_t>(max_batch);
+  config.speculation = speculation;
   config.max_queue = static_cast<int32_t>(max_batch + 1);
   TANDEM_ASSIGN_OR_RETURN(front->engine_, engine::Engine::Create(config, &front->executor_,
                                                                  {.timer = runtime.timer()}));
@@ -120,23 +121,34 @@ absl::StatusOr<BenchRun> BenchFront::Decode(const BenchPoint& point) {
   TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, /*max_tokens=*/1, nothing,
                                   [](size_t, const engine::Event&) { return true; }));
   std::vector<int64_t> made(static_cast<size_t>(point.batch), 0);
+  std::vector<int64_t> before;  // made when the measurement began
   std::optional<Mark> begin, end;
-  TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed, ExtraTokens(decode_tokens_),
-                                  nothing, [&](size_t index, const engine::Event& event) {
-                                    made[index] += static_cast<int64_t>(event.token_ids.size());
-                                    // In a step, the event of the last sequence comes last.
-                                    if (index + 1 < made.size() || end) return !end;
-                                    if (!begin) {
-                                      if (*std::min_element(made.begin(), made.end()) >= 2)
-                                        begin = Now();
-                                    } else if (executor_.done().steps - begin->work.steps ==
-                                               decode_tokens_) {
-                                      end = Now();
-                                    }
-                                    return !end;
-                                  }));
+  int64_t tokens = 0;
+  const auto on_event = [&](size_t index, const engine::Event& event) {
+    made[index] += static_cast<int64_t>(event.token_ids.size());
+    // In a step, the events of the last sequence come last.
+    if (index + 1 < made.size() || end) return !end;
+    if (!begin) {
+      if (*std::min_element(made.begin(), made.end()) < 2) return true;
+      begin = Now();
+      before = made;
+      return true;
+    }
+    int64_t slowest = decode_tokens_;
+    tokens = 0;
+    for (size_t i = 0; i < made.size(); ++i) {
+      slowest = std::min(slowest, made[i] - before[i]);
+      tokens += made[i] - before[i];
+    }
+    if (slowest >= decode_tokens_) end = Now();
+    return !end;
+  };
+  TANDEM_RETURN_IF_ERROR(RunBatch(point.batch, point.context, seed,
+                                  ExtraTokens(decode_tokens_, max_drafts_), nothing, on_event));
   if (!end) return absl::InternalError("bench: a sequence ended before it was measured");
-  return Between(*begin, *end);
+  BenchRun run = Between(*begin, *end);
+  run.tokens = tokens;  // not the drafts that were wrong
+  return run;
 }
 
 }  // namespace tandem::launcher

@@ -20,21 +20,29 @@ class BenchFront {
   // tokens in a timed run.
   static absl::StatusOr<std::unique_ptr<BenchFront>> Start(rank::RankRuntime& runtime,
                                                            const plan::ModelWork& work,
-                                                           int64_t max_batch,
-                                                           int64_t decode_tokens);
+                                                           int64_t max_batch, int64_t decode_tokens,
+                                                           engine::SpeculationOptions speculation);
 
   // Times one run; prompts are random ids. Prefill: from the moment when all requests are queued to
-  // the first token of the last one; every run has new prompts. Decode: `decode_tokens` steps of
-  // all sequences, once each has generated two tokens; runs of a context repeat their prompts, so
-  // that the prefix cache has them from the second run on.
+  // the first token of the last one; every run has new prompts. Decode: until each sequence has
+  // generated `decode_tokens` tokens more, once each has generated two; without drafts that is one
+  // token of all sequences in each step. Runs of a context repeat their prompts, so that the prefix
+  // cache has them from the second run on.
   absl::StatusOr<BenchRun> Run(const BenchPoint& point);
 
-  // Tokens that a decoding sequence needs in addition to its context.
-  static int64_t ExtraTokens(int64_t decode_tokens) { return decode_tokens + 16; }
+  // Tokens that a decoding sequence needs in addition to its context: with drafts, one may be far
+  // ahead of the others.
+  static int64_t ExtraTokens(int64_t decode_tokens, int64_t max_drafts) {
+    return decode_tokens * (1 + max_drafts) + 16;
+  }
 
  private:
-  BenchFront(rank::RankRuntime& runtime, const plan::ModelWork& work, int64_t decode_tokens)
-      : runtime_(runtime), executor_(runtime.runner(), work), decode_tokens_(decode_tokens) {}
+  BenchFront(rank::RankRuntime& runtime, const plan::ModelWork& work, int64_t decode_tokens,
+             int64_t max_drafts)
+      : runtime_(runtime),
+        executor_(runtime.runner(), work),
+        decode_tokens_(decode_tokens),
+        max_drafts_(max_drafts) {}
 
   // The counters at one moment of a run; read and written on the engine's thread.
   struct Mark {
@@ -57,6 +65,7 @@ class BenchFront {
   rank::RankRuntime& runtime_;
   plan::CountingExecutor executor_;
   const int64_t decode_tokens_;
+  const int64_t max_drafts_;
   std::unique_ptr<engine::Engine> engine_;
   uint64_t prefill_runs_ = 0;
 };

@@ -139,7 +139,9 @@ std::string AnswerJson(const std::vector<Choice>& choices, const v1::GenerateRes
   }
   answer["usage"] = {{"prompt_tokens", last.usage().prompt_tokens()},
                      {"completion_tokens", last.usage().completion_tokens()},
-                     {"cached_prompt_tokens", last.usage().cached_prompt_tokens()}};
+                     {"cached_prompt_tokens", last.usage().cached_prompt_tokens()},
+                     {"draft_tokens", last.usage().draft_tokens()},
+                     {"accepted_draft_tokens", last.usage().accepted_draft_tokens()}};
   answer["timings"] = {{"queue_seconds", Seconds(last.timings().queue())},
                        {"prefill_seconds", Seconds(last.timings().prefill())},
                        {"decode_seconds", Seconds(last.timings().decode())}};

@@ -80,6 +80,7 @@ rank::RankOutcome Generate(rank::JoinedWorld& joined, const GenerateOptions& opt
   job.sampling = options.sampling;
   job.json = options.json;
   job.logits_file = options.logits_file;
+  job.speculation = RankOptionsOf(options.model).speculation;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
   const absl::Status read =
       joined.rank() == 0 ? ReadPrompt(options, job, tokenizer) : absl::OkStatus();
@@ -120,6 +121,7 @@ int RunGenerateRank(const GenerateOptions& options) {
 CLI::App* AddGenerate(CLI::App& parent, GenerateOptions* options) {
   CLI::App* app = parent.add_subcommand("generate", "Answer one prompt and exit");
   AddModelOptions(app, &options->model);
+  AddSpeculate(app, &options->model, "auto");
   AddTrace(app, &options->model);
   AddPrompt(app, &options->prompt);
   AddSamplingOptions(app, &options->sampling);

@@ -65,6 +65,8 @@ absl::StatusOr<GenerateResult> GenerateAnswer(rank::RankRuntime& runtime, const 
   LogitsRecorder recorder(runtime.runner(), logits_file.is_open() ? &logits_file : nullptr);
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = 1;
+  // The file has the rows of sampled positions alone.
+  if (job.logits_file.empty()) config.speculation = job.speculation;
   TANDEM_ASSIGN_OR_RETURN(const auto engine,
                           engine::Engine::Create(config, &recorder, {.timer = runtime.timer()}));
 
@@ -91,6 +93,8 @@ absl::StatusOr<GenerateResult> GenerateAnswer(rank::RankRuntime& runtime, const 
     result.finish_reason = server::FinishReasonName(answer.finish());
     result.prompt_tokens = event.prompt_tokens;
     result.cached_prompt_tokens = event.cached_prompt_tokens;
+    result.draft_tokens = event.draft_tokens;
+    result.accepted_draft_tokens = event.accepted_draft_tokens;
     result.queue_seconds = event.timings.queue_seconds;
     result.prefill_seconds = event.timings.prefill_seconds;
     result.decode_seconds = event.timings.decode_seconds;
@@ -124,7 +128,9 @@ std::string GenerateJson(const GenerateResult& result, const std::vector<rank::R
   json["usage"] = {{"prompt_tokens", result.prompt_tokens},
                    {"completion_tokens", result.token_ids.size()},
                    {"total_tokens", result.prompt_tokens + result.token_ids.size()},
-                   {"cached_prompt_tokens", result.cached_prompt_tokens}};
+                   {"cached_prompt_tokens", result.cached_prompt_tokens},
+                   {"draft_tokens", result.draft_tokens},
+                   {"accepted_draft_tokens", result.accepted_draft_tokens}};
   json["timings"] = {{"queue_seconds", result.queue_seconds},
                      {"prefill_seconds", result.prefill_seconds},
                      {"decode_seconds", result.decode_seconds}};

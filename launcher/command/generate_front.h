@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "runtime/engine/sampling_request.h"
+#include "runtime/engine/speculation_options.h"
 #include "runtime/rank/rank_runtime.h"
 #include "runtime/text/tokenizer/tokenizer.h"
 
@@ -17,6 +18,7 @@ struct GenerateJob {
   engine::SamplingRequest sampling;                 // unset fields come from generation_config.json
   bool json = false;        // print one object at the end; otherwise text as it is generated
   std::string logits_file;  // raw fp32 [sampled positions, vocab]; empty: none
+  engine::SpeculationOptions speculation;
 };
 
 // The answer: what the JSON object has, without the reports of the ranks.
@@ -26,6 +28,7 @@ struct GenerateResult {
   std::string finish_reason;
   int32_t prompt_tokens = 0;
   int32_t cached_prompt_tokens = 0;
+  int32_t draft_tokens = 0, accepted_draft_tokens = 0;
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
   uint64_t logits_hash = 0;
 };

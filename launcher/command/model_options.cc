@@ -2,6 +2,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "launcher/command/option_checks.h"
 #include "runtime/rank/host_list.h"
 
@@ -130,6 +133,23 @@ void AddTrace(CLI::App* app, ModelOptions* options) {
                   "Write a timeline of all ranks to this file, for Perfetto");
 }
 
+void AddSpeculate(CLI::App* app, ModelOptions* options, const char* standard) {
+  options->speculate = standard;
+  app->add_option(
+         "--speculate", options->speculate,
+         "Compute tokens ahead that followed the same text before: auto (on CPUs, where it "
+         "saves time), off, or the most tokens ahead, 1 to 32. No answer depends on it")
+      ->check([](const std::string& text) {
+        int32_t drafts = 0;
+        if (text == "auto" || text == "off" ||
+            (absl::SimpleAtoi(text, &drafts) && drafts >= 1 && drafts <= engine::kMostDrafts)) {
+          return std::string();
+        }
+        return absl::StrCat("found ", text, ", expected auto, off or 1 to ", engine::kMostDrafts);
+      })
+      ->capture_default_str();
+}
+
 void CheckModelOptions(const ModelOptions& options) {
   if (options.weights == "stream" && options.device == "cpu" && options.packed_cache.empty()) {
     throw CLI::ValidationError("--weights stream",
@@ -137,6 +157,22 @@ void CheckModelOptions(const ModelOptions& options) {
                                "from its file");
   }
 }
+
+namespace {
+
+// On GPUs a step's launches are recorded for one token a sequence: drafts there only when asked
+// for.
+engine::SpeculationOptions SpeculationOf(const ModelOptions& options) {
+  if (options.speculate == "off") return {};
+  if (options.speculate == "auto") {
+    return {.max_drafts = options.device == "cpu" ? engine::kAutoDrafts : 0, .adaptive = true};
+  }
+  engine::SpeculationOptions speculation = {.adaptive = false};
+  TANDEM_CHECK(absl::SimpleAtoi(options.speculate, &speculation.max_drafts));
+  return speculation;
+}
+
+}  // namespace
 
 rank::RankOptions RankOptionsOf(const ModelOptions& options) {
   rank::RankOptions rank;
@@ -156,6 +192,7 @@ rank::RankOptions RankOptionsOf(const ModelOptions& options) {
   rank.kv_memory = options.kv_memory;
   rank.max_num_seqs = options.max_num_seqs;
   rank.max_batched_tokens = options.max_batched_tokens;
+  rank.speculation = SpeculationOf(options);
   rank.bind = options.bind;
   rank.collectives = options.collectives == "shm"   ? parallel::CollectivesChoice::kShm
                      : options.collectives == "mpi" ? parallel::CollectivesChoice::kMpi

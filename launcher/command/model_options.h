@@ -33,6 +33,7 @@ struct ModelOptions {
   int64_t max_batched_tokens = 512;
   // Seconds that the other ranks wait for a rank to start and load.
   double start_timeout = 1800;
+  std::string speculate = "off";         // off, auto, or the most drafts; see AddSpeculate
   std::string trace_file;                // only serve, generate and bench; empty: none
   std::string collectives = "auto";      // auto, shm, mpi
   std::string gpu_collectives = "auto";  // auto, nccl, peer, staged
@@ -45,6 +46,8 @@ void AddModel(CLI::App* app, std::string* model);
 // callback of its own calls CheckModelOptions there.
 void AddModelOptions(CLI::App* app, ModelOptions* options);
 void AddTrace(CLI::App* app, ModelOptions* options);
+// --speculate, for commands that generate; `standard` is its default.
+void AddSpeculate(CLI::App* app, ModelOptions* options, const char* standard);
 
 // Throws CLI::ValidationError for options that contradict each other.
 void CheckModelOptions(const ModelOptions& options);

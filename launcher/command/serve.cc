@@ -96,6 +96,7 @@ rank::RankOutcome ServeUntilDrained(parallel::MpiWorld* world, rank::RankRuntime
   engine::EngineConfig config = rank::EngineConfigOf(runtime);
   config.max_num_seqs = static_cast<int32_t>(options.model.max_num_seqs);
   config.max_queue = static_cast<int32_t>(options.max_queue);
+  config.speculation = RankOptionsOf(options.model).speculation;
   config.load_guard = LoadGuardOptionsOf(options.load_guard);
   engine::EngineHooks hooks = rank::EngineHooksOf(runtime, HeartbeatInterval(options));
   engine::EngineMetrics metrics;
@@ -282,6 +283,7 @@ void AddConnections(CLI::App* app, ServeOptions* options) {
 CLI::App* AddServe(CLI::App& parent, ServeOptions* options) {
   CLI::App* app = parent.add_subcommand("serve", "Serve the model over gRPC");
   AddModelOptions(app, &options->model);
+  AddSpeculate(app, &options->model, "auto");
   AddTrace(app, &options->model);
   AddLoadGuard(app, &options->load_guard);
   AddLatencyWatch(app, &options->load_guard);

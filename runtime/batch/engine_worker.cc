@@ -18,6 +18,7 @@ namespace {
 engine::EngineConfig ConfigOf(const EngineWorker::Setup& setup) {
   engine::EngineConfig config = rank::EngineConfigOf(setup.runtime);
   config.max_num_seqs = static_cast<int32_t>(setup.options.rank.max_num_seqs);
+  config.speculation = setup.options.rank.speculation;
   config.load_guard = setup.options.watch;
   // Nobody waits for a single row: its latency is no reason for an alarm.
   config.load_guard.latency_warning = config.load_guard.latency_alarm =

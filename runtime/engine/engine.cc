@@ -29,16 +29,18 @@ Engine::Engine(EngineConfig config, StepExecutor* executor, EngineHooks hooks)
       hooks_(std::move(hooks)),
       scheduler_(config_),
       sampler_(config_.vocab_size, config_.eos_token_ids),
-      load_guard_(config_.load_guard, scheduler_.max_running(), hooks_.on_load_guard) {
+      load_guard_(config_.load_guard, scheduler_.max_running(), hooks_.on_load_guard),
+      speculation_(config_.speculation) {
   const auto tokens = static_cast<size_t>(config_.max_batched_tokens);
-  const auto rows = static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_batched_tokens));
+  const auto sequences =
+      static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_batched_tokens));
+  const auto rows = static_cast<size_t>(MaxRows(config_));
   for (auto* array : {&plan_.token_ids, &plan_.positions, &plan_.slot_mapping}) {
     array->reserve(tokens);
   }
-  for (auto* array : {&plan_.cu_seqlens_q, &plan_.context_lens, &plan_.logits_indices}) {
-    array->reserve(rows + 1);
-  }
-  plan_.block_tables.reserve(rows * BlocksFor(config_.max_model_len));
+  for (auto* array : {&plan_.cu_seqlens_q, &plan_.context_lens}) array->reserve(sequences + 1);
+  plan_.logits_indices.reserve(rows);
+  plan_.block_tables.reserve(sequences * BlocksFor(config_.max_model_len));
   plan_.sampling.reserve(rows);
   for (auto* array : {&chosen_, &fetched_}) array->reserve(rows);
   // Not cleared: a small batch touches only its own rows of what may be 32 MiB.
@@ -213,6 +215,10 @@ void Engine::Admit() {
       auto choice = std::make_unique<OpenChoice>(open.get(), index, next_arrival_++);
       if (request.sampling.logits_hash) choice->logits_hash.emplace();
       for (const int32_t id : request.output_ids) choice->Append(id);
+      choice->max_drafts = config_.speculation.max_drafts;
+      if (request.sampling.speculate >= 0) {
+        choice->max_drafts = std::min(choice->max_drafts, request.sampling.speculate);
+      }
       scheduler_.Add(choice.get());
       open->choices.push_back(std::move(choice));
       ++choices;

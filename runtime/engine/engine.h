@@ -30,6 +30,7 @@
 #include "runtime/engine/load_guard.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/scheduler.h"
+#include "runtime/engine/speculation.h"
 #include "runtime/engine/step_executor.h"
 #include "runtime/engine/step_plan.h"
 
@@ -99,7 +100,8 @@ class Engine : public EngineClient {
   // Asks the load guard and carries out what it decides, before a step is scheduled.
   void ApplyLoadGuard(Clock::time_point now);
   absl::Status Step();
-  SampleInput InputOf(const ScheduledSequence& entry) const;  // without logits
+  // Without logits. Of the token after the known ones and the first `drafts` drafts.
+  SampleInput InputOf(const ScheduledSequence& entry, int32_t drafts) const;
   // Fills the plan's sampling requests if the executor's ranks can survey rows.
   void RequestSurveys();
   // Chooses tokens from the surveys, into chosen_, and fetches the rows for which they do not
@@ -109,7 +111,10 @@ class Engine : public EngineClient {
   void NoteRanksAnswered();
   // Writes the step that has just been computed to the metrics.
   void RecordStepMetrics();
-  void Accept(const ScheduledSequence& entry, Clock::time_point now);
+  // Samples after the known tokens, and on after each draft that the sampled token equals.
+  void AcceptRows(const ScheduledSequence& entry, Clock::time_point now);
+  // Samples from one of the entry's rows and reports the token. False: the choice has ended.
+  bool Accept(const ScheduledSequence& entry, int32_t row, Clock::time_point now);
   void EndRequest(OpenRequest& request, FinishReason reason, const absl::Status& status);
   void EndAll(const absl::Status& status);
   // Ends a choice, with an event unless its sink asked for the end. The last choice takes the
@@ -151,8 +156,9 @@ class Engine : public EngineClient {
   Scheduler scheduler_;
   Sampler sampler_;
   LoadGuard load_guard_;
+  Speculation speculation_;
   StepPlan plan_;
-  std::unique_ptr<float[]> logits_;  // [max running, vocab]
+  std::unique_ptr<float[]> logits_;  // [max rows, vocab]
   std::vector<int32_t> chosen_;      // [rows]: the token, or -1: sample from the row's logits
   std::vector<int32_t> fetched_;     // rows whose logits were fetched after the step
   std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;

@@ -51,6 +51,11 @@ absl::Status CheckEngineConfig(const EngineConfig& config) {
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_num_seqs", config.max_num_seqs, 1));
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_batched_tokens", config.max_batched_tokens, 1));
   TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_queue", config.max_queue, 1));
+  if (config.max_rows > 0) {
+    TANDEM_RETURN_IF_ERROR(CheckAtLeast("max_rows", config.max_rows,
+                                        std::min(config.max_num_seqs, config.max_batched_tokens)));
+  }
+  TANDEM_RETURN_IF_ERROR(CheckAtLeast("speculation", config.speculation.max_drafts, 0));
   if (const absl::Status status = CheckLoadGuardOptions(config.load_guard); !status.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("engine config: ", std::string(status.message())));

@@ -39,7 +39,7 @@ struct Timings {
   double decode_seconds = 0;   // first token to last
 };
 
-// The news of one choice after one step. At most one event per choice and step.
+// The news of one choice: one event for each new token, and one for an end without a token.
 struct Event {
   RequestId request = 0;
   int32_t choice = 0;
@@ -54,6 +54,8 @@ struct Event {
   int32_t prompt_tokens = 0;
   int32_t cached_prompt_tokens = 0;  // found in the prefix cache
   int32_t completion_tokens = 0;
+  int32_t draft_tokens = 0;           // that steps computed ahead
+  int32_t accepted_draft_tokens = 0;  // of them: those that became tokens of the answer
   Timings timings;
   uint64_t logits_hash = 0;  // if SamplingParams::logits_hash asks for it
 };
@@ -84,6 +86,8 @@ struct EngineStats {
   int64_t cached_prompt_tokens = 0;
   int64_t looked_up_prompt_tokens = 0;  // searched in the prefix cache, at a choice's first step
   int64_t generated_tokens = 0;
+  int64_t draft_tokens = 0;           // computed ahead
+  int64_t accepted_draft_tokens = 0;  // of them: those that became tokens of answers
   int64_t requests_finished = 0;
   LoadGuardStats load_guard;
 };

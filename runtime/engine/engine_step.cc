@@ -34,7 +34,8 @@ void Engine::ApplyLoadGuard(Clock::time_point now) {
 
 absl::Status Engine::Step() {
   ApplyLoadGuard(Clock::now());
-  TANDEM_CHECK(scheduler_.Schedule(plan_));
+  const bool speculates = config_.speculation.max_drafts > 0;
+  TANDEM_CHECK(scheduler_.Schedule(plan_, speculates ? &speculation_ : nullptr));
   plan_.kind = StepPlan::Kind::kForward;
   plan_.sequence_number = static_cast<uint64_t>(work_.steps);
   const Clock::time_point begin = Clock::now();
@@ -64,19 +65,23 @@ absl::Status Engine::Step() {
   RecordStepMetrics();
   scheduler_.Complete();
   const Clock::time_point now = Clock::now();
+  if (speculates) {
+    speculation_.NoteStep(static_cast<int32_t>(plan_.token_ids.size()), Seconds(now - begin));
+  }
   for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    if (entry.logits_row >= 0) Accept(entry, now);
+    if (entry.samples) AcceptRows(entry, now);
   }
   return absl::OkStatus();
 }
 
-SampleInput Engine::InputOf(const ScheduledSequence& entry) const {
+SampleInput Engine::InputOf(const ScheduledSequence& entry, int32_t drafts) const {
   const OpenChoice& choice = ChoiceOf(entry);
   const Request& request = choice.open->request;
   return {.logits = {},
           .params = request.sampling,
           .prompt_ids = choice.prompt_ids(),
-          .output_ids = choice.output_ids(),
+          .output_ids = choice.tokens_and_drafts().subspan(choice.num_prompt_tokens(),
+                                                           choice.num_output_tokens() + drafts),
           .choice = request.first_choice + choice.choice()};
 }
 
@@ -87,10 +92,12 @@ void Engine::RequestSurveys() {
   plan_.sampling.resize(plan_.logits_indices.size());
   bool any = false;
   for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    if (entry.logits_row < 0) continue;
-    kernels::SampleRequest& request = plan_.sampling[entry.logits_row];
-    request = sampler_.MakeRequest(InputOf(entry), surveys->candidates());
-    any |= request.kind != kernels::SampleKind::kWhole;
+    if (!entry.samples) continue;
+    for (int32_t draft = 0; draft <= entry.num_drafts; ++draft) {
+      kernels::SampleRequest& request = plan_.sampling[entry.logits_row + draft];
+      request = sampler_.MakeRequest(InputOf(entry, draft), surveys->candidates());
+      any |= request.kind != kernels::SampleKind::kWhole;
+    }
   }
   if (!any) plan_.sampling.clear();
 }
@@ -101,10 +108,13 @@ absl::Status Engine::ChooseSurveyed() {
   RowSurveys& surveys = *executor_->surveys();
   fetched_.clear();
   for (const ScheduledSequence& entry : scheduler_.scheduled()) {
-    const int32_t row = entry.logits_row;
-    if (row < 0 || plan_.sampling[row].kind == kernels::SampleKind::kWhole) continue;
-    chosen_[row] = sampler_.Choose(InputOf(entry), surveys.Of(row));
-    if (chosen_[row] < 0) fetched_.push_back(row);
+    if (!entry.samples) continue;
+    for (int32_t draft = 0; draft <= entry.num_drafts; ++draft) {
+      const int32_t row = entry.logits_row + draft;
+      if (plan_.sampling[row].kind == kernels::SampleKind::kWhole) continue;
+      chosen_[row] = sampler_.Choose(InputOf(entry, draft), surveys.Of(row));
+      if (chosen_[row] < 0) fetched_.push_back(row);
+    }
   }
   if (fetched_.empty()) return absl::OkStatus();
   return surveys.FetchRows(fetched_, {logits_.get(), chosen_.size() * config_.vocab_size});
@@ -127,21 +137,42 @@ void Engine::RecordStepMetrics() {
   }
 }
 
-void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
+void Engine::AcceptRows(const ScheduledSequence& entry, Clock::time_point now) {
+  OpenChoice& choice = ChoiceOf(entry);
+  choice.draft_tokens += entry.num_drafts;
+  work_.draft_tokens += entry.num_drafts;
+  int32_t kept = 0;
+  for (;;) {
+    const int32_t draft =
+        choice.num_drafts() > 0 ? choice.tokens_and_drafts()[choice.num_tokens()] : -1;
+    if (!Accept(entry, /*row=*/kept, now)) return;  // the choice has ended and may be gone
+    if (choice.tokens().back() != draft) break;
+    ++kept;
+    ++choice.accepted_draft_tokens;
+    ++work_.accepted_draft_tokens;
+    scheduler_.KeepDraft(&choice);
+  }
+  if (choice.max_drafts == 0) return;
+  speculation_.NoteDrafts(choice, entry.num_drafts, kept);
+  scheduler_.DropDrafts(&choice);
+  if (!choice.draft_index) choice.draft_index.emplace();
+}
+
+bool Engine::Accept(const ScheduledSequence& entry, int32_t row, Clock::time_point now) {
   OpenChoice& choice = ChoiceOf(entry);
   OpenRequest& open = *choice.open;
   const SamplingParams& params = open.request.sampling;
-  if (const int32_t chosen = chosen_[entry.logits_row]; chosen >= 0) {
+  if (const int32_t chosen = chosen_[entry.logits_row + row]; chosen >= 0) {
     sample_.token_id = chosen;
   } else {
-    SampleInput input = InputOf(entry);
-    input.logits = {logits_.get() + size_t(entry.logits_row) * config_.vocab_size,
+    SampleInput input = InputOf(entry, 0);
+    input.logits = {logits_.get() + size_t(entry.logits_row + row) * config_.vocab_size,
                     static_cast<size_t>(config_.vocab_size)};
     if (choice.logits_hash) choice.logits_hash->Update(input.logits);
     const absl::Status status = sampler_.Run(input, &sample_);
     if (!status.ok()) {
       Finish(open, choice, FinishReason::kError, status, /*emit=*/true);
-      return;
+      return false;
     }
   }
   choice.Append(sample_.token_id);
@@ -168,7 +199,9 @@ void Engine::Accept(const ScheduledSequence& entry, Clock::time_point now) {
     Finish(open, choice, FinishReason::kStop, absl::OkStatus(), /*emit=*/false);
   } else {
     choice.new_token = -1;
+    return true;
   }
+  return false;
 }
 
 void Engine::Finish(OpenRequest& open, OpenChoice& choice, FinishReason reason,
@@ -205,6 +238,8 @@ bool Engine::Emit(OpenRequest& open, OpenChoice& choice, FinishReason reason,
   event_.prompt_tokens = choice.num_prompt_tokens();
   event_.cached_prompt_tokens = choice.cached_prompt_tokens;
   event_.completion_tokens = choice.num_output_tokens();
+  event_.draft_tokens = choice.draft_tokens;
+  event_.accepted_draft_tokens = choice.accepted_draft_tokens;
   event_.logits_hash = choice.logits_hash ? choice.logits_hash->Digest() : 0;
   const Clock::time_point now = Clock::now();
   const bool ran = choice.first_step_taken;

@@ -36,6 +36,8 @@ struct OpenChoice : Sequence {
   Clock::time_point first_step;
   Clock::time_point first_token;
   Clock::time_point last_token;
+  int32_t draft_tokens = 0;           // computed
+  int32_t accepted_draft_tokens = 0;  // part of the answer
   // Of the current step.
   int32_t new_token = -1;
   bool ended_by_token = false;

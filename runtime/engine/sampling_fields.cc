@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "kernels/base/check.h"
+#include "runtime/engine/speculation_options.h"
 
 namespace tandem::engine {
 namespace {
@@ -96,6 +97,11 @@ constexpr SamplingField kFields[] = {
      .option = SamplingOption::kOnDemand,
      // There it is a flag, or a number under another name.
      .in_openai_rows = false},
+    {.name = "speculate",
+     .value = Int{&Request::speculate, &SamplingParams::speculate},
+     .range = {.lowest = 0, .highest = kMostDrafts, .words = "0 (off) to 32"},
+     .help = "Most drafts of a step; the answer does not depend on it",
+     .option = SamplingOption::kOnDemand},
 };
 
 }  // namespace

@@ -25,6 +25,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   int32_t n = 1;             // choices; they share the prompt's blocks
   int32_t logprobs = -1;     // -1: none; k: the chosen token's and the top k
+  int32_t speculate = -1;    // most drafts in one step; -1: as the engine has it
   bool logits_hash = false;  // hash the raw logits of each sampled position
 };
 

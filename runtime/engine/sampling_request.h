@@ -29,6 +29,7 @@ struct SamplingRequest {
   std::vector<std::string> stop;
   std::optional<bool> include_stop;
   std::optional<int32_t> logprobs;
+  std::optional<int32_t> speculate;
 };
 
 }  // namespace tandem::engine

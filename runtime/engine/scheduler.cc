@@ -24,6 +24,7 @@ void InsertByArrival(std::vector<Sequence*>& list, Sequence* sequence) {
 Scheduler::Scheduler(const EngineConfig& config)
     : config_(config),
       most_running_(std::min(config.max_num_seqs, config.max_batched_tokens)),
+      most_rows_(MaxRows(config)),
       admission_blocks_(static_cast<int32_t>(config.load_guard.kv_high * config.num_blocks)),
       max_running_(most_running_),
       prefix_cache_(config.num_blocks),
@@ -83,7 +84,7 @@ int32_t Scheduler::Compact(int32_t max_moves) {
   return static_cast<int32_t>(moves.size());
 }
 
-bool Scheduler::Schedule(StepPlan& plan) {
+bool Scheduler::Schedule(StepPlan& plan, DraftSource* drafts) {
   plan.Clear();
   scheduled_.clear();
   preempted_ = false;
@@ -123,22 +124,39 @@ bool Scheduler::Schedule(StepPlan& plan) {
 
   TANDEM_CHECK(scheduled_.empty() == (running_.empty() && waiting_.empty()));
   if (scheduled_.empty()) return false;
+  if (drafts != nullptr && budget > 0 && !preempted_) TakeDrafts(*drafts, budget);
+  for (ScheduledSequence& entry : scheduled_) {
+    if (!entry.samples) continue;
+    entry.logits_row = num_rows_;
+    num_rows_ += 1 + entry.num_drafts;
+  }
   FillPlan(plan);
   moves_.clear();
   return true;
 }
 
 void Scheduler::Complete() {
-  for (const ScheduledSequence& entry : scheduled_) {
-    Sequence& sequence = *entry.sequence;
-    sequence.num_computed_tokens += entry.num_tokens;
-    if (!config_.enable_prefix_cache) continue;
-    const int32_t full = sequence.num_computed_tokens / kBlockSize;
-    for (int32_t& i = sequence.num_published_blocks; i < full; ++i) {
-      sequence.published = prefix_cache_.Insert(
-          sequence.published, sequence.tokens().subspan(size_t{kBlockSize} * i, kBlockSize),
-          sequence.block_table[i]);
-    }
+  for (const ScheduledSequence& entry : scheduled_) Advance(*entry.sequence, entry.num_tokens);
+}
+
+void Scheduler::KeepDraft(Sequence* sequence) { Advance(*sequence, 1); }
+
+void Scheduler::DropDrafts(Sequence* sequence) {
+  sequence->KeepDrafts(0);
+  while (static_cast<int32_t>(sequence->block_table.size()) > BlocksFor(sequence->num_tokens())) {
+    block_manager_.Release(sequence->block_table.back());
+    sequence->block_table.pop_back();
+  }
+}
+
+void Scheduler::Advance(Sequence& sequence, int32_t count) {
+  sequence.num_computed_tokens += count;
+  if (!config_.enable_prefix_cache) return;
+  const int32_t full = sequence.num_computed_tokens / kBlockSize;
+  for (int32_t& i = sequence.num_published_blocks; i < full; ++i) {
+    sequence.published = prefix_cache_.Insert(
+        sequence.published, sequence.tokens().subspan(size_t{kBlockSize} * i, kBlockSize),
+        sequence.block_table[i]);
   }
 }
 
@@ -242,14 +260,34 @@ void Scheduler::FreeBlocks(Sequence* sequence) {
 }
 
 void Scheduler::Take(Sequence* sequence, int32_t num_tokens) {
-  int32_t row = -1;
-  if (num_tokens == sequence->num_uncomputed_tokens()) row = num_rows_++;
-  scheduled_.push_back({.sequence = sequence, .num_tokens = num_tokens, .logits_row = row});
+  scheduled_.push_back({.sequence = sequence,
+                        .num_tokens = num_tokens,
+                        .samples = num_tokens == sequence->num_uncomputed_tokens()});
+}
+
+void Scheduler::TakeDrafts(DraftSource& drafts, int32_t budget) {
+  int32_t rows = most_rows_;
+  for (const ScheduledSequence& entry : scheduled_) rows -= entry.samples ? 1 : 0;
+  if (rows <= 0) return;
+  drafts.AddDrafts(scheduled_, budget, rows);
+  for (ScheduledSequence& entry : scheduled_) {
+    Sequence& sequence = *entry.sequence;
+    const auto needed = [&] { return BlocksFor(sequence.num_tokens() + sequence.num_drafts()); };
+    // One block stays for each running sequence, as after an admission.
+    while (static_cast<int32_t>(sequence.block_table.size()) < needed() &&
+           block_manager_.num_available() > num_running()) {
+      sequence.block_table.push_back(block_manager_.Allocate());
+    }
+    const auto held = static_cast<int32_t>(sequence.block_table.size());
+    sequence.KeepDrafts(std::max(held * kBlockSize - sequence.num_tokens(), 0));
+    entry.num_drafts = sequence.num_drafts();
+  }
 }
 
 void Scheduler::FillPlan(StepPlan& plan) const {
   for (const ScheduledSequence& entry : scheduled_) {
-    const int32_t context = entry.sequence->num_computed_tokens + entry.num_tokens;
+    const int32_t context =
+        entry.sequence->num_computed_tokens + entry.num_tokens + entry.num_drafts;
     plan.max_blocks = std::max(plan.max_blocks, BlocksFor(context));
   }
   for (const BlockMove& move : moves_) {
@@ -260,9 +298,9 @@ void Scheduler::FillPlan(StepPlan& plan) const {
   for (const ScheduledSequence& entry : scheduled_) {
     const Sequence& sequence = *entry.sequence;
     const int32_t begin = sequence.num_computed_tokens;
-    const int32_t context = begin + entry.num_tokens;
+    const int32_t context = begin + entry.num_tokens + entry.num_drafts;
     for (int32_t position = begin; position < context; ++position) {
-      plan.token_ids.push_back(sequence.tokens()[position]);
+      plan.token_ids.push_back(sequence.tokens_and_drafts()[position]);
       plan.positions.push_back(position);
       plan.slot_mapping.push_back(sequence.block_table[position / kBlockSize] * kBlockSize +
                                   position % kBlockSize);
@@ -273,8 +311,9 @@ void Scheduler::FillPlan(StepPlan& plan) const {
     const auto first = sequence.block_table.begin();
     plan.block_tables.insert(plan.block_tables.end(), first, first + BlocksFor(context));
     plan.block_tables.resize(plan.context_lens.size() * static_cast<size_t>(plan.max_blocks), -1);
-    if (entry.logits_row >= 0) {
-      plan.logits_indices.push_back(static_cast<int32_t>(plan.token_ids.size()) - 1);
+    if (!entry.samples) continue;
+    for (int32_t row = entry.num_drafts; row >= 0; --row) {
+      plan.logits_indices.push_back(static_cast<int32_t>(plan.token_ids.size()) - 1 - row);
     }
   }
 }

@@ -4,7 +4,9 @@
 // A step has at most max_batched_tokens tokens. They are given out in order of arrival:
 //  1. decode: running sequences that lack one token;
 //  2. prefill: running sequences that lack more, one chunk each;
-//  3. admission: waiting sequences, each with its first chunk, until one does not fit.
+//  3. admission: waiting sequences, each with its first chunk, until one does not fit;
+//  4. drafts, if there is a source of them: tokens that a sequence may have next (speculation.h).
+//     They only take tokens, rows of logits and blocks that nobody else needs now.
 //
 // Admission takes the blocks for all known tokens of a sequence at once, and leaves one spare block
 // for every running sequence; so only decode can run out of blocks. Then the scheduler pre-empts
@@ -42,8 +44,19 @@ namespace tandem::engine {
 // What one step does for one sequence.
 struct ScheduledSequence {
   Sequence* sequence = nullptr;
-  int32_t num_tokens = 0;   // computed in this step, from num_computed_tokens on
-  int32_t logits_row = -1;  // its row of the step's logits; -1: known tokens remain
+  int32_t num_tokens = 0;   // known ones computed in this step, from num_computed_tokens on
+  bool samples = false;     // no known tokens remain: the next one is sampled
+  int32_t num_drafts = 0;   // computed after the known ones
+  int32_t logits_row = -1;  // if it samples: its first row of the step's logits, one more per draft
+};
+
+// Where drafts come from.
+class DraftSource {
+ public:
+  virtual ~DraftSource() = default;
+  // Adds drafts (Sequence::AddDraft) to sequences that sample, at most so many in all.
+  virtual void AddDrafts(std::span<const ScheduledSequence> scheduled, int32_t tokens_left,
+                         int32_t rows_left) = 0;
 };
 
 class Scheduler {
@@ -71,12 +84,18 @@ class Scheduler {
   int32_t Compact(int32_t max_moves);
 
   // Fills the arrays of `plan` (kind and sequence number are the caller's).
-  // False, with no tokens, exactly when there are no sequences.
-  bool Schedule(StepPlan& plan);
+  // False, with no tokens, exactly when there are no sequences. `drafts` may be null.
+  bool Schedule(StepPlan& plan, DraftSource* drafts = nullptr);
 
-  // The step that Schedule last described has been computed: its tokens are in
-  // the KV cache and full blocks can be shared.
+  // The step that Schedule last described has been computed: its known tokens are in the KV cache
+  // and full blocks can be shared.
   void Complete();
+
+  // After Complete: the sequence's first draft has become a known token (Sequence::Append), so what
+  // the step has computed for it holds.
+  void KeepDraft(Sequence* sequence);
+  // After Complete: the drafts that are left were wrong. Frees the blocks that only they needed.
+  void DropDrafts(Sequence* sequence);
 
   // Of the last Schedule, in the order of the plan.
   std::span<const ScheduledSequence> scheduled() const { return scheduled_; }
@@ -99,10 +118,15 @@ class Scheduler {
   void MatchPrefix(const Sequence& sequence, PrefixCache::Chain* last);
   void FreeBlocks(Sequence* sequence);
   void Take(Sequence* sequence, int32_t num_tokens);
+  // Step 4. Drafts for which there are no spare blocks are dropped again.
+  void TakeDrafts(DraftSource& drafts, int32_t budget);
+  // `count` more tokens of the sequence are in the KV cache.
+  void Advance(Sequence& sequence, int32_t count);
   void FillPlan(StepPlan& plan) const;
 
   const EngineConfig config_;
   const int32_t most_running_;      // what the configuration allows
+  const int32_t most_rows_;         // of logits in one step
   const int32_t admission_blocks_;  // that may be held after an admission, if other sequences run
   int32_t max_running_;             // now
   PrefixCache prefix_cache_;

@@ -44,6 +44,7 @@ std::string SetupOf(const RankOptions& options, const OpenedModel& opened) {
        absl::StrCat("--kv-memory ", options.kv_memory),
        absl::StrCat("--max-num-seqs ", options.max_num_seqs),
        absl::StrCat("--max-batched-tokens ", options.max_batched_tokens),
+       absl::StrCat("--speculate ", options.speculation.max_drafts),
        absl::StrCat(options.packed_cache.empty() ? "no " : "a ", "packed cache"),
        absl::StrCat("--weights ", options.stream_weights ? "stream" : "resident"),
        absl::StrCat("--collectives ", static_cast<int>(options.collectives)),

@@ -10,6 +10,7 @@ engine::EngineConfig EngineConfigOf(const RankRuntime& runtime) {
   config.max_model_len = static_cast<int32_t>(runtime.max_model_len());
   config.num_blocks = static_cast<int32_t>(runtime.num_blocks());
   config.max_batched_tokens = static_cast<int32_t>(runtime.max_batched_tokens());
+  config.max_rows = static_cast<int32_t>(runtime.max_rows());
   config.eos_token_ids = runtime.eos_token_ids();
   return config;
 }

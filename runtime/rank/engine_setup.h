@@ -11,7 +11,7 @@
 namespace tandem::rank {
 
 // What the model and its memory allow. The caller sets what a command decides: max_num_seqs (at
-// most RankOptions::max_num_seqs), max_queue and the watch.
+// most RankOptions::max_num_seqs), max_queue, the load guard and the speculation.
 engine::EngineConfig EngineConfigOf(const RankRuntime& runtime);
 
 // Logs what the load guard does, uses the runtime's timer, and in a world of several ranks sends

@@ -10,6 +10,7 @@
 #include "parallel/collectives.h"
 #include "parallel/step_timer.h"
 #include "parallel/timeouts.h"
+#include "runtime/engine/speculation_options.h"
 #include "runtime/rank/cpu_binding.h"
 
 namespace tandem::rank {
@@ -31,7 +32,8 @@ struct RankOptions {
   int64_t used_context = 0;       // tokens of the longest sequence of this job; 0: not known
   uint64_t kv_memory = 0;         // bytes of KV cache on each rank; 0: what the plan leaves
   int64_t max_num_seqs = 64;
-  int64_t max_rows = 0;  // rows of logits in one step; 0: max_num_seqs
+  int64_t max_rows = 0;  // rows of logits in one step; 0: max_num_seqs, or what drafts need
+  engine::SpeculationOptions speculation;
   int64_t max_batched_tokens = 512;
   bool bind = true;  // bind each thread to a core of its own
   // Where other worlds run on this host: which part of its CPUs and of its memory is this world's.

@@ -59,6 +59,7 @@ class RankRuntime {
   int64_t num_blocks() const { return size_.decoder.num_blocks; }
   int64_t max_model_len() const { return size_.max_model_len; }
   int64_t max_batched_tokens() const { return size_.decoder.max_tokens; }
+  int64_t max_rows() const { return size_.decoder.max_rows; }  // of logits in one step
 
   // Rank 0 runs steps on all ranks with it.
   engine::ModelRunner& runner() { return *runner_; }

@@ -155,9 +155,12 @@ StepSizes StepSizesOf(const RankOptions& options, const loader::ModelConfig& con
     // A job's tokens need no larger step than they are.
     sizes.tokens = std::min(sizes.tokens, options.used_context * options.max_num_seqs);
   }
-  // Every row of logits and every sequence has a token in the step.
-  sizes.rows =
-      std::min(sizes.tokens, options.max_rows > 0 ? options.max_rows : options.max_num_seqs);
+  // Every row of logits and every sequence has a token in the step. Drafts use the rows that other
+  // sequences leave; a sequence alone has room for all of its drafts.
+  const int64_t rows = options.max_rows > 0 ? options.max_rows
+                                            : std::max<int64_t>(options.max_num_seqs,
+                                                                1 + options.speculation.max_drafts);
+  sizes.rows = std::min(sizes.tokens, rows);
   sizes.sequences = std::min(sizes.tokens, options.max_num_seqs);
   sizes.sequence_blocks = (sizes.context + model::kBlockSize - 1) / model::kBlockSize;
   sizes.useful_blocks = sizes.sequence_blocks * options.max_num_seqs;

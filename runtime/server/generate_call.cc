@@ -155,6 +155,8 @@ void GenerateCall::FinishChoiceLocked(const engine::Event& event, Choice& choice
   ChoiceDoneLocked(choice);
   usage_.set_prompt_tokens(event.prompt_tokens);
   usage_.set_completion_tokens(usage_.completion_tokens() + event.completion_tokens);
+  usage_.set_draft_tokens(usage_.draft_tokens() + event.draft_tokens);
+  usage_.set_accepted_draft_tokens(usage_.accepted_draft_tokens() + event.accepted_draft_tokens);
   // The other choices find the prompt in the cache because the first has put it there.
   if (event.choice == 0) {
     usage_.set_cached_prompt_tokens(event.cached_prompt_tokens);

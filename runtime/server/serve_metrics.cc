@@ -123,6 +123,11 @@ void AddStats(const engine::EngineStats& stats, Families& out) {
   count(stats.prompt_tokens);
   out.Counter("generation_tokens_total", "Tokens generated.");
   count(stats.generated_tokens);
+  out.Counter("spec_decode_num_draft_tokens_total", "Tokens computed ahead (--speculate).");
+  count(stats.draft_tokens);
+  out.Counter("spec_decode_num_accepted_tokens_total",
+              "Those of them that became tokens of answers.");
+  count(stats.accepted_draft_tokens);
   out.Counter("prefix_cache_queries_total",
               "Prompt tokens of choices that began, looked for in the prefix cache.");
   count(stats.looked_up_prompt_tokens);

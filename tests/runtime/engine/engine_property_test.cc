@@ -1,7 +1,7 @@
 // Random requests through random engines against Oracle: the tokens and the
 // hash of all logits depend on a request alone, not on batch companions, chunk
-// size, block pool, pre-emption, prefix cache, cancels or what the load guard does
-// around it, nor on whether rows of logits come whole or are surveyed by ranks.
+// size, block pool, pre-emption, prefix cache, cancels, drafts or what the load guard
+// does around it, nor on whether rows of logits come whole or are surveyed by ranks.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -36,6 +36,9 @@ Request RandomRequest(std::mt19937& random, int32_t max_prompt, int32_t max_toke
   params.ignore_eos = random() % 2 == 0;
   params.n = random() % 3 == 0 ? static_cast<int32_t>(1 + random() % 4) : 1;
   params.logits_hash = random() % 2 == 0;
+  // Answers that repeat themselves: drafts are often right.
+  if (random() % 3 == 0) params.logit_bias = {{7, 60.0f}, {8, 60.0f}};
+  params.speculate = static_cast<int32_t>(random() % 6) - 1;
   return request;
 }
 
@@ -65,6 +68,10 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
     default:
       break;
   }
+  config.speculation.max_drafts = random() % 3 == 0 ? 0 : static_cast<int32_t>(1 + random() % 8);
+  config.speculation.adaptive = random() % 3 == 0;
+  config.max_rows =
+      random() % 2 == 0 ? 0 : config.max_num_seqs + static_cast<int32_t>(random() % 20);
   FakeExecutor executor(config);
   if (seed % 2 == 0) {
     const auto cut = static_cast<int32_t>(seed / 2 % (kVocab + 1));
@@ -114,6 +121,7 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
       EXPECT_EQ(choice.tokens, expected.tokens);
       EXPECT_EQ(choice.last.finish, expected.finish) << choice.last.status;
       EXPECT_EQ(choice.last.logits_hash, expected.logits_hash);
+      EXPECT_LE(choice.last.accepted_draft_tokens, choice.last.draft_tokens);
       EXPECT_EQ(choice.last.prompt_tokens, static_cast<int32_t>(each.request.prompt_ids.size()));
     }
   }
@@ -128,6 +136,8 @@ void RunRound(uint32_t seed, int32_t pool, bool cancels, EngineStats* totals) {
   totals->load_guard.batch_reductions += stats.load_guard.batch_reductions;
   totals->load_guard.batch_growths += stats.load_guard.batch_growths;
   totals->cached_prompt_tokens += stats.cached_prompt_tokens;
+  totals->draft_tokens += stats.draft_tokens;
+  totals->accepted_draft_tokens += stats.accepted_draft_tokens;
 }
 
 class EnginePropertyTest : public testing::TestWithParam<bool> {};
@@ -140,6 +150,8 @@ TEST_P(EnginePropertyTest, OutputsDependOnTheRequestAlone) {
   // The rounds would prove little if these never happened.
   EXPECT_GT(totals.preemptions, 20);
   EXPECT_GT(totals.cached_prompt_tokens, 1000);
+  EXPECT_GT(totals.accepted_draft_tokens, 1000);
+  EXPECT_GT(totals.draft_tokens, totals.accepted_draft_tokens + 1000);
   EXPECT_GT(totals.load_guard.blocks_moved, 1000);
   EXPECT_GT(totals.load_guard.batch_reductions, 100);
   EXPECT_GT(totals.load_guard.batch_growths, 100);

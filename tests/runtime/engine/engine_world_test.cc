@@ -1,6 +1,6 @@
 // The whole engine over a real model and ranks as threads: what a request gets does not depend on
-// the degree, its company, pre-emption, chunks or the prefix cache. Hashes of logits, compared for
-// equality.
+// the degree, its company, pre-emption, chunks, drafts or the prefix cache. Hashes of logits,
+// compared for equality.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -29,6 +29,7 @@ struct Setting {
   int32_t max_num_seqs = 16;
   int32_t max_batched_tokens = 512;
   bool prefix_cache = true;
+  int32_t drafts = 0;
   kernels::KvDType kv_dtype = kernels::KvDType::kF32;
   engine::LoadGuardOptions watch;
   engine::EngineStats stats;  // out
@@ -80,6 +81,7 @@ std::vector<Answer> Serve(Setting& setting, bool together) {
         config.max_batched_tokens = setting.max_batched_tokens;
         config.enable_prefix_cache = setting.prefix_cache;
         config.load_guard = setting.watch;
+        config.speculation = {.max_drafts = setting.drafts, .adaptive = false};
         auto engine = *engine::Engine::Create(config, &runner);
         const std::vector<engine::Request> requests = Requests(config.vocab_size);
         answers.resize(requests.size());
@@ -145,9 +147,21 @@ TEST_P(EngineWorld, AnswersDependOnTheRequestAlone) {
     EXPECT_EQ(Serve(setting, true), expected) << "TP " << setting.tp;
   }
   for (const bool prefix_cache : {true, false}) {
-    Setting tight = {.tp = 3, .num_blocks = 13, .prefix_cache = prefix_cache, .kv_dtype = kv};
+    Setting tight = {.tp = 3,
+                     .num_blocks = 13,
+                     .prefix_cache = prefix_cache,
+                     .drafts = prefix_cache ? 0 : 3,
+                     .kv_dtype = kv};
     EXPECT_EQ(Serve(tight, true), expected);
     EXPECT_GT(tight.stats.preemptions, 0);
+  }
+  // Drafts, in all rows that are left and in a few.
+  for (const int tp : {1, 2, 5}) {
+    Setting drafted = {
+        .tp = tp, .max_num_seqs = tp == 2 ? 4 : 16, .drafts = 2 * tp, .kv_dtype = kv};
+    EXPECT_EQ(Serve(drafted, tp != 1), expected) << "TP " << tp;
+    EXPECT_GT(drafted.stats.accepted_draft_tokens, 0);
+    EXPECT_GT(drafted.stats.draft_tokens, drafted.stats.accepted_draft_tokens);
   }
   // The load guard moves blocks and sequences about.
   for (const int tp : {1, 3}) {

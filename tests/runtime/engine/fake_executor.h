@@ -150,6 +150,7 @@ class FakeExecutor : public StepExecutor, private RowSurveys {
     if (absl::Status status = parsed_.Parse(message); !status.ok()) return status;
     const model::StepInput in = parsed_.Input();
     if (in.num_tokens() > config_.max_batched_tokens || in.num_sequences() > config_.max_num_seqs ||
+        in.num_rows() > MaxRows(config_) ||
         logits.size() != size_t(in.num_rows()) * config_.vocab_size) {
       return absl::InternalError("the plan breaks the configured bounds");
     }
@@ -180,17 +181,16 @@ class FakeExecutor : public StepExecutor, private RowSurveys {
         }
         const uint64_t previous = position == 0 ? 0 : kv_.at(slot(position - 1));
         kv_.at(slot(position)) = KvOf(previous, in.token_ids[t], position);
-      }
-      if (row < in.num_rows() && in.logits_indices[row] == in.cu_seqlens_q[s + 1] - 1) {
+        if (row == in.num_rows() || in.logits_indices[row] != t) continue;
         uint64_t digest = 0;
-        for (int32_t p = 0; p < context; ++p) digest = Mix(digest ^ kv_.at(slot(p)));
+        for (int32_t p = 0; p <= position; ++p) digest = Mix(digest ^ kv_.at(slot(p)));
         const auto out = logits.subspan(size_t(row) * config_.vocab_size, config_.vocab_size);
         FillLogits(digest, out);
-        if (in.token_ids[in.cu_seqlens_q[s + 1] - 1] == nan_token) out[3] = std::nanf("");
+        if (in.token_ids[t] == nan_token) out[3] = std::nanf("");
         ++row;
       }
     }
-    if (row != in.num_rows()) return absl::InternalError("logits_indices is not of last tokens");
+    if (row != in.num_rows()) return absl::InternalError("logits_indices is not ascending");
     return absl::OkStatus();
   }
 
