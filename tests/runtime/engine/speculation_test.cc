@@ -54,7 +54,9 @@ TEST(DraftIndex, GrowsWithTheSequence) {
     for (int32_t k = 0; k < match.length; ++k) {
       ASSERT_EQ(tokens[match.next - 1 - k], tokens[tokens.size() - 1 - k]);
     }
-    if (i > 6000 && i % 7 == 6 && i % 5000 > 10) ASSERT_GE(match.length, 2) << i;
+    if (i > 6000 && i % 7 == 6 && i % 5000 > 10) {
+      ASSERT_GE(match.length, 2) << i;
+    }
   }
 }
 
