@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -24,7 +25,7 @@ using Json = nlohmann::ordered_json;
 using json::Shown;
 
 constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
-constexpr size_t kMaxRenderMemory = size_t{256} << 20;
+constexpr size_t kMaxRenderMemory = size_t{64} << 20;
 
 absl::Status Wrong(absl::string_view field, const nlohmann::json& found,
                    absl::string_view expected) {
@@ -151,7 +152,8 @@ class Reading {
   absl::Status Text(absl::string_view field, const std::string& text) {
     if (reader_.tokenizer == nullptr) return NoTokenizer(field, "prompt_ids");
     if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(field, ": found no text"));
-    TANDEM_ASSIGN_OR_RETURN(row_.prompt_ids, reader_.tokenizer->Encode(text, true));
+    TANDEM_ASSIGN_OR_RETURN(row_.prompt_ids,
+                            server::EncodePrompt(*reader_.tokenizer, text, true, reader_.limits));
     return absl::OkStatus();
   }
 
@@ -173,17 +175,19 @@ class Reading {
     for (const char* name : {"messages", "tools", "add_generation_prompt"}) {
       if (const Json* value = fields.Take(name)) chat[name] = *value;
     }
-    TANDEM_ASSIGN_OR_RETURN(const chat::ChatInputs inputs,
-                            chat::ParseChatInputs(chat.dump(), field));
+    TANDEM_ASSIGN_OR_RETURN(chat::ChatInputs inputs, chat::ParseChatInputs(chat.dump(), field));
+    TANDEM_RETURN_IF_ERROR(chat::CheckChatCounts(inputs, {prefix.data(), prefix.size()}));
     jinja::RenderOptions options;
-    options.max_output_bytes = kMaxRenderedBytes;
+    options.max_output_bytes =
+        std::min(kMaxRenderedBytes, server::MaxTextBytes(reader_.tokenizer, reader_.limits));
     options.max_memory_bytes = kMaxRenderMemory;
-    absl::StatusOr<std::string> prompt = reader_.chat_template->Render(inputs, options);
+    absl::StatusOr<std::string> prompt = reader_.chat_template->Render(std::move(inputs), options);
     if (!prompt.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(field, ": chat template: ", std::string(prompt.status().message())));
     }
-    TANDEM_ASSIGN_OR_RETURN(row_.prompt_ids, reader_.tokenizer->Encode(*prompt, false));
+    TANDEM_ASSIGN_OR_RETURN(
+        row_.prompt_ids, server::EncodePrompt(*reader_.tokenizer, *prompt, false, reader_.limits));
     return absl::OkStatus();
   }
 
@@ -299,6 +303,12 @@ absl::StatusOr<BatchRow> RowReader::Read(std::string_view line, int64_t number,
   row.text = line;
   row.key = RowKey(line);
   row.sampling = defaults;
+  // A list of ids is as long as the context, or refused.
+  const size_t most_values = chat::kMaxJsonValues + limits.max_model_len;
+  if (chat::CountJsonValues(line, most_values) > most_values) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("row: found more than ", most_values, " JSON values, expected fewer"));
+  }
   absl::StatusOr<Json> parsed = chat::ParseOrdered(line, "row");
   if (!parsed.ok()) return parsed.status();
   const Json& object = *parsed;

@@ -12,7 +12,9 @@
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "grpcpp/support/slice.h"
 #include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/base/utf8.h"
+#include "runtime/server/wire_counts.h"
 
 namespace tandem::server {
 namespace {
@@ -95,6 +97,7 @@ void SilenceUtf8Errors() {
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
   message->Clear();
   if (!bytes.Valid()) return absl::OkStatus();
+  TANDEM_RETURN_IF_ERROR(CheckCounts(CountFields(bytes, *message->GetDescriptor())));
   SilenceUtf8Errors();
   grpc::ByteBuffer buffer(bytes);  // shares the memory
   {

@@ -8,7 +8,9 @@
 
 namespace tandem::server {
 
-// INVALID_ARGUMENT for bytes that are no such message ("malformed tandem.v1.GenerateRequest:
+// INVALID_ARGUMENT for more messages, parts, values and fields than CheckCounts allows (before any
+// memory is taken for them), for bytes that are no such message ("malformed
+// tandem.v1.GenerateRequest:
 // ...") and for a string field that is not UTF-8, named with the offset of the first bad byte.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
 

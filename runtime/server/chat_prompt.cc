@@ -16,9 +16,6 @@ using Json = nlohmann::ordered_json;
 using google::protobuf::Struct;
 using google::protobuf::Value;
 
-// The size of a request is bounded, what a template makes of it is not.
-constexpr size_t kMaxRenderedBytes = size_t{16} << 20;
-constexpr size_t kMaxRenderMemory = size_t{256} << 20;
 constexpr double kMaxExactInteger = 9007199254740992.0;  // 2^53
 
 Json ToJson(const Struct& fields);
@@ -59,7 +56,16 @@ Json ToJson(const Struct& fields) {
   return object;
 }
 
-absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field) {
+// `values_left` is what may follow in this and later texts of the request.
+absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field,
+                               size_t* values_left) {
+  const size_t values = chat::CountJsonValues(text, *values_left);
+  if (values > *values_left) {
+    return engine::FieldError(
+        field, absl::StrCat("more JSON values than allowed: at most ", chat::kMaxJsonValues,
+                            " in all texts of the request"));
+  }
+  *values_left -= values;
   absl::StatusOr<Json> parsed = chat::ParseOrdered(text, field);
   if (!parsed.ok()) {
     std::string what(parsed.status().message());
@@ -73,7 +79,8 @@ absl::StatusOr<Json> ParseList(const std::string& text, const std::string& field
   return list;
 }
 
-absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::string& field) {
+absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::string& field,
+                                   size_t* values_left) {
   if (message.role().empty()) {
     return engine::FieldError(absl::StrCat(field, ".role"), "empty, allowed: a name");
   }
@@ -93,8 +100,9 @@ absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::st
   if (message.has_name()) json["name"] = message.name();
   if (message.has_tool_call_id()) json["tool_call_id"] = message.tool_call_id();
   if (message.has_tool_calls_json()) {
-    TANDEM_ASSIGN_OR_RETURN(json["tool_calls"], ParseList(message.tool_calls_json(),
-                                                          absl::StrCat(field, ".tool_calls_json")));
+    TANDEM_ASSIGN_OR_RETURN(
+        json["tool_calls"],
+        ParseList(message.tool_calls_json(), absl::StrCat(field, ".tool_calls_json"), values_left));
   }
   return json;
 }
@@ -102,19 +110,27 @@ absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::st
 }  // namespace
 
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
-                                       const chat::ChatTemplate& chat_template) {
+                                       const chat::ChatTemplate& chat_template,
+                                       const RenderBudget& budget) {
   if (prompt.messages().empty()) {
     return engine::FieldError("messages.messages", "empty, allowed: at least 1 message");
   }
+  size_t values_left = chat::kMaxJsonValues;
   chat::ChatInputs inputs;
   for (int i = 0; i < prompt.messages_size(); ++i) {
     TANDEM_ASSIGN_OR_RETURN(
-        Json message,
-        MessageToJson(prompt.messages(i), absl::StrCat("messages.messages[", i, "]")));
+        Json message, MessageToJson(prompt.messages(i), absl::StrCat("messages.messages[", i, "]"),
+                                    &values_left));
     inputs.messages.push_back(std::move(message));
   }
   if (prompt.has_tools_json()) {
-    TANDEM_ASSIGN_OR_RETURN(inputs.tools, ParseList(prompt.tools_json(), "messages.tools_json"));
+    TANDEM_ASSIGN_OR_RETURN(inputs.tools,
+                            ParseList(prompt.tools_json(), "messages.tools_json", &values_left));
+    if (inputs.tools.size() > chat::kMaxTools) {
+      return engine::FieldError(
+          "messages.tools_json",
+          absl::StrCat(inputs.tools.size(), " tools, allowed: at most ", chat::kMaxTools));
+    }
   }
   if (prompt.has_add_generation_prompt()) {
     inputs.add_generation_prompt = prompt.add_generation_prompt();
@@ -127,15 +143,15 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
     }
   }
   jinja::RenderOptions options;
-  options.max_output_bytes = kMaxRenderedBytes;
-  options.max_memory_bytes = kMaxRenderMemory;
-  absl::StatusOr<std::string> rendered = chat_template.Render(inputs, options);
-  if (!rendered.ok()) {
-    // A limit too: the same request would meet it again, so no status that asks for a retry.
-    return engine::FieldError("messages",
-                              absl::StrCat("chat template: ", rendered.status().message()));
-  }
-  return rendered;
+  options.max_output_bytes = budget.output_bytes;
+  options.max_memory_bytes = budget.memory_bytes;
+  absl::StatusOr<std::string> rendered = chat_template.Render(std::move(inputs), options);
+  if (rendered.ok()) return rendered;
+  // A limit too: the same request would meet it again, so no status that asks for a retry.
+  return engine::FieldError(
+      "messages",
+      absl::StrCat("chat template: ", rendered.status().message(),
+                   absl::IsResourceExhausted(rendered.status()) ? budget.output_limit_reason : ""));
 }
 
 }  // namespace tandem::server

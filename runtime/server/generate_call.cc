@@ -32,13 +32,26 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(RequestMetrics* metrics,
   return call;
 }
 
+void GenerateCall::Prepare(std::optional<engine::Clock::time_point> deadline,
+                           std::function<void()> abandon) {
+  std::lock_guard lock(mutex_);
+  deadline_ = deadline;
+  abandon_ = std::move(abandon);
+}
+
+bool GenerateCall::ended() const {
+  std::lock_guard lock(mutex_);
+  return end_.has_value();
+}
+
 void GenerateCall::Start(engine::EngineClient* engine, engine::Request request, StopTexts stops,
                          const tokenizer::Tokenizer* tokenizer) {
   {
     std::lock_guard lock(mutex_);
+    if (end_.has_value()) return;
     engine_ = engine;
     tokenizer_ = tokenizer;
-    deadline_ = request.deadline;
+    request.deadline = deadline_;
     choices_.resize(request.sampling.n);
     open_choices_ = choices_.size();
     for (size_t i = 0; i < choices_.size(); ++i) {
@@ -280,6 +293,12 @@ void GenerateCall::AdvanceLocked() {
 void GenerateCall::CancelInEngine() {
   engine::EngineClient* engine = nullptr;
   engine::RequestId id = 0;
+  std::function<void()> abandon;
+  {
+    std::lock_guard lock(mutex_);
+    abandon.swap(abandon_);
+  }
+  if (abandon) abandon();
   {
     std::lock_guard lock(mutex_);
     // Without an id Submit has not returned, and Start will come here again.

@@ -36,9 +36,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static std::shared_ptr<GenerateCall> Create(RequestMetrics* metrics,
                                               std::function<void(GenerateCall*)> on_done);
 
-  // Hands the request to the engine; its refusal ends the stream. `engine` must live until
-  // on_done, and so must `tokenizer`, which is null for a model without one (then there are no
-  // stop texts). Once only.
+  // Until Start: `deadline` says what kind of end a cancellation is, `abandon` is called once the
+  // call has ended, on any thread. Before any other thread knows the call.
+  void Prepare(std::optional<engine::Clock::time_point> deadline, std::function<void()> abandon);
+
+  // How the call ends is decided: nothing more needs to be done for it. Any thread.
+  bool ended() const;
+
+  // Hands the request to the engine, unless the call has ended; its refusal ends the stream.
+  // `engine` must live until on_done, and so must `tokenizer`, which is null for a model without
+  // one (then there are no stop texts). Once only.
   void Start(engine::EngineClient* engine, engine::Request request, StopTexts stops,
              const tokenizer::Tokenizer* tokenizer);
 
@@ -92,7 +99,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const std::function<void(GenerateCall*)> on_done_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  std::function<void()> abandon_;
   engine::EngineClient* engine_ = nullptr;
   std::optional<engine::RequestId> request_id_;  // once Submit has returned
   std::optional<engine::Clock::time_point> deadline_;

@@ -1,14 +1,16 @@
 // tandem.v1.InferenceService: Generate, Tokenize, Detokenize, GetModel, GetServerStatus. It lives
 // as long as the process; until SetModel every call gets UNAVAILABLE.
 //
-// Threads: the methods run on gRPC's threads, with validation and tokenization; the rest of the
-// public interface may be called from any thread. Destroy the service, the engine and the tokenizer
-// only after the gRPC server has ended.
+// Threads: the methods run on gRPC's threads. They admit a call, and a PreparationPool parses,
+// renders and tokenizes. The rest of the public interface may be called from any thread. Destroy
+// the service, the engine and the tokenizer only after the gRPC server has ended.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <unordered_set>
@@ -18,6 +20,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "runtime/server/bearer_tokens.h"
 #include "runtime/server/generate_call.h"
+#include "runtime/server/prepare_request.h"
 #include "runtime/server/request_metrics.h"
 #include "runtime/server/served_model.h"
 #include "tandem/v1/inference.grpc.pb.h"
@@ -37,8 +40,10 @@ using RawInferenceService = v1::InferenceService::WithRawCallbackMethod_Generate
 class GenerateService final : public internal::RawInferenceService {
  public:
   // `metrics` outlives the service. `tokens` may be null: then any client may call.
-  explicit GenerateService(RequestMetrics* metrics, std::unique_ptr<BearerTokens> tokens = nullptr)
-      : metrics_(metrics), tokens_(std::move(tokens)) {}
+  // `preparation_bytes`: see PreparationPool.
+  explicit GenerateService(RequestMetrics* metrics, std::unique_ptr<BearerTokens> tokens = nullptr,
+                           uint64_t preparation_bytes = kDefaultPreparationBytes)
+      : metrics_(metrics), tokens_(std::move(tokens)), pool_(preparation_bytes) {}
   ~GenerateService() override;
 
   // Calls are served from now on. Once only.
@@ -55,6 +60,10 @@ class GenerateService final : public internal::RawInferenceService {
 
   // Ends every open stream with this status.
   void EndAll(const absl::Status& status);
+
+  // Nothing uses the engine or the tokenizer for a new request any more. After the gRPC server has
+  // ended, since calls that wait for their tokens are not answered.
+  void StopPreparing();
 
   size_t open_streams() const;
 
@@ -80,6 +89,15 @@ class GenerateService final : public internal::RawInferenceService {
   // every admitted call.
   absl::Status Admit(const std::shared_ptr<GenerateCall>& call);
   void Remove(GenerateCall* call);
+  // RESOURCE_EXHAUSTED if those that wait in the engine and those that are being prepared fill the
+  // engine's queue. The engine itself has the last word.
+  absl::Status CheckQueue(const engine::EngineClient& engine) const;
+
+  using PooledAnswer = absl::Status (*)(const grpc::ByteBuffer& bytes, const ServedModel& model,
+                                        PreparationPool::Memory& memory, grpc::ByteBuffer* out);
+  grpc::ServerUnaryReactor* AnswerInPool(const grpc::CallbackServerContext& context,
+                                         const grpc::ByteBuffer* received,
+                                         grpc::ByteBuffer* response, PooledAnswer answer);
 
   absl::Status Authorize(const grpc::CallbackServerContext& context) const;
   // The model for a call that is allowed; see Model.
@@ -94,6 +112,8 @@ class GenerateService final : public internal::RawInferenceService {
   absl::Status stopped_;  // OK: new calls are welcome
   bool ended_ = false;    // by EndAll
   std::unordered_set<std::shared_ptr<GenerateCall>> calls_;
+  std::atomic<int64_t> preparing_{0};  // Generate calls between admission and the engine
+  PreparationPool pool_;               // last: its threads use the rest
 };
 
 }  // namespace tandem::server

@@ -29,7 +29,7 @@ ServeFront::ServeFront(ServeFrontOptions options, std::unique_ptr<DrainSignals> 
       signals_(std::move(signals)),
       metrics_(options_.info),
       health_({v1::InferenceService::service_full_name()}),
-      service_(metrics_.requests(), std::move(tokens)) {}
+      service_(metrics_.requests(), std::move(tokens), options_.preparation_bytes) {}
 
 absl::StatusOr<std::unique_ptr<ServeFront>> ServeFront::Start(
     ServeFrontOptions options, std::unique_ptr<DrainSignals> signals) {
@@ -150,6 +150,7 @@ void ServeFront::StopWhenAsked() {
   }
   health_.Shutdown();
   server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  service_.StopPreparing();
   // Last, that the drain can be watched; before the engine goes, which it asks.
   if (metrics_server_ != nullptr) metrics_server_->Stop();
   if (options_.on_stopped) options_.on_stopped();

@@ -44,6 +44,8 @@ struct ServeFrontOptions {
   // open.
   std::string auth_token_file;
   std::chrono::milliseconds drain_timeout{30'000};
+  // What requests may hold together until they are tokens; see PreparationPool.
+  uint64_t preparation_bytes = kDefaultPreparationBytes;
   // SIGTERM means that the world ends now (mpirun sends it when a rank has died): open streams get
   // UNAVAILABLE while there is time. If false, SIGTERM starts a drain.
   bool sigterm_is_loss = false;

@@ -92,17 +92,46 @@ absl::Status CheckTokenIds(std::span<const int32_t> ids, int32_t vocab_size, con
   return absl::OkStatus();
 }
 
+absl::Status PromptTooLong(std::string_view found, const engine::EngineLimits& limits) {
+  return engine::FieldError(
+      "prompt", absl::StrCat(std::string(found), ", allowed: at most ", limits.max_model_len - 1,
+                             " (the context is ", limits.max_model_len, " tokens)"));
+}
+
+size_t MaxCountedTokens(const engine::EngineLimits& limits) {
+  constexpr size_t kBeyondContext = 65536;
+  return limits.max_model_len + kBeyondContext;
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const tokenizer::Tokenizer& tokenizer,
+                                                  std::string_view text, bool add_special_tokens,
+                                                  const engine::EngineLimits& limits) {
+  const size_t most = MaxCountedTokens(limits);
+  absl::StatusOr<std::vector<int32_t>> ids =
+      tokenizer.Encode(text, add_special_tokens, tokenizer::SpecialTokensInText::kParse, most);
+  if (ids.ok()) return ids;
+  if (absl::IsOutOfRange(ids.status())) {
+    return PromptTooLong(absl::StrCat("more than ", most, " tokens"), limits);
+  }
+  // A pattern that gives up does so again: no status that asks for a retry.
+  if (absl::IsResourceExhausted(ids.status())) {
+    return engine::FieldError("prompt", std::string(ids.status().message()));
+  }
+  return ids.status();
+}
+
+size_t MaxTextBytes(const tokenizer::Tokenizer* tokenizer, const engine::EngineLimits& limits) {
+  const int64_t longest = tokenizer == nullptr ? 0 : tokenizer->longest_token();
+  return longest == 0 ? SIZE_MAX : static_cast<size_t>(limits.max_model_len * longest);
+}
+
 absl::Status CheckPrompt(std::span<const int32_t> prompt_ids, const engine::EngineLimits& limits) {
   if (prompt_ids.empty()) {
     return engine::FieldError("prompt", "empty, allowed: at least 1 token");
   }
   // Length first: it is the cheaper check and the commoner mistake.
   const auto size = static_cast<int64_t>(prompt_ids.size());
-  if (size >= limits.max_model_len) {
-    return engine::FieldError(
-        "prompt", absl::StrCat(size, " tokens, allowed: at most ", limits.max_model_len - 1,
-                               " (the context is ", limits.max_model_len, " tokens)"));
-  }
+  if (size >= limits.max_model_len) return PromptTooLong(absl::StrCat(size, " tokens"), limits);
   return CheckTokenIds(prompt_ids, limits.vocab_size, "prompt.token_ids");
 }
 

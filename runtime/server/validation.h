@@ -3,8 +3,11 @@
 // functions; errors are engine::FieldErrors, "FIELD: FOUND, allowed: RANGE".
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,12 +15,29 @@
 #include "runtime/engine/sampling_params.h"
 #include "runtime/engine/sampling_request.h"
 #include "runtime/loader/generation_config.h"
+#include "runtime/text/tokenizer/tokenizer.h"
 
 namespace tandem::server {
 
 // A prompt that the engine takes: not empty, ids in [0, vocab_size), shorter than max_model_len so
 // that one token at least can follow.
 absl::Status CheckPrompt(std::span<const int32_t> prompt_ids, const engine::EngineLimits& limits);
+
+// INVALID_ARGUMENT for a prompt of `found`, such as "600 tokens".
+absl::Status PromptTooLong(std::string_view found, const engine::EngineLimits& limits);
+
+// A prompt that is too long is counted exactly up to here.
+size_t MaxCountedTokens(const engine::EngineLimits& limits);
+
+// The tokens of a prompt, by as much work as the context asks for, however long the text is.
+// INVALID_ARGUMENT for one that is too long or that the tokenizer gives up on.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const tokenizer::Tokenizer& tokenizer,
+                                                  std::string_view text, bool add_special_tokens,
+                                                  const engine::EngineLimits& limits);
+
+// No text of more bytes can fit the context; SIZE_MAX where that is not known, or without a
+// tokenizer (null).
+size_t MaxTextBytes(const tokenizer::Tokenizer* tokenizer, const engine::EngineLimits& limits);
 
 // Ids for Detokenize; `field` begins the message.
 absl::Status CheckTokenIds(std::span<const int32_t> ids, int32_t vocab_size, const char* field);

@@ -9,6 +9,69 @@ namespace tandem::chat {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+// Stops where there is one value too many. Syntax errors are left to the parser.
+class ValueCounter {
+ public:
+  explicit ValueCounter(size_t most) : most_(most) {}
+
+  bool null() { return Count(); }
+  bool boolean(bool) { return Count(); }
+  bool number_integer(Json::number_integer_t) { return Count(); }
+  bool number_unsigned(Json::number_unsigned_t) { return Count(); }
+  bool number_float(Json::number_float_t, const std::string&) { return Count(); }
+  bool string(std::string&) { return Count(); }
+  bool binary(Json::binary_t&) { return Count(); }
+  bool start_object(size_t) { return Count(); }
+  bool start_array(size_t) { return Count(); }
+  bool key(std::string&) { return true; }
+  bool end_object() { return true; }
+  bool end_array() { return true; }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
+
+  size_t count() const { return count_; }
+
+ private:
+  bool Count() { return ++count_ <= most_; }
+
+  const size_t most_;
+  size_t count_ = 0;
+};
+
+absl::Status TooMany(std::string_view prefix, const char* field, size_t found, const char* what,
+                     size_t most) {
+  return absl::InvalidArgumentError(absl::StrCat(std::string(prefix), field, ": found ", found, " ",
+                                                 what, ", expected at most ", most));
+}
+
+}  // namespace
+
+absl::Status CheckChatCounts(const ChatInputs& inputs, std::string_view prefix) {
+  if (inputs.messages.size() > kMaxMessages) {
+    return TooMany(prefix, "messages", inputs.messages.size(), "messages", kMaxMessages);
+  }
+  size_t parts = 0;
+  for (const Json& message : inputs.messages) {
+    const auto content = message.find("content");
+    if (content != message.end() && content->is_array()) parts += content->size();
+  }
+  if (parts > kMaxContentParts) {
+    return TooMany(prefix, "messages", parts, "parts of contents in all messages",
+                   kMaxContentParts);
+  }
+  if (inputs.tools.size() > kMaxTools) {
+    return TooMany(prefix, "tools", inputs.tools.size(), "tools", kMaxTools);
+  }
+  return absl::OkStatus();
+}
+
+size_t CountJsonValues(std::string_view text, size_t most) {
+  ValueCounter counter(most);
+  (void)Json::sax_parse(text.begin(), text.end(), &counter);
+  return counter.count();
+}
+
 absl::StatusOr<Json> ParseOrdered(std::string_view text, std::string_view name) {
   // The strict parser refuses what is unsafe or ambiguous; it keeps no order, hence the second.
   const absl::StatusOr<nlohmann::json> checked = json::Parse(text, name);

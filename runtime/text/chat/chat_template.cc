@@ -120,7 +120,7 @@ absl::Status ChatTemplate::Add(const std::string& name, const std::string& text)
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
+absl::StatusOr<std::string> ChatTemplate::Render(ChatInputs inputs,
                                                  const jinja::RenderOptions& options) const {
   if (!inputs.extra.is_null() && !inputs.extra.is_object()) {
     return absl::InvalidArgumentError("extra template variables must be a JSON object");
@@ -134,13 +134,13 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatInputs& inputs,
     return absl::NotFoundError("the model has several chat templates but none named 'default'");
   }
   Json variables = special_tokens_;
-  variables["messages"] = inputs.messages;
+  variables["messages"] = std::move(inputs.messages);
   // Absent tools and documents are None and not undefined, as Transformers passes them.
-  variables["tools"] = inputs.tools;
-  variables["documents"] = inputs.documents;
+  variables["tools"] = std::move(inputs.tools);
+  variables["documents"] = std::move(inputs.documents);
   variables["add_generation_prompt"] = inputs.add_generation_prompt;
   if (inputs.extra.is_object()) {
-    for (const auto& [name, value] : inputs.extra.items()) variables[name] = value;
+    for (auto& [name, value] : inputs.extra.items()) variables[name] = std::move(value);
   }
   return chosen->Render(variables, options);
 }

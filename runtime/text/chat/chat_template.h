@@ -38,9 +38,10 @@ class ChatTemplate {
       std::optional<std::string_view> chat_template_jinja = std::nullopt,
       std::optional<std::string_view> tool_use_jinja = std::nullopt);
 
-  // The prompt. Errors as of Template::Render. Const; any number of threads may call it.
+  // The prompt. Errors as of Template::Render. Const; any number of threads may call it. Inputs
+  // that are moved here are not copied.
   absl::StatusOr<std::string> Render(
-      const ChatInputs& inputs, const jinja::RenderOptions& options = jinja::RenderOptions()) const;
+      ChatInputs inputs, const jinja::RenderOptions& options = jinja::RenderOptions()) const;
 
  private:
   absl::Status ReadSpecialTokens(const nlohmann::ordered_json& config);

@@ -138,6 +138,11 @@ absl::StatusOr<AddedTokens> AddedTokens::FromJson(const std::optional<json::Fiel
   return added;
 }
 
+bool AddedTokens::TakesSpaces() const {
+  return std::any_of(tokens_.begin(), tokens_.end(),
+                     [](const AddedToken& token) { return token.lstrip || token.rstrip; });
+}
+
 const AddedToken* AddedTokens::OfId(int32_t id) const {
   const auto found = index_of_id_.find(id);
   return found == index_of_id_.end() ? nullptr : &tokens_[found->second];
@@ -170,7 +175,7 @@ absl::StatusOr<bool> AddedTokens::IsAlone(std::string_view text, size_t begin, s
 }
 
 absl::Status AddedTokens::Split(std::string_view text, bool normalized, bool parse_special,
-                                RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const {
+                                RegexScratch& scratch, SpanSink sink) const {
   const TokenTrie& trie = normalized ? normalized_ : raw_;
   size_t covered = 0;      // the end of the last span
   size_t white_until = 0;  // white space was seen up to here, so it is scanned once
@@ -200,12 +205,11 @@ absl::Status AddedTokens::Split(std::string_view text, bool normalized, bool par
       if (end >= white_until) white_until = WhiteSpaceAfter(text, end);
       end = white_until;
     }
-    if (covered < begin) spans->push_back({nullptr, covered, begin});
-    spans->push_back({token, begin, end});
+    if (covered < begin) TANDEM_RETURN_IF_ERROR(sink({nullptr, covered, begin}));
+    TANDEM_RETURN_IF_ERROR(sink({token, begin, end}));
     covered = end;
   }
-  if (covered != text.size()) spans->push_back({nullptr, covered, text.size()});
-  return absl::OkStatus();
+  return covered == text.size() ? absl::OkStatus() : sink({nullptr, covered, text.size()});
 }
 
 }  // namespace tandem::tokenizer

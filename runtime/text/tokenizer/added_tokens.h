@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/json_field.h"
@@ -67,13 +68,17 @@ class AddedTokens {
                                               const Bpe& bpe, const Normalizer& normalizer);
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }
+  // Whether some token takes the white space beside it.
+  bool TakesSpaces() const;
   const AddedToken* OfId(int32_t id) const;
   const AddedToken* OfContent(std::string_view content) const;
 
   // Cuts `text` (valid UTF-8) at the tokens with the given `normalized`, in order, as the
-  // reference does. With `parse_special` false the special ones are text.
+  // reference does. With `parse_special` false the special ones are text. An error of `sink` ends
+  // it; `sink` may search with `scratch`.
+  using SpanSink = absl::FunctionRef<absl::Status(const AddedTokenSpan&)>;
   absl::Status Split(std::string_view text, bool normalized, bool parse_special,
-                     RegexScratch& scratch, std::vector<AddedTokenSpan>* spans) const;
+                     RegexScratch& scratch, SpanSink sink) const;
 
  private:
   absl::StatusOr<AddedToken> ReadToken(const json::Field& field, const Bpe& bpe) const;

@@ -191,6 +191,10 @@ absl::Status Bpe::ReadMerges(const json::Field& merges) {
   return absl::OkStatus();
 }
 
+bool Bpe::HasAllBytes() const {
+  return std::all_of(byte_ids_.begin(), byte_ids_.end(), [](int32_t id) { return id >= 0; });
+}
+
 std::optional<int32_t> Bpe::IdOf(std::string_view token) const {
   if (const std::optional<std::string> bytes = Spelled(token)) {
     const auto found = id_of_bytes_.find(std::string_view(*bytes));

@@ -44,6 +44,8 @@ class Bpe {
   // kBytes: the bytes that the token stands for; kCharacters: its text. `id` must exist. Valid as
   // long as this object.
   std::string_view BytesOf(int32_t id) const { return View(tokens_[id]); }
+  // Whether each byte is a symbol, so that no text is left out.
+  bool HasAllBytes() const;
   // The id of a token as the vocabulary spells it (a space is U+0120 with kBytes).
   std::optional<int32_t> IdOf(std::string_view token) const;
 

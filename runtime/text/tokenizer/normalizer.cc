@@ -232,6 +232,12 @@ absl::StatusOr<std::string> Normalizer::ApplyStep(const Step& step, std::string_
   return out;
 }
 
+bool Normalizer::IsAtMostNfc() const {
+  if (steps_.empty()) return true;
+  const auto* form = std::get_if<NormalForm>(&steps_[0]);
+  return steps_.size() == 1 && form != nullptr && *form == NormalForm::kNfc;
+}
+
 absl::StatusOr<std::string> Normalizer::Apply(std::string_view text) const {
   std::string result(text);
   for (const Step& step : steps_) {

@@ -28,6 +28,8 @@ class Normalizer {
   static absl::StatusOr<Normalizer> FromJson(const json::Field& field);
 
   bool IsIdentity() const { return steps_.empty(); }
+  // Nothing but NFC, which most files that have a normalizer ask for.
+  bool IsAtMostNfc() const;
   absl::StatusOr<std::string> Apply(std::string_view text) const;
 
  private:

@@ -271,6 +271,15 @@ absl::Status PreTokenizer::RunFrom(size_t step, std::string_view text, bool at_s
   if (std::holds_alternative<ToByteLevel>(steps_[step])) {
     return RunFrom(step + 1, TokenOfBytes(text), at_start, scratch, sink);
   }
+  if (const auto* split = std::get_if<Split>(&steps_[step]);
+      split != nullptr && split->behavior == SplitBehavior::kIsolated) {
+    if (const auto* regex = std::get_if<Regex>(&split->pattern)) {
+      // Each span is a piece whatever it is: no list of them, which would be many times the text.
+      return regex->ForEachSpan(text, scratch.regex, [&](const Span& span) {
+        return RunSpan(step, text, span, at_start, scratch, sink);
+      });
+    }
+  }
   std::vector<Span>& spans = scratch.spans[step];
   spans.clear();
   if (const auto* metaspace = std::get_if<Metaspace>(&steps_[step])) {
@@ -302,11 +311,23 @@ absl::Status PreTokenizer::RunSpans(size_t step, std::string_view text, bool at_
                                     PreTokenizerScratch& scratch, Sink sink) const {
   // Later steps write to lists of their own: this one stays as it is.
   for (const Span& span : scratch.spans[step]) {
-    if (span.begin == span.end) continue;
-    TANDEM_RETURN_IF_ERROR(RunFrom(step + 1, text.substr(span.begin, span.end - span.begin),
-                                   at_start && span.begin == 0, scratch, sink));
+    TANDEM_RETURN_IF_ERROR(RunSpan(step, text, span, at_start, scratch, sink));
   }
   return absl::OkStatus();
+}
+
+absl::Status PreTokenizer::RunSpan(size_t step, std::string_view text, const Span& span,
+                                   bool at_start, PreTokenizerScratch& scratch, Sink sink) const {
+  if (span.begin == span.end) return absl::OkStatus();
+  return RunFrom(step + 1, text.substr(span.begin, span.end - span.begin),
+                 at_start && span.begin == 0, scratch, sink);
+}
+
+bool PreTokenizer::KeepsText() const {
+  return std::none_of(steps_.begin(), steps_.end(), [](const Step& step) {
+    const auto* split = std::get_if<Split>(&step);
+    return split != nullptr && split->behavior == SplitBehavior::kRemoved;
+  });
 }
 
 }  // namespace tandem::tokenizer

@@ -51,6 +51,9 @@ class PreTokenizer {
   absl::Status Run(std::string_view text, bool at_start, PreTokenizerScratch& scratch,
                    Sink sink) const;
 
+  // Whether every byte of a text is part of a word.
+  bool KeepsText() const;
+
  private:
   struct Split {
     std::variant<Regex, std::string> pattern;  // a string is searched for as it is
@@ -77,6 +80,8 @@ class PreTokenizer {
   absl::Status AddPattern(const json::Field& field, std::string_view pattern,
                           SplitBehavior behavior, bool invert = false);
   absl::Status RunFrom(size_t step, std::string_view text, bool at_start,
+                       PreTokenizerScratch& scratch, Sink sink) const;
+  absl::Status RunSpan(size_t step, std::string_view text, const Span& span, bool at_start,
                        PreTokenizerScratch& scratch, Sink sink) const;
   absl::Status RunSpans(size_t step, std::string_view text, bool at_start,
                         PreTokenizerScratch& scratch, Sink sink) const;

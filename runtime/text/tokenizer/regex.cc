@@ -125,6 +125,14 @@ int Regex::Search(std::string_view text, size_t from, RegexScratch& scratch, Spa
 
 absl::Status Regex::Split(std::string_view text, RegexScratch& scratch,
                           std::vector<Span>* spans) const {
+  return ForEachSpan(text, scratch, [spans](const Span& span) {
+    spans->push_back(span);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Regex::ForEachSpan(std::string_view text, RegexScratch& scratch,
+                                absl::FunctionRef<absl::Status(const Span&)> sink) const {
   std::string known;
   if (unicode_ == UnicodeOf::kReference) known = WithStandIns(text);
   if (!known.empty()) text = known;
@@ -145,13 +153,12 @@ absl::Status Regex::Split(std::string_view text, RegexScratch& scratch,
       from = match.end + (match.end < text.size() ? NextUtf8(text.substr(match.end)).length : 1);
       continue;
     }
-    if (covered != match.begin) spans->push_back({covered, match.begin, false});
-    spans->push_back(match);
+    if (covered != match.begin) TANDEM_RETURN_IF_ERROR(sink({covered, match.begin, false}));
+    TANDEM_RETURN_IF_ERROR(sink(match));
     from = covered = match.end;
     after_match = true;
   }
-  if (covered != text.size()) spans->push_back({covered, text.size(), false});
-  return absl::OkStatus();
+  return covered == text.size() ? absl::OkStatus() : sink({covered, text.size(), false});
 }
 
 }  // namespace tandem::tokenizer

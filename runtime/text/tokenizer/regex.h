@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -60,6 +61,11 @@ class Regex {
   // spans. An empty match directly after another match is skipped, as the reference does.
   // ResourceExhausted where one search needs more steps or memory than the limits allow.
   absl::Status Split(std::string_view text, RegexScratch& scratch, std::vector<Span>* spans) const;
+
+  // The same spans, one after the other. An error of `sink` ends the search. `sink` may search
+  // with `scratch`.
+  absl::Status ForEachSpan(std::string_view text, RegexScratch& scratch,
+                           absl::FunctionRef<absl::Status(const Span&)> sink) const;
 
  private:
   struct Free {

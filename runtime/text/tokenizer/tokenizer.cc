@@ -18,6 +18,8 @@ namespace {
 // Real files have up to 40 MB.
 constexpr size_t kMaxFileBytes = size_t{512} << 20;
 constexpr size_t kMaxTemplateTokens = 1024;
+// NFC makes one byte of three at most (U+212A is K), and one syllable of three.
+constexpr int64_t kNfcShrinks = 3;
 
 absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -78,6 +80,7 @@ absl::Status Tokenizer::Load(const nlohmann::json& document, std::string_view na
     TANDEM_RETURN_IF_ERROR(LoadPostProcessor(*field));
   }
   FindTexts();
+  MeasureTokens();
   return absl::OkStatus();
 }
 
@@ -157,9 +160,21 @@ absl::Status Tokenizer::LoadTemplate(const json::Field& field) {
   return absl::OkStatus();
 }
 
+absl::Status Tokenizer::Encoding::CheckLength() const {
+  if (ids.size() <= max_tokens) return absl::OkStatus();
+  return absl::OutOfRangeError(
+      absl::StrCat("found more than ", max_tokens, " tokens, expected fewer"));
+}
+
+absl::Status Tokenizer::Encoding::Add(int32_t id) {
+  ids.push_back(id);
+  return CheckLength();
+}
+
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
                                                        bool add_special_tokens,
-                                                       SpecialTokensInText special) const {
+                                                       SpecialTokensInText special,
+                                                       size_t max_tokens) const {
   if (text.size() > kMaxTextBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("found text of ", text.size(), " bytes, expected at most ", kMaxTextBytes));
@@ -169,60 +184,70 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
         "found invalid UTF-8 at byte ", at, " of the text (0x",
         absl::Hex(static_cast<uint8_t>(text[at]), absl::kZeroPad2), "), expected UTF-8"));
   }
-  std::vector<int32_t> ids;
+  Encoding encoding;
+  encoding.special = special;
+  encoding.max_tokens = max_tokens;
+  std::vector<int32_t>& ids = encoding.ids;
   if (add_special_tokens) ids = before_;
   // Tokens that are not to be normalized come first; what lies between them is normalized and
   // looked through for the others. Each piece is normalized by itself.
-  PreTokenizerScratch scratch;
-  std::vector<AddedTokenSpan> spans;
-  TANDEM_RETURN_IF_ERROR(added_.Split(
-      text, /*normalized=*/false, special == SpecialTokensInText::kParse, scratch.regex, &spans));
-  for (const AddedTokenSpan& span : spans) {
-    if (span.token != nullptr) {
-      ids.push_back(span.token->id);
-      continue;
-    }
+  const auto encode = [&](const AddedTokenSpan& span) -> absl::Status {
+    if (span.token != nullptr) return encoding.Add(span.token->id);
     const std::string_view piece = text.substr(span.begin, span.end - span.begin);
     const bool at_start = span.begin == 0;
-    if (normalizer_.IsIdentity()) {
-      TANDEM_RETURN_IF_ERROR(EncodeNormalized(piece, at_start, special, scratch, &ids));
-    } else {
-      TANDEM_ASSIGN_OR_RETURN(const std::string normalized, normalizer_.Apply(piece));
-      TANDEM_RETURN_IF_ERROR(EncodeNormalized(normalized, at_start, special, scratch, &ids));
-    }
-  }
+    if (normalizer_.IsIdentity()) return EncodeNormalized(piece, at_start, encoding);
+    TANDEM_ASSIGN_OR_RETURN(const std::string normalized, normalizer_.Apply(piece));
+    return EncodeNormalized(normalized, at_start, encoding);
+  };
+  TANDEM_RETURN_IF_ERROR(added_.Split(text, /*normalized=*/false,
+                                      special == SpecialTokensInText::kParse,
+                                      encoding.scratch.regex, encode));
   if (add_special_tokens) ids.insert(ids.end(), after_.begin(), after_.end());
-  return ids;
+  TANDEM_RETURN_IF_ERROR(encoding.CheckLength());
+  return std::move(ids);
 }
 
 absl::Status Tokenizer::EncodeNormalized(std::string_view text, bool at_start,
-                                         SpecialTokensInText special, PreTokenizerScratch& scratch,
-                                         std::vector<int32_t>* ids) const {
-  std::vector<AddedTokenSpan> spans;
-  TANDEM_RETURN_IF_ERROR(added_.Split(
-      text, /*normalized=*/true, special == SpecialTokensInText::kParse, scratch.regex, &spans));
-  for (const AddedTokenSpan& span : spans) {
-    if (span.token != nullptr) {
-      ids->push_back(span.token->id);
-    } else {
-      TANDEM_RETURN_IF_ERROR(EncodePlain(text.substr(span.begin, span.end - span.begin),
-                                         at_start && span.begin == 0, scratch, ids));
-    }
-  }
-  return absl::OkStatus();
+                                         Encoding& encoding) const {
+  const auto encode = [&](const AddedTokenSpan& span) {
+    return span.token != nullptr ? encoding.Add(span.token->id)
+                                 : EncodePlain(text.substr(span.begin, span.end - span.begin),
+                                               at_start && span.begin == 0, encoding);
+  };
+  return added_.Split(text, /*normalized=*/true, encoding.special == SpecialTokensInText::kParse,
+                      encoding.scratch.regex, encode);
 }
 
 absl::Status Tokenizer::EncodePlain(std::string_view text, bool at_start,
-                                    PreTokenizerScratch& scratch, std::vector<int32_t>* ids) const {
+                                    Encoding& encoding) const {
   size_t left_out = 0;
-  TANDEM_RETURN_IF_ERROR(pre_tokenizer_.Run(text, at_start, scratch, [&](std::string_view word) {
-    left_out += bpe_.Encode(word, ids);
-    return absl::OkStatus();
-  }));
+  TANDEM_RETURN_IF_ERROR(
+      pre_tokenizer_.Run(text, at_start, encoding.scratch, [&](std::string_view word) {
+        left_out += bpe_.Encode(word, &encoding.ids);
+        return encoding.CheckLength();
+      }));
   if (left_out > 0 && !said_.exchange(true, std::memory_order_relaxed) && on_left_out_) {
     on_left_out_(left_out);
   }
   return absl::OkStatus();
+}
+
+void Tokenizer::MeasureTokens() {
+  // A byte without a token, a piece that is left out, spaces beside an added token: any length of
+  // such text may cost nothing.
+  if (!pre_tokenizer_.has_byte_level() || !bpe_.HasAllBytes() || !normalizer_.IsAtMostNfc() ||
+      !pre_tokenizer_.KeepsText() || added_.TakesSpaces()) {
+    return;
+  }
+  for (int32_t id = 0; id < vocab_size_; ++id) {
+    const auto bytes = TokenBytes(id);
+    if (bytes.ok()) longest_token_ = std::max(longest_token_, static_cast<int64_t>(bytes->size()));
+  }
+  if (!normalizer_.IsIdentity()) longest_token_ *= kNfcShrinks;
+}
+
+int64_t Tokenizer::LeastTokens(size_t bytes) const {
+  return longest_token_ == 0 ? 0 : static_cast<int64_t>(bytes) / longest_token_;
 }
 
 void Tokenizer::BeginWith(int32_t id) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -51,9 +52,17 @@ class Tokenizer {
   // The ids of `text`. `add_special_tokens` adds what the post-processor's template says, e.g. a
   // BOS before. InvalidArgument for text that is not UTF-8 (names the byte's offset) or too long;
   // ResourceExhausted where a pattern of the file gives up on it. NUL is a character like others.
+  // OutOfRange as soon as there are more than `max_tokens`: the work is bounded by that number.
   absl::StatusOr<std::vector<int32_t>> Encode(
       std::string_view text, bool add_special_tokens,
-      SpecialTokensInText special = SpecialTokensInText::kParse) const;
+      SpecialTokensInText special = SpecialTokensInText::kParse,
+      size_t max_tokens = SIZE_MAX) const;
+
+  // A text of so many bytes has at least so many tokens, whatever it says: the bytes divided by
+  // those of the longest token. 0 where that does not hold, as some text may vanish.
+  int64_t LeastTokens(size_t bytes) const;
+  // What that divides by; 0: not known.
+  int64_t longest_token() const { return longest_token_; }
 
   // The exact bytes, which need not be UTF-8 where `ids` begin or end inside a character;
   // Utf8Lossy() of them is what the reference gives. As there, an id without a token has no text: a
@@ -92,11 +101,19 @@ class Tokenizer {
   absl::Status LoadPostProcessor(const json::Field& field);
   absl::Status LoadTemplate(const json::Field& field);
   void FindTexts();
+  void MeasureTokens();
+  // State of one Encode.
+  struct Encoding {
+    SpecialTokensInText special = SpecialTokensInText::kParse;
+    size_t max_tokens = SIZE_MAX;
+    PreTokenizerScratch scratch;
+    std::vector<int32_t> ids;
+    absl::Status CheckLength() const;
+    absl::Status Add(int32_t id);
+  };
   // `at_start`: the text begins where the caller's does.
-  absl::Status EncodePlain(std::string_view text, bool at_start, PreTokenizerScratch& scratch,
-                           std::vector<int32_t>* ids) const;
-  absl::Status EncodeNormalized(std::string_view text, bool at_start, SpecialTokensInText special,
-                                PreTokenizerScratch& scratch, std::vector<int32_t>* ids) const;
+  absl::Status EncodePlain(std::string_view text, bool at_start, Encoding& encoding) const;
+  absl::Status EncodeNormalized(std::string_view text, bool at_start, Encoding& encoding) const;
 
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
@@ -108,6 +125,7 @@ class Tokenizer {
   std::vector<int32_t> after_;
   bool has_template_ = false;
   int32_t vocab_size_ = 0;
+  int64_t longest_token_ = 0;  // bytes of text that one token stands for at most; 0: not known
   std::function<void(size_t)> on_left_out_;
   mutable std::atomic<bool> said_ = false;  // on_left_out_ was called
 };

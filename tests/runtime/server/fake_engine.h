@@ -53,7 +53,12 @@ class FakeEngine final : public engine::EngineClient {
     wake_.notify_all();
   }
 
-  engine::EngineStats Stats() const override { return {}; }
+  engine::EngineStats Stats() const override {
+    engine::EngineStats stats;
+    std::lock_guard lock(mutex_);
+    stats.waiting = waiting_;
+    return stats;
+  }
   engine::EngineLimits Limits() const override { return {kVocabSize, kMaxModelLen, 1024}; }
 
   // Controls, from the test's thread.
@@ -65,6 +70,11 @@ class FakeEngine final : public engine::EngineClient {
   void RefuseWith(absl::Status status) {
     std::lock_guard lock(mutex_);
     refuse_ = std::move(status);
+  }
+  // What Stats says; the limit is 1024.
+  void SetWaiting(int64_t waiting) {
+    std::lock_guard lock(mutex_);
+    waiting_ = waiting;
   }
   // The next event of every request is this error.
   void FailWith(absl::Status status) {
@@ -173,6 +183,7 @@ class FakeEngine final : public engine::EngineClient {
   engine::RequestId next_id_ = 1;
   int64_t allowed_;
   int64_t cancelled_ = 0;
+  int64_t waiting_ = 0;
   absl::Status refuse_;
   absl::Status fail_;
   bool stop_ = false;

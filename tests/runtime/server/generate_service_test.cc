@@ -505,6 +505,124 @@ TEST_F(GenerateServiceTest, ACompressedRequestIsRefusedUnopened) {
   EXPECT_EQ(Generate(TextRequest("x", 1)).status.error_code(), grpc::StatusCode::OK);
 }
 
+TEST_F(GenerateServiceTest, TooManyMessagesPartsAndToolsAreRefusedByName) {
+  UseTemplate(kTemplate);
+  Start();
+  const auto refusal = [this](const v1::GenerateRequest& request) {
+    const Answer answer = Generate(request);
+    EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    return answer.status.error_message();
+  };
+  v1::GenerateRequest request;
+  for (int i = 0; i < 390'000; ++i) request.mutable_messages()->add_messages()->set_role("user");
+  EXPECT_EQ(refusal(request), "messages.messages: 390000 messages, allowed: at most 4096");
+  request = ChatRequest("user", "x");
+  std::string tools = "[{}";
+  for (int i = 0; i < 2000; ++i) tools += ",{}";
+  request.mutable_messages()->set_tools_json(tools + "]");
+  EXPECT_EQ(refusal(request), "messages.tools_json: 2001 tools, allowed: at most 1024");
+  std::string values = "[[0";
+  for (int i = 0; i < 1'000'000; ++i) values += ",0";
+  request.mutable_messages()->set_tools_json(values + "]]");
+  EXPECT_THAT(refusal(request),
+              HasSubstr("messages.tools_json: more JSON values than allowed: at most 32768"));
+  EXPECT_TRUE(engine_->submitted().empty());
+}
+
+TEST_F(GenerateServiceTest, ARenderingLongerThanTheContextEndsEarly) {
+  // The longest token has 4 bytes (</s>), the context 5000 tokens.
+  UseTemplate(
+      "{% for m in messages %}{% for i in range(100000) %}{{ m.content }}{% endfor %}"
+      "{% endfor %}");
+  Start();
+  const Answer answer = Generate(ChatRequest("user", "0123456789"));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(answer.status.error_message(),
+              AllOf(HasSubstr("messages: chat template: line 1: template writes more than 20000 "),
+                    HasSubstr("5000 tokens")));
+}
+
+TEST_F(GenerateServiceTest, APromptThatCannotFitIsRefusedByItsLengthAlone) {
+  Start();
+  const Answer answer = Generate(TextRequest(std::string(4'000'000, 'x'), 1));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(answer.status.error_message(),
+              AllOf(HasSubstr("prompt: at least 1000000 tokens (estimated from 4000000 bytes"),
+                    HasSubstr("allowed: at most 4999")));
+  v1::GenerateRequest request;
+  for (int i = 0; i < 400'000; ++i) request.mutable_token_ids()->add_ids(200);
+  EXPECT_THAT(Generate(request).status.error_message(), HasSubstr("prompt: at least 80000 tokens"));
+}
+
+TEST_F(GenerateServiceTest, AFullQueueIsNoticedBeforeAnyWork) {
+  Start();
+  engine_->SetWaiting(1024);
+  // What would be an error of the text is not looked at.
+  const Answer answer = Generate(TextRequest("", 1));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(answer.status.error_message(), "the queue is full: 1024 of 1024 places are taken");
+  EXPECT_NE(answer.status.error_details(), "");  // RetryInfo
+  engine_->SetWaiting(1023);
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).status.ok());
+}
+
+// A template that takes some tenths of a second.
+constexpr char kSlowTemplate[] =
+    "{% for i in range(20) %}{% for j in range(100000) %}{% endfor %}{% endfor %}x";
+
+TEST_F(GenerateServiceTest, CallsThatEndWhileTheirPromptIsMadeNeverReachTheEngine) {
+  UseTemplate(kSlowTemplate);
+  Start();
+  for (int i = 0; i < 20; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + milliseconds(100));
+    auto reader = stub_->Generate(&context, ChatRequest("user", "x"));
+    if (i % 2 == 0) context.TryCancel();
+    EXPECT_FALSE(Read(reader.get()).status.ok());
+  }
+  EXPECT_TRUE(Eventually([&] { return service_.open_streams() == 0; }));
+  // Those that waited cost nothing.
+  EXPECT_TRUE(Generate(TextRequest("x", 1)).status.ok());
+  EXPECT_EQ(engine_->submitted().size(), 1u);
+}
+
+TEST_F(GenerateServiceTest, ALongErrorIsCutAndSentOnce) {
+  UseTemplate("{{ raise_exception(messages[0].content) }}");
+  Start();
+  std::string content;
+  for (int i = 0; i < 2000; ++i) content += "\u00e9\u20ac";
+  const Answer answer = Generate(ChatRequest("user", content));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("messages: chat template: \u00e9\u20ac"));
+  EXPECT_LE(answer.status.error_message().size(), 1024u);
+  EXPECT_GT(answer.status.error_message().size(), 1000u);
+  EXPECT_EQ(FindInvalidUtf8(answer.status.error_message()), std::string_view::npos);
+  EXPECT_EQ(answer.status.error_details(), "");
+}
+
+TEST_F(GenerateServiceTest, CallsWithoutFieldsTakeFewBytes) {
+  Start();
+  std::string unknown;
+  for (int i = 0; i < 100'000; ++i) unknown += "\x78\x01";
+  for (const char* method : {"GetModel", "GetServerStatus"}) {
+    const grpc::Status status = SendRaw(method, unknown);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(status.error_message(), "request: 200000 bytes, allowed: at most 16384");
+    EXPECT_TRUE(SendRaw(method, unknown.substr(0, 100)).ok());
+  }
+}
+
+TEST_F(GenerateServiceTest, DetokenizeAnswersWhatClientsTake) {
+  Start();
+  v1::DetokenizeRequest request;
+  for (int i = 0; i < 1'100'000; ++i) request.add_ids(257);
+  grpc::ClientContext context;
+  v1::DetokenizeResponse text;
+  const grpc::Status status = stub_->Detokenize(&context, request, &text);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "ids: a text of 4400000 bytes, allowed: at most 4194304");
+}
+
 TEST_F(GenerateServiceTest, TokenizeAndDetokenize) {
   Start();
   v1::TokenizeRequest tokenize;

@@ -2,11 +2,13 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/text/chat/chat_inputs.h"
 
 namespace tandem::chat {
 namespace {
 
 using ::testing::HasSubstr;
+using Json = nlohmann::ordered_json;
 
 ChatInputs Messages() {
   ChatInputs inputs;
@@ -83,6 +85,32 @@ TEST(ChatTemplate, BadConfigsAreRefusedByName) {
           .status()
           .code(),
       absl::StatusCode::kNotFound);
+}
+
+TEST(ChatLimits, EachIsNamedWithWhatWasFound) {
+  ChatInputs inputs;
+  const Json part = {{"type", "text"}, {"text", ""}};
+  inputs.messages = Json::array({{{"role", "user"}, {"content", Json::array()}}});
+  for (size_t i = 0; i < kMaxContentParts; ++i) inputs.messages[0]["content"].push_back(part);
+  EXPECT_TRUE(CheckChatCounts(inputs, "body.").ok());
+  inputs.messages[0]["content"].push_back(part);
+  EXPECT_EQ(CheckChatCounts(inputs, "body.").message(),
+            "body.messages: found 4097 parts of contents in all messages, expected at most 4096");
+  inputs.messages = Json::array();
+  for (size_t i = 0; i <= kMaxMessages; ++i) inputs.messages.push_back({{"role", "user"}});
+  EXPECT_EQ(CheckChatCounts(inputs, "").message(),
+            "messages: found 4097 messages, expected at most 4096");
+  inputs.messages = Json::array();
+  for (size_t i = 0; i <= kMaxTools; ++i) inputs.tools.push_back(Json::object());
+  EXPECT_EQ(CheckChatCounts(inputs, "").message(),
+            "tools: found 1025 tools, expected at most 1024");
+}
+
+TEST(ChatLimits, ValuesAreCountedWithoutBuildingThem) {
+  EXPECT_EQ(CountJsonValues(R"({"a": [1, "x", null]})", 100), 5u);
+  EXPECT_EQ(CountJsonValues(R"({"a": [1, "x", null]})", 3), 4u);
+  EXPECT_EQ(CountJsonValues("[1,1,1,1,1,1,1,1,", 4), 5u);  // broken further on
+  EXPECT_EQ(CountJsonValues("", 4), 0u);
 }
 
 }  // namespace

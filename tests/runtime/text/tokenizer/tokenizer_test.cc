@@ -349,5 +349,46 @@ TEST(Tokenizer, ServesManyThreads) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(TokenizerLimits, EncodingEndsOnceThereAreTooManyTokens) {
+  const auto tokenizer = Load(SmallTokenizer());
+  const std::string text = "abc<s>cdx";
+  const auto all = tokenizer->Encode(text, true);
+  ASSERT_TRUE(all.ok());
+  ASSERT_EQ(all->size(), 5u);
+  const auto encode = [&](size_t most) {
+    return tokenizer->Encode(text, true, SpecialTokensInText::kParse, most);
+  };
+  EXPECT_EQ(*encode(5), *all);
+  for (size_t most = 0; most < 5; ++most) {
+    EXPECT_EQ(encode(most).status().code(), absl::StatusCode::kOutOfRange) << most;
+  }
+}
+
+TEST(TokenizerLimits, ATextsLeastTokensFollowFromTheLongest) {
+  EXPECT_EQ(Load(SmallTokenizer())->LeastTokens(600), 100);  // <tool>
+  // NFC can make one byte of three.
+  Json file = SmallTokenizer();
+  file["normalizer"] = {{"type", "NFC"}};
+  EXPECT_EQ(Load(file)->LeastTokens(1800), 100);
+  const std::string kelvins = "\u212a\u212a\u212a";
+  EXPECT_EQ(Load(file)->Encode(kelvins, false)->size(), 3u);
+  EXPECT_LE(Load(file)->LeastTokens(kelvins.size()), 3);
+  // Where text may vanish, nothing is known.
+  file["normalizer"] = {{"type", "NFKC"}};
+  EXPECT_EQ(Load(file)->LeastTokens(1 << 30), 0);
+  file = SmallTokenizer();
+  file["added_tokens"][0]["rstrip"] = true;
+  EXPECT_EQ(Load(file)->LeastTokens(1 << 30), 0);
+  file = SmallTokenizer();
+  file["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers",
+                            {{{"type", "Split"},
+                              {"pattern", {{"String", " "}}},
+                              {"behavior", "Removed"},
+                              {"invert", false}},
+                             file["pre_tokenizer"]}}};
+  EXPECT_EQ(Load(file)->LeastTokens(1 << 30), 0);
+}
+
 }  // namespace
 }  // namespace tandem::tokenizer
