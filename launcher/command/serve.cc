@@ -147,6 +147,7 @@ struct ServeParts {
 server::ServeFrontOptions FrontOptionsOf(const ServeOptions& options, int ranks) {
   server::ServeFrontOptions front;
   front.server = ServerOptionsOf(options);
+  front.preparation_bytes = options.preparation_memory;
   front.metrics_listen = options.metrics_listen;
   front.info = {.version = TANDEM_VERSION,
                 .build = std::string(absl::StripPrefix(rank::BuildId(), TANDEM_VERSION " ")),
@@ -207,6 +208,7 @@ rank::RankOutcome Serve(rank::JoinedWorld& joined, const ServeOptions& options,
     return rank::ReportAgreedError(world, agreed);
   }
   rank::RankOptions rank_options = RankOptionsOf(options.model);
+  rank_options.preparation = options.preparation_memory;
   const std::chrono::milliseconds step_timeout = Milliseconds(options.step_timeout);
   rank_options.timeouts = {.step = step_timeout - HeartbeatInterval(options),
                            .silence = step_timeout};
@@ -297,6 +299,11 @@ CLI::App* AddServe(CLI::App& parent, ServeOptions* options) {
   app->add_option("--max-queue", options->max_queue, "Maximum number of choices that wait")
       ->check(CLI::Range(int64_t{1}, kMaxSequences))
       ->capture_default_str();
+  app->add_option("--preparation-memory", options->preparation_memory,
+                  "Memory that requests may use together until they are tokens, such as 128MiB")
+      ->check([](const std::string& text) { return RejectNegativeSize(text, "128MiB"); })
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->check(CLI::Range(uint64_t{16} << 20, uint64_t{1} << 40));
   app->add_option("--drain-timeout", options->drain_timeout,
                   "Seconds that open streams have to finish after a stop signal")
       ->check(CLI::Range(0.0, 86400.0))

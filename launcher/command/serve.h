@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "launcher/command/load_guard_options.h"
 #include "launcher/command/model_options.h"
+#include "runtime/server/preparation_pool.h"
 
 namespace CLI {
 class App;
@@ -20,6 +21,7 @@ struct ServeOptions {
   std::string listen = "127.0.0.1:50051";
   std::string metrics_listen;  // empty: none
   int64_t max_queue = 1024;
+  uint64_t preparation_memory = server::kDefaultPreparationBytes;
   double drain_timeout = 30;                     // seconds
   double step_timeout = 30;                      // seconds that other ranks wait for a rank
   int max_restarts = 5;                          // of a failed world, consecutive

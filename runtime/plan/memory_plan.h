@@ -16,6 +16,7 @@ struct MemoryPlan {
   uint64_t workspace = 0;      // scratch of a step
   uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
   uint64_t process = 0;        // the process itself: libraries, MPI, gRPC, tokenizer
+  uint64_t preparation = 0;    // of requests until they are tokens; on rank 0 of a server alone
   // Weights that are read anew in each step: from a file, or from the host's memory where the rank
   // computes on a GPU. `present` bytes of them are in memory at once; `weights` includes those.
   uint64_t streamed = 0;
@@ -35,7 +36,7 @@ struct MemoryPlan {
     return on_gpu ? weights + kv + workspace + scratch + graphs + collectives : 0;
   }
   uint64_t host() const {
-    return communication + process + pinned + (on_gpu ? 0 : weights + kv + workspace);
+    return communication + process + preparation + pinned + (on_gpu ? 0 : weights + kv + workspace);
   }
   uint64_t total() const { return host() + gpu(); }
 };

@@ -31,6 +31,7 @@ struct RankOptions {
   int64_t max_model_len = 0;      // tokens; 0: the model's own, or what fits
   int64_t used_context = 0;       // tokens of the longest sequence of this job; 0: not known
   uint64_t kv_memory = 0;         // bytes of KV cache on each rank; 0: what the plan leaves
+  uint64_t preparation = 0;       // bytes that a server on rank 0 may use to prepare requests
   int64_t max_num_seqs = 64;
   int64_t max_rows = 0;  // rows of logits in one step; 0: max_num_seqs, or what drafts need
   engine::SpeculationOptions speculation;

@@ -55,11 +55,11 @@ void RankRuntime::LogSizes(const RankOptions& options) const {
   const plan::MemoryPlan& plan = size_.plan;
   spdlog::debug(
       "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "
-      "workspace {}, communication {}, process {}",
+      "workspace {}, communication {}, process {}, preparation {}",
       rank(), placed_.binding.threads, kernels::IsaInUse(options.isa), opened_.weight_format,
       opened_.head_format, Mebibytes(loaded_.decoder->bytes_read()), Mebibytes(plan.total()),
       Mebibytes(plan.weights), Mebibytes(plan.kv), Mebibytes(plan.workspace),
-      Mebibytes(plan.communication), Mebibytes(plan.process));
+      Mebibytes(plan.communication), Mebibytes(plan.process), Mebibytes(plan.preparation));
 }
 
 void RankRuntime::LogStart() const {

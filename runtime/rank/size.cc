@@ -51,6 +51,7 @@ plan::MemoryPlan PlanWithoutKv(const StartResults& start, const model::DecoderOp
   plan.workspace = bytes.workspace;
   plan.communication = plan::CommunicationBytes(start.shards, rank, decoder);
   plan.process = plan::ResidentBytes();
+  if (rank == 0) plan.preparation = start.options.preparation;
   if (const auto gpu = backend.device_memory()) {
     plan::AddGpuBytes(start.shards, decoder, backend.KeepsLeafTree(), gpu->scratch, &plan);
   }
@@ -173,8 +174,9 @@ int64_t KvBlocksIn(uint64_t memory, uint64_t block_bytes, const StepSizes& sizes
 }
 
 uint64_t KvMemory(const plan::MemoryPlan& plan, uint64_t free) {
-  const uint64_t taken = plan.weights + plan.workspace +
-                         (plan.on_gpu ? plan.graphs + plan.collectives : plan.communication);
+  const uint64_t taken =
+      plan.weights + plan.workspace +
+      (plan.on_gpu ? plan.graphs + plan.collectives : plan.communication + plan.preparation);
   if (free <= taken) return 0;
   return static_cast<uint64_t>(static_cast<double>(free - taken) *
                                (plan.on_gpu ? kGpuKvPart : kKvPart));

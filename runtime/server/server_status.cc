@@ -101,6 +101,7 @@ absl::Status AnswerGetServerStatus(const ServedModel& model, const grpc::ByteBuf
     planned->set_workspace(ranks[i].planned.workspace);
     planned->set_communication(ranks[i].planned.communication);
     planned->set_process(ranks[i].planned.process);
+    planned->set_preparation(ranks[i].planned.preparation);
     planned->set_total(ranks[i].planned.total());
     planned->set_scratch(ranks[i].planned.scratch);
     planned->set_graphs(ranks[i].planned.graphs);

@@ -58,6 +58,7 @@ class Flood(unittest.TestCase):
     self.server = worlds.shared_server(worlds.DEMO, "--tp", 1, "--threads", 1)
     status = self.server.stub.GetServerStatus(pb.GetServerStatusRequest(), timeout=10)
     self.pid = status.ranks[0].pid
+    self.assertEqual(status.ranks[0].planned.preparation, 128 << 20)
 
   def refusal(self, method, raw):
     path = f"/tandem.v1.InferenceService/{method}"
