@@ -184,14 +184,19 @@ absl::Status AnswerDetokenize(const grpc::ByteBuffer& bytes, const ServedModel& 
     const auto token = model.tokenizer->TokenBytes(id);
     if (token.ok()) length += token->size();
   }
-  if (length > kMaxDetokenizedBytes) {
-    return engine::FieldError("ids", absl::StrCat("a text of ", length, " bytes, allowed: at most ",
-                                                  kMaxDetokenizedBytes));
-  }
+  const auto check = [](size_t found) {
+    return found <= kMaxDetokenizedBytes
+               ? absl::OkStatus()
+               : engine::FieldError("ids", absl::StrCat("a text of ", found, " bytes, allowed: ",
+                                                        "at most ", kMaxDetokenizedBytes));
+  };
+  TANDEM_RETURN_IF_ERROR(check(length));
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
                           model.tokenizer->Decode(ids, request.skip_special_tokens()));
+  std::string shown = Utf8Lossy(text);
+  TANDEM_RETURN_IF_ERROR(check(shown.size()));
   v1::DetokenizeResponse response;
-  response.set_text(Utf8Lossy(text));
+  response.set_text(std::move(shown));
   SerializeMessage(response, out);
   return absl::OkStatus();
 }
