@@ -96,6 +96,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::Generate(
       GenerateCall::Create(metrics_, [this](GenerateCall* done) { Remove(done); });
   const PreparationPool::Ticket ticket = pool_.NewTicket();
   call->Prepare(Deadline(*context), [this, ticket] { pool_.Drop(ticket); });
+  pool_.NoteReceived(received->Length());
   const auto admit = [&]() -> absl::Status {
     TANDEM_RETURN_IF_ERROR(Authorize(*context));
     TANDEM_RETURN_IF_ERROR(Admit(call));
@@ -128,6 +129,7 @@ grpc::ServerUnaryReactor* GenerateService::AnswerInPool(const grpc::CallbackServ
   const PreparationPool::Ticket ticket = pool_.NewTicket();
   const std::shared_ptr<UnaryCall> call =
       UnaryCall::Create([this, ticket] { return pool_.Drop(ticket); });
+  pool_.NoteReceived(received->Length());
   const auto admit = [&]() -> absl::Status {
     TANDEM_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, ModelFor(context));
     const grpc::ByteBuffer bytes = TakeBytes(received);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,7 @@ constexpr int kLongNiceness = 10;
 // Work that took this much leaves enough freed memory behind to be worth the milliseconds that
 // returning it takes.
 constexpr uint64_t kTrimBytes = 16 << 20;
+constexpr std::chrono::seconds kQuiet{1};
 
 int ThreadsOfAKind() { return std::thread::hardware_concurrency() >= 16 ? 2 : 1; }
 
@@ -83,6 +85,13 @@ absl::Status PreparationPool::Add(Ticket ticket, uint64_t bytes, Work work) {
   return absl::OkStatus();
 }
 
+void PreparationPool::NoteReceived(uint64_t bytes) {
+  if (bytes <= kShortBytes) return;
+  std::lock_guard lock(mutex_);
+  trim_due_ = true;
+  long_.added.notify_one();
+}
+
 bool PreparationPool::Drop(Ticket ticket) {
   Waiting dropped;  // destroyed without the lock
   std::lock_guard lock(mutex_);
@@ -121,7 +130,11 @@ void PreparationPool::Serve(Lane& lane, bool of_long_ones) {
   if (of_long_ones) (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLongNiceness);
   std::unique_lock lock(mutex_);
   while (true) {
-    lane.added.wait(lock, [&] { return stopped_ || !lane.waiting.empty(); });
+    if (of_long_ones) {
+      WaitForLongOne(lock);
+    } else {
+      lane.added.wait(lock, [&] { return stopped_ || !lane.waiting.empty(); });
+    }
     if (stopped_) return;
     Waiting next = std::move(lane.waiting.front());
     lane.waiting.pop_front();
@@ -135,6 +148,20 @@ void PreparationPool::Serve(Lane& lane, bool of_long_ones) {
       if (memory.taken_ >= kTrimBytes) malloc_trim(0);
     }
     lock.lock();
+  }
+}
+
+void PreparationPool::WaitForLongOne(std::unique_lock<std::mutex>& lock) {
+  const auto ready = [this] { return stopped_ || !long_.waiting.empty(); };
+  while (!ready()) {
+    long_.added.wait(lock, [&] { return ready() || trim_due_; });
+    while (trim_due_ && !ready()) {
+      trim_due_ = false;
+      if (long_.added.wait_for(lock, kQuiet, [&] { return ready() || trim_due_; })) continue;
+      lock.unlock();
+      malloc_trim(0);
+      lock.lock();
+    }
   }
 }
 

@@ -58,6 +58,10 @@ class PreparationPool {
   // then `work` does not run.
   absl::Status Add(Ticket ticket, uint64_t bytes, Work work);
 
+  // A request of so many bytes was received, for the pool or not: once it has been quiet for a
+  // second, memory that was freed goes back to the system.
+  void NoteReceived(uint64_t bytes);
+
   // True: the work has not begun and never will.
   bool Drop(Ticket ticket);
 
@@ -76,6 +80,9 @@ class PreparationPool {
   };
 
   void Serve(Lane& lane, bool of_long_ones);  // a thread
+  // Of long requests: waits until there is one; returns freed memory to the system where the last
+  // was a while ago. Needs `lock`.
+  void WaitForLongOne(std::unique_lock<std::mutex>& lock);
   void GiveBack(uint64_t bytes);
 
   const uint64_t waiting_limit_;
@@ -87,6 +94,7 @@ class PreparationPool {
   Ticket next_ticket_ = 1;
   uint64_t waiting_bytes_ = 0;
   uint64_t work_bytes_ = 0;
+  bool trim_due_ = false;
   bool stopped_ = false;
   std::vector<std::thread> threads_;
 };
