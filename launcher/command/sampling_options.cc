@@ -73,6 +73,7 @@ CLI::Option* AddOption(CLI::App* app, const engine::SamplingField& field,
                        SamplingRequest* request) {
   std::string name = std::string("--") + field.name;
   std::replace(name.begin(), name.end(), '_', '-');
+  if (field.on_by_default) name = name + ",!--no-" + name.substr(2);
   return std::visit(OptionAdder{app, name, field.help, request}, field.value);
 }
 

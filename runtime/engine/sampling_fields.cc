@@ -75,6 +75,10 @@ constexpr SamplingField kFields[] = {
      .help = "Keep that text in the answer",
      .in_openai_rows = false,
      .openai_alias = "include_stop_str_in_output"},
+    {.name = "skip_special_tokens",
+     .value = Flag{.request = &Request::skip_special_tokens},
+     .help = "Leave special tokens out of the text; on by default",
+     .on_by_default = true},
     {.name = "stop_token_ids",
      // More than any model has; bounds the work of a step.
      .value = SamplingIds{&Request::stop_token_ids, &SamplingParams::stop_token_ids, 256, "ids"},

@@ -78,6 +78,7 @@ struct SamplingField {
   SamplingRange range;
   const char* help = "";  // of the option, which is called --NAME with dashes
   SamplingOption option = SamplingOption::kAlways;
+  bool on_by_default = false;  // a flag: there is --no-NAME, too
   // In rows of a batch job: whether the short form and OpenAI's form have `name`, and another name
   // in OpenAI's form, which wins where both are given.
   bool in_short_rows = true;

@@ -30,6 +30,7 @@ struct SamplingRequest {
   std::optional<bool> include_stop;
   std::optional<int32_t> logprobs;
   std::optional<int32_t> speculate;
+  std::optional<bool> skip_special_tokens;
 };
 
 }  // namespace tandem::engine

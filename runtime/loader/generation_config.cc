@@ -31,8 +31,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(std::string_view text,
   TANDEM_ASSIGN_OR_RETURN(config.do_sample, fields.Bool("do_sample"));
   TANDEM_ASSIGN_OR_RETURN(config.temperature, fields.Double("temperature", 0, 1e6));
   TANDEM_ASSIGN_OR_RETURN(config.top_p, fields.Double("top_p", 0, 1));
-  if (config.top_p == 0) return fields.Wrong("top_p", "a number above 0, up to 1");
-  TANDEM_ASSIGN_OR_RETURN(config.top_k, fields.Int("top_k", 0, kMaxInt));
+  TANDEM_ASSIGN_OR_RETURN(config.top_k, fields.Int("top_k", -1, kMaxInt));
   TANDEM_ASSIGN_OR_RETURN(config.min_p, fields.Double("min_p", 0, 1));
   TANDEM_ASSIGN_OR_RETURN(config.repetition_penalty, fields.Double("repetition_penalty", 0, 1e6));
   if (config.repetition_penalty == 0) return fields.Wrong("repetition_penalty", "more than 0");

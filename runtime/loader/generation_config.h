@@ -16,8 +16,8 @@ namespace tandem::loader {
 struct GenerationConfig {
   std::optional<bool> do_sample;             // false: greedy, whatever temperature says
   std::optional<double> temperature;         // >= 0
-  std::optional<double> top_p;               // (0, 1]
-  std::optional<int64_t> top_k;              // >= 0; 0: off
+  std::optional<double> top_p;               // [0, 1]; 0: greedy
+  std::optional<int64_t> top_k;              // >= -1; 0 and -1: off
   std::optional<double> min_p;               // [0, 1]
   std::optional<double> repetition_penalty;  // > 0; 1: off
   std::optional<int64_t> max_new_tokens;     // >= 1

@@ -9,7 +9,8 @@ using engine::FinishReason;
 StopTexts StopTextsOf(const engine::SamplingRequest& request) {
   return {.texts = request.stop,
           .include = request.include_stop.value_or(false),
-          .min_tokens = request.min_tokens.value_or(0)};
+          .min_tokens = request.min_tokens.value_or(0),
+          .skip_special_tokens = request.skip_special_tokens.value_or(true)};
 }
 
 ChoiceAnswer::ChoiceAnswer(const tokenizer::Tokenizer* tokenizer, StopTexts stops) {

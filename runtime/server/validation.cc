@@ -1,6 +1,7 @@
 #include "runtime/server/validation.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <random>
 #include <string>
@@ -163,7 +164,15 @@ SamplingRequest DefaultsOf(const loader::GenerationConfig& config) {
     std::visit(SuggestionReader{config, &defaults}, field.value);
   }
   if (config.do_sample.has_value() && !*config.do_sample) defaults.temperature = 0.0f;
+  TakeCustomaryValues(&defaults);
   return defaults;
+}
+
+void TakeCustomaryValues(SamplingRequest* request) {
+  // So little that the most probable token alone is left, at any temperature.
+  if (request->top_p == 0.0f) request->top_p = std::numeric_limits<float>::min();
+  if (request->top_k == -1) request->top_k = 0;
+  if (request->seed == -1) request->seed.reset();
 }
 
 uint64_t FreshSeed() {

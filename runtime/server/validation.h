@@ -53,6 +53,10 @@ absl::StatusOr<engine::SamplingParams> MakeSampling(const engine::SamplingReques
 // The defaults that generation_config.json suggests. `do_sample: false` is temperature 0.
 engine::SamplingRequest DefaultsOf(const loader::GenerationConfig& config);
 
+// Values that OpenAI's clients and the files of models use beside the ranges of the protocol: a
+// top_p of 0 is greedy, a top_k of -1 is off, and a seed of -1 is none.
+void TakeCustomaryValues(engine::SamplingRequest* request);
+
 // A seed that nobody can predict, from the operating system.
 uint64_t FreshSeed();
 

@@ -352,7 +352,7 @@ class Config(BadInput):
 
   def test_bad_generation_config(self):
     cases = []
-    for field, value in (("temperature", -1), ("temperature", "hot"), ("top_p", 0), ("top_p", 2),
+    for field, value in (("temperature", -1), ("temperature", "hot"), ("top_p", -1), ("top_p", 2),
                          ("top_k", -5), ("top_k", 1.5), ("eos_token_id", -2)):
       cases.append((self.edited(field, value, worlds.DEMO, "generation_config.json"), DATA,
                     "generation_config.json", field, "found", "expected"))

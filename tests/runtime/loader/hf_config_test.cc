@@ -342,8 +342,8 @@ TEST(GenerationConfig, ReadsAndRefuses) {
   EXPECT_EQ(config->bos_token_id, 151643);
   EXPECT_THAT(config->eos_token_ids, ElementsAre(151645, 151643));
   for (const char* bad :
-       {R"({"temperature":-1})", R"({"temperature":"hot"})", R"({"top_p":0})", R"({"top_p":1.5})",
-        R"({"top_k":-1})", R"({"top_k":1.5})", R"({"min_p":2})", R"({"repetition_penalty":0})",
+       {R"({"temperature":-1})", R"({"temperature":"hot"})", R"({"top_p":-0.5})", R"({"top_p":1.5})",
+        R"({"top_k":-2})", R"({"top_k":1.5})", R"({"min_p":2})", R"({"repetition_penalty":0})",
         R"({"do_sample":1})", R"({"max_new_tokens":0})", R"({"eos_token_id":[-1]})", "[]", "{"}) {
     EXPECT_FALSE(ParseGenerationConfig(bad, "g").ok()) << bad;
   }

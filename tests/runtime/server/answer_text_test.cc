@@ -86,5 +86,51 @@ TEST(AnswerText, AgreesWithASearchOfTheWholeText) {
   }
 }
 
+constexpr int32_t kBegin = 256;  // "<s>"
+constexpr int32_t kEnd = 257;    // "</s>"
+
+// The text of `ids`, one at a time, and the stop text that ended it in brackets.
+std::string TextOf(const std::vector<int32_t>& ids, StopTexts stops) {
+  const auto tokenizer = MakeByteTokenizer();
+  AnswerText answer(*tokenizer, std::move(stops));
+  std::string text;
+  for (const int32_t id : ids) answer.Append({&id, 1}, &text);
+  answer.Flush(&text);
+  return answer.stopped_by().has_value() ? text + "[" + *answer.stopped_by() + "]" : text;
+}
+
+TEST(AnswerText, SpecialTokensAreTextWhereAskedFor) {
+  EXPECT_EQ(TextOf({'a', kEnd, 'b'}, {}), "ab");
+  EXPECT_EQ(TextOf({'a', kEnd, 'b'}, {.skip_special_tokens = false}), "a</s>b");
+}
+
+TEST(AnswerText, AStopTextThatIsASpecialTokenIsFound) {
+  for (const bool skip : {false, true}) {
+    EXPECT_EQ(TextOf({'a', kEnd, 'b'}, {.texts = {"</s>"}, .skip_special_tokens = skip}),
+              "a[</s>]");
+    EXPECT_EQ(TextOf({'a', '.', kEnd, 'b'}, {.texts = {".</s>b"}, .skip_special_tokens = skip}),
+              "a[.</s>b]");
+    EXPECT_EQ(
+        TextOf({'a', kEnd, 'b'}, {.texts = {"</s>"}, .include = true, .skip_special_tokens = skip}),
+        "a</s>[</s>]");
+    EXPECT_EQ(TextOf({'a', kEnd, 'b', kEnd},
+                     {.texts = {"</s>"}, .min_tokens = 2, .skip_special_tokens = skip}),
+              skip ? "ab[</s>]" : "a</s>b[</s>]");
+  }
+  // Written out by other tokens, it is the same text.
+  EXPECT_EQ(TextOf({'a', '<', '/', 's', '>', 'b'}, {.texts = {"</s>"}}), "a[</s>]");
+}
+
+TEST(AnswerText, WhatOnlyBeganLikeAStopTextStaysWithoutItsSpecialTokens) {
+  EXPECT_EQ(TextOf({'a', kEnd, 'b', 'c'}, {.texts = {"</s>x"}}), "abc");
+  EXPECT_EQ(TextOf({'a', kEnd}, {.texts = {"</s>x"}}), "a");
+}
+
+TEST(AnswerText, OtherStopTextsAreSearchedInTheVisibleText) {
+  EXPECT_EQ(TextOf({'a', 'x', kBegin, 'y', 'b'}, {.texts = {"xy", "</s>"}}), "a[xy]");
+  EXPECT_EQ(TextOf({'a', kBegin, 'x', 'y', 'b'}, {.texts = {"xy", "</s>"}}), "a[xy]");
+  EXPECT_EQ(TextOf({'a', 'x', kEnd, 'y'}, {.texts = {"xy", "</s>"}}), "ax[</s>]");
+}
+
 }  // namespace
 }  // namespace tandem::server

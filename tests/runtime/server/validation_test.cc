@@ -155,5 +155,16 @@ TEST(CheckPromptTest, LengthAndRange) {
 
 TEST(FreshSeedTest, Differs) { EXPECT_NE(FreshSeed(), FreshSeed()); }
 
+TEST(DefaultsOfTest, CustomaryValuesOfGenerationConfig) {
+  loader::GenerationConfig config;
+  config.top_p = 0;
+  config.top_k = -1;
+  const auto made = Make({}, DefaultsOf(config));
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->top_k, 0);
+  EXPECT_GT(made->top_p, 0);
+  EXPECT_LT(made->top_p, 1e-30f);  // the most probable token alone is left
+}
+
 }  // namespace
 }  // namespace tandem::server
