@@ -3,13 +3,13 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/loader/model_folder.h"
+#include "runtime/server/model_tokenizer.h"
 
 namespace tandem::launcher {
 
 absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> LoadTokenizer(const std::string& model) {
   TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder, loader::ModelFolder::Open(model));
-  if (!folder.Has("tokenizer.json")) return nullptr;
-  return tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json"));
+  return server::LoadTokenizer(folder);
 }
 
 absl::StatusOr<std::unique_ptr<tokenizer::Tokenizer>> NeedTokenizer(const std::string& model) {

@@ -25,7 +25,7 @@
 #include "runtime/plan/host_limits.h"
 #include "runtime/quantize/quantize_model.h"
 #include "runtime/rank/exit_code.h"
-#include "runtime/text/tokenizer/tokenizer.h"
+#include "runtime/server/model_tokenizer.h"
 
 namespace tandem::launcher {
 namespace {
@@ -95,8 +95,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CalibrationOf(const QuantizeOp
     return absl::FailedPreconditionError(
         absl::StrCat(folder.path(), " has no tokenizer.json, which --calibration needs"));
   }
-  TANDEM_ASSIGN_OR_RETURN(const auto tokenizer,
-                          tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json")));
+  TANDEM_ASSIGN_OR_RETURN(const auto tokenizer, server::LoadTokenizer(folder));
   TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.calibration, kMaxTextBytes));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                           tokenizer->Encode(text, /*add_special_tokens=*/true));

@@ -21,6 +21,7 @@
 #include "runtime/loader/hf_config.h"
 #include "runtime/loader/model_folder.h"
 #include "runtime/model/model_tensors.h"
+#include "runtime/server/model_tokenizer.h"
 #include "runtime/server/sampling_proto.h"
 #include "runtime/server/validation.h"
 #include "runtime/text/chat/chat_template_file.h"
@@ -93,10 +94,7 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
                           loader::ReadGenerationConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<loader::Checkpoint> checkpoint,
                           loader::Checkpoint::Open(folder));
-  if (folder.Has("tokenizer.json")) {
-    TANDEM_ASSIGN_OR_RETURN(model->tokenizer,
-                            tokenizer::Tokenizer::FromFile(folder.PathOf("tokenizer.json")));
-  }
+  TANDEM_ASSIGN_OR_RETURN(model->tokenizer, server::LoadTokenizer(folder));
   absl::StatusOr<chat::ChatTemplate> chat_template = chat::LoadChatTemplate(options.rank.model);
   if (chat_template.ok()) {
     model->chat_template = *std::move(chat_template);
