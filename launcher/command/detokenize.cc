@@ -1,6 +1,7 @@
 #include "launcher/command/detokenize.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <iterator>
@@ -17,6 +18,9 @@
 #include "launcher/command/model_options.h"
 #include "launcher/command/model_tokenizer.h"
 #include "launcher/command/output.h"
+#include "runtime/loader/hf_config.h"
+#include "runtime/loader/model_folder.h"
+#include "runtime/server/validation.h"
 
 namespace tandem::launcher {
 namespace {
@@ -61,6 +65,15 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
   return ids;
 }
 
+// The model's, as a server has it: ids of its padding have no token and no text. The tokenizer's
+// where there is no config.json.
+absl::StatusOr<int32_t> VocabSize(const std::string& model, const tokenizer::Tokenizer& tokenizer) {
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelFolder folder, loader::ModelFolder::Open(model));
+  if (!folder.Has("config.json")) return tokenizer.vocab_size();
+  TANDEM_ASSIGN_OR_RETURN(const loader::ModelConfig config, loader::ReadConfig(folder));
+  return std::max(static_cast<int32_t>(config.vocab_size), tokenizer.vocab_size());
+}
+
 }  // namespace
 
 CLI::App* AddDetokenize(CLI::App& parent, DetokenizeOptions* options) {
@@ -77,6 +90,8 @@ absl::StatusOr<int> RunDetokenize(const DetokenizeOptions& options, char** /*arg
   TANDEM_ASSIGN_OR_RETURN(const auto tokenizer, NeedTokenizer(options.model));
   const std::string input(std::istreambuf_iterator<char>(std::cin), {});
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(input));
+  TANDEM_ASSIGN_OR_RETURN(const int32_t vocab_size, VocabSize(options.model, *tokenizer));
+  TANDEM_RETURN_IF_ERROR(server::CheckTokenIds(ids, vocab_size, "ids"));
   TANDEM_ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(ids, options.skip_special));
   if (options.json) {
     const nlohmann::json document = {{"text", Utf8Lossy(text)}};
