@@ -28,7 +28,10 @@ absl::Status Render(const RenderOptions& options) {
     name = options.messages;
     TANDEM_ASSIGN_OR_RETURN(text, ReadFile(name, kMaxBytes));
   }
-  TANDEM_ASSIGN_OR_RETURN(const chat::ChatInputs inputs, chat::ParseChatInputs(text, name));
+  TANDEM_ASSIGN_OR_RETURN(chat::ChatInputs inputs, chat::ParseChatInputs(text, name));
+  if (const absl::Status prepared = chat_template.Prepare(&inputs); !prepared.ok()) {
+    return absl::Status(prepared.code(), absl::StrCat(name, ": ", prepared.message()));
+  }
   const absl::StatusOr<std::string> rendered = chat_template.Render(inputs);
   if (!rendered.ok()) {
     // A template that hits a limit is an error of the input: trying again does not help.

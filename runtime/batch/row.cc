@@ -3,6 +3,8 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -11,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/civil_time.h"
 #include "kernels/base/json_field.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -55,6 +58,16 @@ class Fields {
     } else if constexpr (std::is_floating_point_v<T>) {
       if (!value->is_number()) return Bad(name, *value, "a number");
     } else {
+      // Numbers of JavaScript and of tables: 16.0 is 16.
+      if (value->is_number_float()) {
+        const double number = value->get<double>();
+        if (std::floor(number) != number ||
+            std::fabs(number) > std::numeric_limits<int32_t>::max()) {
+          return Bad(name, *value, "a whole number");
+        }
+        *out = static_cast<T>(number);
+        return absl::OkStatus();
+      }
       const bool in_range = value->is_number_unsigned()
                                 ? value->get<uint64_t>() <= uint64_t{std::numeric_limits<T>::max()}
                                 : value->is_number_integer() &&
@@ -81,6 +94,7 @@ class Fields {
     const Json* value = Take(name);
     if (value == nullptr) return absl::OkStatus();
     out->clear();
+    if (*value == "") return absl::OkStatus();
     for (const Json& text : value->is_array() ? *value : Json::array({*value})) {
       if (!text.is_string()) return Bad(name, text, "a text or a list of texts");
       out->push_back(text.get<std::string>());
@@ -142,6 +156,7 @@ absl::Status ReadSampling(Fields& fields, RowForm form, engine::SamplingRequest*
       TANDEM_RETURN_IF_ERROR(read(field.openai_alias));
     }
   }
+  if (openai) server::TakeCustomaryValues(out);
   return absl::OkStatus();
 }
 
@@ -158,7 +173,8 @@ class Reading {
   }
 
   // The chat fields of an object: messages, tools, and variables of the template.
-  absl::Status Messages(Fields& fields, absl::string_view prefix) {
+  // With `hides_tools` the template gets no tools, whatever the object has.
+  absl::Status Messages(Fields& fields, absl::string_view prefix, bool hides_tools) {
     const std::string field = absl::StrCat(prefix, "messages");
     if (reader_.chat_template == nullptr) {
       return absl::FailedPreconditionError(
@@ -177,10 +193,19 @@ class Reading {
     }
     TANDEM_ASSIGN_OR_RETURN(chat::ChatInputs inputs, chat::ParseChatInputs(chat.dump(), field));
     TANDEM_RETURN_IF_ERROR(chat::CheckChatCounts(inputs, {prefix.data(), prefix.size()}));
+    if (inputs.messages.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ": found none, expected at least one"));
+    }
+    if (hides_tools) inputs.tools = nullptr;
+    if (const absl::Status prepared = reader_.chat_template->Prepare(&inputs); !prepared.ok()) {
+      return absl::Status(prepared.code(), absl::StrCat(prefix, prepared.message()));
+    }
     jinja::RenderOptions options;
     options.max_output_bytes =
         std::min(kMaxRenderedBytes, server::MaxTextBytes(reader_.tokenizer, reader_.limits));
     options.max_memory_bytes = kMaxRenderMemory;
+    options.now = reader_.time.now;
+    options.time_zone = reader_.time.zone;
     absl::StatusOr<std::string> prompt = reader_.chat_template->Render(std::move(inputs), options);
     if (!prompt.ok()) {
       return absl::InvalidArgumentError(
@@ -203,7 +228,7 @@ class Reading {
           "prompt, prompt_ids, messages: found not one of them, expected exactly one");
     }
     if (chat) {
-      TANDEM_RETURN_IF_ERROR(Messages(fields, ""));
+      TANDEM_RETURN_IF_ERROR(Messages(fields, "", /*hides_tools=*/false));
     } else if (ids != nullptr) {
       TANDEM_RETURN_IF_ERROR(fields.Read("prompt_ids", &row_.prompt_ids));
     } else {
@@ -235,10 +260,13 @@ class Reading {
     TANDEM_RETURN_IF_ERROR(envelope.NothingLeft());
 
     Fields fields(*body, "body.");
-    fields.Ignore({"model", "user", "store", "metadata", "service_tier", "stream_options",
-                   "parallel_tool_calls", "tool_choice"});
+    fields.Ignore({"model", "user", "store", "metadata", "service_tier", "stream_options"});
     TANDEM_RETURN_IF_ERROR(ReadSampling(fields, row_.form, &row_.sampling));
     TANDEM_RETURN_IF_ERROR(Logprobs(fields));
+    const Json* best_of = fields.Take("best_of");
+    if (best_of != nullptr && *best_of != row_.sampling.n.value_or(1)) {
+      return fields.Bad("best_of", *best_of, "as many as n: answers are not ranked");
+    }
     for (const char* name : {"stream", "echo"}) {
       const Json* value = fields.Take(name);
       if (value != nullptr && *value != false) {
@@ -251,7 +279,8 @@ class Reading {
       }
     }
     if (row_.form == RowForm::kChatCompletion) {
-      TANDEM_RETURN_IF_ERROR(Messages(fields, "body."));
+      TANDEM_ASSIGN_OR_RETURN(const bool hides_tools, HidesTools(fields));
+      TANDEM_RETURN_IF_ERROR(Messages(fields, "body.", hides_tools));
     } else {
       const Json* prompt = fields.Take("prompt");
       if (prompt != nullptr && prompt->is_array()) {
@@ -283,6 +312,20 @@ class Reading {
     }
     return absl::OkStatus();
   }
+  // tool_choice: whether tools are kept from the model. Choices that the answer would have to be
+  // held to are refused: nothing here constrains an answer.
+  static absl::StatusOr<bool> HidesTools(Fields& fields) {
+    const Json* parallel = fields.Take("parallel_tool_calls");
+    const bool has_tools = fields.Take("tools") != nullptr;
+    if (has_tools && parallel != nullptr && *parallel != true) {
+      return fields.Bad("parallel_tool_calls", *parallel, "true: answers are not constrained");
+    }
+    const Json* choice = fields.Take("tool_choice");
+    if (choice == nullptr || *choice == "auto") return false;
+    if (*choice == "none") return true;
+    return fields.Bad("tool_choice", *choice,
+                      "\"auto\" or \"none\": the model cannot be made to call a tool");
+  }
   static absl::Status NoTokenizer(absl::string_view field, const char* instead) {
     return absl::FailedPreconditionError(
         absl::StrCat(field, ": the model has no tokenizer.json; give ", instead));
@@ -293,6 +336,23 @@ class Reading {
 };
 
 }  // namespace
+
+std::string PromptTime::ToText() const { return absl::FormatTime(absl::RFC3339_full, now, zone); }
+
+absl::StatusOr<PromptTime> PromptTime::FromText(const std::string& text) {
+  PromptTime time;
+  std::string error;
+  absl::CivilSecond civil;
+  // The clock that the text shows, and the moment; between the two lies the zone.
+  if (!absl::ParseTime(absl::RFC3339_full, text, &time.now, &error) || text.size() < 19 ||
+      !absl::ParseCivilTime(text.substr(0, 19), &civil)) {
+    return absl::InvalidArgumentError(absl::StrCat("found ", text, ", expected a date: ", error));
+  }
+  const absl::Duration offset = absl::FromCivil(civil, absl::UTCTimeZone()) -
+                                absl::FromUnixSeconds(absl::ToUnixSeconds(time.now));
+  time.zone = absl::FixedTimeZone(static_cast<int>(absl::ToInt64Seconds(offset)));
+  return time;
+}
 
 uint64_t RowKey(std::string_view line) { return XXH3_64bits(line.data(), line.size()); }
 

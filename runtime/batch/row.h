@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "runtime/engine/engine_client.h"
 #include "runtime/engine/sampling_request.h"
 #include "runtime/text/chat/chat_template.h"
@@ -34,6 +35,17 @@ struct BatchRow {
   uint64_t key = 0;  // a hash of the row's text: another text is another row
 };
 
+// The date and the zone of all prompts of a job, whenever and wherever its rows are read.
+struct PromptTime {
+  absl::Time now = absl::Now();
+  absl::TimeZone zone = absl::LocalTimeZone();
+
+  // As in the journal, "2026-11-30T10:42:10.5+01:00".
+  std::string ToText() const;
+  // INVALID_ARGUMENT where it is no such text.
+  static absl::StatusOr<PromptTime> FromText(const std::string& text);
+};
+
 // What rows are read against.
 struct RowReader {
   const tokenizer::Tokenizer* tokenizer = nullptr;    // null: ids only
@@ -42,6 +54,7 @@ struct RowReader {
   engine::SamplingRequest model_defaults;             // of generation_config.json
   engine::EngineLimits limits;
   uint64_t seed = 0;  // a row without a seed gets one from this seed and its key
+  PromptTime time;
 
   // INVALID_ARGUMENT with the field's name, FAILED_PRECONDITION where there is no tokenizer or
   // template; messages do not name the line. `id_out` gets the id as soon as it is known.

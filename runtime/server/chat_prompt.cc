@@ -85,7 +85,7 @@ absl::StatusOr<Json> MessageToJson(const v1::ChatMessage& message, const std::st
     return engine::FieldError(absl::StrCat(field, ".role"), "empty, allowed: a name");
   }
   Json json = {{"role", message.role()}};
-  json["content"] = message.has_content() ? Json(message.content()) : Json(nullptr);
+  if (message.has_content()) json["content"] = message.content();
   if (message.content_parts_size() > 0) {
     if (message.has_content()) {
       return engine::FieldError(absl::StrCat(field, ".content_parts"),
@@ -141,6 +141,9 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& prompt,
       return engine::FieldError("messages.template_variables",
                                 absl::StrCat(taken, ", allowed: names without a field"));
     }
+  }
+  if (const absl::Status prepared = chat_template.Prepare(&inputs); !prepared.ok()) {
+    return engine::FieldError("messages", std::string(prepared.message()));
   }
   jinja::RenderOptions options;
   options.max_output_bytes = budget.output_bytes;

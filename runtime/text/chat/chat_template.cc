@@ -1,8 +1,10 @@
 #include "runtime/text/chat/chat_template.h"
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/text/chat/conversation.h"
 
 namespace tandem::chat {
 namespace {
@@ -111,13 +113,35 @@ absl::Status ChatTemplate::ReadTemplates(const Json& config) {
 
 absl::Status ChatTemplate::Add(const std::string& name, const std::string& text) {
   TANDEM_ASSIGN_OR_RETURN(jinja::Template parsed, ParseNamed(name, text));
-  for (auto& [old_name, old] : templates_) {
-    if (old_name != name) continue;
-    old = std::move(parsed);
-    return absl::OkStatus();
-  }
-  templates_.emplace_back(name, std::move(parsed));
+  TemplateTraits traits = FindTraits(parsed, special_tokens_);
+  uses_time_ = uses_time_ || absl::StrContains(text, "strftime_now");
+  std::erase_if(templates_, [&](const Named& old) { return old.name == name; });
+  templates_.push_back({name, std::move(parsed), std::move(traits)});
   return absl::OkStatus();
+}
+
+absl::StatusOr<const ChatTemplate::Named*> ChatTemplate::Choose(const ChatInputs& inputs) const {
+  const Named* chosen = nullptr;
+  for (const Named& candidate : templates_) {
+    if (candidate.name == "default" && chosen == nullptr) chosen = &candidate;
+    if (candidate.name == "tool_use" && !inputs.tools.is_null()) chosen = &candidate;
+  }
+  if (chosen == nullptr) {
+    return absl::NotFoundError("the model has several chat templates but none named 'default'");
+  }
+  return chosen;
+}
+
+absl::Status ChatTemplate::Prepare(ChatInputs* inputs) const {
+  TANDEM_ASSIGN_OR_RETURN(const Named* chosen, Choose(*inputs));
+  const auto check = [](const char* name, const Json& list, bool ignored) {
+    if (!ignored || list.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": found ", list.size(), ", expected none: the model's chat template ignores them"));
+  };
+  TANDEM_RETURN_IF_ERROR(check("tools", inputs->tools, chosen->traits.ignores_tools));
+  TANDEM_RETURN_IF_ERROR(check("documents", inputs->documents, chosen->traits.ignores_documents));
+  return PrepareMessages(chosen->traits, &inputs->messages);
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(ChatInputs inputs,
@@ -125,14 +149,7 @@ absl::StatusOr<std::string> ChatTemplate::Render(ChatInputs inputs,
   if (!inputs.extra.is_null() && !inputs.extra.is_object()) {
     return absl::InvalidArgumentError("extra template variables must be a JSON object");
   }
-  const jinja::Template* chosen = nullptr;
-  for (const auto& [name, candidate] : templates_) {
-    if (name == "default" && chosen == nullptr) chosen = &candidate;
-    if (name == "tool_use" && !inputs.tools.is_null()) chosen = &candidate;
-  }
-  if (chosen == nullptr) {
-    return absl::NotFoundError("the model has several chat templates but none named 'default'");
-  }
+  TANDEM_ASSIGN_OR_RETURN(const Named* chosen, Choose(inputs));
   Json variables = special_tokens_;
   variables["messages"] = std::move(inputs.messages);
   // Absent tools and documents are None and not undefined, as Transformers passes them.
@@ -142,7 +159,7 @@ absl::StatusOr<std::string> ChatTemplate::Render(ChatInputs inputs,
   if (inputs.extra.is_object()) {
     for (auto& [name, value] : inputs.extra.items()) variables[name] = std::move(value);
   }
-  return chosen->Render(variables, options);
+  return chosen->parsed.Render(variables, options);
 }
 
 }  // namespace tandem::chat

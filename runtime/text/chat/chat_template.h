@@ -8,11 +8,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "runtime/text/chat/template_traits.h"
 #include "runtime/text/jinja/template.h"
 
 namespace tandem::chat {
@@ -38,8 +38,15 @@ class ChatTemplate {
       std::optional<std::string_view> chat_template_jinja = std::nullopt,
       std::optional<std::string_view> tool_use_jinja = std::nullopt);
 
-  // The prompt. Errors as of Template::Render. Const; any number of threads may call it. Inputs
-  // that are moved here are not copied.
+  // Brings `inputs` into the form that the template which they choose reads (conversation.h).
+  // INVALID_ARGUMENT also for tools and documents that this template does not show.
+  absl::Status Prepare(ChatInputs* inputs) const;
+
+  // Whether a prompt may depend on the date: a template calls strftime_now.
+  bool uses_time() const { return uses_time_; }
+
+  // The prompt, of inputs as they are. Errors as of Template::Render. Const; any number of threads
+  // may call it. Inputs that are moved here are not copied.
   absl::StatusOr<std::string> Render(
       ChatInputs inputs, const jinja::RenderOptions& options = jinja::RenderOptions()) const;
 
@@ -48,8 +55,15 @@ class ChatTemplate {
   absl::Status ReadTemplates(const nlohmann::ordered_json& config);  // its chat_template
   // A later template of the same name takes the place of the earlier one.
   absl::Status Add(const std::string& name, const std::string& text);
+  struct Named {
+    std::string name;
+    jinja::Template parsed;
+    TemplateTraits traits;
+  };
+  absl::StatusOr<const Named*> Choose(const ChatInputs& inputs) const;
 
-  std::vector<std::pair<std::string, jinja::Template>> templates_;  // by name
+  std::vector<Named> templates_;
+  bool uses_time_ = false;
   // bos_token and so on, and the list additional_special_tokens: variables of every template.
   nlohmann::ordered_json special_tokens_ = nlohmann::ordered_json::object();
 };

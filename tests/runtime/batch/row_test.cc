@@ -3,6 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "runtime/text/chat/chat_template.h"
+#include "tests/runtime/server/byte_tokenizer.h"
+
 namespace tandem::batch {
 namespace {
 
@@ -107,6 +114,129 @@ TEST(BatchRow, RefusalsNameTheField) {
   std::string id;
   EXPECT_FALSE(Read(R"({"id":"seen","prompt_ids":7})", &id).ok());
   EXPECT_EQ(id, "\"seen\"");
+}
+
+absl::StatusOr<BatchRow> ReadBody(const std::string& fields) {
+  return Read(R"({"custom_id":"x","method":"POST","url":"/v1/completions",)"
+              R"("body":{"prompt":[1],)" +
+              fields + "}}");
+}
+
+TEST(BatchRow, OpenAiValuesThatAreCustomary) {
+  const auto row = ReadBody(R"("top_p":0,"top_k":-1,"seed":-1,"temperature":2,"max_tokens":16.0,)"
+                            R"("n":null,"stop":"","presence_penalty":null,"logit_bias":null,)"
+                            R"("best_of":1)");
+  ASSERT_TRUE(row.ok()) << row.status();
+  // So little that one token is left.
+  EXPECT_GT(row->params.top_p, 0);
+  EXPECT_LT(row->params.top_p, 1e-30f);
+  EXPECT_EQ(row->params.top_k, 0);
+  EXPECT_EQ(row->params.seed, row->key ^ 5);  // as without a seed
+  EXPECT_EQ(row->params.max_tokens, 16);
+  EXPECT_TRUE(row->sampling.stop.empty());
+}
+
+TEST(BatchRow, OpenAiValuesOutOfRangeStayErrors) {
+  for (const char* fields :
+       {R"("top_p":-1)", R"("top_k":-2)", R"("max_tokens":1.5)", R"("max_tokens":-1)",
+        R"("temperature":"0.7")", R"("stop":[""])", R"("best_of":3)", R"("n":1e300)"}) {
+    EXPECT_FALSE(ReadBody(fields).ok()) << fields;
+  }
+}
+
+// Rows of messages: a tokenizer of bytes, and a template that shows tools and calls.
+class ChatRow : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = chat::ChatTemplate::FromTokenizerConfig(
+        "{}",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}[{{ c.function.name }}"
+        "{% for k, v in c.function.arguments.items() %} {{ k }}={{ v }}{% endfor %}]{% endfor %}"
+        "{% endfor %}{% if tools %}{{ tools | length }} tools{% endif %}");
+    ASSERT_TRUE(made.ok()) << made.status();
+    chat_template_ = *std::move(made);
+    reader_.tokenizer = tokenizer_.get();
+    reader_.chat_template = &*chat_template_;
+    reader_.limits = {.vocab_size = 258, .max_model_len = 500, .max_queue = 100};
+  }
+
+  // The prompt that the row's body gives, or its error.
+  std::string Prompt(const std::string& body) {
+    std::string id;
+    const auto row = reader_.Read(R"({"custom_id":"x","method":"POST",)"
+                                  R"("url":"/v1/chat/completions","body":)" +
+                                      body + "}",
+                                  1, &id);
+    if (!row.ok()) return std::string(row.status().message());
+    return tokenizer_->Decode(row->prompt_ids, false).value_or("error");
+  }
+
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_ = server::MakeByteTokenizer();
+  std::optional<chat::ChatTemplate> chat_template_;
+  RowReader reader_;
+};
+
+TEST_F(ChatRow, CallsAsOpenAiReturnsThem) {
+  EXPECT_EQ(Prompt(R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"},)"
+                   R"({"type":"text","text":"b"}]},{"role":"assistant","content":null,)"
+                   R"("refusal":null,"tool_calls":[{"id":"c","type":"function","function":)"
+                   R"({"name":"f","arguments":"{\"x\": 1}"}}]},{"role":"tool",)"
+                   R"("tool_call_id":"c","content":"r"}]})"),
+            "<user>ab<assistant>[f x=1]<tool>r");
+  EXPECT_THAT(Prompt(R"({"messages":[{"role":"assistant","tool_calls":[{"function":)"
+                     R"({"name":"f","arguments":"{x"}}]}]})"),
+              HasSubstr("body.messages[0].tool_calls[0].function.arguments: byte"));
+  EXPECT_THAT(Prompt(R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})"),
+              HasSubstr("body.messages[0].content[0].type: found \"image_url\""));
+}
+
+TEST_F(ChatRow, MessagesNeedToBeThereAndToHaveRoles) {
+  EXPECT_EQ(Prompt(R"({"messages":[]})"), "body.messages: found none, expected at least one");
+  EXPECT_THAT(Prompt(R"({"messages":[{"role":"","content":"x"}]})"),
+              HasSubstr("body.messages[0].role: found \"\""));
+  EXPECT_THAT(Prompt(R"({"messages":[{"content":"x"}]})"),
+              HasSubstr("body.messages[0].role: found nothing"));
+}
+
+TEST_F(ChatRow, ToolChoice) {
+  const std::string with = R"({"messages":[{"role":"user","content":"x"}],)"
+                           R"("tools":[{"type":"function","function":{"name":"f"}}])";
+  EXPECT_EQ(Prompt(with + "}"), "<user>x1 tools");
+  EXPECT_EQ(Prompt(with + R"(,"tool_choice":"auto","parallel_tool_calls":true})"),
+            "<user>x1 tools");
+  EXPECT_EQ(Prompt(with + R"(,"tool_choice":"none"})"), "<user>x");
+  EXPECT_THAT(Prompt(with + R"(,"tool_choice":"required"})"),
+              HasSubstr("body.tool_choice: found \"required\""));
+  EXPECT_THAT(Prompt(with + R"(,"tool_choice":{"type":"function","function":{"name":"f"}}})"),
+              HasSubstr("body.tool_choice: found {"));
+  EXPECT_THAT(Prompt(with + R"(,"parallel_tool_calls":false})"),
+              HasSubstr("body.parallel_tool_calls: found false"));
+}
+
+TEST_F(ChatRow, ToolsForATemplateThatIgnoresThem) {
+  chat_template_ = *chat::ChatTemplate::FromTokenizerConfig("{}", "{{ messages[0].content }}");
+  const std::string with = R"({"messages":[{"role":"user","content":"x"}],)"
+                           R"("tools":[{"type":"function","function":{"name":"f"}}])";
+  EXPECT_THAT(Prompt(with + "}"), HasSubstr("body.tools: found 1, expected none"));
+  EXPECT_EQ(Prompt(with + R"(,"tool_choice":"none"})"), "x");
+}
+
+TEST_F(ChatRow, PromptsHaveTheDateAndZoneOfTheJob) {
+  chat_template_ =
+      *chat::ChatTemplate::FromTokenizerConfig("{}", "{{ strftime_now('%Y-%m-%d %H:%M') }}");
+  EXPECT_TRUE(chat_template_->uses_time());
+  const std::string body = R"({"messages":[{"role":"user","content":"x"}]})";
+  for (const auto& [text, shown] : {std::pair("2024-02-29T23:30:05.25+05:30", "2024-02-29 23:30"),
+                                    std::pair("1999-12-31T00:00:00-11:00", "1999-12-31 00:00")}) {
+    reader_.time = *PromptTime::FromText(text);
+    EXPECT_EQ(reader_.time.ToText(), text);
+    EXPECT_EQ(Prompt(body), shown);
+  }
+  for (const char* text : {"", "now", "2024-02-29", "2024-02-30T00:00:00+00:00"}) {
+    EXPECT_FALSE(PromptTime::FromText(text).ok()) << text;
+  }
+  EXPECT_FALSE(chat::ChatTemplate::FromTokenizerConfig("{}", "x")->uses_time());
 }
 
 }  // namespace

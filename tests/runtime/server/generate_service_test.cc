@@ -227,7 +227,32 @@ TEST_F(GenerateServiceTest, MessagesAreRenderedAndGetNoSecondBos) {
   call->set_role("assistant");
   call->set_tool_calls_json(R"([{"name": "f"}])");
   EXPECT_EQ(PromptOf(request),
-            R"(<s>[user:hi][assistant:None[{"name": "f"}]][{"z": 1, "a": 2.5}]!3)");
+            R"(<s>[user:hi][assistant:[{"name": "f"}]][{"z": 1, "a": 2.5}]!3)");
+}
+
+TEST_F(GenerateServiceTest, MessagesHaveTheFormThatTheTemplateReads) {
+  UseTemplate(kTemplate);
+  Start();
+  v1::GenerateRequest request = ChatRequest("user", "hi");
+  v1::ChatMessage* parts = request.mutable_messages()->add_messages();
+  parts->set_role("user");
+  parts->add_content_parts()->set_text("a");
+  parts->add_content_parts()->set_text("b");
+  v1::ChatMessage* call = request.mutable_messages()->add_messages();
+  call->set_role("assistant");
+  call->set_tool_calls_json(R"([{"function": {"name": "f", "arguments": "{\"x\": 1}"}}])");
+  EXPECT_EQ(PromptOf(request),
+            "<s>[user:hi][user:ab][assistant:"
+            R"([{"function": {"name": "f", "arguments": {"x": 1}}}]]>)");
+}
+
+TEST_F(GenerateServiceTest, ToolsThatTheTemplateIgnoresAreRefused) {
+  UseTemplate("{{ messages[0].content }}");
+  Start();
+  v1::GenerateRequest request = ChatRequest("user", "x");
+  request.mutable_messages()->set_tools_json(R"([{"type": "function"}])");
+  EXPECT_EQ(Generate(request).status.error_message(),
+            "messages: tools: found 1, expected none: the model's chat template ignores them");
 }
 
 TEST_F(GenerateServiceTest, SpecialTokensInContentsAreParsedAsTransformersDoes) {
