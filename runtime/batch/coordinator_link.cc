@@ -105,6 +105,11 @@ void CoordinatorLink::ReceiveAll() {
 }
 
 bool CoordinatorLink::Receive(const CoordinatorMessage& message) {
+  if (message.has_welcome()) {
+    absl::StatusOr<PromptTime> time = PromptTime::FromText(message.welcome().time());
+    if (!time.ok()) return false;
+    reader_.time = *std::move(time);
+  }
   std::optional<Assignment> assignment;
   if (message.has_row()) {
     std::string id;

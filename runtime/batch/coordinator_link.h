@@ -65,7 +65,7 @@ class CoordinatorLink : public RowSource {
   bool Receive(const internal::v1::CoordinatorMessage& message);
 
   const std::shared_ptr<grpc::Channel> channel_;
-  const RowReader& reader_;
+  RowReader reader_;  // with the job's time, from the welcome on; only the receiving thread uses it
   grpc::ClientContext call_;
   std::unique_ptr<Stream> stream_;
   std::thread thread_;  // reads

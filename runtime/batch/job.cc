@@ -34,6 +34,7 @@ constexpr std::chrono::seconds kLockWait{10};
 constexpr int kBadRowsShown = 20;
 constexpr size_t kMaxTokenizerBytes = size_t{1} << 30;
 constexpr int32_t kMaxQueue = 1 << 20;
+constexpr char kTimeName[] = "time";  // in the journal's header
 
 std::string Digest(const std::string& text) {
   return absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
@@ -140,6 +141,13 @@ absl::StatusOr<std::unique_ptr<BatchModel>> OpenBatchModel(const JobOptions& opt
                    {"seed", absl::StrCat(reader.seed)},
                    {"ordered", options.ordered ? "yes" : "no"}};
   // Named only where it applies, so that the journals of other jobs stay as they are.
+  if (model->chat_template.has_value() && model->chat_template->uses_time()) {
+    // A job that is resumed goes on with the date that it began with.
+    if (const auto began = BatchJournal::HeaderValue(JournalOf(options), kTimeName)) {
+      TANDEM_ASSIGN_OR_RETURN(reader.time, PromptTime::FromText(*began));
+    }
+    model->header.emplace_back(kTimeName, reader.time.ToText());
+  }
   if (tool_use.has_value()) model->header.emplace_back("tool-use-template", Digest(*tool_use));
   if (options.rank.device != "cpu") {
     model->header.emplace_back("device", options.rank.device);
@@ -187,6 +195,7 @@ absl::StatusOr<std::unique_ptr<BatchJob>> OpenBatchJob(const JobOptions& options
                      " that cannot be run, expected none; mend them, or give --on-error skip"));
   }
   auto job = std::make_unique<BatchJob>();
+  job->time = model.reader.time;
   TANDEM_ASSIGN_OR_RETURN(job->journal,
                           BatchJournal::Open(JournalOf(options), model.header, kLockWait));
   job->results = std::make_unique<ResultFile>(options.output, kLockWait);

@@ -32,6 +32,7 @@ struct BatchJob {
   std::unique_ptr<ResultFile> results, errors;
   std::unique_ptr<BatchCoordinator> coordinator;
   int64_t context = 0;  // tokens of the longest row that is left, answer included
+  PromptTime time;      // of all prompts
 };
 
 // INVALID_ARGUMENT for bad rows (printed on stderr with their lines) unless they are to be skipped,

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <fstream>
 #include <optional>
 
 #include "absl/strings/numbers.h"
@@ -94,6 +95,18 @@ absl::StatusOr<std::unique_ptr<BatchJournal>> BatchJournal::Open(
   TANDEM_RETURN_IF_ERROR(LockFile(fd, path, lock_wait));
   TANDEM_RETURN_IF_ERROR(journal->Read(header));
   return journal;
+}
+
+std::optional<std::string> BatchJournal::HeaderValue(const std::string& path,
+                                                     const std::string& name) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) return std::nullopt;
+  const auto record = ReadRecord(line);
+  if (!record.has_value()) return std::nullopt;
+  const auto value = record->find(name);
+  if (value == record->end() || !value->is_string()) return std::nullopt;
+  return value->get<std::string>();
 }
 
 BatchJournal::~BatchJournal() { close(fd_); }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,8 @@ class BatchJournal {
   static absl::StatusOr<std::unique_ptr<BatchJournal>> Open(const std::string& path,
                                                             const JournalHeader& header,
                                                             std::chrono::milliseconds lock_wait);
+  // A value of the header of the journal at `path`; nullopt where there is none, or no journal.
+  static std::optional<std::string> HeaderValue(const std::string& path, const std::string& name);
   ~BatchJournal();
   BatchJournal(const BatchJournal&) = delete;
   BatchJournal& operator=(const BatchJournal&) = delete;

@@ -14,6 +14,7 @@ absl::Status OpenFiles(const JobOptions& options, const OwnReplica& replica, Ran
       ReplicaServer::Start(coordinator, {.replicas = replica.replicas,
                                          .has_own = true,
                                          .context = source.job->context,
+                                         .time = source.job->time,
                                          .for_other_hosts = replica.several_hosts}));
   return absl::OkStatus();
 }

@@ -191,6 +191,7 @@ ReplicaServer::Link* ReplicaServer::Open(grpc::CallbackServerContext& context,
   auto* link = new Link(*this, context, replica);
   CoordinatorMessage welcome;
   welcome.mutable_welcome()->set_context(options_.context);
+  welcome.mutable_welcome()->set_time(options_.time.ToText());
   std::vector<Send> sends;
   {
     std::lock_guard lock(mutex_);

@@ -20,6 +20,7 @@
 #include "runtime/batch/coordinator.h"
 #include "runtime/batch/link.h"
 #include "runtime/batch/pump.h"
+#include "runtime/batch/row.h"
 #include "runtime/batch/timing.h"
 #include "tandem/internal/v1/batch.grpc.pb.h"
 
@@ -31,6 +32,7 @@ class ReplicaServer : public Worker {
     int replicas = 1;              // of the job
     bool has_own = false;          // replica 0 is in this process: no link leads to it
     int64_t context = 0;           // tokens of the longest row, answer included
+    PromptTime time;               // of all prompts
     bool for_other_hosts = false;  // listen on all addresses of this host, not on loopback alone
     std::chrono::milliseconds stall = kReplicaStall;
     int max_message_bytes = kMaxLinkMessageBytes;

@@ -70,6 +70,7 @@ absl::StatusOr<int> ComputeRows(ReplicatedJob& all) {
       const std::unique_ptr<ReplicaServer> server,
       ReplicaServer::Start(coordinator, {.replicas = all.summary.replicas,
                                          .context = all.job->context,
+                                         .time = all.job->time,
                                          .for_other_hosts = !all.options.hosts.empty()}));
   processes.Begin(server->address());
   const BatchStop stop(std::move(all.signals), all.options.time_limit, /*leaves_early=*/false);

@@ -1,6 +1,7 @@
 """`tandem batch`: both input forms, checks before loading, and kills at any time, after which the
 results are those of an undisturbed job."""
 
+import datetime
 import fcntl
 import gzip
 import json
@@ -16,6 +17,7 @@ import tempfile
 import termios
 import time
 import unittest
+import unittest.mock
 
 import worlds
 
@@ -504,6 +506,31 @@ class Checks(Case):
     done = self.batch(source, "tools.jsonl", model=model)
     self.assertEqual(done.returncode, 78, done.stderr)
     self.assertIn(b".journal: tool-use-template: found", done.stderr)
+
+  def test_a_resumed_job_keeps_its_date_and_zone(self):
+    model = self.folder / "model"
+    model.mkdir()
+    for file in worlds.DEMO.iterdir():
+      (model / file.name).symlink_to(file)
+    shown = "%H:%M:%S.%f"
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    (model / "chat_template.jinja").write_text("{{ strftime_now('" + shown + "') }} is")
+    items = [{"id": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 6,
+              "temperature": 0} for name in "ab"]
+    for zone, count in (("UTC-5", 1), ("UTC+7", 2)):
+      with unittest.mock.patch.dict(os.environ, TZ=zone):
+        done = self.batch(write(self.folder / "in.jsonl", items[:count]), model=model)
+      self.assertEqual(done.returncode, 0, done.stderr)
+    header = (self.folder / "out.jsonl.journal").read_text().splitlines()[0].split(" ", 1)[1]
+    began = datetime.datetime.fromisoformat(json.loads(header)["time"])
+    self.assertEqual(began.utcoffset(), datetime.timedelta(hours=5))
+    ids = json.loads(worlds.run("tokenize", worlds.DEMO, "--json",
+                                stdin=(began.strftime(shown) + " is").encode()).stdout)["ids"]
+    row = {"id": "c", "prompt_ids": ids, "max_tokens": 6, "temperature": 0}
+    done = self.batch(write(self.folder / "ids.jsonl", [row]), "ids-out.jsonl")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    expected = read(self.folder / "ids-out.jsonl")[0]["token_ids"]
+    self.assertEqual([r["token_ids"] for r in read(self.folder / "out.jsonl")], [expected] * 2)
 
   def test_files_that_cannot_be_read_or_written(self):
     source = write(self.folder / "in.jsonl", rows(3))

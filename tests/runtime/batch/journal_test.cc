@@ -71,6 +71,16 @@ TEST_F(BatchJournalTest, KeepsWhatWasCommitted) {
   EXPECT_EQ((*journal)->progress().at({1, 0}), (std::vector<int32_t>{5, 6, 8}));
 }
 
+TEST_F(BatchJournalTest, TellsAValueOfItsHeader) {
+  EXPECT_EQ(BatchJournal::HeaderValue(path(), "time"), std::nullopt);
+  Write("no journal\n");
+  EXPECT_EQ(BatchJournal::HeaderValue(path(), "time"), std::nullopt);
+  Write("");
+  ASSERT_TRUE(Open({{"model", "m"}, {"time", "t"}}).ok());
+  EXPECT_EQ(BatchJournal::HeaderValue(path(), "time"), "t");
+  EXPECT_EQ(BatchJournal::HeaderValue(path(), "zone"), std::nullopt);
+}
+
 TEST_F(BatchJournalTest, CutAnywhereItKeepsTheWholeRecordsBefore) {
   {
     auto journal = Open();
