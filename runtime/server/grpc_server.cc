@@ -1,10 +1,5 @@
 #include "runtime/server/grpc_server.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/server_builder.h"
@@ -13,8 +8,6 @@
 
 namespace tandem::server {
 namespace {
-
-using ExternalConnection = grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters;
 
 int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
@@ -54,15 +47,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
   std::unique_ptr<GrpcServer> result(new GrpcServer());
   TANDEM_ASSIGN_OR_RETURN(
-      result->listener_,
-      ConnectionListener::Open({.listen = options.listen, .limits = options.connections}));
+      result->port_, GrpcPort::Open({.listen = options.listen, .limits = options.connections}));
   TANDEM_ASSIGN_OR_RETURN(result->credentials_, MakeServerCredentials(options.tls));
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  using Type = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
-  result->acceptor_ =
-      builder.experimental().AddExternalConnectionAcceptor(Type::FROM_FD, result->credentials_);
+  result->port_->AddTo(builder, result->credentials_);
   for (grpc::Service* service : services) builder.RegisterService(service);
   AddLimits(options, builder);
   AddLiveness(options, builder);
@@ -70,36 +60,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   if (result->server_ == nullptr) {
     return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", options.listen));
   }
-  result->StartAccepting(options);
+  result->port_->Start(options.keepalive_timeout);
   return result;
-}
-
-void GrpcServer::StartAccepting(const GrpcServerOptions& options) {
-  // What gRPC sets for sockets that it accepts itself: no delay of small messages, and an end if
-  // the peer does not confirm data for as long as a ping may take.
-  const auto user_timeout = static_cast<unsigned>(options.keepalive_timeout.count());
-  listener_->Start([this, user_timeout](int fd, const sockaddr_storage& peer, socklen_t) {
-    if (peer.ss_family == AF_INET || peer.ss_family == AF_INET6) {
-      const int on = 1;
-      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-      setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
-    }
-    sockaddr_storage still{};
-    socklen_t still_size = sizeof(still);
-    if (getpeername(fd, reinterpret_cast<sockaddr*>(&still), &still_size) != 0) {
-      close(fd);  // reset already; gRPC would log a line for each
-      return;
-    }
-    ExternalConnection connection;
-    connection.fd = fd;
-    acceptor_->HandleNewConnection(&connection);
-  });
 }
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::system_clock::now()); }
 
 void GrpcServer::Shutdown(std::chrono::system_clock::time_point deadline) {
-  if (listener_ != nullptr) listener_->Stop();
+  if (port_ != nullptr) port_->Stop();
   if (server_ == nullptr) return;
   server_->Shutdown(deadline);
   server_->Wait();

@@ -10,8 +10,7 @@
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
-#include "runtime/server/connection_listener.h"
+#include "runtime/server/grpc_port.h"
 #include "runtime/server/tls_files.h"
 
 namespace tandem::server {
@@ -53,10 +52,10 @@ class GrpcServer {
   ~GrpcServer();
 
   // The port that is listened on; 0 for a unix socket.
-  int port() const { return listener_->port(); }
+  int port() const { return port_->port(); }
 
   // Connections that are open now.
-  int open_connections() { return listener_->open_connections(); }
+  int open_connections() { return port_->open_connections(); }
 
   // Takes no new calls, waits for the open ones, and ends those that are left at `deadline`.
   // Returns when no call is left. Calling it again does nothing.
@@ -64,12 +63,10 @@ class GrpcServer {
 
  private:
   GrpcServer() = default;
-  void StartAccepting(const GrpcServerOptions& options);
 
   std::shared_ptr<grpc::ServerCredentials> credentials_;  // before what uses them
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
-  std::unique_ptr<ConnectionListener> listener_;
+  std::unique_ptr<GrpcPort> port_;
 };
 
 }  // namespace tandem::server

@@ -160,9 +160,11 @@ absl::StatusOr<ListeningSockets> ListeningSockets::Open(const std::string& liste
 
 absl::StatusOr<ListeningSockets> ListeningSockets::OpenTcp(const std::string& listen,
                                                            AddressForms forms) {
-  TANDEM_ASSIGN_OR_RETURN(const HostPort address, SplitAddress(listen, forms));
+  TANDEM_ASSIGN_OR_RETURN(HostPort address, SplitAddress(listen, forms));
   ListeningSockets result;
-  if (address.host == "0.0.0.0") {
+  if (address.host == "0.0.0.0" || address.host == "::") {
+    // Either means all addresses: IPv4 is part of this socket, and alone where there is no IPv6.
+    address.host = "0.0.0.0";
     const absl::StatusOr<Addresses> both = Resolve(listen, {"::", address.port});
     errno = 0;
     if (both.ok()) result.fds_ = ListenOnAll(both->get());

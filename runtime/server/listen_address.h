@@ -23,9 +23,9 @@ enum class AddressForms { kTcp, kTcpOrUnix };
 class ListeningSockets {
  public:
   // Listens on HOST:PORT, [IPv6]:PORT or unix:PATH. Port 0 takes a free one. 0.0.0.0 and [::]
-  // listen on IPv4 and IPv6, where there is IPv6.
-  // INVALID_ARGUMENT: it is no address; UNAVAILABLE: it is in use, or not this machine's. A unix
-  // socket that nobody listens on any more is replaced.
+  // listen on IPv4, and on IPv6 where there is some. INVALID_ARGUMENT: it is no address;
+  // UNAVAILABLE: it is in use, or not this machine's. A unix socket that nobody listens on any more
+  // is replaced.
   static absl::StatusOr<ListeningSockets> Open(const std::string& listen, AddressForms forms);
 
   ListeningSockets(ListeningSockets&& other) noexcept;

@@ -62,12 +62,12 @@ void OnConnection(void* server, MHD_Connection* connection, void**,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
-    const std::string& listen, std::function<std::string()> text) {
-  std::unique_ptr<MetricsServer> server(new MetricsServer(std::move(text)));
+    const std::string& listen, std::function<std::string()> text, const MetricsLimits& limits) {
+  std::unique_ptr<MetricsServer> server(new MetricsServer(std::move(text), limits.spared));
   auto listener =
       ConnectionListener::Open({.listen = listen,
                                 .forms = AddressForms::kTcp,
-                                .limits = {kConnections, kPerPeer},
+                                .limits = limits.connections,
                                 .on_full = [self = server.get()] { self->EndOldConnections(); }});
   if (!listener.ok()) {
     return absl::Status(listener.status().code(),
@@ -78,9 +78,9 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
       MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
       &OnRequest, server.get(), MHD_OPTION_NOTIFY_CONNECTION, &OnConnection, server.get(),
       // The listener counts; a connection that it counts no more may still be open for a moment.
-      MHD_OPTION_CONNECTION_LIMIT, unsigned{2 * kConnections}, MHD_OPTION_CONNECTION_TIMEOUT,
-      static_cast<unsigned>(kSilence.count()), MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes,
-      MHD_OPTION_END);
+      MHD_OPTION_CONNECTION_LIMIT, static_cast<unsigned>(2 * limits.connections.all),
+      MHD_OPTION_CONNECTION_TIMEOUT, static_cast<unsigned>(limits.silence.count()),
+      MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes, MHD_OPTION_END);
   if (server->daemon_ == nullptr) {
     return absl::UnavailableError(absl::StrCat("metrics: cannot serve HTTP on ", listen));
   }
@@ -111,7 +111,7 @@ void MetricsServer::Ends(MHD_Connection* connection) {
 }
 
 void MetricsServer::EndOldConnections() {
-  const Clock::time_point spared = Clock::now() - kSpared;
+  const Clock::time_point spared = Clock::now() - spared_;
   std::lock_guard lock(mutex_);
   for (const auto& [connection, state] : connections_) {
     // The library sees the end and closes the descriptor, but calls Ends first.

@@ -23,17 +23,19 @@ struct MHD_Daemon;
 
 namespace tandem::server {
 
+struct MetricsLimits {
+  ConnectionLimits connections{.all = 64, .per_peer = 16};
+  std::chrono::seconds silence{10};
+  std::chrono::milliseconds spared{20'000};
+};
+
 class MetricsServer {
  public:
-  static constexpr int kConnections = 64;
-  static constexpr int kPerPeer = 16;
-  static constexpr std::chrono::seconds kSilence{10};
-  static constexpr std::chrono::seconds kSpared{20};
-
   // Listens on HOST:PORT or [IPv6]:PORT; errors as ConnectionListener::Open. `text`, in Prometheus'
   // text format, is called on the server's thread.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen,
-                                                              std::function<std::string()> text);
+                                                              std::function<std::string()> text,
+                                                              const MetricsLimits& limits = {});
 
   // Stops.
   ~MetricsServer();
@@ -57,10 +59,12 @@ class MetricsServer {
     Clock::time_point begin;
   };
 
-  explicit MetricsServer(std::function<std::string()> text) : text_(std::move(text)) {}
+  MetricsServer(std::function<std::string()> text, std::chrono::milliseconds spared)
+      : text_(std::move(text)), spared_(spared) {}
   void EndOldConnections();
 
   const std::function<std::string()> text_;
+  const std::chrono::milliseconds spared_;
   std::unique_ptr<ConnectionListener> listener_;
   MHD_Daemon* daemon_ = nullptr;
   std::mutex mutex_;

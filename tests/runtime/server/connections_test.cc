@@ -26,6 +26,7 @@
 #include "runtime/server/descriptor_limit.h"
 #include "runtime/server/grpc_server.h"
 #include "runtime/server/health_service.h"
+#include "runtime/server/metrics_server.h"
 #include "tests/runtime/server/raw_connection.h"
 #include "tests/runtime/server/test_certificates.h"
 
@@ -315,6 +316,29 @@ TEST_F(ListenerTest, StopClosesThePort) {
   Start({});
   listener_->Stop();
   EXPECT_FALSE(RawConnection(listener_->port()).connected());
+}
+
+bool Scrapes(int port) {
+  const RawConnection connection(port);
+  connection.Send("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  char begin[16] = "";
+  pollfd polled{connection.fd(), POLLIN, 0};
+  return poll(&polled, 1, 5000) > 0 && recv(connection.fd(), begin, 15, 0) == 15 &&
+         std::string(begin) == "HTTP/1.1 200 OK";
+}
+
+TEST(MetricsServerTest, ConnectionsThatDripMakeRoom) {
+  const auto server = MetricsServer::Start("127.0.0.1:0", [] { return std::string("text"); },
+                                           {.connections = {4, 4}, .spared = milliseconds(300)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const int port = (*server)->port();
+  EXPECT_TRUE(Scrapes(port));
+  std::list<RawConnection> drips;
+  for (int i = 0; i < 4; ++i) drips.emplace_back(port).Send("GET /metrics HTTP/1.1\r\n");
+  EXPECT_TRUE(Becomes([&] {
+    for (const RawConnection& drip : drips) drip.Send("x");
+    return Scrapes(port);
+  }));
 }
 
 class TableTest : public ::testing::Test {
