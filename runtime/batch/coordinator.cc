@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "kernels/base/json.h"
 #include "kernels/base/status_macros.h"
 
 namespace tandem::batch {
@@ -12,6 +13,16 @@ namespace {
 
 int64_t LengthAtMost(const BatchRow& row) {
   return static_cast<int64_t>(row.prompt_ids.size()) + row.params.max_tokens;
+}
+
+// The id of a line of results or errors, as JSON; empty where it has none.
+std::string IdOfLine(absl::string_view line) {
+  const auto parsed = json::Parse(std::string_view(line.data(), line.size()), "line");
+  if (!parsed.ok() || !parsed->is_object()) return "";
+  for (const char* name : {"custom_id", "id"}) {
+    if (const auto id = parsed->find(name); id != parsed->end()) return id->dump();
+  }
+  return "";
 }
 
 }  // namespace
@@ -64,15 +75,22 @@ absl::Status BatchCoordinator::Restore(const std::vector<BadRow>& bad) {
     if (ordered_ && !done.failed) state.line = done.line;
   }
   // Ordered results after a row that was added or corrected since are written again behind it.
-  std::set<absl::string_view> later;
+  ResultFile::Later later, later_errors;
   if (ordered_) {
     lines = TakeReady();
     for (const BatchJournal::Done& done : journal_.done()) {
-      if (!done.failed) later.insert(done.line);
+      if (!done.failed) later.lines.insert(done.line);
     }
   }
+  if (journal_.lost_tail()) {
+    // Rows whose records were damaged are made again, with the same text.
+    later.made_again = later_errors.made_again = [&](absl::string_view line) {
+      const auto row = by_id.find(IdOfLine(line));
+      return row != by_id.end() && !states_[row->second].finished;
+    };
+  }
   TANDEM_RETURN_IF_ERROR(results_.Restore(lines, later));
-  TANDEM_RETURN_IF_ERROR(errors_.Restore(error_lines));
+  TANDEM_RETURN_IF_ERROR(errors_.Restore(error_lines, later_errors));
   journal_.done().clear();
 
   for (const auto& [place, tokens] : journal_.progress()) {
@@ -178,7 +196,14 @@ std::string BatchCoordinator::TakeReady() {
   return lines;
 }
 
+absl::Status BatchCoordinator::CheckFiles() const {
+  TANDEM_RETURN_IF_ERROR(journal_.Check());
+  TANDEM_RETURN_IF_ERROR(results_.Check());
+  return errors_.Check();
+}
+
 absl::Status BatchCoordinator::Flush(bool with_tokens) {
+  TANDEM_RETURN_IF_ERROR(CheckFiles());
   std::vector<BatchJournal::Done> done;
   {
     std::lock_guard lock(mutex_);
@@ -218,7 +243,8 @@ absl::Status BatchCoordinator::Flush(bool with_tokens) {
     if (ordered_) lines = TakeReady();
   }
   TANDEM_RETURN_IF_ERROR(results_.Append(lines));
-  return errors_.Append(error_lines);
+  TANDEM_RETURN_IF_ERROR(errors_.Append(error_lines));
+  return CheckFiles();
 }
 
 int64_t BatchCoordinator::rows_left() const { return counts().left(); }

@@ -54,7 +54,8 @@ class BatchCoordinator : public RowSource {
   void AddTokens(uint64_t key, int32_t choice, const std::vector<int32_t>& tokens) override;
   void Finish(uint64_t key, bool failed, std::string line) override;
   void Wait(std::chrono::milliseconds longest) override;
-  // To the journal, then to the results, each on disk when it returns.
+  // To the journal, then to the results, each on disk when it returns. ABORTED where that fails, or
+  // where somebody has removed, replaced or changed one of the files.
   absl::Status Flush(bool with_tokens) override;
   int64_t rows_left() const override;
   bool all_done() const override;
@@ -72,6 +73,7 @@ class BatchCoordinator : public RowSource {
     std::string line;                          // ordered: of the results, until it is written
   };
 
+  absl::Status CheckFiles() const;
   std::string TakeReady();  // ordered: lines of results up to the first row that has none
 
   const std::vector<BatchRow> rows_;

@@ -20,16 +20,18 @@ namespace {
 
 // Whether the file's tail from `at` on is zeros of a crash, after lines of `later`, the last of
 // which may be cut short.
-bool MayBeCut(absl::string_view found, size_t at, const std::set<absl::string_view>& later) {
+bool MayBeCut(absl::string_view found, size_t at, const ResultFile::Later& later) {
   while (!found.empty() && found.back() == '\0') found.remove_suffix(1);
   if (found.size() <= at) return true;
   found.remove_prefix(at == 0 ? 0 : found.rfind('\n', at - 1) + 1);
   for (size_t end = found.find('\n'); end != found.npos; end = found.find('\n')) {
-    if (later.count(found.substr(0, end)) == 0) return false;
+    const absl::string_view line = found.substr(0, end);
+    if (later.lines.count(line) == 0 && !(later.made_again && later.made_again(line))) return false;
     found.remove_prefix(end + 1);
   }
-  const auto whole = later.lower_bound(found);
-  return found.empty() || (whole != later.end() && absl::StartsWith(*whole, found));
+  const auto whole = later.lines.lower_bound(found);
+  return found.empty() || later.made_again ||
+         (whole != later.lines.end() && absl::StartsWith(*whole, found));
 }
 
 }  // namespace
@@ -49,6 +51,26 @@ absl::Status LockFile(int fd, const std::string& path, std::chrono::milliseconds
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckInPlace(int fd, const std::string& path, int64_t size) {
+  struct stat ours {
+  }, there{};
+  if (fstat(fd, &ours) != 0) return FileError(path, "cannot be read");
+  if (!S_ISREG(ours.st_mode)) return absl::OkStatus();
+  std::string what;
+  if (stat(path.c_str(), &there) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR) return FileError(path, "cannot be found");
+    what = "it removed or moved";
+  } else if (there.st_dev != ours.st_dev || there.st_ino != ours.st_ino) {
+    what = "another file in its place";
+  } else if (ours.st_size != size) {
+    what = absl::StrCat(ours.st_size, " bytes of the ", size, " that this job has written");
+  } else {
+    return absl::OkStatus();
+  }
+  return absl::AbortedError(
+      absl::StrCat(path, ": found ", what, ", expected it untouched while the job runs"));
 }
 
 absl::StatusOr<std::string> ReadWhole(int fd, const std::string& path) {
@@ -99,24 +121,21 @@ ResultFile::~ResultFile() {
   if (fd_ >= 0) close(fd_);
 }
 
-absl::Status ResultFile::Restore(absl::string_view expected,
-                                 const std::set<absl::string_view>& later) {
+absl::Status ResultFile::Restore(absl::string_view expected, const Later& later) {
   struct stat there {};
   if (expected.empty() && stat(path_.c_str(), &there) != 0) return absl::OkStatus();
   return Begin(expected, later);
 }
 
-absl::Status ResultFile::Begin(absl::string_view expected,
-                               const std::set<absl::string_view>& later) {
-  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+absl::Status ResultFile::Begin(absl::string_view expected, const Later& later) {
+  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (fd_ < 0) return FileError(path_, "cannot be opened");
   const absl::Status status = BringTo(expected, later);
   if (!status.ok()) close(std::exchange(fd_, -1));
   return status;
 }
 
-absl::Status ResultFile::BringTo(absl::string_view expected,
-                                 const std::set<absl::string_view>& later) {
+absl::Status ResultFile::BringTo(absl::string_view expected, const Later& later) {
   struct stat kind {};
   if (fstat(fd_, &kind) != 0) return FileError(path_, "cannot be opened");
   if (S_ISREG(kind.st_mode)) {
@@ -139,6 +158,16 @@ absl::Status ResultFile::BringTo(absl::string_view expected,
     return FileError(path_, "cannot be repaired");
   }
   return Append(expected.substr(common));
+}
+
+absl::Status ResultFile::Check() const {
+  if (fd_ < 0) return absl::OkStatus();
+  const absl::Status checked = CheckInPlace(fd_, path_, size_);
+  if (checked.ok()) return checked;
+  return absl::AbortedError(
+      absl::StrCat(std::string(checked.message()),
+                   "; remove what is there now and run the same command again: the journal has all "
+                   "that was written"));
 }
 
 absl::Status ResultFile::Append(absl::string_view lines) {

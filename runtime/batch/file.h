@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <string>
 
@@ -18,6 +19,11 @@ absl::Status FileError(const std::string& path, absl::string_view what);
 // Locks an open file until it is closed; waits up to `wait` for another process that has it locked.
 // UNAVAILABLE where that one keeps it.
 absl::Status LockFile(int fd, const std::string& path, std::chrono::milliseconds wait);
+
+// Whether an open file is still the one of its name and still has `size` bytes. ABORTED where it
+// was removed, moved, replaced by another file, cut, or written to by somebody else: what this job
+// would write would be lost, or would follow what is not its own. Pipes and devices always pass.
+absl::Status CheckInPlace(int fd, const std::string& path, int64_t size);
 
 // The whole of an open file.
 absl::StatusOr<std::string> ReadWhole(int fd, const std::string& path);
@@ -40,19 +46,28 @@ class ResultFile {
 
   const std::string& path() const { return path_; }
 
+  // Lines (without line ends) that may be cut off behind what is expected, since they will be
+  // appended again: those of `lines`, and those for which `made_again` is true. Where that is set,
+  // the last line may be cut short, whatever it is.
+  struct Later {
+    std::set<absl::string_view> lines;
+    std::function<bool(absl::string_view line)> made_again;
+  };
   // Makes the file hold `expected`, of which it must hold a beginning already. Replaces a tail that
-  // is cut short or that a crash of the machine left as zeros, and whole lines of `later` (without
-  // line ends), which will be appended again. FAILED_PRECONDITION where the file holds something
-  // else, ABORTED where it cannot be written.
-  absl::Status Restore(absl::string_view expected, const std::set<absl::string_view>& later = {});
+  // is cut short or that a crash of the machine left as zeros, and whole lines of `later`.
+  // FAILED_PRECONDITION where the file holds something else, ABORTED where it cannot be written.
+  absl::Status Restore(absl::string_view expected, const Later& later = {});
 
   // Appends whole lines, which are on disk when it returns. ABORTED where that fails, or where
   // another job has created the file since Restore.
   absl::Status Append(absl::string_view lines);
 
+  // CheckInPlace of the file, if it is open.
+  absl::Status Check() const;
+
  private:
-  absl::Status Begin(absl::string_view expected, const std::set<absl::string_view>& later);
-  absl::Status BringTo(absl::string_view expected, const std::set<absl::string_view>& later);
+  absl::Status Begin(absl::string_view expected, const Later& later);
+  absl::Status BringTo(absl::string_view expected, const Later& later);
 
   const std::string path_;
   const std::chrono::milliseconds lock_wait_;

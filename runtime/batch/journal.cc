@@ -89,7 +89,7 @@ absl::Status CompareHeaders(const std::string& path, const nlohmann::json& found
 
 absl::StatusOr<std::unique_ptr<BatchJournal>> BatchJournal::Open(
     const std::string& path, const JournalHeader& header, std::chrono::milliseconds lock_wait) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return FileError(path, "cannot be opened");
   std::unique_ptr<BatchJournal> journal(new BatchJournal(path, fd));
   TANDEM_RETURN_IF_ERROR(LockFile(fd, path, lock_wait));
@@ -127,7 +127,14 @@ absl::Status BatchJournal::Read(const JournalHeader& header) {
       const auto& ids = (*record)["t"];
       Tokens& tokens = progress_[{KeyOf(*record), record->value("c", 0)}];
       // Records of before had no "from": always the end.
-      tokens.resize(std::min(tokens.size(), record->value("from", tokens.size())));
+      const size_t from = record->value("from", tokens.size());
+      if (from > tokens.size()) {
+        return absl::DataLossError(absl::StrCat(
+            path_, ": byte ", at, ": found tokens from ", from, " on of a row that has ",
+            tokens.size(), ", expected all records in order; put a copy of the file in its place, ",
+            "or give another --output"));
+      }
+      tokens.resize(from);
       for (const auto& id : ids) tokens.push_back(id.get<int32_t>());
     } else {
       Done done;
@@ -155,6 +162,7 @@ absl::Status BatchJournal::Read(const JournalHeader& header) {
     }
   }
   size_ = static_cast<int64_t>(at);
+  lost_tail_ = at < text.size() && !first;
   if (at < text.size() && ftruncate(fd_, size_) != 0) return FileError(path_, "cannot be repaired");
   if (lseek(fd_, size_, SEEK_SET) < 0) return FileError(path_, "cannot be read");
   is_new_ = first;
@@ -180,6 +188,29 @@ void BatchJournal::AddTokens(uint64_t key, int32_t choice, size_t from, const To
   record["from"] = from;
   record["t"] = tokens;
   Add(record.dump());
+}
+
+absl::Status BatchJournal::Check() const {
+  const absl::Status checked = CheckInPlace(fd_, path_, size_);
+  if (checked.ok()) return checked;
+  // What was answered is in this file alone: it gets its name back if that is free.
+  const std::string message(checked.message());
+  const int copy = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (copy < 0) {
+    return absl::AbortedError(
+        absl::StrCat(message, "; put the job's own file back and run the same command again"));
+  }
+  absl::StatusOr<std::string> text = ReadWhole(fd_, path_);
+  absl::Status saved = text.status();
+  if (saved.ok()) saved = WriteAndSync(copy, path_, 0, *text);
+  close(copy);
+  if (!saved.ok()) {
+    unlink(path_.c_str());
+    return absl::AbortedError(
+        absl::StrCat(message, "; writing it again failed: ", std::string(saved.message())));
+  }
+  return absl::AbortedError(
+      absl::StrCat(message, "; it has been written again: run the same command again"));
 }
 
 absl::Status BatchJournal::Commit() {

@@ -55,6 +55,9 @@ class BatchJournal {
   BatchJournal& operator=(const BatchJournal&) = delete;
 
   bool is_new() const { return is_new_; }
+  // Whether a damaged end of the file was cut off: the results may have lines of rows that are not
+  // in done().
+  bool lost_tail() const { return lost_tail_; }
   // As read, in the order in which they were finished. AddDone does not change it.
   std::vector<Done>& done() { return done_; }
   // Tokens of unfinished rows, by (row, choice).
@@ -69,6 +72,10 @@ class BatchJournal {
   // Everything is on disk when it returns. ABORTED where that failed: earlier commits stay valid.
   absl::Status Commit();
 
+  // CheckInPlace of the file. Where it has lost its name, it is written again under that name, so
+  // that the job can continue from it; the error says whether that worked.
+  absl::Status Check() const;
+
  private:
   BatchJournal(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   absl::Status Read(const JournalHeader& header);
@@ -77,6 +84,7 @@ class BatchJournal {
   const std::string path_;
   const int fd_;
   bool is_new_ = false;
+  bool lost_tail_ = false;
   int64_t size_ = 0;  // committed
   std::string pending_;
   std::vector<Done> done_;

@@ -1,5 +1,6 @@
 #include "runtime/rank/step_trace.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -103,8 +104,11 @@ absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::ControlGro
                                                             const std::string& file) {
   std::unique_ptr<StepTrace> trace(new StepTrace(file));
   absl::Status writable;
-  if (group.rank() == 0 && !std::ofstream(file, std::ios::trunc)) {
-    writable = CannotWrite(file);
+  if (group.rank() == 0) {
+    // A new file is readable for its owner alone.
+    const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) writable = CannotWrite(file);
+    if (fd >= 0) close(fd);
   }
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(group, writable));
   TANDEM_ASSIGN_OR_RETURN(trace->clock_offsets_, parallel::MeasureClockOffsets(group));

@@ -10,6 +10,7 @@ import pathlib
 import pty
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -715,6 +716,84 @@ class Kills(Case):
     _, errors = second.communicate(timeout=60)
     self.assertEqual(second.returncode, 0, errors)
     self.assertEqual(answers(self.folder / "out.jsonl"), self.expected)
+
+  def test_files_that_vanish_or_change_in_mid_job(self):
+    """Never "complete": exit 74 with a line that names the file; no answer is lost."""
+    def remove(path):
+      path.unlink()
+
+    def move(path):
+      path.rename(path.with_suffix(".moved"))
+
+    def replace(path):
+      path.with_suffix(".new").write_text("another\n")
+      path.with_suffix(".new").rename(path)
+
+    def cut(path):
+      os.truncate(path, 10)
+
+    def append(path):
+      with open(path, "ab") as file:
+        file.write(b"another\n")
+
+    for name in ("out.jsonl", "out.jsonl.journal"):
+      for change in (remove, move, replace, cut, append):
+        folder = self.folder / f"{name}-{change.__name__}"
+        folder.mkdir()
+        output = f"{folder.name}/out.jsonl"
+        tp = 2 if change is remove else 1
+        process = self.start(self.source, output, "--max-num-seqs", 2, "--tp", tp)
+        self.wait_for_lines(process, 3, output)
+        before = self.lines(output)
+        change(folder / name)
+        out, errors = process.communicate(timeout=60)
+        what = (name, change.__name__, errors)
+        self.assertEqual(process.returncode, 74, what)
+        if out:
+          self.assertFalse(json.loads(out)["complete"], what)
+        self.assertIn(f"{folder / name}: found ".encode(), errors, what)
+        if change is replace or (name.endswith(".journal") and change is cut):
+          self.assertNotEqual(self.batch(self.source, output).returncode, 0, what)
+          continue
+        if change is append and name == "out.jsonl":
+          self.assertEqual(self.batch(self.source, output).returncode, 78)
+          (folder / name).unlink()
+        done = self.batch(self.source, output)
+        self.assertEqual(done.returncode, 0, (what, done.stderr))
+        self.assertGreaterEqual(done.summary["resumed"], before, what)
+        self.assertEqual(answers(folder / "out.jsonl"), self.expected, what)
+
+  def test_a_folder_that_vanishes_in_mid_job(self):
+    (self.folder / "gone").mkdir()
+    process = self.start(self.source, "gone/out.jsonl", "--max-num-seqs", 2)
+    self.wait_for_lines(process, 3, "gone/out.jsonl")
+    shutil.rmtree(self.folder / "gone")
+    _, errors = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 74, errors)
+    self.assertIn(b"out.jsonl.journal: found it removed or moved", errors)
+
+  def test_a_journal_with_a_damaged_end(self):
+    """Its last rows are made again, and their lines in the results are replaced."""
+    output, journal = self.folder / "out.jsonl", self.folder / "out.jsonl.journal"
+    self.assertEqual(self.batch(self.source).returncode, 0)
+    whole = journal.read_bytes()
+    results = output.read_bytes()
+    for at in (len(whole) - 1, len(whole) - 30, whole.rindex(b"\n", 0, len(whole) - 1)):
+      journal.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
+      output.write_bytes(results)
+      done = self.batch(self.source)
+      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertLess(done.summary["resumed"], len(self.expected))
+      self.assertEqual(answers(output), self.expected)
+
+  def test_only_the_owner_reads_a_journal(self):
+    before = os.umask(0o022)
+    try:
+      self.assertEqual(self.batch(self.source).returncode, 0)
+    finally:
+      os.umask(before)
+    self.assertEqual((self.folder / "out.jsonl.journal").stat().st_mode & 0o777, 0o600)
+    self.assertEqual((self.folder / "out.jsonl").stat().st_mode & 0o777, 0o644)
 
   def test_a_full_disk(self):
     if os.geteuid() != 0:

@@ -177,6 +177,51 @@ TEST_F(BatchJournalTest, ADamagedLastRecordEndsIt) {
   EXPECT_EQ((*journal)->done()[0].line, "first");
 }
 
+TEST_F(BatchJournalTest, TokensBehindAMissingRecordAreRefused) {
+  const std::string header = Record(R"({"tandem_batch_journal":1,"model":"m"})");
+  Write(header + Record(R"({"k":"0000000000000001","from":0,"t":[5,6]})") +
+        Record(R"({"k":"0000000000000001","from":3,"t":[8]})"));
+  const auto journal = Open();
+  EXPECT_EQ(journal.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(journal.status().message()),
+              HasSubstr("found tokens from 3 on of a row that has 2"));
+}
+
+TEST_F(BatchJournalTest, IsWrittenAgainWhereItHasLostItsName) {
+  auto journal = Open();
+  (*journal)->AddDone({.key = 1, .id = "1", .line = "first"});
+  ASSERT_TRUE((*journal)->Commit().ok());
+  EXPECT_TRUE((*journal)->Check().ok());
+  const std::string text = Text();
+  std::filesystem::remove(path());
+  absl::Status lost = (*journal)->Check();
+  EXPECT_EQ(lost.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(lost.message()), HasSubstr("it has been written again"));
+  EXPECT_EQ(Text(), text);
+  // Another file is not touched.
+  Write("of somebody");
+  lost = (*journal)->Check();
+  EXPECT_EQ(lost.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(lost.message()), HasSubstr("another file in its place"));
+  EXPECT_EQ(Text(), "of somebody");
+}
+
+TEST_F(BatchJournalTest, NoticesThatItWasCutOrWrittenTo) {
+  auto journal = Open();
+  const auto size = std::filesystem::file_size(path());
+  for (const auto other : {size - 1, size + 1}) {
+    std::filesystem::resize_file(path(), other);
+    EXPECT_EQ((*journal)->Check().code(), absl::StatusCode::kAborted) << other;
+  }
+  std::filesystem::resize_file(path(), size);
+  EXPECT_TRUE((*journal)->Check().ok());
+}
+
+TEST_F(BatchJournalTest, OnlyItsOwnerReadsIt) {
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(std::filesystem::status(path()).permissions(), std::filesystem::perms(0600));
+}
+
 TEST_F(BatchJournalTest, RefusesAnotherHeaderAndOtherFiles) {
   ASSERT_TRUE(Open().ok());
   const auto other = Open({{"model", "other"}});
@@ -278,6 +323,51 @@ TEST_F(BatchCoordinatorTest, ResultsFollowTheJournalWhereverAWriteWasCut) {
     EXPECT_FALSE(coordinator_->Next().has_value());
   }
   std::ofstream(folder_ + "/out", std::ios::binary | std::ios::trunc) << "two\nfour\n";
+  Start(false);
+  EXPECT_EQ(restored_.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(BatchCoordinatorTest, FlushNoticesWhatHappensToItsFiles) {
+  for (const char* name : {"/out", "/errors", "/out.journal"}) {
+    Start(false);
+    const auto key = static_cast<uint64_t>(coordinator_->Next()->row.key);
+    coordinator_->Finish(key, name == std::string("/errors"),
+                         "{\"id\":" + std::to_string(key) + "}");
+    ASSERT_TRUE(coordinator_->Flush(true).ok());
+    std::filesystem::rename(folder_ + name, folder_ + "/moved");
+    const absl::Status lost = coordinator_->Flush(false);
+    EXPECT_EQ(lost.code(), absl::StatusCode::kAborted) << name;
+    EXPECT_THAT(std::string(lost.message()), HasSubstr(folder_ + name + ": found it removed"));
+    if (name == std::string("/out.journal")) break;  // it is there again
+    std::filesystem::rename(folder_ + "/moved", folder_ + name);
+    EXPECT_TRUE(coordinator_->Flush(false).ok());
+  }
+  Start(false);
+  EXPECT_EQ(coordinator_->counts().before, 3);
+}
+
+// The journal's last record is damaged: its row is made again, and takes its line's place.
+TEST_F(BatchCoordinatorTest, RowsOfADamagedEndAreMadeAgain) {
+  Start(false);
+  coordinator_->Finish(2, false, R"({"id":2})");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  coordinator_->Finish(3, false, R"({"id":3})");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  coordinator_.reset();
+  std::string text = Text();
+  text[text.size() - 4] ^= 1;
+  Write(text);
+  Start(false);
+  ASSERT_TRUE(restored_.ok()) << restored_;
+  EXPECT_EQ(Results(), "{\"id\":2}\n");
+  EXPECT_EQ(coordinator_->counts().before, 1);
+  // Lines of other rows than those are not touched.
+  coordinator_->Finish(3, false, R"({"id":3})");
+  ASSERT_TRUE(coordinator_->Flush(false).ok());
+  text = Text();
+  text[text.size() - 4] ^= 1;
+  Write(text);
+  std::ofstream(folder_ + "/out", std::ios::binary | std::ios::app) << "{\"id\":9}\n";
   Start(false);
   EXPECT_EQ(restored_.code(), absl::StatusCode::kFailedPrecondition);
 }
