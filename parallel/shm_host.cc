@@ -46,6 +46,43 @@ void FutexWakeAll(std::atomic<uint32_t>& word) {
 
 }  // namespace
 
+absl::StatusOr<ShmSegment> ShareSegment(ControlGroup& start, std::span<const int> members,
+                                        size_t bytes, size_t token_at) {
+  // The first rank of the host creates the memory. The others open it by its handle and check a
+  // random token.
+  const bool leads = members[0] == start.rank();
+  ShmSegment segment;
+  std::string handle, token;
+  absl::Status mine = [&]() -> absl::Status {
+    if (!leads) return absl::OkStatus();
+    TANDEM_ASSIGN_OR_RETURN(segment, ShmSegment::Create(bytes));
+    TANDEM_RETURN_IF_ERROR(segment.Allocate(token_at, std::min(kPage, bytes - token_at)));
+    std::random_device random;
+    token =
+        absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
+    std::memcpy(segment.data() + token_at, token.data(), token.size());
+    handle = segment.handle();
+    return absl::OkStatus();
+  }();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                          start.AllGatherBytes(absl::StrCat(handle, " ", token)));
+  if (mine.ok()) {
+    mine = [&]() -> absl::Status {
+      const std::vector<std::string> leader = absl::StrSplit(all[members[0]], ' ');
+      if (leads || leader[0].empty()) return absl::OkStatus();  // its own error is reported below
+      TANDEM_ASSIGN_OR_RETURN(segment, ShmSegment::Open(leader[0], bytes));
+      if (std::memcmp(segment.data() + token_at, leader[1].data(), leader[1].size()) != 0) {
+        return absl::FailedPreconditionError(
+            "shared memory: this rank sees another than its host's first rank does; choose "
+            "--collectives mpi");
+      }
+      return absl::OkStatus();
+    }();
+  }
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(start, mine));
+  return segment;
+}
+
 size_t ShmHost::FlagBytes(int local_size) {
   return RoundUp((2 * local_size + 2) * sizeof(ShmFlag));
 }
@@ -77,41 +114,18 @@ absl::StatusOr<std::unique_ptr<ShmHost>> ShmHost::Create(ControlGroup& start,
   const int local_size = static_cast<int>(members.size());
   const size_t slot_bytes = RoundUp(options.slot_bytes);
   const size_t bytes = SlotOffset(local_size, slot_bytes, local_size + kSharedSlots);
-  const size_t token_at = SlotOffset(local_size, slot_bytes, local_size);
 
-  // The leader creates the memory. The others open it by its handle and check a random token, in a
-  // slot that no rank writes before all have looked.
-  ShmSegment segment;
-  std::string handle, token;
-  absl::Status mine = [&]() -> absl::Status {
-    if (local_rank != 0) return absl::OkStatus();
-    TANDEM_ASSIGN_OR_RETURN(segment, ShmSegment::Create(bytes));
-    TANDEM_RETURN_IF_ERROR(segment.Allocate(token_at, 2 * kSharedSlots * slot_bytes));
-    TANDEM_RETURN_IF_ERROR(segment.Allocate(0, FlagBytes(local_size)));
-    std::random_device random;
-    token =
-        absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
-    std::memcpy(segment.data() + token_at, token.data(), token.size());
-    handle = segment.handle();
-    return absl::OkStatus();
-  }();
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                          start.AllGatherBytes(absl::StrCat(handle, " ", token)));
-  if (mine.ok()) {
-    mine = [&]() -> absl::Status {
-      const std::vector<std::string> leader = absl::StrSplit(all[members[0]], ' ');
-      if (leader[0].empty()) return absl::OkStatus();  // its own error is reported below
-      if (local_rank != 0) {
-        TANDEM_ASSIGN_OR_RETURN(segment, ShmSegment::Open(leader[0], bytes));
-        if (std::memcmp(segment.data() + token_at, leader[1].data(), leader[1].size()) != 0) {
-          return absl::FailedPreconditionError(
-              "shared memory: this rank sees another than its host's first rank does; choose "
-              "--collectives mpi");
-        }
-      }
-      return segment.Allocate(SlotOffset(local_size, slot_bytes, local_rank), 2 * slot_bytes);
-    }();
+  // The token is in a slot that no rank writes before all have looked.
+  TANDEM_ASSIGN_OR_RETURN(
+      ShmSegment segment,
+      ShareSegment(start, members, bytes, SlotOffset(local_size, slot_bytes, local_size)));
+  absl::Status mine =
+      segment.Allocate(SlotOffset(local_size, slot_bytes, local_rank), 2 * slot_bytes);
+  if (mine.ok() && local_rank == 0) {
+    mine = segment.Allocate(SlotOffset(local_size, slot_bytes, local_size),
+                            2 * kSharedSlots * slot_bytes);
   }
+  if (mine.ok() && local_rank == 0) mine = segment.Allocate(0, FlagBytes(local_size));
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(start, mine));
   segment.Seal();
   return std::unique_ptr<ShmHost>(

@@ -39,6 +39,12 @@ struct ShmOptions {
   bool spin = true;
 };
 
+// Collective over `start`: one segment of `bytes` bytes for each host, the same for all its ranks,
+// which are members[0], members[1], ... The page at `token_at` has pages and scratch in it, the
+// rest has none. Errors as of ShmHost::Create; all ranks get the same one. Not sealed.
+absl::StatusOr<ShmSegment> ShareSegment(ControlGroup& start, std::span<const int> members,
+                                        size_t bytes, size_t token_at);
+
 class ShmHost {
  public:
   // Collective over `start`, the whole world. host_of[rank] numbers the hosts; each host gets

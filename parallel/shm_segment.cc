@@ -58,7 +58,9 @@ std::string ShmSegment::handle() const { return absl::StrCat("/proc/", getpid(),
 absl::StatusOr<ShmSegment> ShmSegment::Create(size_t bytes) {
   ShmSegment segment;
   segment.fd_ = memfd_create(kName, MFD_CLOEXEC);
-  if (segment.fd_ < 0) return Failed("creating", errno);
+  if (segment.fd_ < 0 || ftruncate(segment.fd_, static_cast<off_t>(bytes)) != 0) {
+    return Failed("creating", errno);
+  }
   TANDEM_ASSIGN_OR_RETURN(segment.data_, Map(segment.fd_, bytes));
   segment.bytes_ = bytes;
   return segment;

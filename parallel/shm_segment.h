@@ -17,11 +17,10 @@ class ShmSegment {
   ShmSegment& operator=(ShmSegment&& other) noexcept;
   ~ShmSegment();
 
-  // Makes a segment without pages; it grows with Allocate up to `bytes`.
+  // Makes a segment without pages: they come with Allocate.
   static absl::StatusOr<ShmSegment> Create(size_t bytes);
-  // Opens a segment by its handle, which another process of this user created and allocated to its
-  // end. FAILED_PRECONDITION where the handle is not valid here: on another host, or in another PID
-  // namespace.
+  // Opens a segment by its handle, which another process of this user created. FAILED_PRECONDITION
+  // where the handle is not valid here: on another host, or in another PID namespace.
   static absl::StatusOr<ShmSegment> Open(const std::string& handle, size_t bytes);
 
   // For Open in other processes, while this segment is not sealed.

@@ -137,6 +137,7 @@ absl::StatusOr<int> RunPlan(const PlanOptions& options, char** /*argv*/) {
   }
   const model::WeightFormat embedding =
       model::StoredFormat(config, *checkpoint, model::EmbeddingModule(config));
+  request.embedding_bytes = model::EmbeddingBytes(config, *checkpoint);
   TANDEM_ASSIGN_OR_RETURN(
       request.kv_dtype,
       rank::KvDType(options.kv_dtype, embedding.quant ? config.dtype : embedding.dtype));

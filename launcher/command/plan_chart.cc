@@ -28,6 +28,7 @@ struct Purpose {
   uint64_t MemoryPlan::*bytes;
 };
 constexpr Purpose kPurposes[] = {{"weights", "#4477aa", &MemoryPlan::weights},
+                                 {"embedding", "#228833", &MemoryPlan::embedding},
                                  {"KV cache", "#66ccee", &MemoryPlan::kv},
                                  {"workspace", "#ccbb44", &MemoryPlan::workspace},
                                  {"communication", "#ee6677", &MemoryPlan::communication},

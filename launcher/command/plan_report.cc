@@ -50,7 +50,8 @@ std::string TableHeading(const loader::ModelConfig& config, const plan::PlanRequ
                         request.all_reduce_seconds * 1e6);
   absl::StrAppendFormat(&out, "%-6s %3s %-7s %8s %8s %8s %9s %6s %s %8s  %-9s %9s %7s\n", "format",
                         "tp", "ranks", "device", "weights", "kv", "workspace", "comm",
-                        gpus ? " graphs scratch" : "process", "free", "fits", "kv tokens", "tok/s");
+                        gpus ? " graphs scratch" : "  embed process", "free", "fits", "kv tokens",
+                        "tok/s");
   return out;
 }
 
@@ -65,7 +66,7 @@ std::string MemoryColumns(const FormatPlan& plan, size_t first, size_t last,
       "%-6s %3d %-7s %8.2f %8.2f %8.2f %9.2f %6.2f", plan::FormatName(plan.format), plan.tp, ranks,
       of(rank.device), of(rank.bytes.weights), of(rank.bytes.kv), of(rank.bytes.workspace),
       of(gpu ? rank.bytes.collectives : rank.bytes.communication));
-  if (gpu) absl::StrAppendFormat(&out, " %7.2f", of(rank.bytes.graphs));
+  absl::StrAppendFormat(&out, " %7.2f", of(gpu ? rank.bytes.graphs : rank.bytes.embedding));
   absl::StrAppendFormat(&out, " %7.2f %8.2f", of(gpu ? rank.bytes.scratch : rank.bytes.process),
                         unit.Of(rank.free()));
   return out;
@@ -144,6 +145,7 @@ std::string PlanJson(std::span<const FormatPlan> plans) {
     for (const RankPlan& rank : plan.ranks) {
       entry["ranks"].push_back({{"weights", rank.bytes.weights},
                                 {"kv", rank.bytes.kv},
+                                {"embedding", rank.bytes.embedding},
                                 {"workspace", rank.bytes.workspace},
                                 {"communication", rank.bytes.communication},
                                 {"free", rank.free()}});

@@ -72,24 +72,27 @@ int64_t CheckpointTensor::row_bytes() const {
 
 absl::Status CheckpointTensor::CopyRows(int64_t row_begin, int64_t row_end, void* dst) const {
   TANDEM_CHECK(0 <= row_begin && row_begin <= row_end && row_end <= rows());
+  const uint64_t stride = static_cast<uint64_t>(row_bytes());
+  return CopyBytes(static_cast<uint64_t>(row_begin) * stride,
+                   static_cast<uint64_t>(row_end) * stride, dst);
+}
+
+absl::Status CheckpointTensor::CopyBytes(uint64_t begin, uint64_t end, void* dst) const {
+  TANDEM_CHECK(begin <= end && end <= info_->bytes);
   // Asks for the next bytes before it copies these: the descriptor is in random
   // mode, where the kernel reads nothing ahead by itself.
   constexpr uint64_t kReadBytes = 1 << 20;
   constexpr uint64_t kAhead = 4 << 20;
-  const MappedFile& file = checkpoint_->files_[info_->file].file();
-  const uint64_t stride = static_cast<uint64_t>(row_bytes());
-  const uint64_t begin = info_->offset + static_cast<uint64_t>(row_begin) * stride;
-  const uint64_t end = info_->offset + static_cast<uint64_t>(row_end) * stride;
   char* to = static_cast<char*>(dst);
   uint64_t prefetched = begin;
   for (uint64_t at = begin; at < end;) {
     const uint64_t ahead = std::min(end, at + kAhead);
     if (ahead >= prefetched + kReadBytes || (ahead == end && prefetched < end)) {
-      file.Prefetch(prefetched, ahead - prefetched);
+      Prefetch(prefetched, ahead - prefetched);
       prefetched = ahead;
     }
     const uint64_t count = std::min(kReadBytes, end - at);
-    TANDEM_RETURN_IF_ERROR(file.Read(at, count, to));
+    TANDEM_RETURN_IF_ERROR(ReadBytes(at, count, to));
     to += count;
     at += count;
   }
@@ -116,9 +119,8 @@ absl::Status CheckpointTensor::CopyRowBytes(int64_t row_begin, int64_t row_end, 
   const uint64_t stride = static_cast<uint64_t>(row_bytes());
   if (width == stride && dst_stride == stride) return CopyRows(row_begin, row_end, dst);
 
-  const MappedFile& file = checkpoint_->files_[info_->file].file();
   const auto source = [&](int64_t row) {
-    return info_->offset + static_cast<uint64_t>(row) * stride + static_cast<uint64_t>(byte_begin);
+    return static_cast<uint64_t>(row) * stride + static_cast<uint64_t>(byte_begin);
   };
   // As in CopyRows, about 4 MiB of slices are on their way while one is copied.
   const int64_t ahead = std::max<int64_t>(1, static_cast<int64_t>((4 << 20) / width));
@@ -126,9 +128,9 @@ absl::Status CheckpointTensor::CopyRowBytes(int64_t row_begin, int64_t row_end, 
   char* to = static_cast<char*>(dst);
   for (int64_t row = row_begin; row < row_end; ++row) {
     for (; prefetched < row_end && prefetched <= row + ahead; ++prefetched) {
-      file.Prefetch(source(prefetched), width);
+      Prefetch(source(prefetched), width);
     }
-    TANDEM_RETURN_IF_ERROR(file.Read(source(row), width, to));
+    TANDEM_RETURN_IF_ERROR(ReadBytes(source(row), width, to));
     to += dst_stride;
   }
   CountRead(width * static_cast<uint64_t>(row_end - row_begin));
@@ -146,16 +148,30 @@ const std::string& CheckpointTensor::path() const {
   return checkpoint_->files_[info_->file].file().path();
 }
 
-const std::byte* CheckpointTensor::data() const {
-  return checkpoint_->files_[info_->file].file().data() + info_->offset;
+void CheckpointTensor::ReadWith(Reader reader) const {
+  checkpoint_->readers_.resize(checkpoint_->tensors_.size());
+  checkpoint_->readers_[info_ - checkpoint_->tensors_.data()] = std::move(reader);
+}
+
+const CheckpointTensor::Reader& CheckpointTensor::reader() const {
+  static const Reader none;
+  const size_t index = static_cast<size_t>(info_ - checkpoint_->tensors_.data());
+  return index < checkpoint_->readers_.size() ? checkpoint_->readers_[index] : none;
+}
+
+absl::Status CheckpointTensor::ReadBytes(uint64_t offset, size_t bytes, void* dst) const {
+  if (reader() != nullptr) return reader()(offset, bytes, dst);
+  return checkpoint_->files_[info_->file].file().Read(info_->offset + offset, bytes, dst);
+}
+
+void CheckpointTensor::Prefetch(uint64_t offset, size_t bytes) const {
+  if (reader() != nullptr) return;
+  checkpoint_->files_[info_->file].file().Prefetch(info_->offset + offset, bytes);
 }
 
 void CheckpointTensor::CountRead(uint64_t bytes) const {
+  if (reader() != nullptr) return;
   checkpoint_->bytes_read_.fetch_add(bytes, std::memory_order_relaxed);
-}
-
-void CheckpointTensor::Release() const {
-  checkpoint_->files_[info_->file].file().Release(info_->offset, info_->bytes);
 }
 
 absl::Status Checkpoint::AddFile(const ModelFolder& folder, const std::string& name) {
@@ -354,6 +370,13 @@ absl::Status Checkpoint::CheckAllUsed(
   return absl::InvalidArgumentError(absl::StrCat(
       folder_, ": tensors: found ", NameList(unused),
       ", expected none that the model of config.json does not use; one of the two is wrong"));
+}
+
+absl::Status Checkpoint::CheckUnchanged() const {
+  for (const SafetensorsFile& file : files_) {
+    TANDEM_RETURN_IF_ERROR(file.file().CheckUnchanged());
+  }
+  return absl::OkStatus();
 }
 
 uint64_t Checkpoint::header_bytes() const {

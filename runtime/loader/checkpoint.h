@@ -44,6 +44,9 @@ class CheckpointTensor {
   // Everything.
   absl::Status CopyAll(void* dst) const { return CopyRows(0, rows(), dst); }
 
+  // Bytes [begin, end) of the tensor.
+  absl::Status CopyBytes(uint64_t begin, uint64_t end, void* dst) const;
+
   // Columns [column_begin, column_end) of rows [row_begin, row_end) of a 2-D
   // tensor; row r of the block starts at dst + (r - row_begin) * dst_stride
   // (bytes). Reads no column outside, beyond what a page holds.
@@ -55,19 +58,20 @@ class CheckpointTensor {
   // All rows, packed.
   absl::Status CopyColumns(int64_t column_begin, int64_t column_end, void* dst) const;
 
-  // The mapped bytes themselves, for rows that are looked up while serving.
-  // They may be unaligned for dtype(): read them with memcpy. Whoever reads
-  // reports it with CountRead. Valid as long as the Checkpoint.
-  const std::byte* data() const;
-  void CountRead(uint64_t bytes) const;
-
-  // Drops the pages that data() brought into this process. Copies leave none.
-  void Release() const;
+  // From now on, all copies of this tensor read bytes [offset, offset + bytes) of it with `reader`,
+  // not from its file, and count nothing. Not thread-safe.
+  using Reader = std::function<absl::Status(uint64_t offset, size_t bytes, void* dst)>;
+  void ReadWith(Reader reader) const;
 
  private:
   friend class Checkpoint;
   CheckpointTensor(Checkpoint* checkpoint, const TensorInfo* info)
       : checkpoint_(checkpoint), info_(info) {}
+  // Bytes [offset, offset + bytes) of the tensor.
+  absl::Status ReadBytes(uint64_t offset, size_t bytes, void* dst) const;
+  void Prefetch(uint64_t offset, size_t bytes) const;
+  void CountRead(uint64_t bytes) const;
+  const Reader& reader() const;
   Checkpoint* checkpoint_;
   const TensorInfo* info_;
 };
@@ -119,7 +123,10 @@ class Checkpoint {
   // the model is not the one that the configuration describes.
   absl::Status CheckAllUsed(const std::function<bool(std::string_view name)>& allowed_unused) const;
 
-  // Payload bytes that copies and CountRead have reported; headers are not in it.
+  // DATA_LOSS where somebody has written to one of the files since it was opened.
+  absl::Status CheckUnchanged() const;
+
+  // Payload bytes that were copied from the files; headers are not in it.
   uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
   uint64_t header_bytes() const;
 
@@ -146,6 +153,7 @@ class Checkpoint {
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string, size_t> by_name_;  // into tensors_
   std::vector<bool> taken_;                          // per tensor
+  std::vector<CheckpointTensor::Reader> readers_;    // per tensor; null: its file
   std::vector<std::string> missing_;                 // Take found none of that name
   std::atomic<uint64_t> bytes_read_{0};
   uint64_t identity_ = 0;

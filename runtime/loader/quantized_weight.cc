@@ -126,6 +126,14 @@ size_t QuantizedWeight::ScaleRow(int64_t row) const {
   return (row / rows - block_.row_begin / rows) * (group_end_ - group_begin_);
 }
 
+std::vector<CheckpointTensor> QuantizedWeight::Tensors() const {
+  std::vector<CheckpointTensor> tensors;
+  for (const auto* tensor : {&weight_, &scale_, &zero_, &group_index_}) {
+    if (tensor->has_value()) tensors.push_back(**tensor);
+  }
+  return tensors;
+}
+
 absl::Status QuantizedWeight::Prepare(const Block& block) {
   TANDEM_CHECK(0 <= block.row_begin && block.row_begin <= block.row_end && block.row_end <= rows_);
   TANDEM_CHECK(0 <= block.column_begin && block.column_begin <= block.column_end &&

@@ -48,6 +48,9 @@ class QuantizedWeight {
   int64_t columns() const { return columns_; }
   const std::optional<kernels::QuantFormat>& format() const { return format_; }
 
+  // Those that it reads.
+  std::vector<CheckpointTensor> Tensors() const;
+
   // Reads and checks what the block's codes need: scales, zero points, groups, and
   // the codes themselves where rows do not lie in one piece. Reads go on inside
   // the block then, from any thread.

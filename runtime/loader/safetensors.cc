@@ -178,7 +178,7 @@ std::string ShapeString(const std::vector<int64_t>& shape) {
 }
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
+  TANDEM_ASSIGN_OR_RETURN(InputFile mapped, InputFile::Open(path));
   SafetensorsFile file(std::move(mapped));
   const uint64_t size = file.file_.size();
   constexpr uint64_t kLengthBytes = 8;

@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
-#include "runtime/loader/mapped_file.h"
+#include "runtime/loader/input_file.h"
 
 namespace tandem::loader {
 
@@ -43,13 +43,13 @@ class SafetensorsFile {
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in file order
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const MappedFile& file() const { return file_; }
+  const InputFile& file() const { return file_; }
   uint64_t header_bytes() const { return header_bytes_; }    // with the 8 of its length
   uint64_t header_digest() const { return header_digest_; }  // XXH3 of those bytes
 
  private:
-  explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
-  MappedFile file_;
+  explicit SafetensorsFile(InputFile file) : file_(std::move(file)) {}
+  InputFile file_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
   uint64_t header_bytes_ = 0;

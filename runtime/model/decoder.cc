@@ -295,6 +295,7 @@ absl::Status Decoder::AddAndNorm(const parallel::RowParallelLinear& product,
 
 DecoderBytes Decoder::bytes() const {
   return {.weights = weight_bytes_ + (stream_ == nullptr ? 0 : stream_->present_bytes()),
+          .embedding = embedding_->held_bytes(),
           .kv = kv_cache_.bytes(),
           .workspace = workspace_.memory.bytes(),
           .streamed = stream_ == nullptr ? 0 : stream_->layer_bytes(),

@@ -21,6 +21,7 @@
 #include "runtime/loader/checkpoint.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/loader/packed_file.h"
+#include "runtime/model/embedding_table.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
@@ -63,8 +64,11 @@ struct DecoderOptions {
   RecordingBudget recording;
   parallel::StepTimer* timer = nullptr;  // outlives the decoder; null: off
   WeightRequests weights;                // conversions while loading
-  // Weights that were packed before (CheckPackedWeights), or null. Outlives the decoder.
+  // Weights that were packed before (CheckPackedWeights), or null. Outlives Load; if layers stay
+  // there, it has an image and outlives the decoder.
   const loader::PackedFile* packed = nullptr;
+  // Where the embedding is kept, unless layers stay in the file. Outlives the decoder.
+  EmbeddingMemory embedding;
   LayersIn layers = LayersIn::kMemory;
   std::vector<int> stream_cpus;  // of WeightStream's thread; empty: the caller's
 
@@ -80,21 +84,21 @@ struct DecoderOptions {
 
 // Bytes that a rank will hold, by purpose.
 struct DecoderBytes {
-  size_t weights = 0;  // of streamed weights, the most that is present at once
+  size_t weights = 0;    // of streamed weights, the most that is present at once
+  size_t embedding = 0;  // this rank's part of it, in the host's memory
   size_t kv = 0;
   size_t workspace = 0;
   size_t streamed = 0;  // read from the packed file or the host in each step; not in total()
   size_t present = 0;   // the part of `weights` that streamed layers take
-  size_t total() const { return weights + kv + workspace; }
+  size_t total() const { return weights + embedding + kv + workspace; }
   size_t read() const { return weights - present + streamed; }  // weights read in each step
 };
 
 class Decoder {
  public:
-  // Reads this rank's slices and packs them. Takes the checkpoint: embedding rows
-  // are looked up in its mapped file while serving. The backend and the
+  // Reads this rank's slices and packs them. Takes the checkpoint. The backend and the
   // communicator, which works on the backend's memory, must outlive the decoder. Not
-  // collective: ranks agree on the status afterwards.
+  // collective: ranks agree on the status afterwards, before the first step.
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(
       const loader::ModelConfig& config, std::unique_ptr<loader::Checkpoint> checkpoint,
       parallel::ShardPlan plan, kernels::Backend& backend, parallel::Communicator& communicator,
@@ -106,8 +110,8 @@ class Decoder {
   // (recording_failure).
   absl::Status RecordSteps();
 
-  // The bytes that Load will hold on `rank`, from config.json and the files' headers alone: with the
-  // checkpoint's formats as options.weights converts them, or with the formats that format_of
+  // The bytes that Load will hold on `rank`, from config.json and the files' headers alone: with
+  // the checkpoint's formats as options.weights converts them, or with the formats that format_of
   // returns.
   static DecoderBytes Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
@@ -122,7 +126,8 @@ class Decoder {
   // error is final for the world.
   absl::Status Forward(const StepInput& input, float* logits);
 
-  // Candidates that each rank lists for a surveyed row. 0: ranks cannot survey; all rows come whole.
+  // Candidates that each rank lists for a surveyed row. 0: ranks cannot survey; all rows come
+  // whole.
   int32_t candidates() const { return sampling_ == nullptr ? 0 : RowSampling::ListSize(plan_); }
   // On rank 0: the ranks' surveys of a row of the last step. Valid until the next step.
   std::span<const kernels::RankSurvey> Survey(int32_t row) { return sampling_->Of(row); }
@@ -142,7 +147,7 @@ class Decoder {
   size_t head_bytes() const { return head_.bytes(); }  // among the weights
   uint64_t bytes_read() const {
     return checkpoint_->bytes_read() +
-           (options_.packed == nullptr ? 0 : options_.packed->bytes_read()) +
+           (options_.layers == LayersIn::kFile ? options_.packed->bytes_read() : packed_read_) +
            (stream_ == nullptr ? 0 : stream_->bytes_read());
   }
   const loader::ModelConfig& config() const { return config_; }
@@ -207,8 +212,9 @@ class Decoder {
   absl::Status LoadLayer(int64_t index);
   absl::Status LoadNorm(const Norm& norm, Layer& layer);
   absl::Status LoadMatrix(const HeldMatrix& matrix, Layer& layer);
-  // After the layers and the head are loaded: starts to read the first layer from the file.
-  void StartFileStream();
+  // After the layers and the head are loaded: checks all that this rank will read from the file,
+  // and starts to read the first layer.
+  absl::Status StartFileStream();
   const RecordedStep* FindRecorded(const StepInput& input) const;
   // From here on work belongs to `part`: for the timer, and as a range of the backend.
   void Enter(parallel::StepPart part);
@@ -253,6 +259,7 @@ class Decoder {
   // its leaves as it likes.
   parallel::ReducePlan attention_sum_, ffn_sum_;
   size_t weight_bytes_ = 0;                       // in memory for good
+  uint64_t packed_read_ = 0;                      // bytes, of a packed file while loading
   std::unique_ptr<kernels::LayerStream> stream_;  // null: all are
 };
 

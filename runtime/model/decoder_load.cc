@@ -41,8 +41,10 @@ absl::Status Decoder::LoadWeights() {
   TANDEM_ASSIGN_OR_RETURN(const StoredMatrix embedding,
                           TakeMatrix(config_, *checkpoint_, EmbeddingModule(config_)));
   embedding_ = std::make_unique<EmbeddingTable>(embedding);
+  if (options_.packed != nullptr) TANDEM_RETURN_IF_ERROR(embedding_->ReadFrom(*options_.packed));
   // Every rank looks up any row; each checks the rows of its own shard beforehand.
-  TANDEM_RETURN_IF_ERROR(embedding_->CheckRows(shard_.vocab));
+  const bool streamed = options_.layers == LayersIn::kFile;
+  TANDEM_RETURN_IF_ERROR(embedding_->CheckRows(shard_.vocab, streamed));
 
   layers_.resize(config_.num_layers);
   const bool in_host = options_.layers == LayersIn::kHost;
@@ -71,7 +73,14 @@ absl::Status Decoder::LoadWeights() {
   const parallel::RowSlice slices[] = {head.Slice(shard_.vocab)};
   TANDEM_ASSIGN_OR_RETURN(head_, ColumnParallelLinear::Load(backend_, slices));
   weight_bytes_ += final_norm_.bytes() + head_.bytes();
-  if (options_.layers == LayersIn::kFile) StartFileStream();
+  if (streamed) {
+    TANDEM_RETURN_IF_ERROR(StartFileStream());
+  } else {
+    // Last: a tied head has been read from the file by now.
+    TANDEM_RETURN_IF_ERROR(embedding_->KeepInMemory(options_.embedding));
+    if (options_.packed != nullptr) packed_read_ = options_.packed->bytes_read();
+  }
+  TANDEM_RETURN_IF_ERROR(checkpoint_->CheckUnchanged());
   const bool kv_scales = config_.quantization && config_.quantization->has_kv_scales();
   return checkpoint_->CheckAllUsed([this, kv_scales](std::string_view name) {
     return loader::IsHarmlessLeftover(name, config_.tie_word_embeddings) ||
@@ -140,12 +149,12 @@ absl::Status Decoder::LoadMatrix(const HeldMatrix& matrix, Layer& layer) {
   return absl::OkStatus();
 }
 
-void Decoder::StartFileStream() {
-  const loader::MappedFile& file = options_.packed->mapping();
+absl::Status Decoder::StartFileStream() {
+  const loader::PackedFile& file = *options_.packed;
   std::vector<std::vector<FileRange>> layers;
   const auto add = [&](std::span<const std::span<const std::byte>> pieces) {
     for (const std::span<const std::byte> piece : pieces) {
-      const auto begin = static_cast<uint64_t>(piece.data() - file.data());
+      const auto begin = static_cast<uint64_t>(piece.data() - file.image());
       layers.back().push_back({begin, begin + piece.size()});
     }
   };
@@ -158,7 +167,15 @@ void Decoder::StartFileStream() {
   }
   layers.emplace_back();
   add(head_.mapped());
+  // A damage is found now, when the file can be made again, not in the middle of an answer.
+  for (const std::vector<FileRange>& layer : layers) {
+    for (const FileRange& range : WholePages(layer)) {
+      TANDEM_RETURN_IF_ERROR(file.CheckPages(range.begin, range.end));
+    }
+  }
+  weight_bytes_ += file.table_bytes();
   stream_ = std::make_unique<WeightStream>(file, layers, options_.stream_cpus);
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::model

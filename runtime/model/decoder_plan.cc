@@ -22,6 +22,12 @@ class WeightPlanner {
 
   void AddVector(int64_t size) { resident_ += size * sizeof(float); }
 
+  // Of an entry of the packed file.
+  void AddDigests(uint64_t bytes) {
+    constexpr uint64_t kPage = loader::kPackedPage;
+    resident_ += loader::PackedFile::TableBytes((bytes + kPage - 1) / kPage * kPage);
+  }
+
   void Add(const HeldMatrix& matrix, const WeightFormat& format, bool has_bias) {
     kernels::LinearSpec spec = {.dtype = format.dtype,
                                 .quant = format.quant,
@@ -59,8 +65,10 @@ class WeightPlanner {
   }
 
  private:
-  // A matrix that stays in the packed file: its whole pages there, and what has to be copied.
+  // A matrix that stays in the packed file: its whole pages there, and what has to be copied. Every
+  // rank keeps the digests of the whole matrix.
   void AddMapped(const kernels::LinearSpec& spec, const std::vector<kernels::PackedRows>& rows) {
+    for (const kernels::PackedRows& matrix : rows) AddDigests(device_.PackedBytes(matrix.whole));
     const kernels::PackedRowsPlan packed = device_.PlanPackedRows(spec, rows);
     resident_ += packed.copied_bytes;
     std::vector<std::vector<FileRange>> ranges(rows.size());
@@ -88,6 +96,8 @@ class WeightPlanner {
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Checkpoint& checkpoint,
                            const parallel::ShardPlan& plan, int rank,
                            const kernels::DeviceLayout& device, const DecoderOptions& options) {
+  DecoderOptions with_embedding = options;
+  with_embedding.embedding.stored_bytes = EmbeddingBytes(config, checkpoint);
   return PlanMatrices(
       config,
       [&](const HeldMatrix& matrix) {
@@ -97,7 +107,7 @@ DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const loader::Chec
         }
         return planned;
       },
-      plan, rank, device, options);
+      plan, rank, device, with_embedding);
 }
 
 DecoderBytes Decoder::Plan(const loader::ModelConfig& config, const FormatOf& format_of,
@@ -137,6 +147,12 @@ DecoderBytes Decoder::PlanMatrices(const loader::ModelConfig& config,
   add(HeadMatrix(config));
 
   DecoderBytes bytes;
+  const EmbeddingMemory& embedding = options.embedding;
+  if (options.layers == LayersIn::kFile) {
+    weights.AddDigests(embedding.stored_bytes);
+  } else {
+    bytes.embedding = EmbeddingPart(embedding.stored_bytes, embedding.part, embedding.parts).size();
+  }
   weights.Finish(&bytes);
   bytes.kv = options.num_blocks * KvCache::BlockBytes({.layers = config.num_layers,
                                                        .kv_heads = shard.kv_heads.size(),

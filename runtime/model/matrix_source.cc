@@ -72,6 +72,10 @@ WeightFormat StoredMatrix::format() const {
   return {.dtype = DType::kBF16, .quant = quantized_->format()};
 }
 
+std::vector<loader::CheckpointTensor> StoredMatrix::Tensors() const {
+  return tensor_ ? std::vector{*tensor_} : quantized_->Tensors();
+}
+
 absl::Status StoredMatrix::Prepare(const Block& block) const {
   return tensor_ ? absl::OkStatus() : quantized_->Prepare(block);
 }
@@ -162,25 +166,7 @@ kernels::PackedReader MatrixSource::Packed(const kernels::LinearSpec& whole) con
 const std::byte* MatrixSource::Mapped(const kernels::LinearSpec& whole) const {
   if (packed_ == nullptr || !in_place_) return nullptr;
   const loader::PackedFile::Entry* matrix = packed_->Find(name(), PackedDescription(whole));
-  return matrix == nullptr ? nullptr : packed_->mapping().data() + matrix->offset;
-}
-
-absl::Status EmbeddingTable::Lookup(kernels::Backend& backend, const int32_t* ids, int64_t tokens,
-                                    int64_t hidden, float* out) {
-  if (const loader::CheckpointTensor* tensor = stored_.tensor(); tensor != nullptr) {
-    backend.EmbedTokens(tensor->data(), tensor->dtype(), hidden, ids, tokens, out);
-    tensor->CountRead(tokens * tensor->row_bytes());
-    return absl::OkStatus();
-  }
-  row_.resize(hidden);
-  for (int64_t t = 0; t < tokens; ++t) {
-    const Block block = {ids[t], ids[t] + 1, 0, hidden};
-    TANDEM_RETURN_IF_ERROR(stored_.Prepare(block));
-    TANDEM_RETURN_IF_ERROR(stored_.Read(
-        block, DType::kF32, reinterpret_cast<std::byte*>(row_.data()), hidden * sizeof(float)));
-    backend.CopyFromHost(out + t * hidden, row_.data(), hidden * sizeof(float));
-  }
-  return absl::OkStatus();
+  return matrix == nullptr ? nullptr : packed_->image() + matrix->offset;
 }
 
 }  // namespace tandem::model

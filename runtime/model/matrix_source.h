@@ -30,6 +30,8 @@ class StoredMatrix {
   // One of the two, the other is null.
   const loader::CheckpointTensor* tensor() const { return tensor_ ? &*tensor_ : nullptr; }
   loader::QuantizedWeight* quantized() const { return quantized_.get(); }
+  // All tensors that it is stored in.
+  std::vector<loader::CheckpointTensor> Tensors() const;
 
   absl::Status Prepare(const loader::Block& block) const;
   // Elements of the given type, rows dst_stride bytes apart. INVALID_ARGUMENT where
@@ -102,27 +104,6 @@ class VectorSource : public parallel::WeightSource {
 
  private:
   loader::CheckpointTensor tensor_;
-};
-
-// The embedding, whose rows are looked up while serving.
-class EmbeddingTable {
- public:
-  explicit EmbeddingTable(StoredMatrix stored) : stored_(std::move(stored)) {}
-
-  // Checks quantized rows while loading: an error at the first look-up would end the world.
-  absl::Status CheckRows(parallel::Range rows) const {
-    return stored_.tensor() != nullptr ? absl::OkStatus()
-                                       : stored_.quantized()->CheckRows(rows.begin, rows.end);
-  }
-
-  // out[t] = row ids[t], [tokens, hidden] in fp32. Of a quantized table, rows are
-  // dequantized here.
-  absl::Status Lookup(kernels::Backend& backend, const int32_t* ids, int64_t tokens, int64_t hidden,
-                      float* out);
-
- private:
-  StoredMatrix stored_;
-  std::vector<float> row_;
 };
 
 }  // namespace tandem::model

@@ -7,6 +7,7 @@
 #include "kernels/base/status_macros.h"
 #include "parallel/linear.h"
 #include "runtime/loader/quantize_rows.h"
+#include "runtime/model/embedding_table.h"
 #include "runtime/model/matrix_source.h"
 #include "runtime/model/model_tensors.h"
 
@@ -62,19 +63,28 @@ absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
 absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer) {
-  return ForEachModule(
+  TANDEM_ASSIGN_OR_RETURN(const StoredMatrix embedding,
+                          TakeMatrix(config, checkpoint, EmbeddingModule(config)));
+  TANDEM_RETURN_IF_ERROR(WriteEmbedding(embedding, writer));
+  const std::string head = HeadMatrix(config).modules.front().name;
+  TANDEM_RETURN_IF_ERROR(ForEachModule(
       config, checkpoint, weights, backend,
       [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
-        TANDEM_ASSIGN_OR_RETURN(StoredMatrix stored, TakeMatrix(config, checkpoint, module));
+        StoredMatrix stored = embedding;
+        if (!config.tie_word_embeddings || module.name != head) {
+          TANDEM_ASSIGN_OR_RETURN(stored, TakeMatrix(config, checkpoint, module));
+        }
         MatrixSource source(std::move(stored), format);
         TANDEM_ASSIGN_OR_RETURN(const auto weight, parallel::PackWhole(backend, source, leaf_size));
         return writer.Append(source.name(), PackedDescription(weight->spec), weight->packed());
-      });
+      }));
+  return checkpoint.CheckUnchanged();
 }
 
 absl::Status CheckPackedWeights(const loader::ModelConfig& config,
                                 const loader::Checkpoint& checkpoint, const WeightRequests& weights,
                                 const kernels::Backend& backend, const loader::PackedFile& file) {
+  TANDEM_RETURN_IF_ERROR(CheckEmbedding(config, checkpoint, file));
   return ForEachModule(
       config, checkpoint, weights, backend,
       [&](const Module& module, const WeightFormat& format, int64_t leaf_size) -> absl::Status {
@@ -90,9 +100,9 @@ absl::Status CheckPackedWeights(const loader::ModelConfig& config,
         const loader::PackedFile::Entry* matrix = file.Find(name, PackedDescription(whole));
         const uint64_t found = matrix == nullptr ? 0 : matrix->bytes;
         if (found == backend.PackedBytes(whole)) return absl::OkStatus();
-        return absl::InvalidArgumentError(
-            absl::StrCat(file.mapping().path(), ": ", name, ": found ", found, " bytes, expected ",
-                         backend.PackedBytes(whole), "; remove it and it is made again"));
+        return absl::InvalidArgumentError(absl::StrCat(file.path(), ": ", name, ": found ", found,
+                                                       " bytes, expected ",
+                                                       backend.PackedBytes(whole), ""));
       });
 }
 

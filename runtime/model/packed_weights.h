@@ -20,8 +20,8 @@ absl::StatusOr<std::string> PackedKey(const loader::Checkpoint& checkpoint,
                                       const WeightRequests& weights,
                                       const kernels::Backend& backend);
 
-// All matrices of the model, whole. Takes them from the checkpoint, which serves nothing else
-// afterwards. Holds one packed matrix at a time.
+// The embedding as it is stored, and all other matrices of the model, whole. Takes them from the
+// checkpoint, which serves nothing else afterwards. Holds one packed matrix at a time.
 absl::Status WritePackedWeights(const loader::ModelConfig& config, loader::Checkpoint& checkpoint,
                                 const WeightRequests& weights, kernels::Backend& backend,
                                 loader::PackedFileWriter& writer);

@@ -1,6 +1,7 @@
 #include "runtime/model/weight_stream.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <utility>
@@ -11,7 +12,7 @@
 namespace tandem::model {
 namespace {
 
-constexpr uint64_t kPage = 4096;
+constexpr uint64_t kPage = loader::kPackedPage;
 
 // The kernel is asked to read so many requests ahead: enough for a disk's queue.
 constexpr uint64_t kRequest = 2 << 20;
@@ -44,10 +45,10 @@ uint64_t LargestPair(std::span<const uint64_t> layer_bytes) {
   return most;
 }
 
-WeightStream::WeightStream(const loader::MappedFile& file,
+WeightStream::WeightStream(const loader::PackedFile& file,
                            const std::vector<std::vector<FileRange>>& layers, std::vector<int> cpus)
     : file_(file), cpus_(std::move(cpus)) {
-  TANDEM_CHECK(layers.size() >= 2);
+  TANDEM_CHECK(layers.size() >= 2 && file.image() != nullptr);
   std::vector<uint64_t> bytes;
   for (const std::vector<FileRange>& layer : layers) {
     layers_.push_back(WholePages(layer));
@@ -96,7 +97,7 @@ void WeightStream::Run() {
     // The layer before this one has begun, so the one before that is done.
     if (next >= 2 && layers_.size() > 2) {
       for (const FileRange& range : layers_[(next - 2) % layers_.size()]) {
-        file_.Release(range.begin, std::min<uint64_t>(range.end, file_.size()) - range.begin);
+        madvise(file_.image() + range.begin, range.size(), MADV_DONTNEED);
       }
     }
     const absl::Status status = Read(layers_[next % layers_.size()]);
@@ -113,9 +114,8 @@ void WeightStream::Run() {
 absl::Status WeightStream::Read(const std::vector<FileRange>& layer) {
   std::vector<FileRange> requests;
   for (const FileRange& range : layer) {
-    const uint64_t end = std::min<uint64_t>(range.end, file_.size());
-    for (uint64_t at = range.begin; at < end; at += kRequest) {
-      requests.push_back({at, std::min(at + kRequest, end)});
+    for (uint64_t at = range.begin; at < range.end; at += kRequest) {
+      requests.push_back({at, std::min(at + kRequest, range.end)});
     }
   }
   size_t asked = 0;
@@ -123,7 +123,8 @@ absl::Status WeightStream::Read(const std::vector<FileRange>& layer) {
     for (; asked < std::min(i + kRequestsAhead, requests.size()); ++asked) {
       file_.Prefetch(requests[asked].begin, requests[asked].size());
     }
-    TANDEM_RETURN_IF_ERROR(file_.Populate(requests[i].begin, requests[i].size()));
+    TANDEM_RETURN_IF_ERROR(
+        file_.ReadPages(requests[i].begin, requests[i].end, file_.image() + requests[i].begin));
     bytes_read_.fetch_add(requests[i].size(), std::memory_order_relaxed);
   }
   return absl::OkStatus();

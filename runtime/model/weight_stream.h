@@ -1,9 +1,9 @@
-// Weights that stay in a mapped file. While a layer computes, a thread reads the next layer and
-// releases the pages of the layer before. The head counts as the last layer; the first follows it.
+// Weights that stay in a packed file. While a layer computes, a thread reads the next layer and
+// releases the memory of the layer before. The head counts as the last layer; the first follows it.
 //
-// Results are the same as with weights in memory: only the place of the pages differs. If the file
-// is truncated while it is read, Enter returns DATA_LOSS in most cases (MappedFile::Populate);
-// otherwise the process gets a SIGBUS, as with any mapped file.
+// Results are the same as with weights in memory. Every page is checked against its digest each
+// time that it is read: if somebody changes or cuts the file, or its disk fails, Enter returns
+// DATA_LOSS.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/layer_stream.h"
-#include "runtime/loader/mapped_file.h"
+#include "runtime/loader/packed_file.h"
 
 namespace tandem::model {
 
@@ -36,9 +36,10 @@ uint64_t LargestPair(std::span<const uint64_t> layer_bytes);
 
 class WeightStream : public kernels::LayerStream {
  public:
-  // Each layer is a list of ranges of the file, which outlives this object. The thread starts to
-  // read the first layer. It may use `cpus`; if that is empty, the caller's.
-  WeightStream(const loader::MappedFile& file, const std::vector<std::vector<FileRange>>& layers,
+  // Each layer is a list of ranges of the file, which outlives this object and has an image: a byte
+  // of the file appears at its offset there. The thread starts to read the first layer. It may use
+  // `cpus`; if that is empty, the caller's.
+  WeightStream(const loader::PackedFile& file, const std::vector<std::vector<FileRange>>& layers,
                std::vector<int> cpus);
   ~WeightStream() override;
 
@@ -55,7 +56,7 @@ class WeightStream : public kernels::LayerStream {
   void Run();
   absl::Status Read(const std::vector<FileRange>& layer);
 
-  const loader::MappedFile& file_;
+  const loader::PackedFile& file_;
   std::vector<std::vector<FileRange>> layers_;  // whole pages
   const std::vector<int> cpus_;
   uint64_t layer_bytes_ = 0, present_bytes_ = 0;

@@ -76,8 +76,6 @@ std::vector<std::string> GroupFolders(const std::string& root, const std::string
 
 uint64_t ResidentBytes() { return KilobyteField("/proc/self/status", {"RssAnon:", "RssShmem:"}); }
 
-uint64_t PresentFileBytes() { return KilobyteField("/proc/self/status", {"RssFile:"}); }
-
 uint64_t ResidentBytes(int64_t pid) {
   return KilobyteField("/proc/" + std::to_string(pid) + "/status", {"RssAnon:", "RssShmem:"});
 }

@@ -10,8 +10,6 @@ namespace tandem::plan {
 // Memory that this process holds itself, in bytes: anonymous and shared pages. Pages of mapped
 // files do not count, since the kernel may drop them.
 uint64_t ResidentBytes();
-// Pages of mapped files that are present in this process, in bytes.
-uint64_t PresentFileBytes();
 // ResidentBytes() of another process of this host; 0 where it cannot be read.
 uint64_t ResidentBytes(int64_t pid);
 

@@ -12,6 +12,7 @@ namespace tandem::plan {
 // Bytes on one rank.
 struct MemoryPlan {
   uint64_t weights = 0;
+  uint64_t embedding = 0;  // its part of the rows, in the host's memory, GPU or not
   uint64_t kv = 0;
   uint64_t workspace = 0;      // scratch of a step
   uint64_t communication = 0;  // buffers of the collectives; on rank 0 the logits too
@@ -36,7 +37,8 @@ struct MemoryPlan {
     return on_gpu ? weights + kv + workspace + scratch + graphs + collectives : 0;
   }
   uint64_t host() const {
-    return communication + process + preparation + pinned + (on_gpu ? 0 : weights + kv + workspace);
+    return communication + process + preparation + embedding + pinned +
+           (on_gpu ? 0 : weights + kv + workspace);
   }
   uint64_t total() const { return host() + gpu(); }
 };

@@ -95,14 +95,17 @@ FormatPlan PlanOne(const loader::ModelConfig& config, const PlanRequest& request
   const parallel::ShardPlan shards =
       parallel::ShardPlan::Make(model::ShapeOf(config), ShardWeightsByMemory(memory));
   const bool gpus = !device.memory_is_host();
-  const model::DecoderOptions options = DecoderOptionsOf(request, gpus);
+  model::DecoderOptions options = DecoderOptionsOf(request, gpus);
   FormatPlan plan = {.format = format, .tp = tp, .fits = true};
   plan.kv_tokens = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < tp; ++r) {
+    // The ranks of one host.
+    options.embedding = {.part = r, .parts = tp, .stored_bytes = request.embedding_bytes};
     const model::DecoderBytes bytes = PlanDecoder(config, format, shards, r, device, options);
     RankPlan rank;
     rank.device = devices[r].memory;
     rank.bytes.weights = bytes.weights;
+    rank.bytes.embedding = bytes.embedding;
     rank.bytes.streamed = bytes.streamed;
     rank.bytes.present = bytes.present;
     rank.bytes.kv = bytes.kv;

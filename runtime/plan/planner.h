@@ -29,6 +29,7 @@ struct PlanRequest {
   int64_t max_num_seqs = 64;  // as serve has them by default
   int64_t max_batched_tokens = 512;
   kernels::KvDType kv_dtype = kernels::KvDType::kBF16;
+  uint64_t embedding_bytes = 0;       // as it is stored (model::EmbeddingBytes)
   Format stored = Format::kBf16;      // nothing more precise is recommended
   std::optional<Format> only;         // nullopt: all formats
   double all_reduce_seconds = 20e-6;  // of one token's activations

@@ -41,9 +41,17 @@ absl::StatusOr<std::unique_ptr<Calibration>> Calibration::Create(
                     .head_dim = config.head_dim,
                     .dtype = kernels::KvDType::kF32}));
   const loader::CheckpointTensor& table = weights.Get(std::string(model::kEmbedding) + ".weight");
+  const int64_t row_bytes = table.row_bytes();
+  std::vector<std::byte> rows(pass->longest_ * row_bytes);
+  std::vector<int32_t> in_order(pass->longest_);
+  std::iota(in_order.begin(), in_order.end(), 0);
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& sequence = pass->sequences_[i];
-    backend.EmbedTokens(table.data(), table.dtype(), hidden, sequences[i].data(), sequence.tokens,
+    for (int64_t t = 0; t < sequence.tokens; ++t) {
+      const int32_t id = sequences[i][t];
+      TANDEM_RETURN_IF_ERROR(table.CopyRows(id, id + 1, rows.data() + t * row_bytes));
+    }
+    backend.EmbedTokens(rows.data(), table.dtype(), hidden, in_order.data(), sequence.tokens,
                         &pass->residual_[sequence.begin * hidden]);
   }
   backend.Synchronize();

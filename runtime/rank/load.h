@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
+#include "parallel/shm_segment.h"
 #include "runtime/loader/packed_file.h"
 #include "runtime/model/decoder.h"
 #include "runtime/rank/size.h"
@@ -15,13 +16,15 @@ namespace tandem::rank {
 
 // Destroyed from the last member to the first. The steps' results that LoadModel gets outlive it.
 struct LoadedModel {
-  std::unique_ptr<loader::PackedFile> packed;         // null: none
+  parallel::ShmSegment embedding;                     // of this host's ranks; empty: none
+  std::unique_ptr<loader::PackedFile> packed;         // null: no layers stay in it
   std::unique_ptr<parallel::Communicator> gpu_steps;  // null: steps are on the host
   std::unique_ptr<model::Decoder> decoder;
-  uint64_t file_bytes_before = 0;  // file pages that were present before weights were loaded
 };
 
-// Collective; all ranks get the same error. Takes start.opened.checkpoint.
+// Collective; all ranks get the same error. Takes start.opened.checkpoint. Where the packed file
+// turns out to be damaged, a line says what and where, the file is made again, and the model is
+// loaded once more.
 absl::StatusOr<LoadedModel> LoadModel(parallel::ControlGroup& group, const StartResults& start,
                                       const StepCollectives& collectives,
                                       model::DecoderOptions decoder);

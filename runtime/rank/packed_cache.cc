@@ -63,7 +63,8 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
   const std::string path =
       absl::StrCat(args.directory, "/",
                    absl::Hex(XXH3_64bits(key.data(), key.size()), absl::kZeroPad16), ".packed");
-  auto file = Open(args, path, key, backend);
+  absl::StatusOr<PackedFilePtr> file = absl::DataLossError(path);
+  if (!args.remake) file = Open(args, path, key, backend);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> found, parallel::AllGather(group, file.ok()));
   // All ranks take the same branch, since the exchanges below are collective.
   if (std::ranges::find(found, false) != found.end()) {
@@ -74,8 +75,9 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
     }
     absl::Status made;
     if (first_of_host && !file.ok()) {
-      if (!absl::IsNotFound(file.status())) {
-        spdlog::info("{}", std::string(file.status().message()));
+      if (!absl::IsNotFound(file.status()) && !args.remake) {
+        spdlog::warn("--packed-cache: {}; the file is made again",
+                     std::string(file.status().message()));
       }
       made = Make(args, path, key, backend);
     }

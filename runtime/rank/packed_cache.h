@@ -25,6 +25,7 @@ struct PackedCacheArgs {
   const loader::Checkpoint& checkpoint;
   const model::WeightRequests& weights;
   bool required = false;  // a missing file is an error
+  bool remake = false;    // the file that is there is damaged
 };
 
 // Collective. Opens the packed weights of the model. Where the file is missing or belongs to

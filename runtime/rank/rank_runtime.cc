@@ -36,8 +36,12 @@ absl::Status RankRuntime::LoadShard(const parallel::MpiWorld* world, const RankO
                                       FreeMemory(*opened_.backend, gpus_, placed_, rank())));
   TANDEM_ASSIGN_OR_RETURN(collectives_,
                           MakeStepCollectives(world, *start_, options, placed_.binding.own_cores));
-  const StartResults results = {
-      .options = options, .placed = placed_, .opened = opened_, .gpus = gpus_, .shards = shards};
+  const StartResults results = {.options = options,
+                                .placed = placed_,
+                                .opened = opened_,
+                                .gpus = gpus_,
+                                .shards = shards,
+                                .shared_memory = collectives_.host.host.get()};
   TANDEM_ASSIGN_OR_RETURN(size_, SizeRank(communicator(), results));
   TANDEM_ASSIGN_OR_RETURN(loaded_, LoadModel(*start_, results, collectives_, size_.decoder));
   peak_.Sample();
@@ -54,12 +58,13 @@ absl::Status RankRuntime::LoadShard(const parallel::MpiWorld* world, const RankO
 void RankRuntime::LogSizes(const RankOptions& options) const {
   const plan::MemoryPlan& plan = size_.plan;
   spdlog::debug(
-      "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, KV {}, "
-      "workspace {}, communication {}, process {}, preparation {}",
+      "rank {}: {} threads of {}, weights {}, head {}, {} read, planned {}: weights {}, "
+      "embedding {}, KV {}, workspace {}, communication {}, process {}, preparation {}",
       rank(), placed_.binding.threads, kernels::IsaInUse(options.isa), opened_.weight_format,
       opened_.head_format, Mebibytes(loaded_.decoder->bytes_read()), Mebibytes(plan.total()),
-      Mebibytes(plan.weights), Mebibytes(plan.kv), Mebibytes(plan.workspace),
-      Mebibytes(plan.communication), Mebibytes(plan.process), Mebibytes(plan.preparation));
+      Mebibytes(plan.weights), Mebibytes(plan.embedding), Mebibytes(plan.kv),
+      Mebibytes(plan.workspace), Mebibytes(plan.communication), Mebibytes(plan.process),
+      Mebibytes(plan.preparation));
 }
 
 void RankRuntime::LogStart() const {
@@ -92,16 +97,12 @@ std::vector<server::RankInfo> RankRuntime::DescribeRanks() const {
 
 absl::StatusOr<std::vector<RankReport>> RankRuntime::GatherReports() {
   peak_.Sample();
-  // Of streamed weights the last layer and the first are present now.
-  const bool from_file = layers() == model::LayersIn::kFile;
-  const uint64_t file_bytes = from_file ? plan::PresentFileBytes() : 0;
   const uint64_t gpu_taken = ranks_[rank()].gpu_bytes;
-  const RankReport mine = {
-      .bytes_read = loaded_.decoder->bytes_read(),
-      .planned_bytes = size_.plan.host(),
-      .peak_memory = peak_.bytes() + file_bytes - std::min(file_bytes, loaded_.file_bytes_before),
-      .planned_gpu = size_.plan.gpu(),
-      .gpu_memory = gpu_taken > 0 ? gpu_taken + size_.plan.scratch : 0};
+  const RankReport mine = {.bytes_read = loaded_.decoder->bytes_read(),
+                           .planned_bytes = size_.plan.host(),
+                           .peak_memory = peak_.bytes(),
+                           .planned_gpu = size_.plan.gpu(),
+                           .gpu_memory = gpu_taken > 0 ? gpu_taken + size_.plan.scratch : 0};
   return parallel::AllGather(communicator(), mine);
 }
 

@@ -35,6 +35,10 @@ model::DecoderOptions DecoderOptionsOf(const StartResults& start, const StepSize
   decoder.weights = start.opened.weights;
   decoder.layers = model::LayersOf(options.stream_weights, on_gpu);
   decoder.stream_cpus = start.placed.stream_cpus;
+  if (start.shared_memory != nullptr) {
+    decoder.embedding.part = start.shared_memory->local_rank();
+    decoder.embedding.parts = start.shared_memory->local_size();
+  }
   return decoder;
 }
 
@@ -46,6 +50,7 @@ plan::MemoryPlan PlanWithoutKv(const StartResults& start, const model::DecoderOp
       start.opened.config, *start.opened.checkpoint, start.shards, rank, backend, decoder);
   plan::MemoryPlan plan;
   plan.weights = bytes.weights;
+  plan.embedding = bytes.embedding;
   plan.streamed = bytes.streamed;
   plan.present = bytes.present;
   plan.workspace = bytes.workspace;
@@ -174,9 +179,9 @@ int64_t KvBlocksIn(uint64_t memory, uint64_t block_bytes, const StepSizes& sizes
 }
 
 uint64_t KvMemory(const plan::MemoryPlan& plan, uint64_t free) {
-  const uint64_t taken =
-      plan.weights + plan.workspace +
-      (plan.on_gpu ? plan.graphs + plan.collectives : plan.communication + plan.preparation);
+  const uint64_t taken = plan.weights + plan.workspace +
+                         (plan.on_gpu ? plan.graphs + plan.collectives
+                                      : plan.embedding + plan.communication + plan.preparation);
   if (free <= taken) return 0;
   return static_cast<uint64_t>(static_cast<double>(free - taken) *
                                (plan.on_gpu ? kGpuKvPart : kKvPart));

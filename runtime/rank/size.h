@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/control_group.h"
 #include "parallel/shard_plan.h"
+#include "parallel/shm_host.h"
 #include "runtime/loader/model_config.h"
 #include "runtime/model/decoder.h"
 #include "runtime/plan/memory_plan.h"
@@ -50,6 +51,7 @@ struct StartResults {
   OpenedModel& opened;
   const GpuMap& gpus;
   const parallel::ShardPlan& shards;
+  const parallel::ShmHost* shared_memory = nullptr;  // of the ranks of this host; null: none
 };
 
 // Collective; all ranks get the same error. RESOURCE_EXHAUSTED names what does not fit and what to

@@ -177,10 +177,13 @@ void AddRanks(const std::vector<RankInfo>& ranks, const std::vector<uint64_t>& p
   out.Gauge("rank_memory_planned_bytes", "What the plan gives a rank, by purpose.");
   for (size_t i = 0; i < ranks.size(); ++i) {
     const plan::MemoryPlan& plan = ranks[i].planned;
-    const std::pair<const char*, uint64_t> parts[] = {
-        {"weights", plan.weights},     {"kv", plan.kv},
-        {"workspace", plan.workspace}, {"communication", plan.communication},
-        {"process", plan.process},     {"preparation", plan.preparation}};
+    const std::pair<const char*, uint64_t> parts[] = {{"weights", plan.weights},
+                                                      {"embedding", plan.embedding},
+                                                      {"kv", plan.kv},
+                                                      {"workspace", plan.workspace},
+                                                      {"communication", plan.communication},
+                                                      {"process", plan.process},
+                                                      {"preparation", plan.preparation}};
     for (const auto& [purpose, bytes] : parts) {
       Labels all = labels(i);
       all.push_back({"purpose", purpose});

@@ -97,6 +97,7 @@ absl::Status AnswerGetServerStatus(const ServedModel& model, const grpc::ByteBuf
     rank->set_pid(ranks[i].pid);
     v1::MemoryBytes* planned = rank->mutable_planned();
     planned->set_weights(ranks[i].planned.weights);
+    planned->set_embedding(ranks[i].planned.embedding);
     planned->set_kv(ranks[i].planned.kv);
     planned->set_workspace(ranks[i].planned.workspace);
     planned->set_communication(ranks[i].planned.communication);

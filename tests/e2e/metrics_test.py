@@ -231,7 +231,7 @@ class Serving(unittest.TestCase):
     for rank in status.ranks:
       where = {"rank": rank.rank, "host": rank.host}
       self.assertEqual(scrape.get("rank_up", **where), 1)
-      for purpose in ("weights", "kv", "workspace", "communication", "process",
+      for purpose in ("weights", "embedding", "kv", "workspace", "communication", "process",
                       "preparation"):
         self.assertEqual(scrape.get("rank_memory_planned_bytes", purpose=purpose, **where),
                          getattr(rank.planned, purpose))

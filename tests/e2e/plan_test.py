@@ -74,11 +74,14 @@ class Plan(unittest.TestCase):
       # 128 KiB per token with any split.
       self.assertEqual(sum(rank["kv"] for rank in row["ranks"]), 131072 * 32768 * 16)
       for rank in row["ranks"]:
-        self.assertEqual(set(rank), {"weights", "kv", "workspace", "communication", "free"})
+        self.assertEqual(set(rank), {"weights", "embedding", "kv", "workspace",
+                                     "communication", "free"})
       self.assertEqual(row["fits"], all(rank["free"] >= 0 for rank in row["ranks"]))
     self.assertFalse(rows["int4", 3]["fits"])
     weights = {key: sum(r["weights"] for r in row["ranks"]) for key, row in rows.items()}
-    # Without the embedding, whose rows are read from the file.
+    # Without the embedding, which the ranks share as it is stored.
+    for row in rows.values():
+      self.assertAlmostEqual(sum(r["embedding"] for r in row["ranks"]) / GIB, 0.978, delta=0.01)
     self.assertAlmostEqual(weights["fp32", 1] / GIB, 29.915 - 1.957, delta=0.01)
     self.assertAlmostEqual(weights["bf16", 1] / GIB, 14.958 - 0.978, delta=0.01)
     self.assertLess(weights["int4", 1], weights["int8", 1])
@@ -152,12 +155,12 @@ class Plan(unittest.TestCase):
     for tp in (1, 2, 3):
       done = worlds.run("plan", worlds.DEMO, "--devices", f"{tp}x1GiB", "--json", "--format", "bf16",
                         "--tp", tp)
-      planned = [rank["weights"] for rank in json.loads(done.stdout)[0]["ranks"]]
+      planned = [rank["weights"] + rank["embedding"] for rank in json.loads(done.stdout)[0]["ranks"]]
       debug = worlds.run("generate", worlds.DEMO, *args, "--tp", tp, "--json",
                          env={"TANDEM_DEBUG": "1"})
       held = json.loads(debug.stdout)["ranks"]
       lines = [line for line in debug.stderr.decode().splitlines() if "measured" in line]
-      self.assertEqual(len(lines), 3 * tp)  # weights, KV cache and workspace of each
+      self.assertEqual(len(lines), 4 * tp)  # weights, embedding, KV cache and workspace of each
       for line in lines:
         self.assertNotIn("warn", line)
       for mine, rank in zip(planned, held):

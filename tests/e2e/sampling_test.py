@@ -180,7 +180,8 @@ class Asking(unittest.TestCase):
       self.assertIn(rank.pid, below)
       planned = rank.planned
       self.assertEqual(planned.total, planned.weights + planned.kv + planned.workspace +
-                       planned.communication + planned.process + planned.preparation)
+                       planned.communication + planned.process + planned.preparation +
+                       planned.embedding)
       self.assertGreater(planned.weights, 0)
       self.assertGreater(rank.measured_bytes, planned.weights)
 

@@ -69,7 +69,7 @@ struct WorldOptions {
   int64_t num_blocks = 256;
   int64_t max_tokens = 1024;
   model::WeightRequests weights;
-  const loader::PackedFile* packed = nullptr;
+  std::string packed, packed_key;  // a packed file, opened by each rank; empty: none
   model::LayersIn layers = model::LayersIn::kMemory;
   int64_t recorded_sequences = 0;
   // Of each rank; none: the decoder's own.
@@ -101,6 +101,14 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
                              const std::function<void(Rank&)>& body) {
   parallel::ThreadWorld world(options.tp);
   std::vector<absl::Status> statuses(options.tp);
+  std::vector<std::byte> embedding;  // of all ranks, as on one host
+  if (const auto model = loader::ModelFolder::Open(folder); options.tp > 1 && model.ok()) {
+    const auto config = loader::ReadConfig(*model);
+    const auto checkpoint = loader::Checkpoint::Open(*model);
+    if (config.ok() && checkpoint.ok()) {
+      embedding.resize(model::EmbeddingBytes(*config, **checkpoint));
+    }
+  }
   std::vector<std::thread> threads;
   for (int r = 0; r < options.tp; ++r) {
     threads.emplace_back([&, r] {
@@ -124,6 +132,13 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
         }
         parallel::Communicator* const communicator = device ? device.get() : host.get();
         auto plan = parallel::ShardPlan::Make(model::ShapeOf(*config), options.tp);
+        std::unique_ptr<loader::PackedFile> packed;
+        if (!options.packed.empty()) {
+          auto opened = loader::PackedFile::Open(options.packed, options.packed_key);
+          if (!opened.ok()) return opened.status();
+          packed = *std::move(opened);
+          if (const absl::Status image = packed->ReserveImage(); !image.ok()) return image;
+        }
         auto decoder = model::Decoder::Load(
             *config, *std::move(checkpoint), std::move(plan), **backend, *communicator,
             {.kv_dtype = options.kv_dtype,
@@ -133,9 +148,11 @@ inline absl::Status RunWorld(const std::string& folder, const WorldOptions& opti
              .recorded_sequences = options.recorded_sequences,
              .recording = options.recording ? options.recording(r) : model::RecordingBudget(),
              .weights = options.weights,
-             .packed = options.packed,
+             .packed = packed.get(),
+             .embedding = {.shared = embedding.data(), .part = r, .parts = options.tp},
              .layers = options.layers});
-        const absl::Status agreed = parallel::AgreeOnStatus(communicator->control(), decoder.status());
+        const absl::Status agreed =
+            parallel::AgreeOnStatus(communicator->control(), decoder.status());
         if (!agreed.ok()) return agreed;
         const absl::Status recorded = (*decoder)->RecordSteps();
         if (!recorded.ok()) return recorded;

@@ -43,7 +43,11 @@ plan::FormatPlan Plan() {
   for (int r = 0; r < 3; ++r) {
     plan::RankPlan rank;
     rank.device = 2 * kGib;
-    rank.bytes = {.weights = r == 2 ? 3 * kGib : kGib, .kv = 5, .workspace = 6, .communication = 7};
+    rank.bytes = {.weights = r == 2 ? 3 * kGib : kGib,
+                  .embedding = 4,
+                  .kv = 5,
+                  .workspace = 6,
+                  .communication = 7};
     plan.ranks.push_back(rank);
   }
   plan.decode_tokens_per_s = 12.5;
@@ -78,12 +82,13 @@ TEST(PlanJson, HasExactlyTheNamedKeys) {
   EXPECT_EQ(json[0]["fits"], false);
   EXPECT_EQ(json[0]["decode_tokens_per_s"], 12.5);
   ASSERT_EQ(json[0]["ranks"].size(), 3u);
-  EXPECT_EQ(json[0]["ranks"][2].size(), 5u);
+  EXPECT_EQ(json[0]["ranks"][2].size(), 6u);
+  EXPECT_EQ(json[0]["ranks"][2]["embedding"], 4);
   EXPECT_EQ(json[0]["ranks"][2]["weights"], 3 * kGib);
   EXPECT_EQ(json[0]["ranks"][2]["kv"], 5);
   EXPECT_EQ(json[0]["ranks"][2]["workspace"], 6);
   EXPECT_EQ(json[0]["ranks"][2]["communication"], 7);
-  EXPECT_EQ(json[0]["ranks"][2]["free"], -static_cast<int64_t>(kGib) - 18);
+  EXPECT_EQ(json[0]["ranks"][2]["free"], -static_cast<int64_t>(kGib) - 22);
 }
 
 TEST(PlanTable, OneLineForEqualRanks) {

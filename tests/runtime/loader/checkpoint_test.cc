@@ -72,11 +72,43 @@ TEST(Checkpoint, SlicesAndCounts) {
 
   std::vector<float> all(35);
   ASSERT_TRUE(tensor->CopyAll(all.data()).ok());
-  EXPECT_EQ(std::memcmp(all.data(), tensor->data(), 140), 0);
-  tensor->CountRead(28);
-  EXPECT_EQ(checkpoint.bytes_read(), 56u + 36 + 40 + 140 + 28);
-  tensor->Release();
-  EXPECT_EQ(std::memcmp(all.data(), tensor->data(), 140), 0);  // comes back
+  for (int64_t i = 0; i < 35; ++i) EXPECT_EQ(all[i], m.At(i / 7, i % 7));
+  EXPECT_EQ(checkpoint.bytes_read(), 56u + 36 + 40 + 140);
+  float middle[2];
+  ASSERT_TRUE(tensor->CopyBytes(40, 48, middle).ok());
+  EXPECT_EQ(middle[0], m.At(1, 3));
+
+  // Every copy of the tensor reads from elsewhere then, and the file counts nothing.
+  const uint64_t before = checkpoint.bytes_read();
+  const CheckpointTensor copy = *tensor;
+  tensor->ReadWith([&](uint64_t offset, size_t bytes, void* dst) {
+    std::memcpy(dst, reinterpret_cast<const char*>(all.data()) + offset, bytes);
+    return absl::OkStatus();
+  });
+  all[8] = -5;
+  ASSERT_TRUE(copy.CopyRows(1, 3, rows.data()).ok());
+  EXPECT_EQ(rows[1], -5);
+  ASSERT_TRUE(copy.CopyColumns(1, 2, columns.data()).ok());
+  EXPECT_EQ(columns[1], -5);
+  EXPECT_EQ(checkpoint.bytes_read(), before);
+}
+
+TEST(Checkpoint, NoticesThatAFileWasWrittenTo) {
+  TempDir dir;
+  const std::string path = dir.Write("model.safetensors", SafetensorsOf({{"m", 2, 2, 0}}));
+  const auto checkpoint = OpenIn(dir.path());
+  ASSERT_TRUE(checkpoint.ok());
+  EXPECT_TRUE((*checkpoint)->CheckUnchanged().ok());
+  // Another file of the name, or none, changes nothing.
+  std::filesystem::rename(path, path + ".old");
+  dir.Write("model.safetensors", "another");
+  EXPECT_TRUE((*checkpoint)->CheckUnchanged().ok());
+  std::fstream(path + ".old", std::ios::in | std::ios::out).seekp(-1, std::ios::end) << 'x';
+  std::filesystem::last_write_time(
+      path + ".old", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  const absl::Status changed = (*checkpoint)->CheckUnchanged();
+  EXPECT_EQ(changed.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(std::string(changed.message()).find(path), std::string::npos);
 }
 
 TEST(Checkpoint, LargeCopiesOnManyThreads) {
@@ -314,7 +346,8 @@ TEST(Checkpoint, OnlyOwnSlicesAreReadFromDisk) {
   // A looked-up row brings its own pages.
   ASSERT_TRUE(DropFromMemory(path, bytes.size()));
   std::vector<char> row(kColumns * sizeof(float));
-  std::memcpy(row.data(), tensor->data() + 300 * row.size(), row.size());
+  ASSERT_TRUE(tensor->CopyRows(300, 301, row.data()).ok());
+  usleep(20000);
   EXPECT_LE(pages(), row.size() / page + 1);
   std::printf("pages in memory: columns %zu, rows %zu, one row %zu, of %zu\n", column_pages,
               row_pages, pages(), bytes.size() / page);

@@ -1,8 +1,11 @@
 #include "runtime/loader/packed_file.h"
 
+#include <sys/stat.h>
+
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -48,6 +51,116 @@ TEST(PackedFile, KeepsMatrices) {
   EXPECT_EQ((*file)->bytes_read(), part.size());
   // Nothing else is left in the folder.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+// Whether opening the file and reading all of it gives what WriteTwo wrote.
+bool ReadsTwo(const std::string& path) {
+  const auto file = PackedFile::Open(path, "model 1");
+  if (!file.ok()) return false;
+  for (const auto& [name, description, bytes] :
+       {std::tuple("a", "8x4", Bytes(5000, 1)), {"b \"quoted\"", "2x2", Bytes(10'000'000, 2)}}) {
+    const PackedFile::Entry* entry = (*file)->Find(name, description);
+    std::vector<std::byte> found(bytes.size());
+    if (entry == nullptr || entry->bytes != bytes.size() ||
+        !(*file)->Read(*entry, 0, found.size(), found.data()).ok()) {
+      EXPECT_TRUE(entry == nullptr || (*file)->damaged());
+      return false;
+    }
+    EXPECT_EQ(found, bytes);
+  }
+  return true;
+}
+
+// Flipped bits, zeros and other pages at every kind of place: header, entries, padding, table and
+// footer.
+TEST(PackedFile, EveryByteIsChecked) {
+  const TempDir dir;
+  const std::string path = dir.path() + "/weights";
+  WriteTwo(path);
+  ASSERT_TRUE(ReadsTwo(path));
+  const uint64_t size = std::filesystem::file_size(path);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  const auto with = [&](uint64_t at, const std::string& bytes) {
+    std::string before(bytes.size(), 0);
+    file.seekg(static_cast<std::streamoff>(at)).read(before.data(), bytes.size());
+    EXPECT_TRUE(before != bytes) << at;
+    file.seekp(static_cast<std::streamoff>(at)).write(bytes.data(), bytes.size()).flush();
+    EXPECT_FALSE(ReadsTwo(path)) << at;
+    file.seekp(static_cast<std::streamoff>(at)).write(before.data(), before.size()).flush();
+  };
+  const auto byte_at = [&](uint64_t at) {
+    char byte;
+    file.seekg(static_cast<std::streamoff>(at)).read(&byte, 1);
+    return byte;
+  };
+  std::vector<uint64_t> places;
+  for (uint64_t at = 0; at < 56; ++at) places.push_back(at);  // header fields
+  for (const uint64_t at : {100, 2000, 4087, 4088, 4095}) places.push_back(at);
+  for (const uint64_t at : {4096, 5000, 8191, 8192, 9095, 9096, 12287}) places.push_back(at);
+  for (const uint64_t at : {12288, 999'999, 5'000'000, 10'012'287, 10'012'288}) {
+    places.push_back(at);  // the second entry, its end and its padding
+  }
+  for (uint64_t at = size - 20'000; at < size; at += 137) places.push_back(at);  // table, footer
+  places.push_back(size - 1);
+  for (const uint64_t at : places) {
+    with(at, std::string(1, static_cast<char>(byte_at(at) ^ 1)));
+  }
+  with(16'384, std::string(64, '\0'));
+  std::string page(4096, 0);  // the same, one byte off
+  file.seekg(40'961).read(page.data(), 4096);
+  with(45'056, page);
+  EXPECT_TRUE(ReadsTwo(path));
+}
+
+TEST(PackedFile, AFileOfAnotherLengthIsRefused) {
+  const TempDir dir;
+  const std::string path = dir.path() + "/weights";
+  WriteTwo(path);
+  const uint64_t size = std::filesystem::file_size(path);
+  for (const uint64_t other : {size + 1, size + 4096, size - 1}) {
+    std::filesystem::resize_file(path, other);
+    const auto file = PackedFile::Open(path, "model 1");
+    EXPECT_EQ(file.status().code(), absl::StatusCode::kInvalidArgument) << other;
+    WriteTwo(dir.path() + "/again");
+    std::filesystem::rename(dir.path() + "/again", path);
+  }
+  // A file of zeros, and one of the version before.
+  std::filesystem::resize_file(path, 0);
+  std::filesystem::resize_file(path, size);
+  EXPECT_FALSE(ReadsTwo(path));
+  WriteTwo(dir.path() + "/again");
+  std::filesystem::rename(dir.path() + "/again", path);
+  std::fstream(path, std::ios::binary | std::ios::in | std::ios::out) << "TNDMPACK";
+  EXPECT_THAT(PackedFile::Open(path, "model 1").status().message(), HasSubstr("this version"));
+}
+
+// Cut after it was opened.
+TEST(PackedFile, ReadsBehindTheEndAreErrors) {
+  const TempDir dir;
+  const std::string path = dir.path() + "/weights";
+  WriteTwo(path);
+  const auto file = PackedFile::Open(path, "model 1");
+  std::filesystem::resize_file(path, 1'000'000);
+  const PackedFile::Entry* b = (*file)->Find("b \"quoted\"", "2x2");
+  std::vector<std::byte> part(4096);
+  EXPECT_TRUE((*file)->Read(*b, 0, part.size(), part.data()).ok());
+  EXPECT_FALSE((*file)->damaged());
+  const absl::Status status = (*file)->Read(*b, 9'000'000, part.size(), part.data());
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(path));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("in b \"quoted\""));
+  EXPECT_TRUE((*file)->damaged());
+  EXPECT_FALSE((*file)->CheckPages(4096, 2'002'944).ok());
+  EXPECT_TRUE((*file)->CheckPages(4096, 8192).ok());
+}
+
+TEST(PackedFile, FollowsTheUmask) {
+  const TempDir dir;
+  const mode_t before = umask(027);
+  WriteTwo(dir.path() + "/weights");
+  umask(before);
+  EXPECT_EQ(std::filesystem::status(dir.path() + "/weights").permissions(),
+            std::filesystem::perms(0640));
 }
 
 TEST(PackedFile, AnotherKeyIsNoFile) {

@@ -158,24 +158,24 @@ TEST(Safetensors, EveryCutAndEveryFlippedByteIsSafe) {
   }
 }
 
-TEST(MappedFile, RefusesWhatIsNoFile) {
+TEST(InputFile, RefusesWhatIsNoFile) {
   TempDir dir;
-  EXPECT_EQ(MappedFile::Open(dir / "absent").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(MappedFile::Open(dir.path()).ok());
+  EXPECT_EQ(InputFile::Open(dir / "absent").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(InputFile::Open(dir.path()).ok());
   ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
-  EXPECT_FALSE(MappedFile::Open(dir / "pipe").ok());
+  EXPECT_FALSE(InputFile::Open(dir / "pipe").ok());
 }
 
-TEST(MappedFile, AFileThatShrinksIsAnErrorOfRead) {
+TEST(InputFile, AFileThatShrinksIsAnErrorOfRead) {
   TempDir dir;
   const std::string path = dir.Write("x", std::string(10000, 'x'));
-  auto file = MappedFile::Open(path);
+  auto file = InputFile::Open(path);
   ASSERT_TRUE(file.ok());
   std::filesystem::resize_file(path, 5000);
   char buffer[2000];
   EXPECT_TRUE(file->Read(0, sizeof buffer, buffer).ok());
   EXPECT_EQ(file->Read(4000, sizeof buffer, buffer).code(), absl::StatusCode::kDataLoss);
-  MappedFile moved = *std::move(file);
+  InputFile moved = *std::move(file);
   EXPECT_EQ(moved.size(), 10000u);
   EXPECT_TRUE(moved.Read(0, 1, buffer).ok());
 }

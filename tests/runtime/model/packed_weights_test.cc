@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -21,7 +22,7 @@ struct Loaded {
 };
 
 Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
-            const loader::PackedFile* packed, bool stream = false) {
+            const std::string& packed = "", const std::string& key = "", bool stream = false) {
   Loaded loaded;
   loaded.bytes_read.resize(tp);
   loaded.bytes.resize(tp);
@@ -29,8 +30,8 @@ Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
                                          .threads = 2,
                                          .weights = weights,
                                          .packed = packed,
+                                         .packed_key = key,
                                          .layers = stream ? LayersIn::kFile : LayersIn::kMemory};
-  const uint64_t before = packed == nullptr ? 0 : packed->bytes_read();
   const absl::Status status = testing::RunWorld(folder, options, [&](testing::Rank& rank) {
     testing::Sequence sequence;
     for (int32_t i = 0; i < 20; ++i) sequence.ids.push_back(3 + i * 5 % 60);
@@ -40,10 +41,10 @@ Loaded Load(const std::string& folder, int tp, const WeightRequests& weights,
     if (stream) rank.Forward(step);  // and again, from the first layer
     const std::vector<float> logits = rank.Forward(step);
     loaded.bytes[rank.index] = rank.decoder.bytes();
+    loaded.bytes_read[rank.index] = rank.decoder.bytes_read();
     if (rank.index == 0) loaded.logits = logits;
   });
   EXPECT_TRUE(status.ok()) << status;
-  if (packed != nullptr) loaded.bytes_read[0] = packed->bytes_read() - before;
   return loaded;
 }
 
@@ -71,14 +72,16 @@ TEST_P(PackedWeights, ServeEveryDegree) {
     }
     const auto packed = loader::PackedFile::Open(path, key);
     ASSERT_TRUE(packed.ok()) << packed.status();
-    const Loaded expected = Load(folder, 1, *weights, nullptr);
+    const Loaded expected = Load(folder, 1, *weights);
     for (const int tp : {1, 2, 3, 5}) {
-      const Loaded found = Load(folder, tp, *weights, packed->get());
+      const Loaded found = Load(folder, tp, *weights, path, key);
       EXPECT_EQ(found.logits, expected.logits) << model << " at TP " << tp;
       // Every matrix came from the file.
-      EXPECT_GE(found.bytes_read[0], std::filesystem::file_size(path) / 2) << model;
+      EXPECT_GE(std::accumulate(found.bytes_read.begin(), found.bytes_read.end(), uint64_t{0}),
+                std::filesystem::file_size(path) / 2)
+          << model;
 
-      const Loaded streamed = Load(folder, tp, *weights, packed->get(), true);
+      const Loaded streamed = Load(folder, tp, *weights, path, key, true);
       EXPECT_EQ(streamed.logits, expected.logits) << model << " streamed at TP " << tp;
       size_t streamed_bytes = 0;  // a rank of many may have none
       const auto shards = parallel::ShardPlan::Make(ShapeOf(*config), std::vector<int64_t>(tp, 1));
@@ -89,6 +92,8 @@ TEST_P(PackedWeights, ServeEveryDegree) {
         const DecoderBytes planned =
             Decoder::Plan(*config, *checkpoint, shards, rank, *backend, options);
         EXPECT_EQ(streamed.bytes[rank].weights, planned.weights) << model << " at TP " << tp;
+        EXPECT_EQ(streamed.bytes[rank].embedding, 0u);
+        EXPECT_EQ(planned.embedding, 0u);
         EXPECT_EQ(streamed.bytes[rank].present, planned.present) << model << " at TP " << tp;
         EXPECT_EQ(streamed.bytes[rank].streamed, planned.streamed) << model << " at TP " << tp;
         streamed_bytes += planned.streamed;
@@ -143,8 +148,8 @@ TEST(PackedWeightsKey, TellsFineTunesApart) {
   }
 }
 
-// As a file of another build or a hostile one has it: of the right key and layout, but not all that
-// loading reads.
+// A file of the right key and right digests that lacks what loading reads, as another build may
+// have made it.
 TEST(PackedWeightsFile, HasAllBytes) {
   const auto folder = loader::ModelFolder::Open(SourcePath("tests/golden/logits/llama_gqa"));
   const auto config = loader::ReadConfig(*folder);
@@ -152,33 +157,113 @@ TEST(PackedWeightsFile, HasAllBytes) {
   const auto checkpoint = *loader::Checkpoint::Open(*folder);
   const loader::TempDir dir;
   const std::string path = dir / "weights";
+  const auto check = [&] {
+    const auto packed = loader::PackedFile::Open(path, "k");
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    return CheckPackedWeights(*config, *checkpoint, {}, *backend, **packed);
+  };
   {
     auto writer = *loader::PackedFileWriter::Create(path, "k");
     const auto taken = *loader::Checkpoint::Open(*folder);
     ASSERT_TRUE(WritePackedWeights(*config, *taken, {}, *backend, writer).ok());
     ASSERT_TRUE(writer.Finish().ok());
   }
-  const auto check = [&] {
-    const auto packed = loader::PackedFile::Open(path, "k");
-    EXPECT_TRUE(packed.ok()) << packed.status();
-    return CheckPackedWeights(*config, *checkpoint, {}, *backend, **packed);
-  };
   EXPECT_TRUE(check().ok()) << check();
-  std::ifstream file(path, std::ios::binary);
-  const std::string whole(std::istreambuf_iterator<char>(file), {});
-  const size_t footer = whole.rfind("{\"key\"");
-  const size_t entry = whole.find("layers.1.mlp.down_proj.weight", footer);
-  ASSERT_NE(entry, whole.npos);
-  const auto with = [&](size_t at, const std::string& text) {
-    std::string changed = whole;
-    dir.Write("weights", changed.replace(at, text.size(), text));
-    return std::string(check().message());
+  {
+    auto writer = *loader::PackedFileWriter::Create(path, "k");
+    const auto taken = *loader::Checkpoint::Open(*folder);
+    const auto embedding = TakeMatrix(*config, *taken, EmbeddingModule(*config));
+    ASSERT_TRUE(WriteEmbedding(*embedding, writer).ok());
+    ASSERT_TRUE(writer.Finish().ok());
+  }
+  EXPECT_THAT(std::string(check().message()), ::testing::HasSubstr("found 0 bytes, expected"));
+  ASSERT_TRUE(loader::PackedFileWriter::Create(path, "k")->Finish().ok());
+  EXPECT_THAT(std::string(check().message()),
+              ::testing::HasSubstr("embedding model.embed_tokens.weight: found none"));
+}
+
+// Every page of a file is checked by the ranks that read it, in whatever way they do.
+TEST(PackedWeightsFile, ADamageAnywhereIsFound) {
+  const std::string folder = SourcePath("tests/golden/logits/llama_gqa");
+  const auto backend = *kernels::MakeCpuBackend("auto", {.threads = 2});
+  const auto model_folder = loader::ModelFolder::Open(folder);
+  const auto config = loader::ReadConfig(*model_folder);
+  const loader::TempDir dir;
+  const std::string path = dir / "weights";
+  {
+    auto writer = *loader::PackedFileWriter::Create(path, "k");
+    const auto taken = *loader::Checkpoint::Open(*model_folder);
+    ASSERT_TRUE(WritePackedWeights(*config, *taken, {}, *backend, writer).ok());
+    ASSERT_TRUE(writer.Finish().ok());
+  }
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  const auto flip = [&](uint64_t at) {
+    char byte;
+    file.seekg(static_cast<std::streamoff>(at)).read(&byte, 1);
+    byte = static_cast<char>(byte ^ 16);
+    file.seekp(static_cast<std::streamoff>(at)).write(&byte, 1).flush();
   };
-  EXPECT_THAT(with(entry, "layers.9"), ::testing::HasSubstr("found 0 bytes, expected"));
-  const size_t bytes = whole.rfind("\"bytes\":", entry) + 8;
-  std::string fewer(whole.find_first_not_of("0123456789", bytes) - bytes, ' ');
-  fewer[0] = '4';
-  EXPECT_THAT(with(bytes, fewer), ::testing::HasSubstr("found 4 bytes, expected"));
+  const uint64_t size = std::filesystem::file_size(path);
+  // In each page of entries and padding, in another place each time; then table and footer.
+  for (uint64_t at = 4096, page = 0; at + 4096 < size; at += 4096, ++page) {
+    const uint64_t place = at + page * 1237 % 4096;
+    flip(place);
+    for (const bool stream : {false, true}) {
+      const absl::Status status =
+          testing::RunWorld(folder,
+                            {.tp = page % 3 == 0 ? 2 : 1,
+                             .packed = path,
+                             .packed_key = "k",
+                             .layers = stream ? LayersIn::kFile : LayersIn::kMemory},
+                            [](testing::Rank&) { ADD_FAILURE() << "loaded"; });
+      EXPECT_FALSE(status.ok()) << place << (stream ? " streamed" : "");
+      EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(path)) << place;
+    }
+    flip(place);
+  }
+  EXPECT_TRUE(testing::RunWorld(folder, {.packed = path, .packed_key = "k"}, [](auto&) {}).ok());
+}
+
+// While a world streams, somebody overwrites or cuts the file: the step fails and names it.
+TEST(PackedWeightsFile, ADamageWhileItStreamsFailsTheStep) {
+  const std::string folder = SourcePath("tests/golden/logits/llama_gqa");
+  const auto backend = *kernels::MakeCpuBackend("auto", {.threads = 2});
+  const auto model_folder = loader::ModelFolder::Open(folder);
+  const auto config = loader::ReadConfig(*model_folder);
+  for (const bool cut : {false, true}) {
+    for (const int tp : {1, 2}) {
+      const loader::TempDir dir;
+      const std::string path = dir / "weights";
+      auto writer = *loader::PackedFileWriter::Create(path, "k");
+      const auto taken = *loader::Checkpoint::Open(*model_folder);
+      ASSERT_TRUE(WritePackedWeights(*config, *taken, {}, *backend, writer).ok());
+      ASSERT_TRUE(writer.Finish().ok());
+      const absl::Status status = testing::RunWorld(
+          folder, {.tp = tp, .packed = path, .packed_key = "k", .layers = LayersIn::kFile},
+          [&](testing::Rank& rank) {
+            testing::Sequence sequence;
+            for (int32_t i = 0; i < 20; ++i) sequence.ids.push_back(3 + i);
+            sequence.blocks = {0, 1};
+            testing::Step step;
+            step.Add(sequence, 20);
+            std::vector<float> logits(step.rows.size() * rank.decoder.config().vocab_size);
+            ASSERT_TRUE(rank.decoder.Forward(step.Input(), logits.data()).ok());
+            ASSERT_TRUE(rank.control.Barrier().ok());
+            if (rank.index == 0) {
+              const auto size = std::filesystem::file_size(path);
+              if (cut) std::filesystem::resize_file(path, 8192);
+              if (!cut)
+                std::ofstream(path, std::ios::binary | std::ios::in).seekp(4096)
+                    << std::string(size - 4096, 'x');
+            }
+            ASSERT_TRUE(rank.control.Barrier().ok());
+            const absl::Status failed = rank.decoder.Forward(step.Input(), logits.data());
+            EXPECT_EQ(failed.code(), absl::StatusCode::kDataLoss) << failed;
+            EXPECT_THAT(std::string(failed.message()), ::testing::HasSubstr(path));
+          });
+      EXPECT_TRUE(status.ok()) << status;
+    }
+  }
 }
 
 }  // namespace

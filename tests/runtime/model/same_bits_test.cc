@@ -125,11 +125,12 @@ TEST(SameBits, WithANarrowCache) {
 TEST(OwnShard, BytesAreAsPlanned) {
   for (const char* model : kModels) {
     for (int tp : {1, 2, 3, 5}) {
-      std::vector<uint64_t> read(tp), weights(tp), planned(tp);
+      std::vector<uint64_t> read(tp), weights(tp), embedding(tp);
       const absl::Status status = RunWorld(SourcePath("tests/golden/logits/" + std::string(model)),
                                            {.tp = tp}, [&](Rank& rank) {
                                              read[rank.index] = rank.decoder.bytes_read();
                                              weights[rank.index] = rank.decoder.bytes().weights;
+                                             embedding[rank.index] = rank.decoder.bytes().embedding;
                                            });
       ASSERT_TRUE(status.ok()) << status;
       const auto folder =
@@ -141,11 +142,16 @@ TEST(OwnShard, BytesAreAsPlanned) {
       for (int r = 0; r < tp; ++r) {
         const model::DecoderBytes bytes =
             model::Decoder::Plan(config, *checkpoint, plan, r, *backend,
-                                 {.num_blocks = 256, .max_tokens = 1024, .max_rows = 64});
+                                 {.num_blocks = 256,
+                                  .max_tokens = 1024,
+                                  .max_rows = 64,
+                                  .embedding = {.part = r, .parts = tp}});
         EXPECT_EQ(bytes.weights, weights[r]) << model << " rank " << r << " of " << tp;
         // Packing pads rows to 16 and widens vectors to fp32, so no more than the
         // plan is ever read.
-        EXPECT_LE(read[r], bytes.weights) << model << " rank " << r << " of " << tp;
+        EXPECT_EQ(bytes.embedding, embedding[r]) << model << " rank " << r << " of " << tp;
+        EXPECT_LE(read[r], bytes.weights + bytes.embedding)
+            << model << " rank " << r << " of " << tp;
         EXPECT_GT(read[r], 0u);
       }
     }

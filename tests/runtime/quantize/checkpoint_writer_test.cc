@@ -54,7 +54,7 @@ TEST_P(CheckpointWriterTest, WhatIsWrittenIsRead) {
     EXPECT_EQ((*info)->shape, kTensors[i].shape);
     const std::vector<uint8_t> expected = Bytes(kTensors[i], static_cast<int>(i));
     std::vector<uint8_t> found(expected.size());
-    const loader::MappedFile& file = (*checkpoint)->file((*info)->file).file();
+    const loader::InputFile& file = (*checkpoint)->file((*info)->file).file();
     ASSERT_TRUE(file.Read((*info)->offset, found.size(), found.data()).ok());
     EXPECT_EQ(found, expected) << kTensors[i].name;
     // Other readers map tensors as arrays of their type.

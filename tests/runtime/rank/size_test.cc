@@ -65,7 +65,7 @@ TEST(KvBlocks, ARankWithoutKvHeadsNeedsNoMemory) {
 
 TEST(KvMemory, IsHalfOfWhatThePlanLeavesOfTheHost) {
   const plan::MemoryPlan plan = {
-      .weights = 100, .workspace = 20, .communication = 20, .preparation = 10};
+      .weights = 60, .embedding = 40, .workspace = 20, .communication = 20, .preparation = 10};
   EXPECT_EQ(KvMemory(plan, 1150), 500u);
   EXPECT_EQ(KvMemory(plan, 150), 0u);
   EXPECT_EQ(KvMemory(plan, 0), 0u);
