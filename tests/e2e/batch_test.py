@@ -518,7 +518,7 @@ class Checks(Case):
     (model / "chat_template.jinja").write_text("{{ strftime_now('" + shown + "') }} is")
     items = [{"id": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 6,
               "temperature": 0} for name in "ab"]
-    for zone, count in (("UTC-5", 1), ("UTC+7", 2)):
+    for zone, count in (("Etc/GMT-5", 1), ("Etc/GMT+7", 2)):
       with unittest.mock.patch.dict(os.environ, TZ=zone):
         done = self.batch(write(self.folder / "in.jsonl", items[:count]), model=model)
       self.assertEqual(done.returncode, 0, done.stderr)
