@@ -50,6 +50,19 @@ class Stories(unittest.TestCase):
 
 class Demo(unittest.TestCase):
 
+  def test_drafts_change_no_bit(self):
+    # Sampled, with a penalty; the answer repeats itself, so that many drafts are right.
+    args = ["The dog went to the park. The dog went to the", "--max-tokens", "100", "--ignore-eos",
+            "--temperature", "0.7", "--presence-penalty", "0.1", "--seed", "5"]
+    first = worlds.generate(worlds.DEMO, *args, "--speculate", "off")
+    self.assertEqual(first["usage"]["draft_tokens"], 0)
+    for tp, drafts in ((1, "16"), (3, "3"), (2, "auto")):
+      out = worlds.generate(worlds.DEMO, *args, "--tp", tp, "--speculate", drafts)
+      self.assertEqual(out["token_ids"], first["token_ids"])
+      self.assertEqual(out["logits_hash"], first["logits_hash"])
+      if drafts != "auto":
+        self.assertGreater(out["usage"]["accepted_draft_tokens"], 20)
+
   def test_same_bits_at_any_degree_threads_and_world(self):
     tasks = (worlds.SOURCE / "tests/models/demo_tasks.jsonl").read_text()
     prompt = json.loads(tasks.splitlines()[0])
