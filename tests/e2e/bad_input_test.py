@@ -407,7 +407,7 @@ class Folder(BadInput):
         ("model.vocab", {"a": 1 << 40}, ["vocab"]), ("model.merges", [["q", "zzz"]], ["merges"]),
         ("model.merges", "x", ["merges"]), ("model", ..., ["model"]),
         ("pre_tokenizer", {"type": "Magic"}, ["pre_tokenizer", "Magic"]),
-        ("decoder", {"type": "Metaspace"}, ["decoder", "Metaspace"]),
+        ("decoder", {"type": "WordPiece"}, ["decoder", "WordPiece"]),
         ("normalizer", {"type": "Magic"}, ["normalizer", "Magic"]),
         ("added_tokens", [{"id": -1}], ["added_tokens"]),
         ("post_processor", {"type": "Magic"}, ["post_processor", "Magic"])):
