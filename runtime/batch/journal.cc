@@ -5,8 +5,10 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <optional>
+#include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -99,6 +101,8 @@ absl::StatusOr<std::unique_ptr<BatchJournal>> BatchJournal::Open(
 
 std::optional<std::string> BatchJournal::HeaderValue(const std::string& path,
                                                      const std::string& name) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return std::nullopt;  // a pipe would hold us
   std::ifstream file(path);
   std::string line;
   if (!std::getline(file, line)) return std::nullopt;
