@@ -591,9 +591,9 @@ TEST_F(GenerateServiceTest, AFullQueueIsNoticedBeforeAnyWork) {
   EXPECT_TRUE(Generate(TextRequest("x", 1)).status.ok());
 }
 
-// A template that takes some tenths of a second.
+// A template that takes a second or so.
 constexpr char kSlowTemplate[] =
-    "{% for i in range(20) %}{% for j in range(100000) %}{% endfor %}{% endfor %}x";
+    "{% for i in range(40) %}{% for j in range(100000) %}{% endfor %}{% endfor %}x";
 
 TEST_F(GenerateServiceTest, CallsThatEndWhileTheirPromptIsMadeNeverReachTheEngine) {
   UseTemplate(kSlowTemplate);
