@@ -395,8 +395,8 @@ class Progress(Case):
       for line in log:
         self.assertRegex(line, r"^\S+ \S+ info rank \d+: ")
       held = [line for line in log if "measured" in line]
-      self.assertEqual(len(held), 3 * (2 if args else 1))
-      for purpose in ("weights", "KV cache", "workspace"):
+      self.assertEqual(len(held), 4 * (2 if args else 1))
+      for purpose in ("weights", "embedding", "KV cache", "workspace"):
         self.assertRegex("".join(held), rf"{purpose}: planned \d+ bytes, measured \d")
     # Progress lines come every 30 s, so this short job prints none.
     done = self.batch(self.source, "quiet.jsonl")
