@@ -32,7 +32,8 @@ absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
   file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) {
     const std::string message = absl::StrCat(path, ": cannot open: ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+    const bool absent = errno == ENOENT || errno == ENOTDIR;
+    return absent ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
   }
   struct stat status;
   if (fstat(file.fd_, &status) != 0 || !S_ISREG(status.st_mode)) {

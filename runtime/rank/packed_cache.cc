@@ -63,7 +63,8 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
   const std::string path =
       absl::StrCat(args.directory, "/",
                    absl::Hex(XXH3_64bits(key.data(), key.size()), absl::kZeroPad16), ".packed");
-  absl::StatusOr<PackedFilePtr> file = absl::DataLossError(path);
+  absl::StatusOr<PackedFilePtr> file =
+      absl::DataLossError(absl::StrCat(path, ": damaged, and not made again"));
   if (!args.remake) file = Open(args, path, key, backend);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> found, parallel::AllGather(group, file.ok()));
   // All ranks take the same branch, since the exchanges below are collective.
@@ -82,8 +83,11 @@ absl::StatusOr<std::unique_ptr<loader::PackedFile>> OpenPackedWeights(
       made = Make(args, path, key, backend);
     }
     // Waits for the writers, as long as a start may take.
-    TANDEM_RETURN_IF_ERROR(group.AllGatherBytes("").status());
-    if (!file.ok()) file = Open(args, path, key, backend);
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> all_made,
+                            parallel::AllGather(group, made.ok()));
+    // Where the file could not be made again, the damaged one is still there.
+    const bool usable = !args.remake || std::ranges::find(all_made, false) == all_made.end();
+    if (!file.ok() && usable) file = Open(args, path, key, backend);
     if (args.required) {
       const absl::Status& why = made.ok() ? file.status() : made;
       TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(

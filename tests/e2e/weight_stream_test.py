@@ -43,10 +43,10 @@ class WeightStream(unittest.TestCase):
                               "--weights", "stream")
         self.assertEqual(out["token_ids"], expected["token_ids"], (dtype, tp))
         self.assertEqual(out["logits_hash"], expected["logits_hash"], (dtype, tp))
-        # Each step reads the rank's shard again.
+        # Each step reads the rank's layers again, which are about four fifths of its shard.
         for mine, once in zip(out["ranks"], worlds.generate(
             worlds.DEMO, *args, "--tp", tp, "--packed-cache", self.cache)["ranks"]):
-          self.assertGreater(mine["bytes_read"], 5 * once["bytes_read"])
+          self.assertGreater(mine["bytes_read"], 4 * once["bytes_read"])
 
   def test_memory_is_that_of_two_layers(self):
     model = self.folder / "model"
