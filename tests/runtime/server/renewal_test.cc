@@ -3,6 +3,7 @@
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -31,7 +32,7 @@ using ::testing::HasSubstr;
 class RenewalTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = ::testing::TempDir() + "renewal_test";
+    folder_ = ::testing::TempDir() + "renewal_test_" + std::to_string(getpid());
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     before_ = spdlog::default_logger();
