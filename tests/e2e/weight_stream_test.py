@@ -36,14 +36,16 @@ class WeightStream(unittest.TestCase):
 
   def test_same_bits_at_every_degree(self):
     for dtype in ("bf16", "int4"):
-      args = ("Once", "--max-tokens", 12, "--temperature", "0", "--threads", 1, "--dtype", dtype)
+      args = ("Once", "--max-tokens", 12, "--temperature", "0", "--threads", 1, "--dtype", dtype,
+              "--speculate", "off")
       expected = worlds.generate(worlds.DEMO, *args)
       for tp in (1, 2, 3):
         out = worlds.generate(worlds.DEMO, *args, "--tp", tp, "--packed-cache", self.cache,
                               "--weights", "stream")
         self.assertEqual(out["token_ids"], expected["token_ids"], (dtype, tp))
         self.assertEqual(out["logits_hash"], expected["logits_hash"], (dtype, tp))
-        # Each step reads the rank's layers again, which are about four fifths of its shard.
+        # Each step reads the rank's layers again, which are about four fifths of its shard. (With
+        # drafts there are fewer steps.)
         for mine, once in zip(out["ranks"], worlds.generate(
             worlds.DEMO, *args, "--tp", tp, "--packed-cache", self.cache)["ranks"]):
           self.assertGreater(mine["bytes_read"], 4 * once["bytes_read"])
