@@ -11,7 +11,7 @@ namespace tandem::engine {
 
 class DraftIndex {
  public:
-  // The shortest and the longest match that is told apart.
+  // A shorter match does not count; a longer one counts as one of this length.
   static constexpr int32_t kShortestMatch = 2;
   static constexpr int32_t kLongestMatch = 32;
 

@@ -25,7 +25,8 @@ class StepCost {
   static constexpr int32_t kMostTokens = 64;
 
   void Add(int32_t tokens, double seconds);
-  // An estimate, never less for more tokens; 0 before the first Add.
+  // An estimate: the average of steps of this size, or between the sizes next to it. 0 before the
+  // first Add.
   double Of(int32_t tokens) const;
 
  private:
@@ -67,8 +68,8 @@ class Speculation : public DraftSource {
   void NoteDrafts(const Sequence& sequence, int32_t drafts, int32_t kept);
 
  private:
-  // Drafts that are worth their time: `others` tokens and `rows` sampled tokens are in the step
-  // without them.
+  // Drafts, at most `most`, that are worth their time in a step of `others` other tokens.
+  // *expected is the number of tokens that the step is expected to yield; the drafts raise it.
   int32_t WorthDrafting(int32_t match_length, int32_t most, int32_t others, double* expected) const;
 
   const SpeculationOptions options_;

@@ -127,7 +127,7 @@ std::vector<int> ConnectionListener::listening_fds() {
   return sockets_.fds();
 }
 
-// Tells the self-test of each connection that arrives. With the lock held.
+// From now on each connection that arrives wakes the self-test. With the lock held.
 void ConnectionListener::Watch() {
   for (const int fd : sockets_.fds()) {
     epoll_event event{};
@@ -184,8 +184,8 @@ ConnectionListener::Accepted ConnectionListener::AcceptOne(int listening) {
   if (OutOfDescriptors(errno)) return Accepted::kNoDescriptor;
   if (SocketIsBroken(errno)) return Accepted::kBroken;
   if (errno == ENOBUFS || errno == ENOMEM) Pause(kShortPause);
-  // Also errors of the one connection (ECONNABORTED and others), which is gone; poll tells whether
-  // there is another.
+  // Also errors of the one connection (ECONNABORTED and others), which is gone; poll reports
+  // whether there is another.
   return Accepted::kNothing;
 }
 
